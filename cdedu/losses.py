@@ -1,0 +1,255 @@
+"""What is minimised. Every loss returns one number per sample, (B,); the training loop takes the mean."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cdedu.noise import add_noise, check_grid, normal, sigma_like
+from cdedu.solvers import Solver, heun_step
+from cdedu.teacher import Denoiser
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+
+
+def l1(a: Tensor, b: Tensor) -> Tensor:
+    """Mean absolute difference of each sample: (B, ...) and (B, ...) → (B,)."""
+    return (a - b).abs().flatten(1).mean(1)
+
+
+def l2(a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared difference of each sample: (B, ...) and (B, ...) → (B,)."""
+    return (a - b).square().flatten(1).mean(1)
+
+
+def pseudo_huber(a: Tensor, b: Tensor, c: float | None = None) -> Tensor:
+    r"""Pseudo-Huber distance of *whole samples*: :math:`\sqrt{\|a-b\|_2^2 + c^2} - c`, with :math:`c = .00054\sqrt{\dim}`.
+
+    The norm runs over the whole sample. Taking it element by element with this c, as some ports do, is another (and worse)
+    loss.
+
+    Source: Song & Dhariwal 2023 (iCT), section 3.3.
+    """
+    c = 0.00054 * a[0].numel() ** 0.5 if c is None else c
+    return ((a - b).square().flatten(1).sum(1) + c**2).sqrt() - c
+
+
+def lpips(a: Tensor, b: Tensor) -> Tensor:
+    """Learned perceptual distance (VGG) of RGB images in [−1, 1]: (B, 3, H, W) twice → (B,).
+
+    Images are enlarged to 224 × 224 first, as for the paper's results. The VGG-16 weights (528 MB) are downloaded when this
+    distance is first used.
+
+    Raises:
+        ValueError: if the images are not RGB.
+        RuntimeError: if the weights are neither cached nor to be had.
+
+    Source: Zhang et al. 2018, through torchmetrics.
+    """
+    if a.ndim != 4 or a.shape[1] != 3:
+        raise ValueError(
+            f"lpips compares RGB images (B, 3, H, W), got {tuple(a.shape)}; use pseudo_huber, l1 or l2"
+        )
+    a, b = (torch.nn.functional.interpolate(x.clamp(-1, 1), (224, 224), mode="bilinear") for x in (a, b))
+    return _lpips_network(a.device)(a, b).flatten()
+
+
+@cache
+def _lpips_network(device: torch.device) -> torch.nn.Module:
+    from torchmetrics.functional.image.lpips import _NoTrainLpips
+
+    try:
+        return _NoTrainLpips(net="vgg").to(device).requires_grad_(False)
+    except OSError as error:
+        folder = f"{torch.hub.get_dir()}/checkpoints"
+        raise RuntimeError(
+            f"lpips needs VGG-16's weights (vgg16-397923af.pth), which are not in {folder} and could not be downloaded "
+            f"({error}); put the file there, or choose the distance pseudo_huber"
+        ) from None
+
+
+DISTANCES: dict[str, Distance] = {"l1": l1, "l2": l2, "pseudo_huber": pseudo_huber, "lpips": lpips}
+
+
+def denoising_loss(
+    teacher: Any,
+    x0: Tensor,
+    sigma: Tensor,
+    *,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    **cond: Any,
+) -> Tensor:
+    r"""EDM's teacher loss.
+
+    .. math:: \lambda(\sigma)\,\|D_\phi(x_0 + \sigma z,\ \sigma) - x_0\|^2, \qquad
+              \lambda(\sigma) = \frac{\sigma^2 + \sigma_d^2}{(\sigma\,\sigma_d)^2}
+
+    The weight makes the loss of an untrained network about 1 at every noise level.
+
+    Args:
+        x0: (B, ...) clean data; sigma: (B,), for instance ``LogNormal().sample(B)``.
+        noise: z, drawn with ``generator`` where it is not given.
+
+    Source: Karras et al. 2022, eq. 8 and table 1.
+    """
+    noise = normal(tuple(x0.shape), generator, like=x0) if noise is None else noise
+    guess = teacher(add_noise(x0, sigma, noise), sigma, **cond)
+    weight = (sigma**2 + teacher.sigma_data**2) / (sigma * teacher.sigma_data) ** 2
+    return weight.to(x0.device) * l2(guess, x0)
+
+
+def inverse_gap(sigma: Tensor, sigma_next: Tensor) -> Tensor:
+    r"""The weight :math:`\lambda = 1/(\sigma_i - \sigma_{i+1})` of iCT (Song & Dhariwal 2023, section 3.4)."""
+    return 1 / (sigma - sigma_next)
+
+
+def distillation_loss(
+    student: Denoiser,
+    target: Denoiser,
+    teacher: Denoiser,
+    x0: Tensor,
+    sigmas: Tensor,
+    *,
+    index: Tensor | None = None,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    solver: Solver = heun_step,
+    distance: Distance = l2,
+    weight: Callable[[Tensor, Tensor], Tensor] | None = None,
+    index_weights: Tensor | None = None,
+    **cond: Any,
+) -> Tensor:
+    r"""Consistency distillation.
+
+    .. math::
+        \mathcal L = \lambda(\sigma_{i+1})\; d\big(f_\theta(x_{\sigma_i}, \sigma_i),\ f_{\theta^-}(\hat x_{\sigma_{i+1}}, \sigma_{i+1})\big),
+        \qquad x_{\sigma_i} = x_0 + \sigma_i z, \qquad
+        \hat x_{\sigma_{i+1}} = \text{one step of the teacher from } \sigma_i \text{ to } \sigma_{i+1}
+
+    Gradient flows through the *noisier* point only. At the last step, i = N − 2, the target is the teacher's point itself
+    (the boundary condition): the only place where the loss touches data. The grid descends, so i here is the paper's
+    N − 1 − n.
+
+    Args:
+        student, target: f_θ and f_θ⁻. The target gets no gradient; for μ = 0 pass the student twice.
+        teacher: any denoiser.
+        x0: (B, ...) data.
+        sigmas: (N,) noise grid, descending, from T to the student's ε.
+        index: (B,) the steps i in 0..N−2; drawn with ``index_weights`` (uniform by default) where not given.
+        noise: z; drawn where not given.
+        solver: ``heun_step`` or ``euler_step``.
+        distance: d, one of ``l1``, ``l2``, ``pseudo_huber``, ``lpips`` or your own (B, ...), (B, ...) → (B,).
+        weight: λ as a function of the two noise levels; 1 by default.
+        **cond: labels and the like, passed to all three networks.
+
+    Returns:
+        (B,) losses.
+
+    Source: Song et al. 2023, algorithm 2.
+    """
+    noise, index = _draw(x0, sigmas, noise, index, index_weights, generator, "distillation_loss")
+    sigma, sigma_next = sigmas[index], sigmas[index + 1]
+    x = add_noise(x0, sigma, noise)
+    with torch.no_grad():
+        x_next = solver(teacher, x, sigma, sigma_next, **cond)
+    return _disagreement(student, target, x, sigma, x_next, sigma_next, distance, weight, cond)
+
+
+def consistency_training_loss(
+    student: Denoiser,
+    target: Denoiser,
+    x0: Tensor,
+    sigmas: Tensor,
+    *,
+    index: Tensor | None = None,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    distance: Distance = l2,
+    weight: Callable[[Tensor, Tensor], Tensor] | None = None,
+    index_weights: Tensor | None = None,
+    **cond: Any,
+) -> Tensor:
+    r"""Consistency training: no teacher; both points get the *same* noise.
+
+    .. math:: \mathcal L = \lambda(\sigma_{i+1})\; d\big(f_\theta(x_0 + \sigma_i z, \sigma_i),\ f_{\theta^-}(x_0 + \sigma_{i+1} z, \sigma_{i+1})\big)
+
+    This is :func:`distillation_loss` with an Euler step of the "denoiser" that answers x0. Arguments as there.
+
+    Source: Song et al. 2023, algorithm 3.
+    """
+    noise, index = _draw(x0, sigmas, noise, index, index_weights, generator, "consistency_training_loss")
+    sigma, sigma_next = sigmas[index], sigmas[index + 1]
+    x, x_next = add_noise(x0, sigma, noise), add_noise(x0, sigma_next, noise)
+    return _disagreement(student, target, x, sigma, x_next, sigma_next, distance, weight, cond)
+
+
+def _draw(
+    x0: Tensor,
+    sigmas: Tensor,
+    noise: Tensor | None,
+    index: Tensor | None,
+    index_weights: Tensor | None,
+    generator: torch.Generator | None,
+    place: str,
+) -> tuple[Tensor, Tensor]:
+    check_grid(sigmas, place)
+    steps = len(sigmas) - 1
+    if index is None:
+        weights = torch.ones(steps) if index_weights is None else index_weights.float().cpu()
+        if weights.shape != (steps,):
+            raise ValueError(f"{place}: index_weights has shape {tuple(weights.shape)}, want ({steps},)")
+        # Inverse-transform sampling from uniform numbers keeps the draw independent of the device.
+        u = torch.rand(len(x0), generator=generator, device=generator.device if generator else "cpu")
+        edges = weights.to(u.device).cumsum(0)
+        index = torch.searchsorted(edges / edges[-1], u, right=True).clamp(max=steps - 1)
+    elif index.shape != x0.shape[:1] or (
+        index.device.type == "cpu" and not ((index >= 0) & (index < steps)).all()
+    ):
+        raise ValueError(
+            f"{place}: index must hold one step in 0..{steps - 1} for each of the {len(x0)} samples"
+        )
+    noise = normal(tuple(x0.shape), generator, like=x0) if noise is None else noise
+    return noise, index.to(sigmas.device)
+
+
+def _disagreement(
+    student: Denoiser,
+    target: Denoiser,
+    x: Tensor,
+    sigma: Tensor,
+    x_next: Tensor,
+    sigma_next: Tensor,
+    distance: Distance,
+    weight: Callable[[Tensor, Tensor], Tensor] | None,
+    cond: dict[str, Any],
+) -> Tensor:
+    """λ d(f_θ(x, σ), stop-gradient f_θ⁻(x', σ')), with the same dropout masks on both sides."""
+    state = _random_state(x.device)
+    with torch.no_grad():
+        goal = target(x_next, sigma_next, **cond)
+    _set_random_state(x.device, state)
+    loss = distance(student(x, sigma, **cond), goal)
+    if loss.shape != x.shape[:1]:
+        raise ValueError(
+            f"the distance returned shape {tuple(loss.shape)}; it must return one number per sample, ({len(x)},)"
+        )
+    return loss if weight is None else weight(sigma, sigma_next).to(loss) * loss
+
+
+def _random_state(device: torch.device) -> Tensor:
+    """State of the generator that draws dropout masks *on this device*; the CPU's is not it for CUDA tensors."""
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    return torch.mps.get_rng_state() if device.type == "mps" else torch.get_rng_state()
+
+
+def _set_random_state(device: torch.device, state: Tensor) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(state)
+    else:
+        torch.set_rng_state(state)

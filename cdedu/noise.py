@@ -1,0 +1,171 @@
+"""Noise: one scale σ, its grids, its distributions, and how much of it a sample gets.
+
+Data with noise is :math:`x_\\sigma = x_0 + \\sigma z`, :math:`z \\sim N(0, I)`, with σ from ``sigma_min`` (ε, where data
+live for all practical purposes) to ``sigma_max`` (T, where nothing but noise is left). No other time variable exists here.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 80.0, 7.0
+
+
+def karras_sigmas(
+    n: int,
+    sigma_min: float = SIGMA_MIN,
+    sigma_max: float = SIGMA_MAX,
+    rho: float = RHO,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    r"""The noise grid of EDM: ``n`` points from ``sigma_max`` down to ``sigma_min``.
+
+    .. math:: \sigma_i = \Big(T^{1/\rho} + \tfrac{i}{n-1}\,(\varepsilon^{1/\rho} - T^{1/\rho})\Big)^{\rho},
+              \qquad i = 0, \dots, n-1
+
+    The two ends are exact. The grid is computed in float64 and cast last: in float32 neighbours of a fine grid coincide.
+
+    Args:
+        n: number of *points* (one more than the number of steps between them), at least 2.
+        sigma_min, sigma_max: the ends ε and T, ``0 < sigma_min < sigma_max``.
+        rho: how strongly the points crowd towards ε; 1 spaces them evenly.
+
+    Returns:
+        (n,) tensor, strictly descending.
+
+    Raises:
+        ValueError: for ``n < 2``, ends that are not ordered, or a grid too fine for ``dtype``.
+
+    Source: Karras et al. 2022, eq. 5; Song et al. 2023, section 5 (there counted from the other end).
+    """
+    if n < 2:
+        raise ValueError(f"karras_sigmas: n = {n}, but a grid needs at least 2 points")
+    if not 0 < sigma_min < sigma_max < math.inf:
+        raise ValueError(f"karras_sigmas: need 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
+    if not rho > 0:
+        raise ValueError(f"karras_sigmas: rho = {rho}, but it must be positive")
+    ramp = torch.linspace(0, 1, n, dtype=torch.float64)
+    sigmas = (sigma_max ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
+    sigmas[0], sigmas[-1] = sigma_max, sigma_min
+    sigmas = sigmas.to(device=device, dtype=dtype)
+    if not (sigmas[:-1] > sigmas[1:]).all():
+        raise ValueError(f"karras_sigmas: {n} points are too many for {dtype}; use float64 or fewer points")
+    return sigmas
+
+
+@dataclass(frozen=True)
+class LogNormal:
+    r"""The noise-level distribution of teacher training: :math:`\ln\sigma \sim N(\text{mean}, \text{std}^2)`.
+
+    Source: Karras et al. 2022, table 1 (mean −1.2, standard deviation 1.2).
+    """
+
+    mean: float = -1.2
+    std: float = 1.2
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """(n,) noise levels."""
+        return (self.mean + self.std * normal((n,), generator)).exp()
+
+    def grid_weights(self, sigmas: Tensor) -> Tensor:
+        r"""How often each step of a descending grid would be drawn: (n−1,) weights that sum to 1.
+
+        .. math:: w_i \propto \Phi\Big(\frac{\ln\sigma_i - m}{s}\Big) - \Phi\Big(\frac{\ln\sigma_{i+1} - m}{s}\Big)
+
+        Source: Song & Dhariwal 2023 (iCT), section 3.5, with m = −1.1 and s = 2.
+        """
+        z = (check_grid(sigmas, "grid_weights").double().log() - self.mean) / self.std
+        mass = torch.special.ndtr(z[:-1]) - torch.special.ndtr(z[1:])
+        return (mass / mass.sum()).to(sigmas.dtype)
+
+
+def add_noise(x0: Tensor, sigma: float | Tensor, noise: Tensor) -> Tensor:
+    r""":math:`x_\sigma = x_0 + \sigma z` for x0 and z of one shape (B, ...), σ a number or one per sample (B,)."""
+    if noise.shape != x0.shape:
+        raise ValueError(f"add_noise: noise has shape {tuple(noise.shape)}, x0 has {tuple(x0.shape)}")
+    return (x0 + sigma_like(sigma, x0, zero_allowed=True) * noise).to(x0.dtype)
+
+
+def curriculum(k: int, steps: int, s0: int = 2, s1: int = 150) -> int:
+    r"""Number of grid points :math:`N(k)` at step ``k`` of ``steps`` for consistency training.
+
+    .. math:: N(k) = \Big\lceil \sqrt{\tfrac{k}{K}\,\big((s_1+1)^2 - s_0^2\big) + s_0^2} - 1 \Big\rceil + 1
+
+    Source: Song et al. 2023, appendix C.
+    """
+    if not 0 <= k <= steps:
+        raise ValueError(f"curriculum: step {k} lies outside 0..{steps}")
+    if not 2 <= s0 <= s1:
+        raise ValueError(f"curriculum: need 2 <= s0 <= s1, got {s0} and {s1}")
+    return math.ceil(math.sqrt(k / steps * ((s1 + 1) ** 2 - s0**2) + s0**2) - 1) + 1
+
+
+def target_rate(n: int, s0: int = 2, mu0: float = 0.9) -> float:
+    r"""Rate of the target average beside :func:`curriculum`: :math:`\mu(k) = \exp(s_0 \ln\mu_0 / N(k))`, here of N = ``n``.
+
+    Published code divides by N − 1 instead, which makes μ .81 instead of .90 at the start; this is the paper's.
+
+    Source: Song et al. 2023, appendix C.
+    """
+    if not 0 < mu0 < 1:
+        raise ValueError(f"target_rate: mu0 = {mu0}, but it must lie between 0 and 1")
+    return math.exp(s0 * math.log(mu0) / n)
+
+
+def normal(
+    shape: tuple[int, ...], generator: torch.Generator | None = None, like: Tensor | None = None
+) -> Tensor:
+    """Standard normal noise, drawn where the generator lives and then moved: one seed, the same noise on every device."""
+    noise = torch.randn(shape, generator=generator, device=generator.device if generator else "cpu")
+    return noise if like is None else noise.to(like)
+
+
+def sigma_like(sigma: float | Tensor, x: Tensor, *, zero_allowed: bool = False) -> Tensor:
+    """σ as a tensor that broadcasts over ``x``: shape () or (B, 1, ...), float64 if x is, else float32.
+
+    Values are checked where that costs nothing: always for numbers, for tensors on the CPU only (looking at a GPU tensor
+    would wait for the GPU at every call).
+
+    Raises:
+        ValueError: for a σ that is zero, negative, NaN or infinite, or of a shape other than () or (B,).
+    """
+    value = torch.as_tensor(sigma, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+    if value.ndim and value.shape != x.shape[:1]:
+        raise ValueError(
+            f"sigma has shape {tuple(value.shape)}; for x of shape {tuple(x.shape)} give a number or ({len(x)},)"
+        )
+    if value.device.type == "cpu" and not torch.compiler.is_compiling():
+        bad = ~(value.isfinite() & ((value >= 0) if zero_allowed else (value > 0)))
+        if bad.any():
+            wanted = "finite and not negative" if zero_allowed else "positive and finite"
+            raise ValueError(
+                f"sigma = {value[bad].flatten()[0].item():g}, but a noise level must be {wanted}"
+            )
+    return value.to(x.device).reshape(value.shape + (1,) * (x.ndim - 1) if value.ndim else ())
+
+
+def check_grid(sigmas: Tensor, place: str) -> Tensor:
+    """``sigmas`` itself if it is a noise grid: one-dimensional, two points or more, positive, never rising.
+
+    Raises:
+        ValueError: names ``place`` and the first pair that is the wrong way round.
+    """
+    if sigmas.ndim != 1 or len(sigmas) < 2:
+        raise ValueError(
+            f"{place}: sigmas must be a (n,) tensor of at least 2 points, got shape {tuple(sigmas.shape)}"
+        )
+    if sigmas.device.type == "cpu" and not torch.compiler.is_compiling():
+        if not (sigmas.isfinite() & (sigmas > 0)).all():
+            raise ValueError(f"{place}: sigmas must be positive and finite, got {sigmas.tolist()[:6]} ...")
+        rising = (sigmas[1:] > sigmas[:-1]).nonzero()
+        if len(rising):
+            i = int(rising[0])
+            raise ValueError(
+                f"{place}: sigmas must run from large to small, but sigmas[{i}] = {sigmas[i]:g} < "
+                f"sigmas[{i + 1}] = {sigmas[i + 1]:g}; use sigmas.flip(0) or karras_sigmas(n)"
+            )
+    return sigmas

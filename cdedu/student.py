@@ -1,0 +1,111 @@
+"""Students: denoisers that are right in a single call, and the averages of their weights.
+
+Four sets of weights must never be mixed up: the **teacher** φ is frozen; the **student** θ is trained; the **target** θ⁻ is what
+the student is compared with (the student itself, gradient stopped, where μ = 0); the **sampling average** is what generates.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from cdedu.noise import SIGMA_MIN, sigma_like
+from cdedu.teacher import Preconditioned, Teacher
+
+
+class ConsistencyModel(Preconditioned):
+    r"""A consistency function in the paper's preconditioning.
+
+    .. math:: f_\theta(x, \sigma) = c_\text{skip}(\sigma)\,x + c_\text{out}(\sigma)\,F_\theta\big(c_\text{in}(\sigma)\,x,\ c_\text{noise}\big),
+              \qquad f_\theta(x, \varepsilon) = x
+
+    The boundary condition holds bitwise for any network, since c_skip(ε) = 1 and c_out(ε) = 0.
+
+    Args:
+        network: F, called as ``network(x, c_noise, **cond)``.
+        sigma_data: standard deviation of the data, σ_d.
+        sigma_min: ε, the noise level that counts as data.
+        noise_scale: as in :class:`~cdedu.teacher.Teacher`, and equal to the teacher's.
+
+    Source: Song et al. 2023, eq. 5 and appendix C.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        sigma_data: float = 0.5,
+        sigma_min: float = SIGMA_MIN,
+        noise_scale: float = 0.25,
+    ) -> None:
+        if not sigma_min > 0:
+            raise ValueError(f"ConsistencyModel: sigma_min = {sigma_min}, but it must be positive")
+        super().__init__(network, sigma_data, sigma_min, noise_scale)
+
+    @classmethod
+    def from_teacher(cls, teacher: Teacher, sigma_min: float = SIGMA_MIN) -> "ConsistencyModel":
+        """A student that starts as a copy of the teacher's network, with every weight trainable.
+
+        Raises:
+            TypeError: for a denoiser without such a network; :class:`DenoiserStudent` takes any.
+        """
+        if not isinstance(teacher, Teacher):
+            raise TypeError(
+                f"from_teacher: {type(teacher).__name__} has no preconditioned network to copy; "
+                "use DenoiserStudent(denoiser), which works over any denoiser"
+            )
+        network = copy.deepcopy(teacher.network).requires_grad_(True)
+        return cls(network, teacher.sigma_data, sigma_min, teacher.noise_scale)
+
+
+class DenoiserStudent(nn.Module):
+    r"""A consistency function over any denoiser D, for teachers that have no network F to copy.
+
+    .. math:: f_\theta(x, \sigma) = \frac{\varepsilon}{\sigma}\,x + \Big(1 - \frac{\varepsilon}{\sigma}\Big) D_\theta(x, \sigma)
+
+    At ε it is x, bitwise. At the start it is one Euler step of the denoiser from σ to ε.
+
+    Args:
+        denoiser: a module ``D(x, sigma, **cond)``; its weights are what is trained.
+        sigma_min: ε, not below the denoiser's own range (a DDPM knows nothing below .01).
+    """
+
+    def __init__(self, denoiser: nn.Module, sigma_min: float = SIGMA_MIN) -> None:
+        super().__init__()
+        if not sigma_min > 0:
+            raise ValueError(f"DenoiserStudent: sigma_min = {sigma_min}, but it must be positive")
+        self.denoiser, self.sigma_min = denoiser, sigma_min
+
+    def forward(self, x: Tensor, sigma: float | Tensor, **cond: Any) -> Tensor:
+        keep = self.sigma_min / sigma_like(sigma, x)
+        keep = torch.where((keep - 1).abs() <= 1e-6, torch.ones_like(keep), keep)
+        return (keep * x + (1 - keep) * self.denoiser(x, sigma, **cond)).to(x.dtype)
+
+
+class EMA(AveragedModel):
+    r"""An exponential moving average of a model's weights: :math:`\bar\theta \leftarrow \mu\,\bar\theta + (1-\mu)\,\theta`.
+
+    Used twice, in two roles that must not be confused: as target (rate μ of the loss) and as sampling average. Called like
+    the model that it averages; no gradient reaches it. The first update copies.
+
+    Args:
+        model: whose weights are averaged.
+        rate: μ, 0 ≤ μ < 1; :meth:`update` may be given another one, for schedules.
+    """
+
+    def __init__(self, model: nn.Module, rate: float) -> None:
+        super().__init__(model, multi_avg_fn=get_ema_multi_avg_fn(_check_rate(rate)), use_buffers=True)
+        self.rate = rate
+        self.requires_grad_(False)
+
+    def update(self, model: nn.Module, rate: float | None = None) -> None:
+        """One step of the average."""
+        self.multi_avg_fn = get_ema_multi_avg_fn(_check_rate(self.rate if rate is None else rate))
+        self.update_parameters(model)
+
+
+def _check_rate(rate: float) -> float:
+    if not 0 <= rate < 1:
+        raise ValueError(f"EMA: rate = {rate}, but it must be at least 0 and below 1")
+    return rate
