@@ -1,0 +1,62 @@
+# `make book` and `make test` go from a bare clone to the result. `make help` lists the rest.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+NB ?=
+JOBS ?= 2
+
+# Nothing is fetched once the environment stands, and parallel test workers do not fight over the cores.
+book test lab execute bench mutants: export HF_HUB_OFFLINE = 1
+test: export OMP_NUM_THREADS ?= 1
+
+.PHONY: help book test lint lab execute glue bench mutants lock clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 17
+
+book: $(STAMP)  ## build the book from the stored outputs into _build/html
+	@$(BIN)/python scripts/notebooks.py check
+	@$(BIN)/jupyter-book build . -W -n --keep-going -q || { echo "make book: the build stopped at the warnings above"; exit 1; }
+	@echo "The book: $(CURDIR)/_build/html/index.html"
+
+lint: $(STAMP)
+	@$(BIN)/ruff check -q .
+	@$(BIN)/ruff format -q --check .
+	@$(BIN)/mypy
+
+test: lint book  ## check style and types, build the book, run every test and every notebook
+	@$(BIN)/pytest -q -n $(JOBS) --dist loadscope --nbval-lax tests book $(wildcard exercises)
+
+lab: $(STAMP)  ## open JupyterLab on the first chapter
+	@$(BIN)/jupyter lab $(firstword $(wildcard book/undergraduate/0*.ipynb) book)
+
+execute: $(STAMP)  ## run all notebooks and store their outputs (NB=path for one)
+	@$(BIN)/python scripts/notebooks.py execute $(NB)
+
+glue: $(STAMP)  ## write the numbers of results/ into the {result} roles of the text
+	@$(BIN)/python scripts/notebooks.py glue $(NB)
+
+bench: $(STAMP)  ## measure what the book quotes, into results/
+	@$(BIN)/python scripts/bench.py
+
+mutants: $(STAMP)  ## show that each wrong formula fails a test
+	@$(BIN)/python scripts/mutants.py
+
+lock: $(STAMP)  ## pin requirements.txt anew from pyproject.toml
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-header -o requirements.txt
+
+clean:  ## remove what was built; the environment stays
+	rm -rf _build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Python >= 3.11 is needed, found $$($(PYTHON) --version 2>&1 || echo none) as '$(PYTHON)'."; \
+	  echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$$($(PYTHON) --version) has no venv and pip. On Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install -q uv
+	$(BIN)/uv pip install -q --python $(BIN)/python -r requirements.txt
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
+	@touch $@

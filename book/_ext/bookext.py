@@ -1,0 +1,212 @@
+"""What the book adds to Sphinx.
+
+- ``{result}`file.json:dotted.path|format` ``: a number from ``results/`` with its origin as a tooltip;
+- every labelled equation names its code and its test in ``book/equations.yml``, or the build warns (and fails);
+- three pages are written from their sources: API, equations and results (``<!-- api -->`` and so on in their text);
+- nothing on a page asks another host: the scripts of sphinx-thebe are switched off.
+"""
+
+import json
+import os
+from importlib.util import find_spec
+from typing import Any
+
+import results
+import yaml
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxRole
+
+logger = logging.getLogger(__name__)
+
+EQUATIONS = results.ROOT / "book" / "equations.yml"
+PAGES = "book/reference/"
+MODULES = {
+    "The method": ("noise", "teacher", "student", "solvers", "losses", "samplers"),
+    "Editing": ("editing",),
+    "Networks, data, training": ("networks", "data", "recipes", "training", "checkpoints"),
+    "Measuring": ("evaluation",),
+    "Pretrained teachers and export": ("pretrained",),
+    "Figures and sliders": ("plotting", "widgets"),
+    "Command line": ("cli",),
+}
+
+
+class ResultRole(SphinxRole):
+    """A number from a results record."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        try:
+            value, source = results.find(self.text)
+            shown, name, _, _ = results.split(self.text)
+        except results.ResultError as error:
+            logger.warning("{result}: %s", error, location=self.get_location())
+            return [nodes.inline(text="?")], []
+        if shown is not None and shown != value:
+            message = "{result} shows %s but results/%s has %s; run `make glue`"
+            logger.warning(message, shown, name, value, location=self.get_location())
+        self.env.note_dependency(str(results.RESULTS / name))
+        title = nodes.Text(results.tooltip(source)).astext()
+        html = f'<span class="result" title="{_escape(title)}">{_escape(value)}</span>'
+        return [nodes.raw("", html, format="html"), *_for_other_builders(value)], []
+
+
+def _for_other_builders(value: str) -> list[nodes.Node]:
+    return [nodes.raw("", value, format="latex text")]
+
+
+def _escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+
+
+# --- equations -----------------------------------------------------------------------------------
+
+
+def read_equations() -> dict[str, dict[str, list[str]]]:
+    """label -> {"code": [dotted names], "test": [path::name, ...]}."""
+    entries = yaml.safe_load(EQUATIONS.read_text(encoding="utf-8")) or {}
+    return {
+        label: {key: [value] if isinstance(value := entry.get(key) or [], str) else value for key in ("code", "test")}
+        for label, entry in entries.items()
+    }
+
+
+def link_equations(app: Sphinx, doctree: nodes.document) -> None:
+    """Put ``code · test`` under each labelled equation."""
+    equations = read_equations()
+    app.env.note_dependency(str(EQUATIONS))
+    for block in list(doctree.findall(nodes.math_block)):
+        entry = equations.get(block.get("label") or "")
+        if entry:
+            block.parent.insert(block.parent.index(block) + 1, _equation_line(app, entry))
+
+
+def _equation_line(app: Sphinx, entry: dict[str, list[str]]) -> nodes.Node:
+    line = nodes.paragraph(classes=["equation-links"])
+    for name in entry["code"]:
+        reference = addnodes.pending_xref(
+            "", refdomain="py", reftype="obj", reftarget=name, refexplicit=True, refdoc=app.env.docname
+        )
+        reference += nodes.literal(text=name.removeprefix("cdedu."))
+        line += [nodes.Text(" · ") if line.children else nodes.Text("code "), reference]
+    for i, test in enumerate(entry["test"]):
+        path, _, name = test.partition("::")
+        line += nodes.Text(" · " if i else " · test ")
+        line += nodes.reference("", "", nodes.literal(text=name), refuri=_file_url(app, path), internal=False)
+    return line
+
+
+def _file_url(app: Sphinx, path: str) -> str:
+    options = app.config.html_theme_options
+    return f"{options['repository_url']}/blob/{options.get('repository_branch', 'main')}/{path}"
+
+
+def check_equations(app: Sphinx, env: BuildEnvironment) -> None:
+    """Every label has an entry with code and test, every entry has its label."""
+    labels: dict[str, tuple[str, int]] = env.get_domain("math").equations  # type: ignore[attr-defined]
+    equations = read_equations()
+    for label, (docname, _) in sorted(labels.items()):
+        entry = equations.get(label, {"code": [], "test": []})
+        if not (entry["code"] and entry["test"]):
+            message = "equation %r has no code and test in book/equations.yml; add them"
+            logger.warning(message, label, location=(docname, None))
+    for label in sorted(set(equations) - set(labels)):
+        logger.warning("book/equations.yml names %r, but no page has an equation of that label", label)
+
+
+# --- pages written from their sources --------------------------------------------------------------
+
+
+def write_page(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Fill in the generated part of a reference page."""
+    for mark, write in (("api", _api), ("equations", _equations), ("results", _results)):
+        if docname == PAGES + mark:
+            source[0] = source[0].replace(f"<!-- {mark} -->", write(app))
+
+
+def reread_pages(app: Sphinx, env: BuildEnvironment, *_: Any) -> list[str]:
+    return [page for mark in ("api", "equations", "results") if (page := PAGES + mark) in env.found_docs]
+
+
+def _api(app: Sphinx) -> str:
+    parts = []
+    for title, modules in MODULES.items():
+        names = [name for module in modules if find_spec(name := f"cdedu.{module}")]
+        if not names:
+            continue
+        parts.append(f"## {title}")
+        for name in names:
+            directive = f".. automodule:: {name}\n   :members:\n   :special-members: __call__\n   :show-inheritance:"
+            parts.append(f"### `{name}`\n\n```{{eval-rst}}\n{directive}\n```")
+    return "\n\n".join(parts)
+
+
+def _equations(app: Sphinx) -> str:
+    rows = ["| equation | code | test |", "|---|---|---|"]
+    for label, entry in read_equations().items():
+        code = ", ".join(f"{{py:obj}}`~{name}`" for name in entry["code"])
+        tests = ", ".join(f"[`{t.partition('::')[2]}`]({_file_url(app, t.partition('::')[0])})" for t in entry["test"])
+        rows.append(f"| {{eq}}`{label}` {label} | {code} | {tests} |")
+    return "\n".join(rows) if len(rows) > 2 else "No chapter has a labelled equation yet."
+
+
+def _results(app: Sphinx) -> str:
+    parts = []
+    for path in sorted(results.RESULTS.glob("*.json")):
+        record = results.load(path.name)
+        app.env.note_dependency(str(path))
+        parts.append(f"## {path.stem}\n\n```console\n$ {record.get('command', '')}\n```")
+        facts = [
+            (key, results.short(record[key]))
+            for key in ("recipe", "seed", "commit", "data", "hardware", "date", "seconds", "peak_memory_mb")
+            if record.get(key) not in (None, "", {})
+        ]
+        parts.append(_table("run", "", facts))
+        parts.append(
+            "```{dropdown} Every number of this record\n"
+            + _table("metric", "value", results.flatten(record.get("metrics", {})))
+            + "\n```"
+        )
+    return "\n\n".join(parts) or "There is no record yet."
+
+
+def _table(left: str, right: str, rows: list[tuple[str, Any]]) -> str:
+    def cell(value: Any) -> str:
+        return str(value).replace("|", "\\|").replace("\n", " ")
+
+    return "\n".join([f"| {left} | {right} |", "|---|---|", *(f"| {k} | {cell(v)} |" for k, v in rows)])
+
+
+# --- set-up --------------------------------------------------------------------------------------
+
+
+def set_repository(app: Sphinx, config: Any) -> None:
+    """BOOK_REPOSITORY=owner/name points every link of the book at another repository."""
+    if name := os.environ.get("BOOK_REPOSITORY"):
+        config.html_theme_options["repository_url"] = f"https://github.com/{name}"
+
+
+def drop_thebe(app: Sphinx) -> None:
+    """sphinx-thebe comes with jupyter-book and adds scripts that load from another host."""
+    for listeners in app.events.listeners.values():
+        listeners[:] = [one for one in listeners if not one.handler.__module__.startswith("sphinx_thebe")]
+    app.registry.css_files[:] = [one for one in app.registry.css_files if "thebe" not in one[0]]
+
+
+def drop_widget_scripts(app: Sphinx, config: Any) -> None:
+    config.nb_ipywidgets_js = {}
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    drop_thebe(app)
+    app.add_role("result", ResultRole())
+    app.connect("config-inited", set_repository)
+    app.connect("config-inited", drop_widget_scripts, priority=100)
+    app.connect("source-read", write_page)
+    app.connect("env-get-outdated", reread_pages)
+    app.connect("doctree-read", link_equations)
+    app.connect("env-check-consistency", check_equations)
+    return {"version": json.dumps(1), "parallel_read_safe": True, "parallel_write_safe": True}
