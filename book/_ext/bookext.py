@@ -69,7 +69,10 @@ def read_equations() -> dict[str, dict[str, list[str]]]:
     """label -> {"code": [dotted names], "test": [path::name, ...]}."""
     entries = yaml.safe_load(EQUATIONS.read_text(encoding="utf-8")) or {}
     return {
-        label: {key: [value] if isinstance(value := entry.get(key) or [], str) else value for key in ("code", "test")}
+        label: {
+            key: [value] if isinstance(value := entry.get(key) or [], str) else value
+            for key in ("code", "test")
+        }
         for label, entry in entries.items()
     }
 
@@ -139,7 +142,9 @@ def _api(app: Sphinx) -> str:
             continue
         parts.append(f"## {title}")
         for name in names:
-            directive = f".. automodule:: {name}\n   :members:\n   :special-members: __call__\n   :show-inheritance:"
+            directive = (
+                f".. automodule:: {name}\n   :members:\n   :special-members: __call__\n   :show-inheritance:"
+            )
             parts.append(f"### `{name}`\n\n```{{eval-rst}}\n{directive}\n```")
     return "\n\n".join(parts)
 
@@ -148,7 +153,9 @@ def _equations(app: Sphinx) -> str:
     rows = ["| equation | code | test |", "|---|---|---|"]
     for label, entry in read_equations().items():
         code = ", ".join(f"{{py:obj}}`~{name}`" for name in entry["code"])
-        tests = ", ".join(f"[`{t.partition('::')[2]}`]({_file_url(app, t.partition('::')[0])})" for t in entry["test"])
+        tests = ", ".join(
+            f"[`{t.partition('::')[2]}`]({_file_url(app, t.partition('::')[0])})" for t in entry["test"]
+        )
         rows.append(f"| {{eq}}`{label}` {label} | {code} | {tests} |")
     return "\n".join(rows) if len(rows) > 2 else "No chapter has a labelled equation yet."
 

@@ -102,7 +102,9 @@ def glue(text: str) -> str:
 def flatten(metrics: Any, prefix: str = "") -> list[tuple[str, Any]]:
     """(dotted path, value) of every single value below ``metrics``."""
     if isinstance(metrics, dict):
-        return [pair for key, value in metrics.items() for pair in flatten(value, f"{prefix}.{key}".strip("."))]
+        return [
+            pair for key, value in metrics.items() for pair in flatten(value, f"{prefix}.{key}".strip("."))
+        ]
     if isinstance(metrics, list):
         return [(prefix, ", ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in metrics))]
     return [(prefix, f"{metrics:.4g}" if isinstance(metrics, float) else metrics)]
