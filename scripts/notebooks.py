@@ -11,8 +11,6 @@ Without paths: every notebook in book/ and exercises/.
 import argparse
 import hashlib
 import json
-import os
-import platform
 import re
 import subprocess
 import sys
@@ -38,7 +36,7 @@ WIDGET_REPR = re.compile(
 )
 
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
-import results  # noqa: E402
+import book_results as results  # noqa: E402
 
 
 def notebooks(paths: list[str]) -> list[Path]:
@@ -96,7 +94,6 @@ def run_digest(cells: list[str]) -> str:
 
 def execute(path: Path, timeout: int) -> None:
     """Run one notebook in a fresh kernel in its own folder, and store what it gave."""
-    from jupyter_client.manager import AsyncKernelManager
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
 
@@ -106,9 +103,8 @@ def execute(path: Path, timeout: int) -> None:
     nb.metadata.pop("widgets", None)
     nb.metadata.kernelspec = NotebookNode(KERNEL)
     nb.cells.append(nbformat.v4.new_code_cell(PROBE))
-    manager = AsyncKernelManager(kernel_name="python3", transport="tcp" if os.name == "nt" else "ipc")
     here = {"metadata": {"path": str(path.parent)}}
-    client = NotebookClient(nb, km=manager, timeout=timeout, resources=here, record_timing=False)
+    client = NotebookClient(nb, kernel_name="python3", timeout=timeout, resources=here, record_timing=False)
     print(f"{shown(path)} ...", end=" ", flush=True)
     begun = time.perf_counter()
     try:
@@ -156,11 +152,13 @@ def _noise(out: NotebookNode) -> bool:
 
 def record(name: str, seconds: float, peak: float) -> None:
     """Add one chapter's time and memory to results/chapters.json."""
+    from cdedu.records import commit, hardware
+
     entry = {
         "seconds": round(seconds, 1),
         "peak_memory_mb": round(peak),
-        "commit": _git("rev-parse", "HEAD"),
-        "hardware": {"cpu": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "commit": commit(),
+        "hardware": hardware(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     book = json.loads(CHAPTERS.read_text(encoding="utf-8")) if CHAPTERS.exists() else {}
@@ -172,11 +170,6 @@ def record(name: str, seconds: float, peak: float) -> None:
         "metrics": chapters,
     }
     write(CHAPTERS, json.dumps(book, indent=1) + "\n")
-
-
-def _git(*arguments: str) -> str | None:
-    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True)
-    return done.stdout.strip() or None
 
 
 # --- check ---------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """What the book adds to Sphinx.
 
 - ``{result}`file.json:dotted.path|format` ``: a number from ``results/`` with its origin as a tooltip;
-- every labelled equation names its code and its test in ``book/equations.yml``, or the build warns (and fails);
-- three pages are written from their sources: API, equations and results (``<!-- api -->`` and so on in their text);
+- every labelled equation names its code and its test in ``book/equations.yml``, or the build fails;
+- three pages are written from their sources: API, equations and results (at ``<!-- api -->`` and so on);
 - nothing on a page asks another host: the scripts of sphinx-thebe are switched off.
 """
 
@@ -11,7 +11,7 @@ import os
 from importlib.util import find_spec
 from typing import Any
 
-import results
+import book_results as results
 import yaml
 from docutils import nodes
 from sphinx import addnodes
@@ -28,7 +28,7 @@ MODULES = {
     "The method": ("noise", "teacher", "student", "solvers", "losses", "samplers"),
     "Editing": ("editing",),
     "Networks, data, training": ("networks", "data", "recipes", "training", "checkpoints"),
-    "Measuring": ("evaluation",),
+    "Measuring": ("evaluation", "comparison", "records"),
     "Pretrained teachers and export": ("pretrained",),
     "Figures and sliders": ("plotting", "widgets"),
     "Command line": ("cli",),
@@ -143,7 +143,7 @@ def _api(app: Sphinx) -> str:
         parts.append(f"## {title}")
         for name in names:
             directive = (
-                f".. automodule:: {name}\n   :members:\n   :special-members: __call__\n   :show-inheritance:"
+                f".. automodule:: {name}\n   :members:\n   :special-members: __call__"
             )
             parts.append(f"### `{name}`\n\n```{{eval-rst}}\n{directive}\n```")
     return "\n\n".join(parts)

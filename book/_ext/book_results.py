@@ -78,7 +78,7 @@ def short(value: Any) -> str:
 
 
 def tooltip(source: dict[str, Any]) -> str:
-    """``digits.json · recipe digits · seed 0 · commit a1b2c3d · 2 cores · 2026-01-31``, with what is known."""
+    """``digits.json · recipe digits · seed 0 · commit a1b2c3d · 2026-01-31``, with what is known."""
     parts = [source["file"]]
     for key in ("recipe", "seed", "commit", "hardware", "date"):
         value = source.get(key)
