@@ -129,7 +129,7 @@ recipes: dict[str, Recipe] = {
     "toy": Recipe(
         name="toy",
         data="two_moons",
-        student=StudentStage(weight="inverse_gap", index="lognormal"),
+        student=StudentStage(distance="l2", weight="inverse_gap"),
     ),
     "digits": Recipe(
         name="digits",

@@ -1,0 +1,159 @@
+"""Checkpoints: one safetensors file each, with a JSON header that says how to rebuild the model.
+
+Files are written beside their final name and then renamed, so that a kill at any moment leaves the previous file whole.
+Nothing is ever unpickled.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from cdedu.recipes import Recipe
+from cdedu.student import ConsistencyModel
+from cdedu.teacher import Teacher
+from cdedu.training import Resume, State
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def save(path: str | Path, model: nn.Module, recipe: Recipe, shape: Sequence[int], **facts: Any) -> None:
+    """Save a teacher or a student for use.
+
+    Args:
+        path: ends in ``.safetensors``; its folder is made if missing.
+        model: a :class:`~cdedu.teacher.Teacher` or :class:`~cdedu.student.ConsistencyModel`.
+        recipe, shape: from which :func:`load` rebuilds the network; shape is that of one sample.
+        facts: anything for the header that JSON can hold: step, data, metrics.
+
+    Raises:
+        OSError: if the file cannot be written; the previous one is untouched.
+    """
+    if not isinstance(model, Teacher | ConsistencyModel):
+        raise TypeError(f"save: {type(model).__name__} is neither a Teacher nor a ConsistencyModel")
+    header = {
+        "class": type(model).__name__,
+        "sigma_data": model.sigma_data,
+        "sigma_min": model.sigma_min,
+        "noise_scale": model.noise_scale,
+        "recipe": recipe.to_dict(),
+        "shape": list(shape),
+        **facts,
+    }
+    write_tensors(path, model.network.state_dict(), header)
+
+
+def load(source: str | Path, device: str | torch.device = "cpu") -> Teacher | ConsistencyModel:
+    """A saved teacher or student, in evaluation mode; ``model.header`` holds what was saved beside the weights.
+
+    Args:
+        source: a file, or the name of weights that come with the course, such as ``digits-student``.
+
+    Raises:
+        FileNotFoundError: with the names that exist.
+        ValueError: for a corrupted file, or weights that do not match their recorded hash.
+    """
+    path = Path(source)
+    if not path.suffix:
+        path = shipped(str(source))
+    tensors, header = read_tensors(path)
+    if "class" not in header:
+        raise ValueError(f"{path} holds no model for use (is it a .state file? give the file beside it)")
+    recipe = Recipe.from_dict(header["recipe"])
+    network = recipe.network.build(tuple(header["shape"]))
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} does not fit its own recipe: {str(error).splitlines()[-1].strip()}"
+        ) from None
+    model: Teacher | ConsistencyModel
+    if header["class"] == "Teacher":
+        model = Teacher(network, header["sigma_data"], header["noise_scale"])
+    else:
+        model = ConsistencyModel(network, header["sigma_data"], header["sigma_min"], header["noise_scale"])
+    model.header = header  # type: ignore[assignment]
+    return model.to(device).eval()
+
+
+def save_state(path: str | Path, state: State) -> None:
+    """Save all that an exact continuation needs."""
+    header = {"recipe": state.recipe.to_dict(), "role": state.role, "step": state.step}
+    write_tensors(path, state.tensors(), header)
+
+
+def load_state(path: str | Path, recipe: Recipe, role: str) -> Resume:
+    """What ``train_teacher`` and ``distill`` take as ``resume``.
+
+    Raises:
+        ValueError: if the file was written under another recipe, naming the first field that differs.
+    """
+    tensors, header = read_tensors(path)
+    for place, saved, now in _differences(header.get("recipe", {}), json.loads(json.dumps(recipe.to_dict()))):
+        if not place.endswith(f"{role}.steps"):  # a longer run may continue a shorter one
+            raise ValueError(
+                f"{path} was written with {place} = {saved}, now it is {now}; start anew with --overwrite"
+            )
+    if header.get("role") != role:
+        raise ValueError(f"{path} holds the state of a {header.get('role')}, not of a {role}")
+    return tensors, int(header["step"])
+
+
+def shipped(name: str) -> Path:
+    """The file of weights that come with the course, checked against its recorded SHA-256."""
+    hashes = json.loads((WEIGHTS / "hashes.json").read_text())
+    if name not in hashes:
+        raise FileNotFoundError(
+            f"no weights are called {name!r}; those that come with the course are {', '.join(hashes)}"
+        )
+    path = WEIGHTS / f"{name}.safetensors"
+    if not path.is_file() or sha256(path) != hashes[name]:
+        raise ValueError(f"{path} is missing or differs from its recorded SHA-256; install cdedu again")
+    return path
+
+
+def sha256(path: str | Path) -> str:
+    """Hash of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    """Tensors and a JSON header into one file, atomically."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        flat = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+        save_file(flat, temporary, {"cdedu": json.dumps(header)})
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The inverse of :func:`write_tensors`."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})["cdedu"])
+            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a checkpoint of this package, or it is damaged ({error})") from None
+
+
+def _differences(a: Any, b: Any, place: str = "recipe") -> list[tuple[str, Any, Any]]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        return [d for key in sorted({*a, *b}) for d in _differences(a.get(key), b.get(key), f"{place}.{key}")]
+    return [] if a == b else [(place, a, b)]

@@ -1,0 +1,159 @@
+"""How good, and how fast: distances between sets of samples, nearest neighbours, latency.
+
+Distances here are between two sets of *features* (n, d): the points themselves in two dimensions, features of a small frozen
+classifier for digits. Compare equal sample sizes only, and read every figure beside the distance of real data to real data.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+class _Identity(nn.Module):
+    """Features that are computed already, in the form that torchmetrics wants."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def frechet_distance(x: Tensor, y: Tensor) -> float:
+    r"""Squared Fréchet distance of the Gaussians fitted to two sets of features, (n, d) and (m, d).
+
+    .. math:: \|\mu_x - \mu_y\|^2 + \operatorname{tr}\big(\Sigma_x + \Sigma_y - 2(\Sigma_x\Sigma_y)^{1/2}\big)
+
+    It is biased: even two halves of one set have a positive distance, which shrinks with n.
+
+    Source: Heusel et al. 2017 (there of Inception features), through torchmetrics.
+    """
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    _check_features(x, y)
+    metric = FrechetInceptionDistance(feature=_Identity(x.shape[1])).set_dtype(torch.float64)
+    metric.update(x.double(), real=True)
+    metric.update(y.double(), real=False)
+    return float(metric.compute())
+
+
+def kernel_distance(x: Tensor, y: Tensor) -> float:
+    r"""Unbiased squared maximum mean discrepancy with the kernel :math:`k(a, b) = (a \cdot b / d + 1)^3`.
+
+    Its expectation is 0 for two sets from one distribution, at any n; a single value can be negative.
+
+    Source: Bińkowski et al. 2018 (KID, there of Inception features).
+    """
+    _check_features(x, y)
+    x, y = x.double(), y.double()
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (a @ b.T / a.shape[1] + 1) ** 3
+
+    def within(a: Tensor) -> Tensor:
+        k = kernel(a, a)
+        return (k.sum() - k.diagonal().sum()) / (len(a) * (len(a) - 1))
+
+    return float(within(x) + within(y) - 2 * kernel(x, y).mean())
+
+
+def sliced_wasserstein(x: Tensor, y: Tensor, projections: int = 256, seed: int = 0) -> float:
+    r"""Sliced 2-Wasserstein distance between two sets of equal size, (n, d) each.
+
+    .. math:: \Big(\frac1P \sum_p W_2^2\big(\{v_p \cdot x_i\}, \{v_p \cdot y_i\}\big)\Big)^{1/2}, \qquad v_p \text{ random unit vectors}
+
+    In one dimension :math:`W_2` pairs the sorted values.
+    """
+    _check_features(x, y)
+    if len(x) != len(y):
+        raise ValueError(f"sliced_wasserstein compares sets of equal size, got {len(x)} and {len(y)}")
+    directions = torch.randn(x.shape[1], projections, generator=torch.Generator().manual_seed(seed)).to(x)
+    directions = directions / directions.norm(dim=0)
+    return float(((x @ directions).sort(0)[0] - (y @ directions).sort(0)[0]).square().mean().sqrt())
+
+
+def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
+    """Share of fakes that fall among the real (fidelity), and of real ones that fall among the fakes (diversity).
+
+    A point falls among a set if it is nearer to some member than that member's k-th neighbour is.
+
+    Source: Kynkäänniemi et al. 2019.
+    """
+    _check_features(real, fake)
+
+    def share_inside(points: Tensor, members: Tensor) -> float:
+        radius = (
+            torch.cdist(members, members).kthvalue(k + 1, dim=1).values
+        )  # the nearest "neighbour" is the point itself
+        return float((torch.cdist(points, members) <= radius).any(1).float().mean())
+
+    return share_inside(fake, real), share_inside(real, fake)
+
+
+def nearest(x: Tensor, data: Tensor) -> tuple[Tensor, Tensor]:
+    """For each sample its nearest neighbour in the data: (indices, Euclidean distances), both (n,)."""
+    distance, index = torch.cdist(x.flatten(1), data.flatten(1)).min(1)
+    return index, distance
+
+
+def median_over_seeds(measure: Callable[[torch.Generator], float], seeds: int = 5) -> dict[str, float]:
+    """Median, least and greatest of ``measure(generator)`` over sampling seeds 0, 1, ..."""
+    values = [measure(torch.Generator().manual_seed(seed)) for seed in range(seeds)]
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def latency(function: Callable[[], object], repeats: int = 5) -> float:
+    """Median seconds of a call, after one call that is not counted; waits for the GPU where there is one."""
+
+    def timed() -> float:
+        start = time.perf_counter()
+        function()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    timed()
+    return statistics.median(timed() for _ in range(repeats))
+
+
+class DigitsClassifier(nn.Module):
+    """The small classifier whose 64 features stand in for Inception's on 8 × 8 digits; its weights come with the course."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 32, 3, padding=1), nn.SiLU(), nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.SiLU(),
+            nn.Conv2d(64, 64, 3, padding=1), nn.SiLU(), nn.Flatten(), nn.Linear(64 * 16, 64), nn.SiLU(),
+        )  # fmt: skip
+        self.head = nn.Linear(64, 10)
+
+    def features(self, x: Tensor) -> Tensor:
+        """(B, 1, 8, 8) → (B, 64)."""
+        return self.body(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class scores (B, 10)."""
+        return self.head(self.body(x))
+
+
+def digits_classifier() -> DigitsClassifier:
+    """The frozen classifier."""
+    from cdedu.checkpoints import read_tensors, shipped
+
+    model = DigitsClassifier()
+    model.load_state_dict(read_tensors(shipped("digits-classifier"))[0])
+    return model.eval().requires_grad_(False)
+
+
+def _check_features(x: Tensor, y: Tensor) -> None:
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
+        raise ValueError(
+            f"want two sets of features (n, d) and (m, d), got {tuple(x.shape)} and {tuple(y.shape)}"
+        )
+    for name, t in (("first", x), ("second", y)):
+        if not t.isfinite().all():
+            raise ValueError(f"the {name} set of features contains NaN or infinity; did a model diverge?")

@@ -1,0 +1,91 @@
+"""Figures in one style: transparent, mid-grey text, legible on white and on black and in grey; one colour for each role."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+TEACHER, STUDENT, TARGET, DATA, INK = "#0072B2", "#D55E00", "#009E73", "#8a8a8a", "#777777"
+"""Colours of the roles, and of text and axes."""
+
+STYLE: dict[str, Any] = {
+    "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none", "legend.facecolor": "none",
+    "savefig.transparent": True, "figure.dpi": 110, "savefig.bbox": "tight", "figure.constrained_layout.use": True,
+    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "axes.titlecolor": INK,
+    "xtick.color": INK, "ytick.color": INK, "grid.color": INK, "grid.alpha": 0.25,
+    "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
+    "font.size": 10.5, "axes.titlesize": 11, "image.cmap": "gray_r", "lines.linewidth": 1.8,
+    "svg.hashsalt": "cdedu",
+}  # fmt: skip
+
+
+def use_style() -> None:
+    """Apply the style to all figures that follow."""
+    plt.rcParams.update(STYLE)
+
+
+def panels(n: int, titles: Sequence[str] | None = None, size: float = 2.6) -> tuple[Figure, list[Axes]]:
+    """A row of ``n`` square panels without axes, for two-dimensional data."""
+    use_style()
+    figure, axes = plt.subplots(1, n, figsize=(size * n, size), squeeze=False)
+    for i, ax in enumerate(axes[0]):
+        ax.set(aspect="equal", xticks=[], yticks=[], xlim=(-1.5, 1.5), ylim=(-1.5, 1.5))
+        ax.spines[:].set_visible(False)
+        if titles:
+            ax.set_title(titles[i])
+    return figure, list(axes[0])
+
+
+def scatter(
+    ax: Axes, x: Tensor, color: str = DATA, label: str | None = None, size: float = 3, **kwargs: Any
+) -> None:
+    """Points (n, 2); at most 2,000 of them are drawn."""
+    x = x.detach().cpu()[:2000]
+    ax.scatter(
+        x[:, 0],
+        x[:, 1],
+        **{"s": size, "color": color, "label": label, "linewidths": 0, "alpha": 0.7, **kwargs},
+    )
+
+
+def image_grid(ax: Axes, x: Tensor, columns: int = 8, title: str | None = None, pad: int = 1) -> None:
+    """Images (n, C, H, W) in [−1, 1] as one picture, row by row."""
+    x = x.detach().cpu().clamp(-1, 1)
+    n, c, h, w = x.shape
+    rows = -(-n // columns)
+    sheet = np.full((rows * (h + pad), columns * (w + pad), c), -1.0 if c == 1 else 1.0)
+    for i, image in enumerate(x.permute(0, 2, 3, 1).numpy()):
+        top, left = (i // columns) * (h + pad), (i % columns) * (w + pad)
+        sheet[top : top + h, left : left + w] = image
+    ax.imshow(sheet[..., 0] if c == 1 else (sheet + 1) / 2, vmin=-1, vmax=1, interpolation="nearest")
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    if title:
+        ax.set_title(title)
+
+
+def save_samples(path: str | Path, x: Tensor, title: str) -> None:
+    """A picture of samples, images or points, written atomically."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    use_style()
+    figure, ax = plt.subplots(figsize=(5, 5))
+    if x.ndim == 4:
+        image_grid(ax, x)
+    else:
+        scatter(ax, x, STUDENT)
+        ax.set(aspect="equal")
+    ax.set_title(title)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix or '.png'}")
+    try:
+        figure.savefig(temporary, facecolor="white", transparent=False, dpi=120)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+        plt.close(figure)

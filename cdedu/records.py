@@ -1,0 +1,98 @@
+"""Results records: one JSON file a run, from which every number in the book comes."""
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def write_record(
+    path: str | Path,
+    *,
+    metrics: dict[str, Any],
+    command: str,
+    recipe: dict[str, Any] | None = None,
+    seed: int | None = None,
+    data: dict[str, Any] | None = None,
+    seconds: float | None = None,
+    device: str = "cpu",
+    **more: Any,
+) -> Path:
+    """Write what was measured beside all that it depends on: recipe, seed, commit, data, hardware, versions, date.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    path = Path(path)
+    record = {
+        "name": path.stem,
+        "command": command,
+        "recipe": recipe,
+        "seed": seed,
+        "commit": commit(),
+        "data": data,
+        "hardware": hardware(device),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": None if seconds is None else round(seconds, 1),
+        "peak_memory_mb": peak_memory_mb(),
+        **more,
+        "metrics": metrics,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(record, indent=1) + "\n")
+    os.replace(temporary, path)
+    return path
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """A record as written by :func:`write_record`."""
+    return dict(json.loads(Path(path).read_text()))
+
+
+def hardware(device: str = "cpu") -> dict[str, Any]:
+    """What the numbers were measured on."""
+    facts: dict[str, Any] = {"device": device, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    facts["cpu"] = _cpu_name()
+    if device.startswith("cuda"):
+        facts["gpu"] = torch.cuda.get_device_name(device)
+    return facts
+
+
+def commit() -> str | None:
+    """The commit of the working tree, with ``+`` where package or scripts differ from it; None outside a checkout."""
+    root = Path(__file__).parent.parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", *words], cwd=root, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + "+" * bool(
+            git("status", "--porcelain", "--", "cdedu", "scripts")
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def peak_memory_mb() -> int:
+    """Most memory that this process has held, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10))
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,76 @@
+"""Make the weights that come with the course and the record that the book quotes: `python scripts/reproduce.py toy`.
+
+Trains the teacher, distils the student, compares both with held-out data, writes `cdedu/weights/<recipe>-*.safetensors` and
+`results/<recipe>.json`. With `--evaluate` the weights stay as they are and only the record is made anew.
+"""
+
+import argparse
+import shlex
+import sys
+import time
+from functools import partial
+
+from tqdm.auto import tqdm
+
+from cdedu import checkpoints
+from cdedu.comparison import compare, table
+from cdedu.data import load_data
+from cdedu.records import write_record
+from cdedu.recipes import get_recipe, recipes
+from cdedu.training import State, distill, train_teacher
+
+
+def main() -> None:
+    """One recipe, from data to record."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("recipe", choices=list(recipes))
+    parser.add_argument("--evaluate", action="store_true", help="only measure the weights that are there")
+    parser.add_argument("--keep-teacher", action="store_true", help="distil the teacher that is there")
+    arguments = parser.parse_args()
+    recipe = get_recipe(arguments.recipe)
+    data = load_data(recipe.data)
+    seconds: dict[str, float] = {}
+
+    def finish(states: object, role: str, total: int) -> None:
+        start, state = time.perf_counter(), None
+        for state in tqdm(states, total=total, desc=role):  # type: ignore[call-overload]
+            pass
+        assert isinstance(state, State)
+        seconds[role] = round(time.perf_counter() - start, 1)
+        path = checkpoints.WEIGHTS / f"{recipe.name}-{role}.safetensors"
+        facts = {"step": state.step, "data": data.describe(), "seconds": seconds[role]}
+        checkpoints.save(path, state.result, recipe, data.train.shape[1:], **facts)
+
+    def weights(role: str) -> str:
+        return str(checkpoints.WEIGHTS / f"{recipe.name}-{role}.safetensors")
+
+    if not (arguments.evaluate or arguments.keep_teacher):
+        finish(train_teacher(recipe, data), "teacher", recipe.teacher.steps)
+    teacher = checkpoints.load(weights("teacher"))
+    if not arguments.evaluate:
+        finish(distill(recipe, teacher, data), "student", recipe.student.steps)  # type: ignore[arg-type]
+    student = checkpoints.load(weights("student"))
+
+    start = time.perf_counter()
+    metrics = compare(recipe, teacher, student, data, progress=partial(tqdm, desc="evaluate"))
+    metrics["training_seconds"] = {
+        role: m.header["seconds"] for role, m in (("teacher", teacher), ("student", student))
+    }  # type: ignore[index]
+    write_record(
+        f"results/{recipe.name}.json",
+        metrics=metrics,
+        command=f"python scripts/reproduce.py {shlex.quote(recipe.name)}",
+        recipe=recipe.to_dict(),
+        seed=recipe.seed,
+        data=data.describe(),
+        seconds=time.perf_counter() - start + sum(seconds.values()),
+        arguments=sys.argv[1:],
+        weights={role: checkpoints.sha256(weights(role)) for role in ("teacher", "student")},
+    )
+    print(table(metrics))
+
+
+if __name__ == "__main__":
+    main()
