@@ -1,6 +1,7 @@
 """What the book adds to Sphinx.
 
 - ``{result}`file.json:dotted.path|format` ``: a number from ``results/`` with its origin as a tooltip;
+- ``{chapter}`Title <undergraduate/01_noise>` ``: a link where the chapter exists, "Title (planned)" where not;
 - every labelled equation names its code and its test in ``book/equations.yml``, or the build fails;
 - three pages are written from their sources: API, equations and results (at ``<!-- api -->`` and so on);
 - nothing on a page asks another host: the scripts of sphinx-thebe are switched off.
@@ -60,6 +61,21 @@ def _for_other_builders(value: str) -> list[nodes.Node]:
 
 def _escape(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+
+
+class ChapterRole(SphinxRole):
+    """A chapter of the plan: linked once it is in the table of contents."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        title, _, path = self.text.rstrip(">").partition(" <")
+        if f"book/{path}" not in self.env.found_docs:
+            return [nodes.Text(title), nodes.inline(text=" (planned)", classes=["planned"])], []
+        link = addnodes.pending_xref(
+            "", refdomain="std", reftype="doc", reftarget=f"/book/{path}", refexplicit=True, refwarn=True
+        )
+        link["refdoc"] = self.env.docname
+        link += nodes.inline(text=title)
+        return [link], []
 
 
 # --- equations -----------------------------------------------------------------------------------
@@ -131,7 +147,8 @@ def write_page(app: Sphinx, docname: str, source: list[str]) -> None:
 
 
 def reread_pages(app: Sphinx, env: BuildEnvironment, *_: Any) -> list[str]:
-    return [page for mark in ("api", "equations", "results") if (page := PAGES + mark) in env.found_docs]
+    pages = ("book/index", *(PAGES + mark for mark in ("api", "equations", "results")))
+    return [page for page in pages if page in env.found_docs]
 
 
 def _api(app: Sphinx) -> str:
@@ -142,9 +159,7 @@ def _api(app: Sphinx) -> str:
             continue
         parts.append(f"## {title}")
         for name in names:
-            directive = (
-                f".. automodule:: {name}\n   :members:\n   :special-members: __call__"
-            )
+            directive = f".. automodule:: {name}\n   :members:\n   :special-members: __call__"
             parts.append(f"### `{name}`\n\n```{{eval-rst}}\n{directive}\n```")
     return "\n\n".join(parts)
 
@@ -210,6 +225,7 @@ def drop_widget_scripts(app: Sphinx, config: Any) -> None:
 def setup(app: Sphinx) -> dict[str, Any]:
     drop_thebe(app)
     app.add_role("result", ResultRole())
+    app.add_role("chapter", ChapterRole())
     app.connect("config-inited", set_repository)
     app.connect("config-inited", drop_widget_scripts, priority=100)
     app.connect("source-read", write_page)
