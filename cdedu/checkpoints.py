@@ -135,6 +135,7 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str
         save_file(flat, temporary, {"cdedu": json.dumps(header)})
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
+            os.fchmod(file.fileno(), 0o644)  # safetensors makes files that only their owner can read
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -41,8 +41,14 @@ def samplers(recipe: Recipe, teacher: Denoiser, student: Denoiser) -> dict[str, 
     return out
 
 
+@torch.no_grad()
 def compare(
-    recipe: Recipe, teacher: Denoiser, student: Denoiser, data: Dataset, seeds: int = 5
+    recipe: Recipe,
+    teacher: Denoiser,
+    student: Denoiser,
+    data: Dataset,
+    seeds: int = 5,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Distances to the held-out data: medians over sampling seeds, at equal sample sizes, beside the real-to-real floor.
 
