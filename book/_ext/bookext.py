@@ -1,7 +1,7 @@
 """What the book adds to Sphinx.
 
 - ``{result}`file.json:dotted.path|format` ``: a number from ``results/`` with its origin as a tooltip;
-- ``{chapter}`Title <undergraduate/01_noise>` ``: a link where the chapter exists, "Title (planned)" where not;
+- ``{chapter}`Title <undergraduate/01_noise>` ``: a link where the chapter exists, else "(planned)";
 - every labelled equation names its code and its test in ``book/equations.yml``, or the build fails;
 - three pages are written from their sources: API, equations and results (at ``<!-- api -->`` and so on);
 - nothing on a page asks another host: the scripts of sphinx-thebe are switched off.
@@ -205,8 +205,10 @@ def _table(left: str, right: str, rows: list[tuple[str, Any]]) -> str:
 # --- set-up --------------------------------------------------------------------------------------
 
 
-def set_repository(app: Sphinx, config: Any) -> None:
+def configure(app: Sphinx, config: Any) -> None:
     """BOOK_REPOSITORY=owner/name points every link of the book at another repository."""
+    config.html_context.setdefault("default_mode", "auto")
+    config.nb_ipywidgets_js = {}  # no page holds a widget; the default comes from another host
     if name := os.environ.get("BOOK_REPOSITORY"):
         config.html_theme_options["repository_url"] = f"https://github.com/{name}"
 
@@ -218,16 +220,11 @@ def drop_thebe(app: Sphinx) -> None:
     app.registry.css_files[:] = [one for one in app.registry.css_files if "thebe" not in one[0]]
 
 
-def drop_widget_scripts(app: Sphinx, config: Any) -> None:
-    config.nb_ipywidgets_js = {}
-
-
 def setup(app: Sphinx) -> dict[str, Any]:
     drop_thebe(app)
     app.add_role("result", ResultRole())
     app.add_role("chapter", ChapterRole())
-    app.connect("config-inited", set_repository)
-    app.connect("config-inited", drop_widget_scripts, priority=100)
+    app.connect("config-inited", configure, priority=100)
     app.connect("source-read", write_page)
     app.connect("env-get-outdated", reread_pages)
     app.connect("doctree-read", link_equations)

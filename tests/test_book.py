@@ -1,0 +1,178 @@
+"""The built book: what a reader's browser gets. Needs `make book` first; the last tests need Chromium."""
+
+import importlib
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urldefrag, urlsplit
+
+import pytest
+import yaml
+from bs4 import BeautifulSoup, Tag
+from conftest import HTML, ROOT
+
+pytestmark = pytest.mark.book
+
+# What a browser fetches by itself, as opposed to links that a reader may follow.
+FETCHED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src"}
+BUILT = sorted(p.relative_to(HTML).as_posix() for p in HTML.glob("book/**/*.html")) or ["not built"]
+
+
+def pages() -> list[str]:
+    """Every page that the table of contents names, without suffix."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    return [toc["root"], *(c["file"] for part in toc["parts"] for c in part["chapters"])]
+
+
+@cache
+def tree(path: Path) -> BeautifulSoup:
+    return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+
+
+def article(page: str) -> Tag:
+    found = tree(HTML / page).find("article")
+    assert isinstance(found, Tag), f"{page} has no article"
+    return found
+
+
+def test_every_page_of_the_contents_is_built(html: Path) -> None:
+    missing = [page for page in pages() if not (html / f"{page}.html").is_file()]
+    assert not missing, f"not built: {missing}"
+
+
+@pytest.mark.parametrize("page", BUILT)
+def test_pictures_have_text(page: str, html: Path) -> None:
+    bare = [i.get("src") for i in tree(html / page).find_all("img") if not (i.get("alt") or "").strip()]
+    assert not bare, f"{page}: no alt text on {bare}"
+
+
+@pytest.mark.parametrize("page", BUILT)
+def test_nothing_is_left_raw(page: str, html: Path) -> None:
+    everything = article(page).get_text()
+    prose = "".join(t for t in article(page).find_all(string=True) if not t.find_parent(["code", "pre"]))
+    assert "Traceback (most recent call last)" not in everything
+    assert not re.search(r"\b(interactive|VBox|HBox)\(children=|Jupyter widget", everything)
+    roles = "result|chapter|glue|eq|numref|cite|ref|doc|term"
+    assert not re.search(rf"\{{({roles})[:}}]", prose), "a role that was not rendered"
+    assert not article(page).select(".system-message, .problematic")
+
+
+@pytest.mark.parametrize("page", BUILT)
+def test_nothing_comes_from_another_host(page: str, html: Path) -> None:
+    fetched = [e.get(a) for tag, a in FETCHED.items() for e in tree(html / page).find_all(tag)]
+    fetched += [
+        e.get("href") for e in tree(html / page).find_all("link") if "canonical" not in e.get("rel", [])
+    ]
+    outside = [url for url in fetched if url and re.match(r"(https?:)?//", url)]
+    assert not outside, f"{page} loads {outside}"
+
+
+def test_style_sheets_ask_no_other_host(html: Path) -> None:
+    asks = re.compile(r"""(?:url\(\s*['"]?|@import\s+['"])((?:https?:)?//[^'")]+)""")
+    found = {p.name: asks.findall(p.read_text()) for p in (html / "_static").rglob("*.css")}
+    outside = {name: urls for name, urls in found.items() if urls}
+    assert not outside
+
+
+@pytest.mark.parametrize("page", BUILT)
+def test_links_inside_the_book_resolve(page: str, html: Path) -> None:
+    here, broken = html / page, []
+    for link in article(page).find_all("a"):
+        url = link.get("href") or ""
+        if not url or urlsplit(url).scheme or url.startswith("//"):
+            continue
+        path, anchor = urldefrag(url)
+        there = (here.parent / unquote(path)).resolve() if path else here
+        if there.suffix == ".html" and there.is_file():
+            if anchor and not tree(there).find(id=unquote(anchor)):
+                broken.append(url)
+        elif not there.is_file():
+            broken.append(url)
+    assert not broken, f"{page} links to {broken}"
+
+
+# --- equations -----------------------------------------------------------------------------------
+
+EQUATIONS = yaml.safe_load((ROOT / "book" / "equations.yml").read_text()) or {}
+
+
+def _listed(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("label", EQUATIONS or [pytest.param("", marks=pytest.mark.skip("no equation yet"))])
+def test_an_equation_has_its_code_and_its_test(label: str) -> None:
+    for name in _listed(EQUATIONS[label]["code"]):
+        assert callable(_import(name)), f"{label}: {name} is not callable"
+    for test in _listed(EQUATIONS[label]["test"]):
+        path, _, function = test.partition("::")
+        source = (ROOT / path).read_text()
+        assert re.search(rf"^\s*def {re.escape(function)}\(", source, re.M), f"{label}: there is no {test}"
+
+
+def _import(name: str) -> Any:
+    """The object behind a dotted name, methods included."""
+    parts = name.split(".")
+    for i in range(len(parts) - 1, 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:i]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[i:]:
+            found = getattr(found, part)
+        return found
+    raise AssertionError(f"no module in {name}")
+
+
+# --- in a browser --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def context(browser: Any) -> Iterator[Any]:
+    with browser.new_context() as context:
+        yield context
+
+
+@pytest.mark.parametrize("page", BUILT)
+def test_a_browser_shows_the_page(page: str, site: str, context: Any) -> None:
+    outside: list[str] = []
+    errors: list[str] = []
+
+    def guard(route: Any) -> None:
+        if route.request.url.startswith((site, "data:", "blob:")):
+            route.continue_()
+        else:
+            outside.append(route.request.url)
+            route.abort()
+
+    tab = context.new_page()
+    tab.route("**/*", guard)
+    tab.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+    tab.on("pageerror", lambda e: errors.append(str(e)))
+    tab.on("response", lambda r: errors.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+    tab.goto(f"{site}/{page}", wait_until="load")
+    tab.evaluate("() => window.MathJax?.startup?.promise")
+    raw = tab.locator(".math").count()
+    drawn = tab.locator(".math mjx-container").count()
+    wrong = tab.locator("mjx-merror").count()
+    narrow = tab.evaluate(
+        """() => [...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)"""
+    )
+    tab.close()
+    assert not outside, f"{page} asked for {outside}"
+    assert not errors, f"{page}: {errors}"
+    assert not narrow, f"{page}: pictures that do not load: {narrow}"
+    assert drawn >= raw and not wrong, f"{page}: {raw} formulas, {drawn} drawn, {wrong} with errors"
+
+
+@pytest.mark.parametrize("page", BUILT)
+def test_a_phone_need_not_scroll_sideways(page: str, site: str, context: Any) -> None:
+    tab = context.new_page()
+    tab.set_viewport_size({"width": 390, "height": 844})
+    tab.goto(f"{site}/{page}", wait_until="load")
+    tab.evaluate("() => window.MathJax?.startup?.promise")
+    width = tab.evaluate("() => document.documentElement.scrollWidth")
+    tab.close()
+    assert width <= 391, f"{page} is {width} pixels wide on a screen of 390"
