@@ -107,7 +107,7 @@ def median_over_seeds(measure: Callable[[torch.Generator], float], seeds: int = 
 
 
 def latency(function: Callable[[], object], repeats: int = 5) -> float:
-    """Median seconds of a call, after one call that is not counted; waits for the GPU where there is one."""
+    """Median seconds of a call; make one call before, which is not counted. Waits for the GPU where there is one."""
 
     def timed() -> float:
         start = time.perf_counter()
@@ -116,7 +116,6 @@ def latency(function: Callable[[], object], repeats: int = 5) -> float:
             torch.cuda.synchronize()
         return time.perf_counter() - start
 
-    timed()
     return statistics.median(timed() for _ in range(repeats))
 
 
