@@ -9,11 +9,13 @@ JOBS ?= 2
 book test lab execute bench mutants: export HF_HUB_OFFLINE = 1
 test: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help book test lint lab execute glue bench mutants lock clean
+.PHONY: help setup book test lint lab execute glue bench mutants lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 17
+
+setup: $(STAMP)  ## install everything into .venv
 
 book: $(STAMP)  ## build the book from the stored outputs into _build/html
 	@$(BIN)/python scripts/notebooks.py check

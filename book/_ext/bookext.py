@@ -120,7 +120,7 @@ def _equation_line(app: Sphinx, entry: dict[str, list[str]]) -> nodes.Node:
 
 def _file_url(app: Sphinx, path: str) -> str:
     options = app.config.html_theme_options
-    return f"{options['repository_url']}/blob/{options.get('repository_branch', 'main')}/{path}"
+    return f"{options.get('repository_url', '')}/blob/{options.get('repository_branch', 'main')}/{path}"
 
 
 def check_equations(app: Sphinx, env: BuildEnvironment) -> None:
