@@ -28,7 +28,7 @@ lint: $(STAMP)
 	@$(BIN)/mypy
 
 test: lint book  ## check style and types, build the book, run every test and every notebook
-	@$(BIN)/pytest -q -n $(JOBS) --dist loadscope --nbval-lax tests book $(wildcard exercises)
+	@$(BIN)/pytest -q -rfEs -n $(JOBS) --dist loadscope --nbval-lax tests book $(wildcard exercises)
 
 lab: $(STAMP)  ## open JupyterLab on the first chapter
 	@$(BIN)/jupyter lab $(firstword $(wildcard book/undergraduate/0*.ipynb) book)
