@@ -97,7 +97,8 @@ def execute(path: Path, timeout: int) -> None:
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
 
-    subprocess.run([sys.executable, "-m", "ruff", "format", "-q", str(path)], check=True)
+    for style in (("check", "--fix-only"), ("format",)):
+        subprocess.run([sys.executable, "-m", "ruff", *style, "-q", str(path)], check=True)
     nb = read(path)
     executed = digests(nb)
     nb.metadata.pop("widgets", None)
