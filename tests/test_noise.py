@@ -1,0 +1,139 @@
+"""Noise grids, noise-level distributions, and the checks that every other part relies on."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cdedu.noise import (
+    LogNormal,
+    add_noise,
+    check_grid,
+    curriculum,
+    karras_sigmas,
+    normal,
+    sigma_like,
+    target_rate,
+)
+
+
+def test_grid_has_the_published_values():
+    """The values that published second sampling steps were chosen from."""
+    g = karras_sigmas(18, dtype=torch.float64)
+    assert g[[0, 1, 11]].tolist() == pytest.approx([80, 57.586, 0.58535], rel=1e-5)
+    assert karras_sigmas(40)[22].item() == pytest.approx(1.38237, rel=1e-5)
+
+
+def test_grid_is_the_papers_counted_from_the_other_end():
+    n, eps, T, rho = 23, 0.01, 50.0, 5.0
+    t = [(eps ** (1 / rho) + i / (n - 1) * (T ** (1 / rho) - eps ** (1 / rho))) ** rho for i in range(n)]
+    g = karras_sigmas(n, eps, T, rho, dtype=torch.float64)
+    assert g.flip(0).tolist() == pytest.approx(t, rel=1e-12)
+
+
+@given(st.integers(2, 300), st.floats(1e-3, 0.5), st.floats(1, 200), st.floats(1, 10))
+@settings(max_examples=50, deadline=None)
+def test_grid_descends_between_exact_ends(n, sigma_min, sigma_max, rho):
+    g = karras_sigmas(n, sigma_min, sigma_max, rho, dtype=torch.float64)
+    assert len(g) == n and g[0] == sigma_max and g[-1] == sigma_min
+    assert (g[:-1] > g[1:]).all()
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ((1,), "at least 2"),
+        ((18, 80.0, 0.002), "sigma_min < sigma_max"),
+        ((18, 0.0, 80.0), "sigma_min < sigma_max"),
+        ((18, 0.002, math.inf), "sigma_min < sigma_max"),
+        ((18, math.nan, 80.0), "sigma_min < sigma_max"),
+        ((18, 0.002, 80.0, 0.0), "rho"),
+    ],
+)
+def test_grid_refuses(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        karras_sigmas(*arguments)
+
+
+def test_grid_too_fine_for_the_dtype_is_refused():
+    with pytest.raises(ValueError, match="use float64"):
+        karras_sigmas(2000, dtype=torch.bfloat16)
+
+
+def test_lognormal_draws_have_the_moments_of_the_logarithm():
+    s = LogNormal(-1.2, 1.2).sample(200_000, torch.Generator().manual_seed(0)).log()
+    assert s.mean().item() == pytest.approx(-1.2, abs=0.01)
+    assert s.std().item() == pytest.approx(1.2, abs=0.01)
+
+
+def test_index_weights_are_the_published_differences_of_erf():
+    g, m, s = karras_sigmas(11, dtype=torch.float64), -1.1, 2.0
+    e = [math.erf((math.log(x) - m) / (math.sqrt(2) * s)) for x in g.tolist()]
+    mass = [a - b for a, b in zip(e[:-1], e[1:], strict=True)]
+    weights = LogNormal(m, s).grid_weights(g)
+    assert weights.tolist() == pytest.approx([x / sum(mass) for x in mass], rel=1e-9)
+
+
+def test_noise_is_added_per_sample():
+    x0, z = torch.randn(3, 2, 4), torch.randn(3, 2, 4)
+    x = add_noise(x0, torch.tensor([0.0, 1.0, 80.0]), z)
+    assert x[0].equal(x0[0]) and x[1].equal(x0[1] + z[1]) and x[2].equal(x0[2] + 80 * z[2])
+    assert add_noise(x0.half(), 2.0, z.half()).dtype == torch.float16
+    with pytest.raises(ValueError, match=r"noise has shape \(3,\)"):
+        add_noise(x0, 1.0, torch.randn(3))
+
+
+def test_noise_of_one_seed_is_the_same_whatever_it_is_moved_to():
+    a = normal((5, 2), torch.Generator().manual_seed(1))
+    b = normal((5, 2), torch.Generator().manual_seed(1), like=torch.zeros(1, dtype=torch.float64))
+    assert b.dtype == torch.float64 and b.float().equal(a)
+
+
+@pytest.mark.parametrize("sigma", [0.0, -1.0, math.nan, math.inf, torch.tensor([1.0, -2.0, 3.0])])
+def test_sigma_must_be_positive_and_finite(sigma):
+    with pytest.raises(ValueError, match="positive and finite"):
+        sigma_like(sigma, torch.zeros(3, 2))
+
+
+@pytest.mark.parametrize("shape", [(2,), (3, 1), (1,)])
+def test_sigma_must_be_a_number_or_one_per_sample(shape):
+    with pytest.raises(ValueError, match="sigma has shape"):
+        sigma_like(torch.ones(shape), torch.zeros(3, 2))
+
+
+def test_sigma_broadcasts_in_full_precision():
+    assert sigma_like(torch.ones(3), torch.zeros(3, 2, 4, 4)).shape == (3, 1, 1, 1)
+    assert sigma_like(2.0, torch.zeros(3, 2)).shape == ()
+    assert sigma_like(2.0, torch.zeros(3, 2, dtype=torch.bfloat16)).dtype == torch.float32
+    assert sigma_like(2.0, torch.zeros(3, 2, dtype=torch.float64)).dtype == torch.float64
+    assert sigma_like(0.0, torch.zeros(3, 2), zero_allowed=True) == 0
+
+
+def test_a_grid_the_wrong_way_round_is_named():
+    with pytest.raises(ValueError, match=r"here: .*sigmas\[1\] = 1 < sigmas\[2\] = 2"):
+        check_grid(torch.tensor([3.0, 1.0, 2.0]), "here")
+    check_grid(torch.tensor([2.0, 1.0, 1.0]), "here")  # equal neighbours may stand
+
+
+@pytest.mark.parametrize("grid", [[1.0], [[2.0, 1.0]], [1.0, 0.0], [math.nan, 1.0], [math.inf, 1.0]])
+def test_what_is_no_grid_is_refused(grid):
+    with pytest.raises(ValueError, match="here: sigmas must be"):
+        check_grid(torch.tensor(grid), "here")
+
+
+def test_curriculum_starts_at_s0_ends_at_s1_plus_1_and_never_falls():
+    n = [curriculum(k, 1000, 2, 150) for k in range(1001)]
+    assert n[0] == 2 and n[-1] == 151 and n == sorted(n)
+    assert n[250] == math.ceil((0.25 * (151**2 - 4) + 4) ** 0.5)
+    for bad in [(-1, 10), (11, 10), (0, 10, 1, 5), (0, 10, 5, 2)]:
+        with pytest.raises(ValueError, match="curriculum"):
+            curriculum(*bad)
+
+
+def test_target_rate_is_the_papers_and_not_that_of_published_code():
+    assert target_rate(2, 2, 0.9) == pytest.approx(0.9)  # with N − 1: .81
+    assert target_rate(151, 2, 0.9) == pytest.approx(0.9 ** (2 / 151))
+    with pytest.raises(ValueError, match="mu0"):
+        target_rate(2, 2, 1.0)
