@@ -1,0 +1,314 @@
+"""Distances and losses against short independent references in float64."""
+
+import copy
+import math
+
+import pytest
+import torch
+from numpy.polynomial.hermite_e import hermegauss
+from torch import nn
+
+from cdedu import losses
+from cdedu.losses import (
+    consistency_training_loss,
+    denoising_loss,
+    distillation_loss,
+    inverse_gap,
+    l1,
+    l2,
+    lpips,
+    pseudo_huber,
+)
+from cdedu.noise import karras_sigmas
+from cdedu.solvers import euler_step, heun_step
+from cdedu.student import EMA, ConsistencyModel
+from cdedu.teacher import GaussianMixture, Teacher
+
+F64 = torch.float64
+TEACHER = GaussianMixture(
+    torch.tensor([[-0.6, 0.0], [0.5, 0.3]], dtype=F64), torch.tensor([0.2, 0.3], dtype=F64)
+)
+GRID = karras_sigmas(8, dtype=F64)
+
+
+class Net(nn.Module):
+    """A small network with a label and, if wanted, dropout."""
+
+    def __init__(self, seed: int, dim: int = 2, dropout: float = 0.0) -> None:
+        super().__init__()
+        g = torch.Generator().manual_seed(seed)
+        self.a = nn.Parameter(torch.randn(dim + 1, 16, generator=g, dtype=F64))
+        self.b = nn.Parameter(torch.randn(16, dim, generator=g, dtype=F64))
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x, c_noise, labels=None):
+        h = torch.cat([x, c_noise[:, None].to(x)], 1)
+        out = self.drop((h @ self.a).tanh()) @ self.b
+        return out if labels is None else out + labels[:, None]
+
+
+def batch(n: int = 14, seed: int = 0) -> dict:
+    g = torch.Generator().manual_seed(seed)
+    return {
+        "x0": TEACHER.sample(n, g),
+        "sigmas": GRID,
+        "noise": torch.randn(n, 2, generator=g, dtype=F64),
+        "index": torch.arange(n) % 7,
+    }
+
+
+def test_distances_are_those_of_whole_samples():
+    a, b = torch.randn(3, 2, 4, 4, dtype=F64), torch.randn(3, 2, 4, 4, dtype=F64)
+    c = 0.00054 * math.sqrt(32)
+    for i in range(3):
+        d = (a[i] - b[i]).flatten().tolist()
+        assert l1(a, b)[i].item() == pytest.approx(sum(map(abs, d)) / 32)
+        assert l2(a, b)[i].item() == pytest.approx(sum(x * x for x in d) / 32)
+        norm = math.sqrt(sum(x * x for x in d))
+        assert pseudo_huber(a, b)[i].item() == pytest.approx(math.hypot(norm, c) - c)
+        assert pseudo_huber(a, b, 2.0)[i].item() == pytest.approx(math.hypot(norm, 2) - 2)
+
+
+def test_whole_image_pseudo_huber_is_not_the_elementwise_one():
+    """All 64 pixels differ by 1: the norm is 8, while the elementwise sum would be 64 and its mean 1."""
+    assert pseudo_huber(torch.ones(1, 1, 8, 8), torch.zeros(1, 1, 8, 8)).item() == pytest.approx(8, rel=1e-3)
+
+
+def test_lpips_refuses_what_is_not_rgb_and_says_what_is_missing_offline(monkeypatch):
+    with pytest.raises(ValueError, match=r"RGB images .* got \(2, 1, 8, 8\)"):
+        lpips(torch.zeros(2, 1, 8, 8), torch.zeros(2, 1, 8, 8))
+    import torchmetrics.functional.image.lpips as library
+
+    def offline(**_):
+        raise OSError("no network")
+
+    monkeypatch.setattr(library, "_NoTrainLpips", offline)
+    losses._lpips_network.cache_clear()
+    with pytest.raises(RuntimeError, match="vgg16-397923af.pth.*no network.*pseudo_huber"):
+        lpips(torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8))
+
+
+def test_denoising_loss_is_edms():
+    teacher = Teacher(Net(0), 0.7)
+    b, sigma = batch(4), torch.tensor([0.01, 0.3, 2.0, 50.0], dtype=F64)
+    x0, z, s = b["x0"], b["noise"], sigma[:, None]
+    weight = (sigma**2 + 0.49) / (sigma * 0.7) ** 2
+    expected = weight * (teacher(x0 + s * z, sigma) - x0).square().mean(1)
+    assert torch.allclose(denoising_loss(teacher, x0, sigma, noise=z), expected, rtol=1e-12)
+
+
+def test_untrained_denoising_loss_is_about_one_at_every_noise_level():
+    class Zero(nn.Module):
+        def forward(self, x, c_noise):
+            return torch.zeros_like(x)
+
+    g = torch.Generator().manual_seed(0)
+    x0 = 0.5 * torch.randn(100_000, 2, generator=g)
+    for s in (0.02, 0.5, 20.0):
+        loss = denoising_loss(Teacher(Zero()), x0, torch.full((100_000,), s), generator=g).mean()
+        assert loss.item() == pytest.approx(1, abs=0.02)
+
+
+def reference_loss(student, target, teacher, x0, sigmas, noise, index, heun, distance, weight, labels):
+    """Algorithm 2, sample by sample."""
+    out = []
+    for i, (x, z, n) in enumerate(zip(x0, noise, index.tolist(), strict=True)):
+        s, t = sigmas[n].item(), sigmas[n + 1].item()
+        label = {} if labels is None else {"labels": labels[i : i + 1]}
+        high = (x + s * z)[None]
+        slope = (high - teacher(high, s, **label)) / s
+        low = high + (t - s) * slope
+        if heun:
+            low = high + (t - s) * (slope + (low - teacher(low, t, **label)) / t) / 2
+        out.append(weight(s, t) * distance(student(high, s, **label), target(low, t, **label).detach())[0])
+    return torch.stack(out)
+
+
+@pytest.mark.parametrize("heun", [True, False])
+@pytest.mark.parametrize("distance", [l1, l2, pseudo_huber])
+def test_distillation_loss_is_algorithm_2(heun, distance):
+    """Values and gradients: student at the noisier point, target at the other, one teacher step between them."""
+    student, target, teacher = ConsistencyModel(Net(0)), ConsistencyModel(Net(1)), Teacher(Net(2))
+    b, labels = batch(), torch.randn(14, dtype=F64)
+    got = distillation_loss(
+        student, target, teacher, **b, labels=labels, distance=distance, weight=inverse_gap,
+        solver=heun_step if heun else euler_step,
+    )  # fmt: skip
+    want = reference_loss(
+        student,
+        target,
+        teacher,
+        **b,
+        labels=labels,
+        heun=heun,
+        distance=distance,
+        weight=lambda s, t: 1 / (s - t),
+    )
+    assert torch.allclose(got, want, rtol=1e-10)
+    for p, q in zip(
+        torch.autograd.grad(got.sum(), [*student.parameters()]),
+        torch.autograd.grad(want.sum(), [*student.parameters()]),
+        strict=True,
+    ):
+        assert torch.allclose(p, q, rtol=1e-8)
+
+
+@pytest.mark.parametrize("average", [True, False])
+def test_no_gradient_reaches_target_or_teacher(average):
+    student, teacher = ConsistencyModel(Net(0)), Teacher(Net(2))
+    target = EMA(student, 0.9) if average else ConsistencyModel(Net(1))
+    before = [copy.deepcopy(m.state_dict()) for m in (target, teacher)]
+    distillation_loss(student, target, teacher, **batch()).sum().backward()
+    assert all(p.grad is None for m in (target, teacher) for p in m.parameters())
+    assert all(p.grad is not None and p.grad.any() for p in student.parameters())
+    for m, state in zip((target, teacher), before, strict=True):
+        assert all(t.equal(state[name]) for name, t in m.state_dict().items())
+
+
+def test_with_the_student_as_target_gradient_flows_through_the_noisier_point_only():
+    student = ConsistencyModel(Net(0))
+    frozen = copy.deepcopy(student).requires_grad_(False)
+    grads = [
+        torch.autograd.grad(distillation_loss(student, t, TEACHER, **batch()).sum(), [*student.parameters()])
+        for t in (student, frozen)
+    ]
+    assert all(a.equal(b) for a, b in zip(*grads, strict=True))
+
+
+def test_at_the_last_step_the_target_is_the_teachers_point_itself():
+    """The anchor: without it the zero function would have no loss."""
+    b = batch() | {"index": torch.full((14,), 6)}
+    x = b["x0"] + GRID[6] * b["noise"]
+    goal = heun_step(TEACHER, x, GRID[6].item(), GRID[7].item())
+    zero = lambda x, sigma: torch.zeros_like(x)  # noqa: E731
+    loss = distillation_loss(zero, ConsistencyModel(Net(1)), TEACHER, **b)
+    assert torch.allclose(loss, goal.square().mean(1)) and (loss > 0).all()
+    exact = lambda x, sigma: goal  # noqa: E731
+    assert distillation_loss(exact, ConsistencyModel(Net(1)), TEACHER, **b).abs().max() < 1e-20
+
+
+def steps_drawn(n: int, **options) -> torch.Tensor:
+    """How often each step of an 8-point grid is drawn, read off the noise level that the student is called with."""
+    seen = []
+
+    def student(x, sigma):
+        seen.append(sigma)
+        return x
+
+    g = torch.Generator().manual_seed(0)
+    consistency_training_loss(
+        student, lambda x, s: x, torch.zeros(n, 1, dtype=F64), GRID, generator=g, **options
+    )
+    return torch.stack([(seen[0] == s).double().mean() for s in GRID])
+
+
+def test_every_step_down_to_the_last_is_drawn_alike_and_none_starts_at_the_end():
+    share = steps_drawn(70_000)
+    assert share[-1] == 0 and share[:-1].tolist() == pytest.approx([1 / 7] * 7, abs=5e-3)
+
+
+def test_index_weights_are_followed():
+    weights = torch.tensor([0.0, 1, 2, 0, 3, 0, 4])
+    assert steps_drawn(50_000, index_weights=weights)[:-1].tolist() == pytest.approx(
+        (weights / 10).tolist(), abs=7e-3
+    )
+
+
+def test_consistency_training_is_distillation_with_the_data_as_denoiser():
+    student, target, b = ConsistencyModel(Net(0)), ConsistencyModel(Net(1)), batch()
+    ct = consistency_training_loss(student, target, **b, weight=inverse_gap)
+    cd = distillation_loss(student, target, lambda x, s: b["x0"], **b, solver=euler_step, weight=inverse_gap)
+    assert torch.allclose(ct, cd, rtol=1e-10)
+
+
+def test_expected_gradients_of_training_and_distillation_agree_as_the_grid_gets_finer():
+    """With an exact teacher; x0 from the exact posterior by Gauss-Hermite quadrature. The difference is O(1/N)."""
+    teacher = GaussianMixture(torch.tensor([-1.0, 0.6], dtype=F64), torch.tensor([0.2, 0.35], dtype=F64))
+    student = ConsistencyModel(Net(0, dim=1))
+    z, w = map(torch.from_numpy, hermegauss(20))
+    w = w / w.sum()
+
+    def difference(n: int) -> float:
+        grid = karras_sigmas(n, 0.05, 5.0, dtype=F64)
+        index = torch.arange(n - 1).repeat_interleave(21)
+        x = torch.linspace(-2, 2, 21, dtype=F64).repeat(n - 1) * (grid[index] ** 2 + 0.5).sqrt()
+        s, x = grid[index], x[:, None]
+        # Distillation needs the noisy point only; training comes to it from every x0 that it may stem from.
+        cd = distillation_loss(
+            student, student, teacher, x, grid, index=index, noise=torch.zeros_like(x), solver=euler_step
+        )
+        r, m, std = teacher.posterior(x, s)
+        x0 = (m[..., 0, None] + std[..., None] * z).flatten()[:, None]  # (points, components, nodes)
+        probability = (r[..., None] * w).flatten()
+        rows = torch.arange(len(x)).repeat_interleave(2 * len(z))
+        noise = (x[rows] - x0) / s[rows, None]
+        ct = consistency_training_loss(student, student, x0, grid, index=index[rows], noise=noise)
+        grads = [
+            torch.cat([g.flatten() for g in torch.autograd.grad(loss, [*student.parameters()])])
+            for loss in (cd.sum(), (probability * ct).sum())
+        ]
+        return ((grads[0] - grads[1]).norm() / grads[0].norm()).item()
+
+    coarse, middle, fine = difference(40), difference(80), difference(160)
+    assert fine < 0.1
+    assert coarse / middle == pytest.approx(2, abs=0.4) and middle / fine == pytest.approx(2, abs=0.3)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("loss", ["distillation", "training"])
+def test_dropout_masks_are_the_same_on_both_sides(device, loss):
+    """Student as target, the same point twice: the loss is 0 exactly, although dropout is at work."""
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA")
+    student = ConsistencyModel(Net(0, dropout=0.5)).to(device).train()
+    x0 = torch.randn(6, 2, dtype=F64, device=device)
+    grid, index = (
+        torch.tensor([2.0, 2.0], dtype=F64, device=device),
+        torch.zeros(6, dtype=torch.long, device=device),
+    )
+    assert not student(x0, 2.0).equal(student(x0, 2.0))
+    if loss == "distillation":
+        value = distillation_loss(student, student, lambda x, s: 0 * x, x0, grid, index=index)
+    else:
+        value = consistency_training_loss(student, student, x0, grid, index=index)
+    assert value.abs().max() == 0 and value.requires_grad
+
+
+def test_labels_reach_all_three_networks():
+    seen = {}
+
+    def named(name):
+        def call(x, sigma, labels):
+            seen[name] = labels
+            return 0.5 * x
+
+        return call
+
+    distillation_loss(named("student"), named("target"), named("teacher"), **batch(), labels="labels")
+    assert seen == dict.fromkeys(("student", "target", "teacher"), "labels")
+
+
+def test_losses_repeat_with_their_generator():
+    student, x0 = ConsistencyModel(Net(0)), batch()["x0"]
+    a, b = (
+        distillation_loss(student, student, TEACHER, x0, GRID, generator=torch.Generator().manual_seed(3))
+        for _ in range(2)
+    )
+    assert a.equal(b)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"sigmas": GRID.flip(0)}, "distillation_loss: sigmas must run from large to small"),
+        ({"sigmas": GRID[:1]}, "at least 2 points"),
+        ({"index": torch.full((14,), 7)}, r"one step in 0..6"),
+        ({"index": torch.zeros(3, dtype=torch.long)}, r"one step in 0..6"),
+        ({"noise": torch.zeros(14, 3, dtype=F64)}, "noise has shape"),
+        ({"index": None, "index_weights": torch.ones(3)}, r"index_weights has shape \(3,\), want \(7,\)"),
+        ({"distance": lambda a, b: (a - b).abs().mean()}, "one number per sample"),
+    ],
+)
+def test_losses_refuse(change, words):
+    with pytest.raises(ValueError, match=words):
+        distillation_loss(ConsistencyModel(Net(0)), ConsistencyModel(Net(0)), TEACHER, **batch() | change)

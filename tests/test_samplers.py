@@ -1,0 +1,225 @@
+"""Samplers against an independent copy of EDM's algorithm, against diffusers, and against exact variances."""
+
+import math
+
+import pytest
+import torch
+
+from cdedu.networks import MLP
+from cdedu.noise import karras_sigmas, normal
+from cdedu.samplers import sample_consistency, sample_ddpm, sample_euler, sample_heun
+from cdedu.teacher import GaussianMixture, Teacher
+
+F64 = torch.float64
+SAMPLERS = [sample_euler, sample_heun, sample_ddpm]
+
+
+def random_teacher(dtype: torch.dtype = F64) -> Teacher:
+    torch.manual_seed(0)
+    return Teacher(MLP(width=32).to(dtype)).eval()
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(F64, 1e-12), (torch.float32, 1e-4)])
+def test_heun_sampler_is_edms(dtype, tolerance):
+    """Against Karras et al.'s algorithm 1, written out again: own grid, own preconditioning, float64 state."""
+    teacher, n = random_teacher(dtype), 18
+    z = torch.randn(7, 2, generator=torch.Generator().manual_seed(0), dtype=dtype)
+
+    def D(x: torch.Tensor, t: float) -> torch.Tensor:
+        c_noise = torch.full((len(x),), math.log(t) / 4, dtype=dtype)
+        F = teacher.network((x / math.sqrt(t * t + 0.25)).to(dtype), c_noise).double()
+        return 0.25 / (t * t + 0.25) * x + 0.5 * t / math.sqrt(t * t + 0.25) * F
+
+    a, b = 80 ** (1 / 7), 0.002 ** (1 / 7)
+    t = [(a + i / (n - 1) * (b - a)) ** 7 for i in range(n)] + [0.0]
+    x = t[0] * z.double()
+    with torch.no_grad():
+        for i in range(n):
+            d = (x - D(x, t[i])) / t[i]
+            x_next = x + (t[i + 1] - t[i]) * d
+            if t[i + 1]:
+                d_next = (x_next - D(x_next, t[i + 1])) / t[i + 1]
+                x_next = x + (t[i + 1] - t[i]) * (d + d_next) / 2
+            x = x_next
+    got = sample_heun(teacher, 80 * z, karras_sigmas(n, dtype=F64))
+    assert got.dtype == dtype and (got - x).abs().max() < tolerance
+
+
+def beta_schedule():
+    """The cumulative products of DDPM in float64, and each step's σ."""
+    a = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=F64), 0)
+    return a, ((1 - a) / a).sqrt()
+
+
+def eps_network(x: torch.Tensor, t: int) -> torch.Tensor:
+    """A made-up noise predictor of the variance-preserving world."""
+    return torch.sin(2 * x + t / 1000) + 0.3 * x.flip(1)
+
+
+def vp_denoiser(x: torch.Tensor, sigma: float) -> torch.Tensor:
+    """D(x, σ) = x − σ ε(x / √(1 + σ²), t(σ))."""
+    t = int((beta_schedule()[1] - sigma).abs().argmin())
+    return x - sigma * eps_network(x / math.sqrt(1 + sigma**2), t)
+
+
+def test_euler_is_diffusers_ddim():
+    """The same path in two coordinates: x_σ = x_vp √(1 + σ²)."""
+    from diffusers import DDIMScheduler
+
+    alphas, sigmas = beta_schedule()
+    scheduler = DDIMScheduler(1000, clip_sample=False, set_alpha_to_one=False, timestep_spacing="trailing")
+    scheduler.alphas_cumprod, scheduler.final_alpha_cumprod = alphas, alphas[0]
+    scheduler.set_timesteps(20)
+    x = z = torch.randn(6, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
+    for t in scheduler.timesteps:
+        x = scheduler.step(eps_network(x, int(t)), t, x).prev_sample
+    grid = sigmas[[*scheduler.timesteps.tolist(), 0]]
+    start = z * (1 + grid[0] ** 2).sqrt()
+    got = sample_euler(vp_denoiser, start, grid, to_zero=False)
+    assert torch.allclose(got / (1 + grid[-1] ** 2).sqrt(), x, atol=1e-10)
+
+
+def test_ancestral_sampler_is_diffusers_ddpm():
+    """With the ``fixed_small`` variance, and the same noise in both."""
+    import diffusers.schedulers.scheduling_ddpm as library
+
+    alphas, sigmas = beta_schedule()
+    scheduler = library.DDPMScheduler(1000, clip_sample=False, variance_type="fixed_small")
+    scheduler.alphas_cumprod = alphas
+    scheduler.set_timesteps(20)
+    x = z = torch.randn(6, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
+    g = torch.Generator().manual_seed(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "randn_tensor", lambda shape, **_: normal(tuple(shape), g, like=z))
+        for t in scheduler.timesteps:
+            x = scheduler.step(eps_network(x, int(t)), t, x).prev_sample
+    grid = sigmas[scheduler.timesteps]
+    start = z * (1 + grid[0] ** 2).sqrt()
+    got = sample_ddpm(vp_denoiser, start, grid, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(got, x, atol=1e-9)
+
+
+def test_ancestral_step_draws_from_the_posterior():
+    """For a denoiser that knows x0: mean x0 + (σ_s/σ_t)² (x − x0), variance σ_s² (σ_t² − σ_s²) / σ_t²."""
+    x0, x = torch.randn(5, 2, dtype=F64), 3 * torch.randn(5, 2, dtype=F64)
+    t, s = 3.0, 1.2
+    z = normal((5, 2), torch.Generator().manual_seed(2), like=x)
+    got = sample_ddpm(
+        lambda *_: x0, x, torch.tensor([t, s]), to_zero=False, generator=torch.Generator().manual_seed(2)
+    )
+    expected = x0 + (s / t) ** 2 * (x - x0) + math.sqrt(s**2 * (t**2 - s**2)) / t * z
+    assert torch.allclose(got, expected, rtol=1e-6)
+
+
+class ExactStudent:
+    """The exact consistency function of N(0, s²)."""
+
+    def __init__(self, s: float, sigma_min: float) -> None:
+        self.gaussian, self.sigma_min = GaussianMixture(torch.zeros(1, 1, dtype=F64), s), sigma_min
+
+    def __call__(self, x, sigma, **cond):
+        return self.gaussian.consistency(x, sigma, self.sigma_min)
+
+
+@pytest.mark.parametrize("sigmas", [(80.0,), (80.0, 1.0), (80.0, 0.4), (80.0, 5.0, 0.5, 0.31)])
+def test_any_schedule_keeps_the_exact_variance(sigmas):
+    """x_T ~ N(0, s² + T²) in, variance s² + ε² out; ε is large here, so that a renoising without −ε² shows."""
+    s, eps, g = 0.5, 0.3, torch.Generator().manual_seed(0)
+    x = math.hypot(s, 80) * torch.randn(200_000, 1, generator=g, dtype=F64)
+    y = sample_consistency(ExactStudent(s, eps), x, sigmas, g)
+    assert y.var().item() == pytest.approx(s**2 + eps**2, rel=0.01)
+
+
+def test_between_two_steps_the_noise_is_put_back_up_to_the_level_that_the_student_is_told():
+    calls = []
+
+    class Student:
+        sigma_min = 0.6
+
+        def __call__(self, x, sigma, labels):
+            calls.append((x, sigma, labels))
+            return 0.1 * x
+
+    x, g = 80 * torch.randn(4, 2), torch.Generator().manual_seed(5)
+    y = sample_consistency(Student(), x, (80.0, 1.0, 0.6), g, labels="labels")
+    z = normal((4, 2), torch.Generator().manual_seed(5))
+    assert [(s, c) for _, s, c in calls] == [(80.0, "labels"), (1.0, "labels"), (0.6, "labels")]
+    assert calls[0][0].equal(x)
+    assert torch.allclose(calls[1][0], 0.1 * x + 0.8 * z)  # √(1² − .6²)
+    assert torch.allclose(calls[2][0], 0.1 * calls[1][0])  # nothing to add at ε
+    assert torch.allclose(y, 0.1 * calls[2][0])
+
+
+@pytest.mark.parametrize("sampler, evaluations", [(sample_euler, 18), (sample_heun, 35), (sample_ddpm, 18)])
+def test_evaluations_progress_and_states_are_counted(sampler, evaluations):
+    calls, bars, states = [], [], []
+
+    def denoiser(x, sigma, labels):
+        assert labels == "labels" and not torch.is_grad_enabled()
+        calls.append(sigma)
+        return 0 * x
+
+    def progress(steps):
+        bars.append(len(steps))
+        return steps
+
+    x = 80 * torch.randn(3, 2)
+    options = {"progress": progress, "callback": lambda x, s: states.append(s), "labels": "labels"}
+    y = sampler(denoiser, x, karras_sigmas(18), **options)
+    assert len(calls) == evaluations and bars == [18] and len(states) == 19
+    assert states[0] == 80 and states[-1] == 0 and y.equal(torch.zeros(3, 2))
+    calls.clear(), states.clear()
+    sampler(denoiser, x, karras_sigmas(18), to_zero=False, **options)
+    assert len(calls) == evaluations - 1 and states[-1] == pytest.approx(0.002)
+
+
+def test_deterministic_samplers_end_at_the_exact_flow():
+    teacher = GaussianMixture(torch.tensor([[0.3, -0.2]], dtype=F64), 0.5)
+    x = 80 * torch.randn(9, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
+    exact = teacher.consistency(x, 80.0)
+    y = sample_heun(teacher, x, karras_sigmas(300, dtype=F64), to_zero=False)
+    assert (y - exact).abs().max() < 1e-3
+
+
+def test_ancestral_samples_have_the_variance_that_follows_from_their_steps():
+    """For Gaussian data every step is linear, so the variance has a recursion of its own."""
+    s, g, grid = 0.5, torch.Generator().manual_seed(0), karras_sigmas(18)
+    x = sample_ddpm(
+        GaussianMixture(torch.zeros(1, 1), s), 80 * torch.randn(100_000, 1, generator=g), grid, generator=g
+    )
+    variance = 80.0**2
+    for a, b in zip(grid.tolist(), [*grid[1:].tolist(), 0.0], strict=True):
+        c, r = s**2 / (s**2 + a**2), (b / a) ** 2
+        variance = (c + r * (1 - c)) ** 2 * variance + b**2 * (1 - r)
+    assert x.var().item() == pytest.approx(variance, rel=0.02)
+
+
+def test_one_seed_one_result():
+    teacher, x = random_teacher(), 80 * torch.randn(3, 2, dtype=F64)
+    draw = lambda seed: torch.Generator().manual_seed(seed)  # noqa: E731
+    for run in (
+        lambda g: sample_ddpm(teacher, x, karras_sigmas(5), generator=g),
+        lambda g: sample_consistency(teacher, x, (80.0, 0.8), g),
+    ):
+        assert run(draw(0)).equal(run(draw(0))) and not run(draw(0)).equal(run(draw(1)))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_rising_grid_is_refused(sampler):
+    with pytest.raises(ValueError, match="from large to small"):
+        sampler(random_teacher(), torch.zeros(1, 2, dtype=F64), karras_sigmas(5).flip(0))
+
+
+@pytest.mark.parametrize(
+    "sigmas, words",
+    [
+        ((), "sigmas is empty"),
+        ((1.0, 80.0), "from large to small"),
+        ((80.0, 0.001), "below the student's sigma_min"),
+        ((80.0, -1.0), "positive and finite"),
+        ((math.nan,), "positive and finite"),
+    ],
+)
+def test_consistency_sampler_refuses(sigmas, words):
+    with pytest.raises(ValueError, match=words):
+        sample_consistency(ExactStudent(0.5, 0.002), torch.zeros(1, 1, dtype=F64), sigmas)
