@@ -66,8 +66,10 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Teacher | Co
     tensors, header = read_tensors(path)
     if "class" not in header:
         raise ValueError(f"{path} holds no model for use (is it a .state file? give the file beside it)")
-    recipe = Recipe.from_dict(header["recipe"])
-    network = recipe.network.build(tuple(header["shape"]))
+    try:
+        network = Recipe.from_dict(header["recipe"]).network.build(tuple(header["shape"]))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} was written by another version of this package ({error})") from None
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:

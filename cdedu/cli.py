@@ -126,10 +126,11 @@ class Sample:
         if self.number < 1:
             raise ValueError(f"--number = {self.number}, but there must be at least one sample")
         folder = Path("runs") / self.recipe
+        path = self.out or folder / f"{self.model}-{self.steps}.png"
+        _writable(path.parent)
         source = _model_source(self.weights, folder, recipe, self.model)
         model = checkpoints.load(source, device)
         x = generate(model, recipe, self.steps, self.number, self.seed)
-        path = self.out or folder / f"{self.model}-{self.steps}.png"
         save_samples(path, x.cpu(), f"{self.model}, {source}")
         print(f"{self.number} samples of {source} in {path}")
 
@@ -162,7 +163,10 @@ class Evaluate:
         }
         start = time.perf_counter()
         data = load_data(recipe.data)
-        models = (checkpoints.load(source, device) for source in sources.values())
+        models = [checkpoints.load(source, device) for source in sources.values()]
+        for model, source in zip(models, sources.values(), strict=True):
+            if tuple(model.header["shape"]) != tuple(data.train.shape[1:]):  # type: ignore[index,arg-type]
+                raise ValueError(f"{source} was trained on data of another shape than {recipe.data}'s")
         metrics = compare(recipe, *models, data, progress=partial(tqdm, desc="evaluate"))
         print(table(metrics))
         _record(
@@ -223,6 +227,12 @@ def _prepare(run: _Run, role: str) -> tuple[Recipe, Dataset, torch.device, Path]
     recipe = replace(recipe, data=run.data or recipe.data, seed=recipe.seed if run.seed is None else run.seed)
     device = pick_device(run.device)
     data = load_data(recipe.data)
+    wanted = 1 if recipe.network.kind == "mlp" else 3
+    if data.train.ndim - 1 != wanted:
+        raise ValueError(
+            f"--data {recipe.data} does not suit recipe {recipe.name!r}, whose {recipe.network.kind} takes "
+            f"{'points' if wanted == 1 else 'images'}; choose another recipe or other data"
+        )
     folder = run.out or Path("runs") / recipe.name
     state = folder / f"{role}.state.safetensors"
     if run.resume and run.overwrite:
@@ -291,6 +301,8 @@ def _drive(
             bar.update()
             if state.step % 100 == 0:
                 bar.set_postfix(loss=f"{sum(losses[-100:]) / len(losses[-100:]):.4g}")
+            if state.step == state.steps:
+                break  # all that is left is to write the results
             if stop or time.perf_counter() - saved > SAVE_EVERY:
                 checkpoints.save_state(_state_path(folder, state), state)
                 saved = time.perf_counter()
@@ -310,7 +322,6 @@ def _drive(
     if state is None:
         print("nothing to do: the run had already reached its last step")
         return
-    checkpoints.save_state(_state_path(folder, state), state)
     path = folder / f"{state.role}.safetensors"
     checkpoints.save(path, state.result, recipe, data.train.shape[1:], step=state.step, data=data.describe())  # type: ignore[arg-type]
     tail = losses[-100:]
@@ -333,6 +344,8 @@ def _drive(
         metrics,
         **facts,
     )
+    # Last, so that a run cut short before this line can still be resumed to its end.
+    checkpoints.save_state(_state_path(folder, state), state)
     print(f"{path} (record: {record})")
 
 
@@ -385,6 +398,8 @@ def main() -> None:
     except FloatingPointError as error:
         print(f"cdedu: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
 
 
 if __name__ == "__main__":

@@ -101,11 +101,13 @@ class Recipe:
             raise ValueError(
                 f"recipe {self.name!r}: student.target_rate = {self.student.target_rate} is not in [0, 1)"
             )
+        if self.seed < 0:
+            raise ValueError(f"recipe {self.name!r}: seed = {self.seed}, but it must not be negative")
         self.sigmas()
 
     def sigmas(self, n: int | None = None) -> Tensor:
         """The noise grid, of ``student.points`` points by default."""
-        return karras_sigmas(n or self.student.points, self.sigma_min, self.sigma_max, self.rho)
+        return karras_sigmas(self.student.points if n is None else n, self.sigma_min, self.sigma_max, self.rho)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists, ready for JSON."""
