@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cdedu.noise import add_noise, check_grid, normal, sigma_like
+from cdedu.noise import add_noise, check_grid, normal
 from cdedu.solvers import Solver, heun_step
 from cdedu.teacher import Denoiser
 

@@ -137,8 +137,8 @@ recipes: dict[str, Recipe] = {
         name="digits",
         data="digits",
         network=Network("unet", width=32, depth=1),
-        teacher=TeacherStage(steps=4000, batch=128, lr=1e-3),
-        student=StudentStage(steps=4000, batch=128, lr=4e-4, weight="inverse_gap", index="lognormal"),
+        teacher=TeacherStage(steps=5000, batch=128, lr=1e-3),
+        student=StudentStage(steps=4000, batch=128, lr=4e-4, distance="l2", weight="inverse_gap"),
         noise_scale=250.0,
     ),
 }
