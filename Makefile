@@ -53,7 +53,7 @@ clean:  ## remove what was built; the environment stays
 
 $(STAMP): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo "Python >= 3.11 is needed, found $$($(PYTHON) --version 2>&1 || echo none) as '$(PYTHON)'."; \
+	  echo "Python >= 3.11 is needed, found $$($(PYTHON) --version 2>/dev/null || echo nothing) as '$(PYTHON)'."; \
 	  echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "$$($(PYTHON) --version) has no venv and pip. On Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
