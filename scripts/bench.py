@@ -16,8 +16,8 @@ from tqdm.auto import tqdm
 from cdedu import checkpoints
 from cdedu.comparison import speed
 from cdedu.data import load_data
-from cdedu.records import write_record
 from cdedu.recipes import get_recipe
+from cdedu.records import write_record
 from cdedu.training import State, distill, train_teacher
 
 

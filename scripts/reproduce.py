@@ -8,6 +8,8 @@ import argparse
 import shlex
 import sys
 import time
+from collections import deque
+from collections.abc import Iterator
 from functools import partial
 
 from tqdm.auto import tqdm
@@ -15,8 +17,8 @@ from tqdm.auto import tqdm
 from cdedu import checkpoints
 from cdedu.comparison import compare, table
 from cdedu.data import load_data
-from cdedu.records import write_record
 from cdedu.recipes import get_recipe, recipes
+from cdedu.records import write_record
 from cdedu.training import State, distill, train_teacher
 
 
@@ -33,11 +35,9 @@ def main() -> None:
     data = load_data(recipe.data)
     seconds: dict[str, float] = {}
 
-    def finish(states: object, role: str, total: int) -> None:
-        start, state = time.perf_counter(), None
-        for state in tqdm(states, total=total, desc=role):  # type: ignore[call-overload]
-            pass
-        assert isinstance(state, State)
+    def finish(states: Iterator[State], role: str, total: int) -> None:
+        start = time.perf_counter()
+        state = deque(tqdm(states, total=total, desc=role), maxlen=1).pop()
         seconds[role] = round(time.perf_counter() - start, 1)
         path = checkpoints.WEIGHTS / f"{recipe.name}-{role}.safetensors"
         facts = {"step": state.step, "data": data.describe(), "seconds": seconds[role]}
