@@ -7,8 +7,8 @@
 - nothing on a page asks another host: the scripts of sphinx-thebe are switched off.
 """
 
-import json
 import os
+from html import escape
 from importlib.util import find_spec
 from typing import Any
 
@@ -50,17 +50,8 @@ class ResultRole(SphinxRole):
             message = "{result} shows %s but results/%s has %s; run `make glue`"
             logger.warning(message, shown, name, value, location=self.get_location())
         self.env.note_dependency(str(results.RESULTS / name))
-        title = nodes.Text(results.tooltip(source)).astext()
-        html = f'<span class="result" title="{_escape(title)}">{_escape(value)}</span>'
-        return [nodes.raw("", html, format="html"), *_for_other_builders(value)], []
-
-
-def _for_other_builders(value: str) -> list[nodes.Node]:
-    return [nodes.raw("", value, format="latex text")]
-
-
-def _escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+        html = f'<span class="result" title="{escape(results.tooltip(source))}">{escape(value)}</span>'
+        return [nodes.raw("", html, format="html"), nodes.raw("", value, format="latex text")], []
 
 
 class ChapterRole(SphinxRole):
@@ -229,4 +220,4 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("env-get-outdated", reread_pages)
     app.connect("doctree-read", link_equations)
     app.connect("env-check-consistency", check_equations)
-    return {"version": json.dumps(1), "parallel_read_safe": True, "parallel_write_safe": True}
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
