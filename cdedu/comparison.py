@@ -54,9 +54,10 @@ def compare(
     """Distances to the held-out data: medians over sampling seeds, at equal sample sizes, beside the real-to-real floor.
 
     Returns:
-        ``{"n", "floor": {...}, "samplers": {name: {"evaluations", metric: {"median", "min", "max"}}}, "ratio": {...},
-        "speed": {...}}``; the metrics are sliced Wasserstein distance (``sw``) in two dimensions, Fréchet and kernel
-        distance (``fd``, ``kd``), precision and recall in the features of the frozen classifier on digits.
+        A dictionary with ``n``, ``floor``, ``samplers``, ``ratio`` and ``speed``. Each sampler has its number of evaluations and,
+        for each metric, ``median``, ``min`` and ``max``. The metrics are the sliced Wasserstein distance (``sw``) in two
+        dimensions; on digits, in the features of the frozen classifier, Fréchet and kernel distance (``fd``, ``kd``), precision
+        and recall.
     """
     test, n = data.test, len(data.test)
     shape = tuple(test.shape)

@@ -107,7 +107,9 @@ class Recipe:
 
     def sigmas(self, n: int | None = None) -> Tensor:
         """The noise grid, of ``student.points`` points by default."""
-        return karras_sigmas(self.student.points if n is None else n, self.sigma_min, self.sigma_max, self.rho)
+        return karras_sigmas(
+            self.student.points if n is None else n, self.sigma_min, self.sigma_max, self.rho
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists, ready for JSON."""

@@ -79,7 +79,7 @@ def sample_ddpm(
     Source: Ho et al. 2020 (the ``fixed_small`` variance), in σ. Other arguments as in :func:`sample_euler`.
     """
 
-    def ancestral_step(denoiser: Denoiser, x: Tensor, sigma: float, sigma_next: float, **cond: Any) -> Tensor:  # type: ignore[override]
+    def ancestral_step(denoiser: Denoiser, x: Tensor, sigma: float, sigma_next: float, **cond: Any) -> Tensor:
         up = (sigma_next**2 * (sigma**2 - sigma_next**2)) ** 0.5 / sigma
         down = (sigma_next**2 - up**2) ** 0.5
         x = euler_step(denoiser, x, sigma, down, **cond)
