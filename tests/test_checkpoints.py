@@ -1,0 +1,235 @@
+"""Checkpoints: exact, atomic, and never unpickled."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from cdedu import checkpoints
+from cdedu.checkpoints import load, load_state, read_tensors, save, save_state, shipped, write_tensors
+from cdedu.networks import MLP
+from cdedu.recipes import Network, Recipe, StudentStage, TeacherStage
+from cdedu.student import ConsistencyModel
+from cdedu.teacher import Teacher
+from cdedu.training import distill
+
+TINY = Recipe(
+    "tiny",
+    "two_moons",
+    Network(width=16, depth=1),
+    TeacherStage(steps=4, batch=8),
+    StudentStage(steps=4, batch=8, points=5),
+)
+
+
+def model(cls=Teacher, **options):
+    torch.manual_seed(0)
+    return cls(MLP(2, 16, 1), 0.7, noise_scale=250.0, **options)
+
+
+@pytest.mark.parametrize(
+    "original", [model(), model(ConsistencyModel, sigma_min=0.01)], ids=["teacher", "student"]
+)
+def test_a_model_comes_back_bitwise(tmp_path, original):
+    path = tmp_path / "deep" / "er" / "model.safetensors"
+    save(path, original, TINY, (2,), step=7, data={"name": "two_moons"})
+    back = load(path)
+    assert type(back) is type(original) and not back.training
+    assert (back.sigma_data, back.sigma_min, back.noise_scale) == (0.7, original.sigma_min, 250.0)
+    assert back.header["step"] == 7 and back.header["shape"] == [2]
+    assert Recipe.from_dict(back.header["recipe"]) == TINY
+    x = torch.randn(5, 2)
+    assert back(x, 3.0).equal(original(x, 3.0))
+    assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_a_state_comes_back_bitwise(tmp_path):
+    recipe = replace(TINY, student=replace(TINY.student, target_rate=0.5))
+    steps = distill(recipe, model())
+    next(steps)
+    state = next(steps)
+    save_state(tmp_path / "s.safetensors", state)
+    tensors, step = load_state(tmp_path / "s.safetensors", recipe, "student")
+    assert step == 2 and tensors.keys() == state.tensors().keys()
+    assert {name.split(".")[0] for name in tensors} == {"model", "average", "target", "optimizer"}
+    assert all(
+        t.equal(tensors[name]) and t.dtype == tensors[name].dtype for name, t in state.tensors().items()
+    )
+
+
+def test_a_state_of_another_recipe_or_role_is_refused(tmp_path):
+    path = tmp_path / "s.safetensors"
+    save_state(path, next(distill(TINY, model())))
+    with pytest.raises(
+        ValueError, match=r"written with recipe.student.lr = 0.001, now it is 0.5; start anew"
+    ):
+        load_state(path, replace(TINY, student=replace(TINY.student, lr=0.5)), "student")
+    with pytest.raises(ValueError, match="state of a student, not of a teacher"):
+        load_state(path, TINY, "teacher")
+    longer = replace(TINY, student=replace(TINY.student, steps=99))
+    assert load_state(path, longer, "student")[1] == 1
+    with pytest.raises(ValueError, match="holds no model for use"):
+        load(path)
+
+
+def test_what_is_no_model_is_not_saved(tmp_path):
+    with pytest.raises(TypeError, match="MLP is neither a Teacher nor a ConsistencyModel"):
+        save(tmp_path / "m.safetensors", MLP(), TINY, (2,))
+
+
+def damaged(kind: str, path: Path) -> None:
+    save(path, model(), TINY, (2,))
+    whole = path.read_bytes()
+    if kind == "truncated":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif kind == "cut in its header":
+        path.write_bytes(whole[:30])
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("not weights at all, but a page that says 404\n")
+    elif kind == "foreign":
+        save_file({"a": torch.zeros(2)}, path)
+    elif kind == "foreign header":
+        save_file({"a": torch.zeros(2)}, path, {"cdedu": "{'no': json"})
+    elif kind == "bare header":
+        write_tensors(path, {"a": torch.zeros(2)}, {"class": "Teacher"})
+    elif kind == "other recipe":
+        write_tensors(path, *_with_recipe(path, width=8))
+    elif kind == "other network":
+        tensors, header = read_tensors(path)
+        write_tensors(path, tensors, header | {"recipe": header["recipe"] | {"network": {"shape": "round"}}})
+
+
+def _with_recipe(path: Path, **network):
+    tensors, header = read_tensors(path)
+    recipe = header["recipe"] | {"network": header["recipe"]["network"] | network}
+    return tensors, header | {"recipe": recipe}
+
+
+DAMAGES = [
+    "truncated",
+    "cut in its header",
+    "empty",
+    "text",
+    "foreign",
+    "foreign header",
+    "bare header",
+    "other recipe",
+    "other network",
+]
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_file_is_refused_by_name(tmp_path, kind):
+    path = tmp_path / "model.safetensors"
+    damaged(kind, path)
+    with pytest.raises(ValueError, match="model.safetensors") as error:
+        load(path)
+    assert len(str(error.value).splitlines()) <= 2
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no checkpoint .*nowhere.safetensors"):
+        load(tmp_path / "nowhere.safetensors")
+
+
+class Trap:
+    """Runs something when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pt", "model.pkl"])
+@pytest.mark.parametrize("write", ["pickle", "torch"])
+def test_a_pickle_is_refused_and_nothing_in_it_runs(tmp_path, name, write):
+    path, trap = tmp_path / name, tmp_path / "sprung"
+    if write == "pickle":
+        path.write_bytes(pickle.dumps(Trap(trap)))
+    else:
+        torch.save({"weights": Trap(trap)}, path)
+    for read in (load, lambda p: load_state(p, TINY, "teacher")):
+        with pytest.raises(ValueError, match="not a checkpoint of this package"):
+            read(path)
+    assert not trap.exists()
+
+
+def test_a_failed_write_leaves_the_previous_file_whole_and_no_debris(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    save(path, model(), TINY, (2,), step=1)
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    for module, name in ((checkpoints.os, "replace"), (checkpoints, "save_file"), (checkpoints.os, "fsync")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, full)
+            with pytest.raises(OSError, match="no space left"):
+                save(path, model(), TINY, (2,), step=2)
+        assert path.read_bytes() == before
+        assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+LOOP = """
+import sys, torch
+from cdedu.checkpoints import write_tensors
+i = 0
+while True:
+    write_tensors(sys.argv[1], {"a": torch.full((500_000,), float(i))}, {"i": i})
+    i += 1
+"""
+
+
+def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path):
+    """A process that saves again and again, killed with SIGKILL in mid-flight."""
+    path = tmp_path / "model.safetensors"
+    write_tensors(path, {"a": torch.full((10,), -1.0)}, {"i": -1})
+    process = subprocess.Popen([sys.executable, "-c", LOOP, str(path)])
+    try:
+        for _ in range(400):  # until it has begun, then some milliseconds more
+            time.sleep(0.1)
+            if path.stat().st_size > 1_000_000:
+                break
+        time.sleep(0.237)
+    finally:
+        process.kill()
+        process.wait()
+    tensors, header = read_tensors(path)
+    assert header["i"] >= 0 and tensors["a"].eq(header["i"]).all()
+
+
+def test_shipped_weights_are_checked_against_their_hash(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "WEIGHTS", tmp_path)
+    path = tmp_path / "toy-teacher.safetensors"
+    save(path, model(), TINY, (2,))
+    hashes = tmp_path / "hashes.json"
+    hashes.write_text(json.dumps({"toy-teacher": checkpoints.sha256(path), "gone": "00"}))
+    assert shipped("toy-teacher") == path and isinstance(load("toy-teacher"), Teacher)
+    with pytest.raises(FileNotFoundError, match="no weights are called 'toy-pupil'; .* toy-teacher, gone"):
+        load("toy-pupil")
+    with pytest.raises(ValueError, match="missing or differs"):
+        load("gone")
+    tensors, header = read_tensors(path)
+    write_tensors(path, {name: t + 1 for name, t in tensors.items()}, header)
+    with pytest.raises(ValueError, match="differs from its recorded SHA-256"):
+        load("toy-teacher")
+
+
+def test_all_shipped_weights_match_their_hashes():
+    names = json.loads((checkpoints.WEIGHTS / "hashes.json").read_text())
+    assert {*names} == {p.stem for p in checkpoints.WEIGHTS.glob("*.safetensors")}
+    for name in names:
+        shipped(name)

@@ -1,0 +1,298 @@
+"""The command line from end to end, with short runs in a folder of their own."""
+
+import json
+import math
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from matplotlib.image import imread
+
+from cdedu import checkpoints, cli, training
+from cdedu.data import Dataset
+from cdedu.networks import MLP
+from cdedu.recipes import Network, recipes
+from cdedu.student import ConsistencyModel
+from cdedu.teacher import Teacher
+
+FAST = "--max-steps 20 --batch 32 --device cpu".split()
+
+
+@pytest.fixture
+def cdedu(tmp_path, monkeypatch, capsys):
+    """Call the command line in an empty folder: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["cdedu", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def small_data(name: str) -> Dataset:
+    g = torch.Generator().manual_seed(0)
+    shape = (1, 8, 8) if name == "digits" else (2,)
+    x = (0.5 * torch.randn(120, *shape, generator=g)).clamp(-1, 1)
+    return Dataset(name, x[:80], x[80:])
+
+
+def png_size(path: Path) -> tuple[int, ...]:
+    assert path.read_bytes().startswith(b"\x89PNG\r\n")
+    return imread(path).shape
+
+
+RECORD = {
+    "name", "command", "recipe", "seed", "commit", "data", "hardware", "versions", "date", "seconds", "peak_memory_mb", "metrics",
+}  # fmt: skip
+
+
+def test_toy_from_data_to_comparison(cdedu, tmp_path, monkeypatch):
+    for command in ("train", "distill"):
+        code, _, err = cdedu(command, "toy", *FAST)
+        assert code == 0, err
+    run = tmp_path / "runs" / "toy"
+    assert {p.name for p in run.iterdir()} == {
+        "teacher.safetensors", "teacher.state.safetensors", "student.safetensors", "student.state.safetensors",
+    }  # fmt: skip
+    assert isinstance(checkpoints.load(run / "teacher.safetensors"), Teacher)
+    assert isinstance(checkpoints.load(run / "student.safetensors"), ConsistencyModel)
+
+    for words, name in (
+        ((), "student-1"),
+        (("--steps", 2), "student-2"),
+        (("--model", "teacher", "--steps", 5), "teacher-5"),
+    ):
+        code, out, err = cdedu("sample", "toy", "--device", "cpu", "--number", 50, *words)
+        assert code == 0 and f"{name}.png" in out, err
+        assert min(png_size(run / f"{name}.png")[:2]) > 100
+
+    import cdedu.comparison as comparison
+
+    compare = comparison.compare
+    monkeypatch.setattr(cli, "load_data", small_data)
+    monkeypatch.setattr(comparison, "compare", lambda *a, **k: compare(*a, **{**k, "seeds": 1}))
+    code, out, err = cdedu("evaluate", "toy", "--device", "cpu")
+    assert code == 0 and "student_1" in out and "teacher_heun_35" in out, err
+
+    found = {
+        p.name.split("-2")[0]: json.loads(p.read_text()) for p in (tmp_path / "results" / "runs").iterdir()
+    }
+    assert {*found} == {"toy-teacher", "toy-student", "toy-evaluate"}
+    assert all({*record} >= RECORD for record in found.values())
+    teacher = found["toy-teacher"]
+    assert teacher["command"] == "cdedu train toy " + " ".join(FAST)
+    assert teacher["recipe"]["teacher"]["steps"] == 20 and teacher["metrics"]["steps"] == 20
+    assert teacher["weights"]["sha256"] == checkpoints.sha256(run / "teacher.safetensors")
+    assert teacher["data"]["name"] == "two_moons" and teacher["hardware"]["device"] == "cpu"
+    metrics = found["toy-evaluate"]["metrics"]
+    assert metrics["samplers"]["student_1"]["evaluations"] == 1 and metrics["floor"]["sw"]["median"] > 0
+
+
+def test_digits_from_data_to_comparison(cdedu, tmp_path, monkeypatch):
+    """With a network of a few thousand weights."""
+    small = replace(recipes["digits"], network=Network("unet", width=8, depth=1))
+    monkeypatch.setitem(recipes, "digits", small)
+    for command in ("train", "distill"):
+        code, _, err = cdedu(command, "digits", "--max-steps", 2, "--batch", 4, "--device", "cpu")
+        assert code == 0, err
+    code, out, err = cdedu(
+        "sample", "digits", "--steps", 1, "--number", 5, "--out", "pictures/five.png", "--device", "cpu"
+    )
+    assert code == 0 and "5 samples" in out, err
+    assert png_size(tmp_path / "pictures" / "five.png")
+
+    import cdedu.comparison as comparison
+
+    compare = comparison.compare
+    monkeypatch.setattr(cli, "load_data", small_data)
+    monkeypatch.setattr(comparison, "compare", lambda *a, **k: compare(*a, **{**k, "seeds": 1}))
+    code, out, err = cdedu("evaluate", "digits", "--device", "cpu")
+    assert code == 0 and "fd" in out and "kd" in out, err
+
+
+def interrupt(monkeypatch, role: str, step: int, number: int = signal.SIGINT) -> None:
+    """A real signal to this process while step ``step`` is under way."""
+    name = "train_teacher" if role == "teacher" else "distill"
+    function = getattr(cli, name)
+
+    def interrupted(*args, **kwargs):
+        for state in function(*args, **kwargs):
+            if state.step == step:
+                os.kill(os.getpid(), number)
+            yield state
+
+    monkeypatch.setattr(cli, name, interrupted)
+
+
+@pytest.mark.parametrize("role, command", [("teacher", "train"), ("student", "distill")])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_resumes_to_the_same_bytes(cdedu, tmp_path, monkeypatch, role, command, number):
+    torch.manual_seed(0)
+    checkpoints.save(
+        tmp_path / "t.safetensors",
+        Teacher(MLP(2, 32, 2)),
+        replace(recipes["toy"], network=Network(width=32, depth=2)),
+        (2,),
+    )
+    words = [command, "toy", *FAST, *(("--teacher", "t.safetensors") if role == "student" else ())]
+    assert cdedu(*words, "--out", "whole")[0] == 0
+    with monkeypatch.context() as patch:
+        interrupt(patch, role, 7, number)
+        code, _, err = cdedu(*words, "--out", "parts")
+    assert code == 128 + number and "stopped after step 7; add --resume to go on" in err
+    assert [p.name for p in (tmp_path / "parts").iterdir()] == [f"{role}.state.safetensors"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    code, _, err = cdedu(*words, "--out", "parts", "--resume")
+    assert code == 0, err
+    for name in (f"{role}.safetensors", f"{role}.state.safetensors"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    resumed_at = {json.loads(p.read_text())["resumed_at"] for p in (tmp_path / "results" / "runs").iterdir()}
+    assert resumed_at == {None, 7}
+    code, out, _ = cdedu(*words, "--out", "parts", "--resume")
+    assert code == 0 and "nothing to do" in out
+
+
+def test_an_interrupt_during_the_last_step_changes_nothing(cdedu, tmp_path, monkeypatch):
+    interrupt(monkeypatch, "teacher", 20)
+    assert cdedu("train", "toy", *FAST)[0] == 0
+    assert (tmp_path / "runs/toy/teacher.safetensors").is_file()
+
+
+def test_states_are_saved_along_the_way(cdedu, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(cli, "SAVE_EVERY", -1.0)
+    monkeypatch.setattr(checkpoints, "save_state", lambda path, state: saved.append(state.step))
+    assert cdedu("train", "toy", *FAST)[0] == 0
+    assert saved == [*range(1, 21)]
+
+
+def test_a_loss_that_is_no_number_stops_with_one_line_and_a_state(cdedu, tmp_path, monkeypatch):
+    function, calls = training.denoising_loss, []
+
+    def poisoned(*args, **kwargs):
+        calls.append(1)
+        return function(*args, **kwargs) * (math.nan if len(calls) == 5 else 1)
+
+    monkeypatch.setattr(training, "denoising_loss", poisoned)
+    code, _, err = cdedu("train", "toy", *FAST)
+    assert code == 1 and "Traceback" not in err
+    assert "cdedu: the loss became nan at step 5 of 20; the weights of step 4 are kept" in err
+    tensors, header = checkpoints.read_tensors(tmp_path / "runs/toy/teacher.state.safetensors")
+    assert header["step"] == 4 and all(t.isfinite().all() for t in tensors.values())
+    assert not (tmp_path / "runs/toy/teacher.safetensors").exists()
+
+
+def test_overwrite_starts_anew(cdedu, tmp_path):
+    assert cdedu("train", "toy", *FAST)[0] == 0
+    path = tmp_path / "runs/toy/teacher.safetensors"
+    before = path.read_bytes()
+    code, _, err = cdedu("train", "toy", *FAST, "--seed", 1)
+    assert code == 2 and "add --resume to go on, --overwrite to start anew, or --out" in err
+    assert path.read_bytes() == before
+    assert cdedu("train", "toy", *FAST, "--seed", 1, "--overwrite")[0] == 0
+    assert path.read_bytes() != before
+    code, _, err = cdedu("train", "toy", *FAST, "--resume")
+    assert code == 2 and "written with recipe.seed = 1, now it is 0" in err
+
+
+@pytest.mark.parametrize("data", ["circles", "eight_gaussians"])
+def test_other_data_than_the_recipes(cdedu, tmp_path, data):
+    assert cdedu("train", "toy", *FAST, "--data", data)[0] == 0
+    assert checkpoints.load(tmp_path / "runs/toy/teacher.safetensors").header["data"]["name"] == data
+
+
+def test_samples_start_as_noise_of_the_greatest_level_and_the_student_is_told_so():
+    """x = T z, conditioned on T."""
+    seen = []
+
+    class Student(ConsistencyModel):
+        def forward(self, x, sigma, **cond):
+            seen.append((x, float(sigma)))
+            return 0 * x
+
+    student, recipe = Student(MLP()), recipes["toy"]
+    student.header = {"shape": [2]}
+    cli.generate(student, recipe, 2, 10_000, seed=0)
+    (x, sigma), (_, second) = seen
+    assert (sigma, second) == (80.0, recipe.student.second_sigma)
+    assert x.std().item() == pytest.approx(80, rel=0.02)
+
+
+BAD = {
+    "unknown recipe": ("train toys", "recipe 'toys' is not known; choose one of toy, digits"),
+    "unknown data": ("train toy --data moons", "data = 'moons' is not known; choose one of two_moons"),
+    "images for points": ("train toy --data digits", "--data digits does not suit recipe 'toy'"),
+    "points for images": ("train digits --data circles", "--data circles does not suit recipe 'digits'"),
+    "unknown device": ("train toy --device abacus", "--device 'abacus' is not known; use cpu"),
+    "absent device": ("train toy --device cuda:99", "--device cuda:99 is not to be had"),
+    "no steps": ("train toy --max-steps 0", "teacher.steps = 0, but it must be positive"),
+    "no batch": ("distill toy --batch 0", "student.batch = 0, but it must be positive"),
+    "negative rate": ("train toy --lr -1", "teacher.lr = -1.0, but it must be positive"),
+    "rate that is no number": ("train toy --lr nan", "teacher.lr = nan, but it must be positive"),
+    "negative seed": ("train toy --seed -1", "seed = -1, but it must not be negative"),
+    "nothing to resume": ("train toy --resume", "there is nothing to resume: no runs/toy/teacher.state.safetensors"),
+    "both": ("train toy --resume --overwrite", "--resume and --overwrite exclude each other"),
+    "unwritable run": ("train toy --out file/run", "cannot write into file/run: Not a directory; choose another folder"),
+    "unwritable results": ("train toy --results file", "cannot write into file: File exists; choose another folder"),
+    "unwritable comparison": ("evaluate toy --results file/x", "cannot write into file/x"),
+    "unwritable picture": ("sample toy --weights t.safetensors --out file/x.png", "cannot write into file"),
+    "missing teacher": ("distill toy --teacher gone.safetensors", "there is no checkpoint gone.safetensors"),
+    "unknown weights": ("sample toy --weights gone", "no weights are called 'gone'"),
+    "corrupt teacher": ("distill toy --teacher torn.safetensors", "torn.safetensors is not a checkpoint"),
+    "corrupt weights": ("sample toy --weights torn.safetensors", "torn.safetensors is not a checkpoint"),
+    "corrupt student": ("evaluate toy --teacher t.safetensors --student torn.safetensors", "torn.safetensors is not"),
+    "pickle": ("sample toy --weights file.pkl", "file.pkl is not a checkpoint"),
+    "student as teacher": ("distill toy --teacher s.safetensors", "s.safetensors is a student"),
+    "teacher of other data": ("distill toy --teacher t3.safetensors", "data of another shape than two_moons's"),
+    "comparison of other data": ("evaluate toy --teacher t3.safetensors --student s.safetensors", "another shape"),
+    "no sampling steps": ("sample toy --weights s.safetensors --steps 0", "--steps = 0, but a student samples in 1 or 2"),
+    "negative sampling steps": ("sample toy --weights s.safetensors --steps -1", "--steps = -1"),
+    "no grid points": ("sample toy --model teacher --weights t.safetensors --steps 0", "at least 2 points"),
+    "no samples": ("sample toy --weights s.safetensors --number 0", "--number = 0, but there must be at least one"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_ends_with_code_2_and_at_most_two_lines(cdedu, tmp_path, monkeypatch, case):
+    words, message = BAD[case]
+    recipe = replace(recipes["toy"], network=Network(width=8, depth=1))
+    checkpoints.save("t.safetensors", Teacher(MLP(2, 8, 1)), recipe, (2,))
+    checkpoints.save("t3.safetensors", Teacher(MLP(3, 8, 1)), recipe, (3,))
+    checkpoints.save("s.safetensors", ConsistencyModel(MLP(2, 8, 1)), recipe, (2,))
+    Path("file").write_text("in the way\n")
+    Path("file.pkl").write_bytes(b"\x80\x04.")
+    Path("torn.safetensors").write_bytes(Path("t.safetensors").read_bytes()[:700])
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+
+    def work(*_, **__):
+        raise AssertionError("work was begun")
+
+    for name in ("train_teacher", "distill"):
+        monkeypatch.setattr(cli, name, work)
+    code, out, err = cdedu(*words.split())
+    assert code == 2 and out == "" and "Traceback" not in err
+    assert err.startswith("cdedu: ") and message in err and len(err.strip().splitlines()) <= 2
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("words", ["", "trian toy", "train toy --max-steps many", "sample toy --model pupil"])
+def test_words_that_cannot_be_parsed_end_with_code_2(cdedu, words):
+    code, _, err = cdedu(*words.split())
+    assert code == 2 and "Traceback" not in err
+
+
+def test_help_lists_commands_and_recipes(cdedu):
+    code, out, _ = cdedu("--help")
+    assert code == 0 and all(
+        word in out for word in ("train", "distill", "sample", "evaluate", "toy", "digits")
+    )

@@ -1,0 +1,69 @@
+"""Results records: complete, atomic, and honest about the commit."""
+
+import json
+import os
+from datetime import datetime
+
+import pytest
+import torch
+
+from cdedu import records
+from cdedu.records import read_record, write_record
+
+FIELDS = {
+    "name", "command", "recipe", "seed", "commit", "data", "hardware", "versions", "date", "seconds", "peak_memory_mb", "metrics",
+}  # fmt: skip
+
+
+def test_a_record_has_all_fields_and_comes_back(tmp_path):
+    path = write_record(
+        tmp_path / "new" / "run.json",
+        metrics={"sw": 0.1},
+        command="cdedu evaluate toy",
+        seed=3,
+        seconds=1.26,
+        extra=[1],
+    )
+    record = read_record(path)
+    assert FIELDS <= {*record} and record["name"] == "run" and record["metrics"] == {"sw": 0.1}
+    assert (record["seed"], record["seconds"], record["extra"]) == (3, 1.3, [1])
+    assert datetime.fromisoformat(record["date"]).utcoffset().total_seconds() == 0
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["hardware"]["device"] == "cpu" and record["hardware"]["cores"] == os.cpu_count()
+    assert record["hardware"]["cpu"] and record["peak_memory_mb"] > 50
+    assert [p.name for p in path.parent.iterdir()] == ["run.json"]
+
+
+def test_a_failed_write_leaves_the_previous_record_whole(tmp_path, monkeypatch):
+    path = write_record(tmp_path / "run.json", metrics={"a": 1}, command="c")
+    before = path.read_text()
+    with pytest.raises(TypeError):
+        write_record(path, metrics={"a": object()}, command="c")
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(records.os, "replace", full)
+    with pytest.raises(OSError, match="no space left"):
+        write_record(path, metrics={"a": 2}, command="c")
+    assert path.read_text() == before
+
+
+def test_the_commit_is_marked_where_the_package_differs_and_none_outside_a_checkout(monkeypatch):
+    answers = {"rev-parse": "0123456789ab", "status": ""}
+
+    class Done:
+        def __init__(self, words):
+            self.stdout = answers[words[1]]
+
+    monkeypatch.setattr(records.subprocess, "run", lambda words, **_: Done(words))
+    assert records.commit() == "0123456789ab"
+    answers["status"] = " M cdedu/noise.py"
+    assert records.commit() == "0123456789ab+"
+
+    def missing(*_, **__):
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(records.subprocess, "run", missing)
+    assert records.commit() is None
+    assert json.dumps(records.hardware())

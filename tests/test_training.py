@@ -1,0 +1,215 @@
+"""The training loops: repeatable, resumable bit by bit, and stopped by a loss that is no number."""
+
+import copy
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cdedu import training
+from cdedu.data import Dataset
+from cdedu.networks import MLP
+from cdedu.recipes import Network, Recipe, StudentStage, TeacherStage, get_recipe, recipes
+from cdedu.student import ConsistencyModel, DenoiserStudent
+from cdedu.teacher import GaussianMixture, Teacher
+from cdedu.training import State, distill, train_teacher
+
+G = torch.Generator().manual_seed(0)
+X = 0.5 * torch.randn(200, 2, generator=G)
+DATA = Dataset("tiny", X[:150], X[150:], torch.arange(150) % 3, torch.arange(50) % 3)
+TINY = Recipe(
+    "tiny",
+    "tiny",
+    Network(width=16, depth=1, classes=3),
+    TeacherStage(steps=8, batch=16),
+    StudentStage(
+        steps=8, batch=16, points=6, target_rate=0.9, ema=0.99, weight="inverse_gap", index="lognormal"
+    ),
+)
+
+
+class Dropping(MLP):
+    def forward(self, x, c_noise, labels=None):
+        return torch.nn.functional.dropout(super().forward(x, c_noise, labels), 0.3, self.training)
+
+
+def fresh_teacher(seed: int = 0) -> Teacher:
+    torch.manual_seed(seed)
+    return Teacher(Dropping(2, 16, 1, 3))
+
+
+def states(role: str, recipe: Recipe = TINY, resume=None):
+    if role == "teacher":
+        return train_teacher(recipe, DATA, resume=resume)
+    return distill(recipe, fresh_teacher(), DATA, resume=resume)
+
+
+def run(role: str, recipe: Recipe = TINY, steps: int | None = None, resume=None) -> State:
+    for state in states(role, recipe, resume):
+        if state.step == steps:
+            break
+    return state
+
+
+def snapshot(state: State) -> dict[str, torch.Tensor]:
+    return {name: t.clone() for name, t in state.tensors().items()}
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(t.equal(b[name]) for name, t in a.items())
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_one_seed_gives_the_same_weights_twice_whatever_was_drawn_before(role):
+    a = snapshot(run(role))
+    torch.rand(17)
+    assert same(a, snapshot(run(role)))
+    assert not same(a, snapshot(run(role, replace(TINY, seed=1))))
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+@pytest.mark.parametrize("at", [1, 5])
+def test_a_resumed_run_ends_bitwise_where_an_uninterrupted_one_does(role, at):
+    """With dropout, labels, a target average and a sampling average."""
+    half = run(role, steps=at)
+    resumed = run(role, resume=(snapshot(half), half.step))
+    assert resumed.step == 8 and same(snapshot(resumed), snapshot(run(role)))
+
+
+def test_a_finished_run_has_nothing_left_to_do():
+    state = run("teacher")
+    assert list(states("teacher", resume=(snapshot(state), 8))) == []
+
+
+def test_the_random_state_outside_is_left_alone():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    for steps in (train_teacher(TINY, DATA), distill(TINY, Teacher(MLP(2, 16, 1, 3)), DATA)):
+        torch.set_rng_state(before)
+        next(steps)
+        assert torch.get_rng_state().equal(before)
+
+
+@pytest.mark.parametrize("role, loss", [("teacher", "denoising_loss"), ("student", "distillation_loss")])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_weights(
+    monkeypatch, role, loss, value
+):
+    function, calls = getattr(training, loss), []
+
+    def poisoned(*args, **kwargs):
+        calls.append(1)
+        return function(*args, **kwargs) * (value if len(calls) == 5 else 1)
+
+    expected = snapshot(run(role, steps=4))
+    monkeypatch.setattr(training, loss, poisoned)
+    with pytest.raises(
+        FloatingPointError, match=rf"{value} at step 5 of 8; the weights of step 4 .* {role}\.lr"
+    ):
+        for state in states(role):
+            last = state
+    assert last.step == 4 and same(snapshot(last), expected)
+
+
+def test_roles_of_the_weights_stay_apart():
+    """The target follows the student at its own rate, the sampling average at another, the teacher stands still."""
+    teacher = fresh_teacher()
+    frozen = copy.deepcopy(teacher.state_dict())
+    target = average = None
+    for state in distill(TINY, teacher, DATA):
+        theta = torch.nn.utils.parameters_to_vector(state.model.parameters()).detach().clone()
+        k, mu = state.step - 1, TINY.student.target_rate
+        rate = min(TINY.student.ema, (1 + k) / (10 + k))
+        target = theta if target is None else mu * target + (1 - mu) * theta
+        average = theta if average is None else rate * average + (1 - rate) * theta
+        for role, expected in ((state.target, target), (state.average, average)):
+            got = torch.nn.utils.parameters_to_vector(role.module.parameters())
+            assert torch.allclose(got, expected, atol=1e-6)
+    assert state.result is state.average.module and not state.result.training
+    assert all(t.equal(frozen[name]) for name, t in teacher.state_dict().items())
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.9])
+def test_the_loss_is_given_student_target_and_teacher_in_their_places(monkeypatch, rate):
+    seen = []
+    function = training.distillation_loss
+    monkeypatch.setattr(training, "distillation_loss", lambda *a, **k: (seen.append(a), function(*a, **k))[1])
+    teacher = fresh_teacher()
+    state = next(distill(replace(TINY, student=replace(TINY.student, target_rate=rate)), teacher, DATA))
+    student, target, phi = seen[0][:3]
+    assert student is state.model and phi is teacher and not teacher.training and student.training
+    assert target is (state.target if rate else student) and (target is not state.average)
+
+
+def test_labels_reach_the_network(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        MLP,
+        "forward",
+        lambda self, x, c, labels=None: (seen.append(labels), 0 * x + self.layers[0].bias[0])[1],
+    )
+    next(train_teacher(TINY, DATA))
+    next(distill(TINY, Teacher(MLP(2, 16, 1, 3)), DATA))
+    assert len(seen) == 1 + 4 and all(labels is not None and labels.max() < 3 for labels in seen)
+
+
+def test_any_denoiser_can_teach():
+    exact = GaussianMixture(torch.tensor([[0.2, -0.1]]), 0.5)
+    plain = Dataset("plain", X[:150], X[150:])
+    recipe = replace(TINY, network=Network(width=16, depth=1))
+    assert isinstance(next(distill(recipe, exact, plain)).model, ConsistencyModel)
+
+    class Module(torch.nn.Linear):
+        def forward(self, x, sigma):
+            return super().forward(x)
+
+    assert isinstance(next(distill(recipe, Module(2, 2), plain)).model, DenoiserStudent)
+
+
+def test_distillation_comes_nearer_to_the_exact_flow():
+    """One Gaussian as teacher: after 400 small steps the student's error at T = 5 is below a third of what it was."""
+    exact = GaussianMixture(torch.tensor([[0.4, -0.3]]), 0.3)
+    data = Dataset("gaussian", exact.sample(2000, torch.Generator().manual_seed(0)), X)
+    stage = StudentStage(steps=400, batch=128, lr=3e-3, points=6, weight="inverse_gap", ema=0.9)
+    recipe = Recipe("gaussian", "gaussian", Network(width=32, depth=2), student=stage, sigma_max=5.0)
+    x = 5 * torch.randn(500, 2, generator=torch.Generator().manual_seed(1))
+    truth, errors = exact.consistency(x, 5.0), []
+    for state in distill(recipe, exact, data):
+        if state.step in (1, 400):
+            errors.append((state.result(x, 5.0) - truth).square().mean().sqrt().item())
+    assert errors[1] < errors[0] / 3
+
+
+@pytest.mark.parametrize("name", recipes)
+def test_recipes_survive_json(name):
+    import json
+
+    assert Recipe.from_dict(json.loads(json.dumps(recipes[name].to_dict()))) == recipes[name]
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"teacher": {"steps": 0}}, "teacher.steps = 0"),
+        ({"student": {"batch": -1}}, "student.batch = -1"),
+        ({"student": {"lr": math.nan}}, "student.lr = nan"),
+        ({"teacher": {"ema": 1.0}}, "teacher.ema = 1.0"),
+        ({"student": {"target_rate": 1.0}}, "target_rate = 1.0"),
+        ({"student": {"points": 1}}, "at least 2 points"),
+        ({"sigma_min": 100.0}, "sigma_min < sigma_max"),
+        ({"seed": -1}, "seed = -1"),
+    ],
+)
+def test_recipes_refuse(change, words):
+    parts = {k: replace(getattr(TINY, k), **v) if isinstance(v, dict) else v for k, v in change.items()}
+    with pytest.raises(ValueError, match=words):
+        replace(TINY, **parts)
+
+
+def test_an_unknown_recipe_is_named():
+    with pytest.raises(ValueError, match="recipe 'toys' is not known; choose one of toy, digits"):
+        get_recipe("toys")
+    with pytest.raises(ValueError, match="at least 2 points"):
+        get_recipe("toy").sigmas(0)
