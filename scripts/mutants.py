@@ -1,0 +1,387 @@
+"""Show that each wrong formula fails a test.
+
+    python scripts/mutants.py [words]     all mutants, or those whose name contains one of the words
+
+Every mutant is one mistake that has been made in the field: a copy of the package gets it, and the tests named beside it run
+against the copy. The script ends with 1 if a mutant survives, if its text is no longer in the source, or if the copy without
+any mistake fails.
+"""
+
+import contextlib
+import importlib
+import io
+import multiprocessing
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Mutant(NamedTuple):
+    """A mistake: ``old`` in ``cdedu/<file>`` becomes ``new``; one of ``tests`` must fail."""
+
+    name: str
+    pitfall: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTANTS = [
+    # Target and gradient
+    Mutant(
+        "student and target at each other's points",
+        "the target belongs at the lower noise level",
+        "losses.py",
+        "goal = target(x_next, sigma_next, **cond)\n    _set_random_state(x.device, state)\n    loss = distance(student(x, sigma, **cond), goal)",
+        "goal = target(x, sigma, **cond)\n    _set_random_state(x.device, state)\n    loss = distance(student(x_next, sigma_next, **cond), goal)",
+        "test_losses.py::test_distillation_loss_is_algorithm_2",
+    ),
+    Mutant(
+        "target at the student's own point",
+        "the target belongs at the lower noise level",
+        "losses.py",
+        "goal = target(x_next, sigma_next, **cond)",
+        "goal = target(x, sigma, **cond)",
+        "test_losses.py::test_at_the_last_step_the_target_is_the_teachers_point_itself",
+    ),
+    Mutant(
+        "gradient into the target",
+        "gradient flows through the noisier point only",
+        "losses.py",
+        "with torch.no_grad():\n        goal = target",
+        "with torch.enable_grad():\n        goal = target",
+        "test_losses.py::test_no_gradient_reaches_target_or_teacher "
+        "test_losses.py::test_with_the_student_as_target_gradient_flows_through_the_noisier_point_only",
+    ),
+    Mutant(
+        "sampling average as target",
+        "target and sampling average are distinct roles",
+        "training.py",
+        "target or student,",
+        "state.average,",
+        "test_training.py::test_the_loss_is_given_student_target_and_teacher_in_their_places",
+    ),
+    Mutant(
+        "samples from the student instead of its average",
+        "target and sampling average are distinct roles",
+        "training.py",
+        "return self.average.module.eval()",
+        "return self.model.eval()",
+        "test_training.py::test_roles_of_the_weights_stay_apart",
+    ),
+    Mutant(
+        "target takes a step of the student, not of the teacher",
+        "the solver follows the teacher",
+        "losses.py",
+        "x_next = solver(teacher, x,",
+        "x_next = solver(target, x,",
+        "test_losses.py::test_distillation_loss_is_algorithm_2",
+    ),
+    # The boundary
+    Mutant(
+        "no boundary: ε = 0 in c_skip and c_out",
+        "f(x, ε) = x is the only anchor to data",
+        "teacher.py",
+        "gap = sigma - sigma_min",
+        "gap = sigma - 0 * sigma_min",
+        "test_student.py::test_boundary_holds_bitwise_for_any_network",
+    ),
+    Mutant(
+        "no boundary over a denoiser",
+        "f(x, ε) = x is the only anchor to data",
+        "student.py",
+        "keep = self.sigma_min / sigma_like(sigma, x)",
+        "keep = 0 * sigma_like(sigma, x)",
+        "test_student.py::test_boundary_holds_bitwise_for_any_network",
+    ),
+    Mutant(
+        "last step never drawn",
+        "the step to ε is the only anchor to data",
+        "losses.py",
+        ".clamp(max=steps - 1)",
+        ".clamp(max=steps - 2)",
+        "test_losses.py::test_every_step_down_to_the_last_is_drawn_alike_and_none_starts_at_the_end",
+    ),
+    # Dropout
+    Mutant(
+        "random state not put back",
+        "both sides need the same dropout masks",
+        "losses.py",
+        "    _set_random_state(x.device, state)\n    loss",
+        "    loss",
+        "test_losses.py::test_dropout_masks_are_the_same_on_both_sides",
+    ),
+    # Schedules
+    Mutant(
+        "μ(k) with N − 1",
+        "the paper divides by N(k), published code by N(k) − 1",
+        "noise.py",
+        "math.log(mu0) / n)",
+        "math.log(mu0) / (n - 1))",
+        "test_noise.py::test_target_rate_is_the_papers_and_not_that_of_published_code",
+    ),
+    # Distances
+    Mutant(
+        "pseudo-Huber element by element, mean",
+        "the norm runs over the whole sample",
+        "losses.py",
+        "return ((a - b).square().flatten(1).sum(1) + c**2).sqrt() - c",
+        "return (((a - b).square() + c**2).sqrt() - c).flatten(1).mean(1)",
+        "test_losses.py::test_whole_image_pseudo_huber_is_not_the_elementwise_one",
+    ),
+    Mutant(
+        "pseudo-Huber element by element, sum",
+        "the norm runs over the whole sample",
+        "losses.py",
+        "return ((a - b).square().flatten(1).sum(1) + c**2).sqrt() - c",
+        "return (((a - b).square() + c**2).sqrt() - c).flatten(1).sum(1)",
+        "test_losses.py::test_whole_image_pseudo_huber_is_not_the_elementwise_one",
+    ),
+    # Preconditioning
+    Mutant(
+        "c_in without its square root",
+        "the network needs unit variance",
+        "teacher.py",
+        "c_in = 1 / (sigma**2 + sigma_data**2).sqrt()",
+        "c_in = 1 / (sigma**2 + sigma_data**2)",
+        "test_student.py::test_golden_coefficients",
+    ),
+    Mutant(
+        "c_out without σ_d",
+        "the network needs unit variance",
+        "teacher.py",
+        "c_out = sigma_data * gap",
+        "c_out = gap",
+        "test_student.py::test_golden_coefficients",
+    ),
+    Mutant(
+        "(σ − ε)² under the root of c_out",
+        "the root holds σ²",
+        "teacher.py",
+        "gap / (sigma_data**2 + sigma**2).sqrt()",
+        "gap / (sigma_data**2 + gap**2).sqrt()",
+        "test_student.py::test_golden_coefficients",
+    ),
+    Mutant(
+        "raw σ as the network's time",
+        "the network is told noise_scale · ln σ",
+        "teacher.py",
+        "c_noise = self.noise_scale * s.log()",
+        "c_noise = self.noise_scale * s",
+        "test_teacher.py::test_the_network_sees_scaled_data_and_the_logarithm_of_sigma",
+    ),
+    Mutant(
+        "c_noise in half precision",
+        "bf16 rounds 250 ln σ by up to 4",
+        "teacher.py",
+        ".flatten().expand(len(x))",
+        ".flatten().expand(len(x)).to(x.dtype)",
+        "test_teacher.py::test_the_network_sees_scaled_data_and_the_logarithm_of_sigma",
+    ),
+    Mutant(
+        "student with another noise scale than its teacher",
+        "¼ ln σ and 250 ln σ must not be mixed",
+        "student.py",
+        "sigma_min, teacher.noise_scale)",
+        "sigma_min)",
+        "test_student.py::test_student_starts_as_a_free_copy_of_the_teachers_network",
+    ),
+    # Sampling
+    Mutant(
+        "start from unit noise",
+        "x = T z",
+        "cli.py",
+        "x = recipe.sigma_max * torch.randn(shape",
+        "x = torch.randn(shape",
+        "test_cli.py::test_samples_start_as_noise_of_the_greatest_level_and_the_student_is_told_so",
+    ),
+    Mutant(
+        "noise put back without −ε²",
+        "√(τ² − ε²) z",
+        "samplers.py",
+        "max(sigma**2 - eps**2, 0.0) ** 0.5",
+        "sigma",
+        "test_samplers.py::test_any_schedule_keeps_the_exact_variance",
+    ),
+    Mutant(
+        "second step conditioned on the first level",
+        "the student is told the level that x has",
+        "samplers.py",
+        "x = student(x, sigma, **cond)",
+        "x = student(x, levels[0], **cond)",
+        "test_samplers.py::test_any_schedule_keeps_the_exact_variance",
+    ),
+    Mutant(
+        "denoiser clamped at every step",
+        "EDM's sampler never clamps",
+        "solvers.py",
+        "d = (x - denoiser(x, sigma, **cond)) / s\n    x_euler",
+        "d = (x - denoiser(x, sigma, **cond).clamp(-1, 1)) / s\n    x_euler",
+        "test_samplers.py::test_heun_sampler_is_edms",
+    ),
+    Mutant(
+        "Heun without its average",
+        "the mean of two slopes",
+        "solvers.py",
+        "(d + d_next) / 2",
+        "d_next",
+        "test_solvers.py::test_a_student_without_loss_errs_as_the_solver_does",
+    ),
+    Mutant(
+        "ancestral noise without the longer step down",
+        "σ_down² + σ_up² = σ_s²",
+        "samplers.py",
+        "down = (sigma_next**2 - up**2) ** 0.5",
+        "down = sigma_next",
+        "test_samplers.py::test_ancestral_step_draws_from_the_posterior",
+    ),
+    # Grids and losses
+    Mutant(
+        "grid that counts steps instead of points",
+        "N counts points",
+        "noise.py",
+        "ramp = torch.linspace(0, 1, n, dtype=torch.float64)",
+        "ramp = torch.linspace(0, 1, n + 1, dtype=torch.float64)[:-1]",
+        "test_noise.py::test_grid_has_the_published_values",
+    ),
+    Mutant(
+        "grid computed in float32",
+        "in float32 a fine grid loses its digits",
+        "noise.py",
+        "ramp = torch.linspace(0, 1, n, dtype=torch.float64)",
+        "ramp = torch.linspace(0, 1, n)",
+        "test_noise.py::test_grid_is_the_papers_counted_from_the_other_end",
+    ),
+    Mutant(
+        "grid the wrong way round",
+        "from T down to ε",
+        "noise.py",
+        "    if not (sigmas[:-1] > sigmas[1:]).all():",
+        "    sigmas = sigmas.flip(0)\n    if False:",
+        "test_noise.py::test_grid_has_the_published_values",
+    ),
+    Mutant(
+        "fresh noise for the second point of consistency training",
+        "both points share one noise",
+        "losses.py",
+        "add_noise(x0, sigma_next, noise)",
+        "add_noise(x0, sigma_next, noise.flip(0))",
+        "test_losses.py::test_consistency_training_is_distillation_with_the_data_as_denoiser",
+    ),
+    Mutant(
+        "(σ + σ_d)² in the teacher's weight",
+        "the weight is (σ² + σ_d²) / (σ σ_d)²",
+        "losses.py",
+        "/ (sigma * teacher.sigma_data) ** 2",
+        "/ (sigma + teacher.sigma_data) ** 2",
+        "test_losses.py::test_denoising_loss_is_edms",
+    ),
+    Mutant(
+        "optimiser forgotten on resume",
+        "a resumed run ends where an uninterrupted one does",
+        "training.py",
+        '{"state": slots,',
+        '{"state": {},',
+        "test_training.py::test_a_resumed_run_ends_bitwise_where_an_uninterrupted_one_does",
+    ),
+    Mutant(
+        "kernel distance with its diagonal",
+        "the unbiased estimate leaves the diagonal out",
+        "evaluation.py",
+        "return (k.sum() - k.diagonal().sum()) / (len(a) * (len(a) - 1))",
+        "return k.mean()",
+        "test_evaluation.py::test_kernel_distance_is_unbiased",
+    ),
+]
+
+
+def mutated(mutant: Mutant) -> str:
+    """The source with the mistake in it."""
+    text = (ROOT / "cdedu" / mutant.file).read_text()
+    if text.count(mutant.old) != 1:
+        raise ValueError(
+            f"{mutant.name}: its text occurs {text.count(mutant.old)} times in cdedu/{mutant.file}, want once; mend MUTANTS"
+        )
+    return text.replace(mutant.old, mutant.new)
+
+
+def run(tests: list[str], file: str | None = None, text: str = "") -> tuple[int, str]:
+    """Pytest against a copy of the package in which ``file`` says ``text``: its exit status and its output.
+
+    For a fresh process only, which has not yet imported the package.
+    """
+    import pytest
+
+    assert "cdedu" not in sys.modules
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "cdedu"
+        shutil.copytree(ROOT / "cdedu", copy, ignore=shutil.ignore_patterns("__pycache__", "weights"))
+        if file:
+            (copy / file).write_text(text)
+        sys.path.insert(0, folder)
+        options = f"-x -q --tb=no -o addopts= --rootdir {ROOT} -p no:cacheprovider"
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            status = int(pytest.main([*options.split(), *(f"{ROOT}/tests/{test}" for test in tests)]))
+        if Path(sys.modules["cdedu"].__file__ or "").parent != copy:
+            return 99, "the tests did not import the copy"
+        return status, output.getvalue()
+
+
+def control(chosen: list[Mutant]) -> tuple[int, str]:
+    """The copy without any mistake."""
+    return run(sorted({test for m in chosen for test in m.tests.split()}))
+
+
+def verdict(mutant: Mutant) -> tuple[bool, str]:
+    """Whether the mutant was killed, and by which test."""
+    status, output = run(mutant.tests.split(), mutant.file, mutated(mutant))
+    found = re.search(r"^FAILED \S*tests/(\S+)", output, re.MULTILINE)
+    if status == 1 and found:
+        return True, found[1]
+    return False, "SURVIVED" if status == 0 else f"NO VERDICT (pytest ended with {status})"
+
+
+def main(words: list[str]) -> int:
+    start = time.perf_counter()
+    chosen = [m for m in MUTANTS if not words or any(word in m.name for word in words)]
+    if not chosen:
+        print(f"no mutant is called {' or '.join(words)}; there are: {', '.join(m.name for m in MUTANTS)}")
+        return 1
+    try:
+        for mutant in chosen:
+            mutated(mutant)
+    except ValueError as error:
+        print(error)
+        return 1
+    # Forked processes share what takes long to import; the package itself each of them imports anew.
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    sys.dont_write_bytecode = True
+    for name in "pytest hypothesis scipy.stats scipy.integrate torch._dynamo safetensors.torch matplotlib.image tyro".split():
+        importlib.import_module(name)
+    killed = 0
+    with multiprocessing.get_context("fork").Pool(os.cpu_count(), maxtasksperchild=1) as pool:
+        status, output = pool.apply(control, (chosen,))
+        if status:
+            print(f"The copy without any mistake fails:\n{output}")
+            return 1
+        for mutant, (dead, by) in zip(chosen, pool.imap(verdict, chosen, chunksize=1), strict=True):
+            killed += dead
+            print(
+                f"{'killed' if dead else 'ALIVE '}  {mutant.name} ({mutant.pitfall})\n        {by}",
+                flush=True,
+            )
+    print(f"{killed} of {len(chosen)} wrong variants killed in {time.perf_counter() - start:.0f} s")
+    return killed < len(chosen)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

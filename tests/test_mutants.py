@@ -1,0 +1,20 @@
+"""The list of wrong variants fits the source and the tests; running them is `make mutants`."""
+
+import re
+
+import pytest
+from mutants import MUTANTS, ROOT, mutated
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name)
+def test_a_mutant_fits_the_source_and_names_existing_tests(mutant):
+    source = mutated(mutant)
+    assert source != (ROOT / "cdedu" / mutant.file).read_text()
+    compile(source, mutant.file, "exec")
+    for test in mutant.tests.split():
+        file, _, name = test.partition("::")
+        assert re.search(rf"^def {name}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE), test
+
+
+def test_names_are_told_apart():
+    assert len({m.name for m in MUTANTS}) == len(MUTANTS)
