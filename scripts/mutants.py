@@ -4,7 +4,7 @@
 
 Every mutant is one mistake that has been made in the field: a copy of the package gets it, and the tests named beside it run
 against the copy. The script ends with 1 if a mutant survives, if its text is no longer in the source, or if the copy without
-any mistake fails.
+any mistake fails. It forks, so it runs on Linux and macOS.
 """
 
 import contextlib

@@ -12,7 +12,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from cdedu import checkpoints, cli, training
+from cdedu import checkpoints, cli, comparison, training
 from cdedu.data import Dataset
 from cdedu.networks import MLP
 from cdedu.recipes import Network, recipes
@@ -46,6 +46,14 @@ def small_data(name: str) -> Dataset:
     return Dataset(name, x[:80], x[80:])
 
 
+def make_comparison_cheap(monkeypatch) -> None:
+    """Little data, one seed, small batches for the clock."""
+    compare, speed = comparison.compare, comparison.speed
+    monkeypatch.setattr(cli, "load_data", small_data)
+    monkeypatch.setattr(comparison, "compare", lambda *a, **k: compare(*a, **{**k, "seeds": 1}))
+    monkeypatch.setattr(comparison, "speed", lambda *a: speed(*a, batch=4, repeats=1))
+
+
 def png_size(path: Path) -> tuple[int, ...]:
     assert path.read_bytes().startswith(b"\x89PNG\r\n")
     return imread(path).shape
@@ -76,11 +84,7 @@ def test_toy_from_data_to_comparison(cdedu, tmp_path, monkeypatch):
         assert code == 0 and f"{name}.png" in out, err
         assert min(png_size(run / f"{name}.png")[:2]) > 100
 
-    import cdedu.comparison as comparison
-
-    compare = comparison.compare
-    monkeypatch.setattr(cli, "load_data", small_data)
-    monkeypatch.setattr(comparison, "compare", lambda *a, **k: compare(*a, **{**k, "seeds": 1}))
+    make_comparison_cheap(monkeypatch)
     code, out, err = cdedu("evaluate", "toy", "--device", "cpu")
     assert code == 0 and "student_1" in out and "teacher_heun_35" in out, err
 
@@ -111,11 +115,7 @@ def test_digits_from_data_to_comparison(cdedu, tmp_path, monkeypatch):
     assert code == 0 and "5 samples" in out, err
     assert png_size(tmp_path / "pictures" / "five.png")
 
-    import cdedu.comparison as comparison
-
-    compare = comparison.compare
-    monkeypatch.setattr(cli, "load_data", small_data)
-    monkeypatch.setattr(comparison, "compare", lambda *a, **k: compare(*a, **{**k, "seeds": 1}))
+    make_comparison_cheap(monkeypatch)
     code, out, err = cdedu("evaluate", "digits", "--device", "cpu")
     assert code == 0 and "fd" in out and "kd" in out, err
 
@@ -160,6 +160,13 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(cdedu, tmp_path, monkeypat
     assert resumed_at == {None, 7}
     code, out, _ = cdedu(*words, "--out", "parts", "--resume")
     assert code == 0 and "nothing to do" in out
+
+
+def test_an_interrupt_while_sampling_ends_without_a_traceback(cdedu, monkeypatch):
+    monkeypatch.setattr(cli, "generate", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    checkpoints.save("s.safetensors", ConsistencyModel(MLP()), recipes["toy"], (2,))
+    code, _, err = cdedu("sample", "toy", "--weights", "s.safetensors", "--device", "cpu")
+    assert code == 130 and err == ""
 
 
 def test_an_interrupt_during_the_last_step_changes_nothing(cdedu, tmp_path, monkeypatch):
