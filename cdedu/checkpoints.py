@@ -60,9 +60,7 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Teacher | Co
         FileNotFoundError: with the names that exist.
         ValueError: for a corrupted file, or weights that do not match their recorded hash.
     """
-    path = Path(source)
-    if not path.suffix:
-        path = shipped(str(source))
+    path = find(source)
     tensors, header = read_tensors(path)
     if "class" not in header:
         raise ValueError(f"{path} holds no model for use (is it a .state file? give the file beside it)")
@@ -106,6 +104,11 @@ def load_state(path: str | Path, recipe: Recipe, role: str) -> Resume:
     if header.get("role") != role:
         raise ValueError(f"{path} holds the state of a {header.get('role')}, not of a {role}")
     return tensors, int(header["step"])
+
+
+def find(source: str | Path) -> Path:
+    """The file behind a path or the name of weights that come with the course."""
+    return Path(source) if Path(source).suffix else shipped(str(source))
 
 
 def shipped(name: str) -> Path:

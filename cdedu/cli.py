@@ -5,30 +5,24 @@ from. Every run leaves a record in ``results/runs/``, under a name of its own.
 """
 
 import os
-import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Literal
 
 import torch
 import tyro
-from torch import Tensor
 
-from cdedu import checkpoints, records
+from cdedu import checkpoints
 from cdedu.data import Dataset, load_data
 from cdedu.recipes import Recipe, get_recipe, recipes
+from cdedu.runs import Run, generate, writable, write_run_record
+from cdedu.runtime import Distributed, Runtime
 from cdedu.teacher import Teacher
-from cdedu.training import Resume, State, distill, train_teacher
-
-SAVE_EVERY = 30.0
-"""Seconds between checkpoints."""
+from cdedu.training import distill, train_teacher
 
 
 @dataclass(frozen=True)
@@ -36,13 +30,19 @@ class _Run:
     """What all training commands take."""
 
     recipe: tyro.conf.Positional[str]
-    """Name of a recipe: toy or digits."""
+    """Name of a recipe, such as toy, digits or cifar10-small."""
     data: str | None = None
-    """Another data set than the recipe's."""
+    """Another data set than the recipe's: a name, or a folder or zip of images."""
+    test_data: Path | None = None
+    """Held-out images for a folder or zip; a tenth of the images by default."""
+    size: int | None = None
+    """Crop and resize images of a folder or zip to this height and width."""
     max_steps: int | None = None
     """Fewer or more steps than the recipe's."""
     batch: int | None = None
     """Another batch size than the recipe's."""
+    block: int | None = None
+    """Samples that share a random generator; with several processes or --micro-batch, parts hold whole blocks."""
     lr: float | None = None
     """Another learning rate than the recipe's."""
     seed: int | None = None
@@ -51,8 +51,20 @@ class _Run:
     """cpu, cuda, cuda:1, mps, or auto: the fastest there is."""
     out: Path | None = None
     """Folder of the run; runs/<recipe> by default."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the networks; auto is what the GPU is good at, and fp32 on the CPU."""
+    compile: bool | None = None
+    """Compile the networks; by default on CUDA only."""
+    micro_batch: int | None = None
+    """At most so many samples at once; gradients are accumulated over the batch."""
+    picture_every: int = 0
+    """Write a picture of samples every so many steps."""
+    tensorboard: bool = False
+    """Write curves for TensorBoard into the run's folder."""
     results: Path = Path("results/runs")
     """Folder of the results record."""
+    from_weights: Path | None = None
+    """Start from these weights with a fresh optimiser and a short warm-up; the record says so."""
     resume: bool = False
     """Continue an interrupted run, to the same result as if it had not been interrupted."""
     overwrite: bool = False
@@ -64,16 +76,11 @@ class Train(_Run):
     """Train a teacher from scratch."""
 
     def __call__(self) -> None:
-        recipe, data, device, folder = _prepare(self, "teacher")
-        resume = _state_of(self, folder, recipe, "teacher")
-        _drive(
-            train_teacher(recipe, data, device=device, resume=resume),
-            recipe,
-            data,
-            device,
-            folder,
-            self.results,
-            resume,
+        run = _prepare(self, "teacher")
+        run.drive(
+            train_teacher(
+                run.recipe, run.data, resume=run.resume, start=_start(self, run), runtime=run.runtime
+            )
         )
 
 
@@ -85,17 +92,20 @@ class Distill(_Run):
     """A teacher's file, or the name of one that comes with the course; the run's own by default, else the course's."""
 
     def __call__(self) -> None:
-        recipe, data, device, folder = _prepare(self, "student")
-        resume = _state_of(self, folder, recipe, "student")
-        source = _model_source(self.teacher, folder, recipe, "teacher")
-        teacher = checkpoints.load(source, device)
+        run = _prepare(self, "student")
+        source = _model_source(self.teacher, run.folder, run.recipe, "teacher")
+        teacher = checkpoints.load(source)
         if not isinstance(teacher, Teacher):
             raise ValueError(f"{source} is a student; distillation needs a teacher")
-        if tuple(teacher.header["shape"]) != tuple(data.train.shape[1:]):  # type: ignore[index,arg-type]
-            raise ValueError(f"{source} was trained on data of another shape than {recipe.data}'s")
-        print(f"teacher: {source}")
-        states = distill(recipe, teacher, data, device=device, resume=resume)
-        _drive(states, recipe, data, device, folder, self.results, resume)
+        _same_shape(teacher, source, run.data)
+        if run.runtime.main:
+            print(f"teacher: {source}")
+        run.facts["teacher"] = {"source": source, "sha256": checkpoints.sha256(checkpoints.find(source))}
+        run.drive(
+            distill(
+                run.recipe, teacher, run.data, resume=run.resume, start=_start(self, run), runtime=run.runtime
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -103,9 +113,9 @@ class Sample:
     """Draw samples and write a picture of them."""
 
     recipe: tyro.conf.Positional[str]
-    """Name of a recipe: toy or digits."""
+    """Name of a recipe, such as toy, digits or cifar10-small."""
     steps: int = 1
-    """Steps of the student (1 or 2), or points of the teacher's noise grid (n points are 2n − 1 evaluations)."""
+    """Steps of the student, or points of the teacher's noise grid (n points are 2n − 1 evaluations)."""
     model: Literal["student", "teacher"] = "student"
     """Which of the two."""
     weights: str | None = None
@@ -127,10 +137,10 @@ class Sample:
             raise ValueError(f"--number = {self.number}, but there must be at least one sample")
         folder = Path("runs") / self.recipe
         path = self.out or folder / f"{self.model}-{self.steps}.png"
-        _writable(path.parent)
+        writable(path.parent)
         source = _model_source(self.weights, folder, recipe, self.model)
         model = checkpoints.load(source, device)
-        x = generate(model, recipe, self.steps, self.number, self.seed)
+        x = generate(model, recipe, tuple(model.header["shape"]), self.steps, self.number, self.seed)  # type: ignore[arg-type,index]
         save_samples(path, x.cpu(), f"{self.model}, {source}")
         print(f"{self.number} samples of {source} in {path}")
 
@@ -140,13 +150,25 @@ class Evaluate:
     """Measure teacher and student against held-out data."""
 
     recipe: tyro.conf.Positional[str]
-    """Name of a recipe: toy or digits."""
+    """Name of a recipe, such as toy, digits or cifar10-small."""
     teacher: str | None = None
     """A teacher's file or name; the run's own by default, else the course's."""
     student: str | None = None
     """A student's file or name; the run's own by default, else the course's."""
+    data: str | None = None
+    """Another data set than the recipe's: a name, or a folder or zip of images."""
+    test_data: Path | None = None
+    """Held-out images for a folder or zip; a tenth of the images by default."""
+    samples: int | None = None
+    """How many samples are compared; as many as there are held-out data by default."""
+    inception: bool = False
+    """Also FID, Inception score, precision and recall by the standard protocol (downloads Inception's weights)."""
+    seeds: int | None = None
+    """How many sampling seeds the medians run over; 5, or 1 for CIFAR-10 and larger on the CPU."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps, or auto: the fastest there is."""
+    out: Path | None = None
+    """Folder of the run; runs/<recipe> by default."""
     results: Path = Path("results/runs")
     """Folder of the results record."""
 
@@ -156,46 +178,39 @@ class Evaluate:
         from cdedu.comparison import compare, table
 
         recipe, device = get_recipe(self.recipe), pick_device(self.device)
-        _writable(self.results)
-        folder = Path("runs") / self.recipe
-        sources = {
-            role: _model_source(getattr(self, role), folder, recipe, role) for role in ("teacher", "student")
-        }
+        writable(self.results)
+        folder = self.out or Path("runs") / self.recipe
+        sources = {r: _model_source(getattr(self, r), folder, recipe, r) for r in ("teacher", "student")}
         start = time.perf_counter()
-        data = load_data(recipe.data)
+        data = load_data(self.data or recipe.data, self.test_data)
         models = [checkpoints.load(source, device) for source in sources.values()]
         for model, source in zip(models, sources.values(), strict=True):
-            if tuple(model.header["shape"]) != tuple(data.train.shape[1:]):  # type: ignore[index,arg-type]
-                raise ValueError(f"{source} was trained on data of another shape than {recipe.data}'s")
-        metrics = compare(recipe, *models, data, progress=partial(tqdm, desc="evaluate"))
+            _same_shape(model, source, data)
+        trial = device.type == "cpu" and data.train[0].numel() >= 3 * 32 * 32
+        seeds = self.seeds or (1 if trial else 5)
+        metrics = compare(recipe, *models, data, seeds, self.samples, partial(tqdm, desc="evaluate"))
+        if self.inception:
+            metrics["inception"] = self._inception(recipe, models, data, device)
         print(table(metrics))
-        _record(
-            self.results,
-            recipe,
-            f"{recipe.name}-evaluate",
-            data,
-            device,
-            time.perf_counter() - start,
-            metrics,
-            **sources,
-        )
+        seconds, name = time.perf_counter() - start, f"{recipe.name}-evaluate"
+        record = write_run_record(self.results, name, recipe, data, str(device), seconds, metrics, **sources)
+        print(f"record: {record}")
 
+    def _inception(
+        self, recipe: Recipe, models: list[torch.nn.Module], data: Dataset, device: torch.device
+    ) -> dict[str, dict[str, float]]:
+        from tqdm.auto import tqdm
 
-def generate(model: torch.nn.Module, recipe: Recipe, steps: int, number: int, seed: int) -> Tensor:
-    """Samples of a student in ``steps`` steps, or of a teacher on ``steps`` points."""
-    from cdedu.samplers import sample_consistency, sample_heun
+        from cdedu.comparison import samplers
+        from cdedu.inception import score
 
-    device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(seed)
-    shape = (number, *model.header["shape"])  # type: ignore[index,misc]
-    x = recipe.sigma_max * torch.randn(shape, generator=generator).to(device)
-    if isinstance(model, Teacher):
-        return sample_heun(model, x, recipe.sigmas(steps))
-    if steps not in (1, 2):
-        raise ValueError(
-            f"--steps = {steps}, but a student samples in 1 or 2 (a teacher in any number: --model teacher)"
-        )
-    return sample_consistency(model, x, (recipe.sigma_max, recipe.student.second_sigma)[:steps], generator)
+        wanted = ("teacher_heun_35", "student_1", "student_2")
+        out = {}
+        for name in tqdm(wanted, desc="inception"):
+            out[name] = score(
+                samplers(recipe, *models)[name][1], recipe, data, device, self.samples or 50_000
+            )
+        return out
 
 
 def pick_device(name: str) -> torch.device:
@@ -217,39 +232,86 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def _prepare(run: _Run, role: str) -> tuple[Recipe, Dataset, torch.device, Path]:
+def _prepare(command: _Run, role: str) -> Run:
     """Everything that can go wrong goes wrong here, before any work."""
-    recipe = get_recipe(run.recipe)
-    stage_name = "teacher" if role == "teacher" else "student"
-    changes = {"steps": run.max_steps, "batch": run.batch, "lr": run.lr}
-    stage = replace(getattr(recipe, stage_name), **{k: v for k, v in changes.items() if v is not None})
-    recipe = replace(recipe, **{stage_name: stage})
-    recipe = replace(recipe, data=run.data or recipe.data, seed=recipe.seed if run.seed is None else run.seed)
-    device = pick_device(run.device)
-    data = load_data(recipe.data)
+    recipe = get_recipe(command.recipe)
+    changes = {"steps": command.max_steps, "batch": command.batch, "lr": command.lr}
+    if command.from_weights:
+        changes["warmup"] = max(getattr(recipe, role).warmup, 500)
+    runtime = _runtime(command)
+    if runtime.device.type == "cpu" and recipe.cpu_batch and command.batch is None:
+        changes["batch"] = recipe.cpu_batch
+        if runtime.main:
+            print(
+                f"On the CPU this is a trial: batches of {recipe.cpu_batch} in place of the recipe's "
+                f"{getattr(recipe, role).batch} (--batch {getattr(recipe, role).batch} for those)"
+            )
+    stage = replace(getattr(recipe, role), **{k: v for k, v in changes.items() if v is not None})
+    seed = recipe.seed if command.seed is None else command.seed
+    block = recipe.block if command.block is None else command.block
+    recipe = replace(recipe, **{role: stage}, data=command.data or recipe.data, seed=seed, block=block)
+    data = load_data(recipe.data, command.test_data, command.size)
     wanted = 1 if recipe.network.kind == "mlp" else 3
     if data.train.ndim - 1 != wanted:
         raise ValueError(
             f"--data {recipe.data} does not suit recipe {recipe.name!r}, whose {recipe.network.kind} takes "
             f"{'points' if wanted == 1 else 'images'}; choose another recipe or other data"
         )
-    folder = run.out or Path("runs") / recipe.name
-    state = folder / f"{role}.state.safetensors"
-    if run.resume and run.overwrite:
-        raise ValueError("--resume and --overwrite exclude each other")
-    if run.resume and not state.is_file():
-        raise FileNotFoundError(f"there is nothing to resume: no {state}")
-    if not (run.resume or run.overwrite) and (state.exists() or (folder / f"{role}.safetensors").exists()):
+    folder = command.out or Path("runs") / recipe.name
+    run = Run(recipe, role, data, folder, command.results, runtime)
+    run.picture_every, run.tensorboard = command.picture_every, command.tensorboard
+    if command.resume + command.overwrite + bool(command.from_weights) > 1 and not (
+        command.overwrite and command.from_weights
+    ):
+        raise ValueError("--resume excludes --overwrite and --from-weights")
+    if command.resume and not run.state_path.is_file():
+        raise FileNotFoundError(f"there is nothing to resume: no {run.state_path}")
+    if not (command.resume or command.overwrite) and (run.state_path.exists() or run.path.exists()):
         raise FileExistsError(
             f"{folder} holds a {role} already; add --resume to go on, --overwrite to start anew, or --out"
         )
-    _writable(folder)
-    _writable(run.results)
-    return recipe, data, device, folder
+    writable(folder)
+    writable(command.results)
+    if command.resume:
+        run.resume = checkpoints.load_state(run.state_path, recipe, role)
+    return run
 
 
-def _state_of(run: _Run, folder: Path, recipe: Recipe, role: str) -> Resume | None:
-    return checkpoints.load_state(folder / f"{role}.state.safetensors", recipe, role) if run.resume else None
+def _runtime(command: _Run) -> Runtime:
+    """One process here, or one of several where torchrun or accelerate launch started us."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    device = pick_device(command.device)
+    cuda = device.type == "cuda"
+    precision = command.precision
+    if precision == "auto":
+        # By capability: a T4 (7.5) says that it supports bf16, and emulates it.
+        precision = (
+            "fp32" if not cuda else "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
+        )
+    compiled = cuda if command.compile is None else command.compile
+    if several:
+        return Distributed(precision, compiled, command.micro_batch)
+    return Runtime(device, precision, compiled, command.micro_batch)
+
+
+def _start(command: _Run, run: Run) -> torch.nn.Module | None:
+    """The weights of a warm restart."""
+    if command.from_weights is None:
+        return None
+    model = checkpoints.load(command.from_weights)
+    _same_shape(model, str(command.from_weights), run.data)
+    digest = checkpoints.sha256(command.from_weights)
+    run.facts["warm_restart"] = {
+        "from": str(command.from_weights),
+        "sha256": digest,
+        "step": model.header["step"],
+    }  # type: ignore[index]
+    return model
+
+
+def _same_shape(model: torch.nn.Module, source: str, data: Dataset) -> None:
+    if tuple(model.header["shape"]) != tuple(data.train.shape[1:]):  # type: ignore[index,arg-type]
+        raise ValueError(f"{source} was trained on data of another shape than {data.name}'s")
 
 
 def _model_source(wanted: str | None, folder: Path, recipe: Recipe, role: str) -> str:
@@ -257,124 +319,6 @@ def _model_source(wanted: str | None, folder: Path, recipe: Recipe, role: str) -
         return wanted
     own = folder / f"{role}.safetensors"
     return str(own) if own.is_file() else f"{recipe.name}-{role}"
-
-
-def _writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OSError(f"cannot write into {folder}: {error.strerror}; choose another folder") from None
-
-
-def _drive(
-    states: Iterator[State],
-    recipe: Recipe,
-    data: Dataset,
-    device: torch.device,
-    folder: Path,
-    results: Path,
-    resume: Resume | None,
-) -> None:
-    """Run the loop with a progress bar, checkpoints, and a clean stop on Ctrl-C and SIGTERM."""
-    from tqdm.auto import tqdm
-
-    stop: list[int] = []
-
-    def ask_to_stop(number: int, frame: FrameType | None) -> None:
-        stop.append(number)  # the step under way is finished first, so that the state is whole
-
-    previous = {s: signal.signal(s, ask_to_stop) for s in (signal.SIGINT, signal.SIGTERM)}
-    start = saved = time.perf_counter()
-    state: State | None = None
-    losses: list[float] = []
-    bar = None
-    try:
-        for state in states:
-            if bar is None:
-                bar = tqdm(
-                    total=state.steps, initial=state.step - 1, desc=state.role, unit="step", mininterval=0.5
-                )
-            losses.append(state.loss)
-            bar.update()
-            if state.step % 100 == 0:
-                bar.set_postfix(loss=f"{sum(losses[-100:]) / len(losses[-100:]):.4g}")
-            if state.step == state.steps:
-                break  # all that is left is to write the results
-            if stop or time.perf_counter() - saved > SAVE_EVERY:
-                checkpoints.save_state(_state_path(folder, state), state)
-                saved = time.perf_counter()
-            if stop:
-                bar.close()
-                print(f"stopped after step {state.step}; add --resume to go on", file=sys.stderr)
-                raise SystemExit(128 + stop[0])
-    except FloatingPointError:
-        if state is not None:
-            checkpoints.save_state(_state_path(folder, state), state)
-        raise
-    finally:
-        if bar is not None:
-            bar.close()
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    if state is None:
-        print("nothing to do: the run had already reached its last step")
-        return
-    path = folder / f"{state.role}.safetensors"
-    checkpoints.save(path, state.result, recipe, data.train.shape[1:], step=state.step, data=data.describe())  # type: ignore[arg-type]
-    tail = losses[-100:]
-    metrics = {
-        "steps": state.step,
-        "loss": sum(tail) / len(tail),
-        "steps_per_second": len(losses) / (time.perf_counter() - start),
-    }
-    facts = {
-        "weights": {"file": str(path), "sha256": checkpoints.sha256(path)},
-        "resumed_at": resume[1] if resume else None,
-    }
-    record = _record(
-        results,
-        recipe,
-        f"{recipe.name}-{state.role}",
-        data,
-        device,
-        time.perf_counter() - start,
-        metrics,
-        **facts,
-    )
-    # Last, so that a run cut short before this line can still be resumed to its end.
-    checkpoints.save_state(_state_path(folder, state), state)
-    print(f"{path} (record: {record})")
-
-
-def _state_path(folder: Path, state: State) -> Path:
-    return folder / f"{state.role}.state.safetensors"
-
-
-def _record(
-    folder: Path,
-    recipe: Recipe,
-    name: str,
-    data: Dataset,
-    device: torch.device,
-    seconds: float,
-    metrics: dict[str, object],
-    **more: object,
-) -> Path:
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S-%f")
-    return records.write_record(
-        folder / f"{name}-{stamp}.json",
-        metrics=metrics,
-        command=shlex.join(["cdedu", *sys.argv[1:]]),
-        recipe=recipe.to_dict(),
-        seed=recipe.seed,
-        data=data.describe(),
-        seconds=seconds,
-        device=str(device),
-        **more,
-    )
 
 
 Command = (

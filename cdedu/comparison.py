@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cdedu.data import Dataset
+from cdedu.data import Dataset, to_unit
 from cdedu.evaluation import (
-    digits_classifier,
+    features,
     frechet_distance,
+    frozen_classifier,
     kernel_distance,
     latency,
     median_over_seeds,
@@ -22,22 +23,26 @@ from cdedu.samplers import Progress, sample_consistency, sample_ddpm, sample_eul
 from cdedu.teacher import Denoiser
 
 Sampler = Callable[[Tensor, torch.Generator], Tensor]
+BATCH = 5000
+"""Samples drawn at once."""
 
 
-def samplers(recipe: Recipe, teacher: Denoiser, student: Denoiser) -> dict[str, tuple[int, Sampler]]:
-    """What is compared: name → (evaluations a sample, sampler). All start from the same noise."""
-    one, two = (recipe.sigma_max,), (recipe.sigma_max, recipe.student.second_sigma)
+def samplers(
+    recipe: Recipe, teacher: Denoiser, student: Denoiser, brief: bool = False
+) -> dict[str, tuple[int, Sampler]]:
+    """What is compared: name → (evaluations a sample, sampler). All start from the same noise; ``brief`` leaves some out."""
     grid = recipe.sigmas
     out: dict[str, tuple[int, Sampler]] = {
         "teacher_heun_35": (35, lambda x, g: sample_heun(teacher, x, grid(18))),
-        "teacher_heun_34": (34, lambda x, g: sample_heun(teacher, x, grid(18), to_zero=False)),
-        "teacher_ddpm_35": (35, lambda x, g: sample_ddpm(teacher, x, grid(35), generator=g)),
-        "student_1": (1, lambda x, g: sample_consistency(student, x, one)),
-        "student_2": (2, lambda x, g: sample_consistency(student, x, two, g)),
     }
-    first = torch.tensor([recipe.sigma_max])
-    out["teacher_ddim_1"] = (1, lambda x, g: teacher(x, first.item()))
-    for n in (2, 4, 10, 35):
+    if not brief:
+        out["teacher_heun_34"] = (34, lambda x, g: sample_heun(teacher, x, grid(18), to_zero=False))
+        out["teacher_ddpm_35"] = (35, lambda x, g: sample_ddpm(teacher, x, grid(35), generator=g))
+    for k in (1, 2, 4):
+        levels = recipe.student_sigmas(k)
+        out[f"student_{k}"] = (k, lambda x, g, levels=levels: sample_consistency(student, x, levels, g))  # type: ignore[misc]
+    out["teacher_ddim_1"] = (1, lambda x, g: teacher(x, recipe.sigma_max))
+    for n in (2, 4, 10) if brief else (2, 4, 10, 35):
         out[f"teacher_ddim_{n}"] = (n, lambda x, g, n=n: sample_euler(teacher, x, grid(n)))  # type: ignore[misc]
     return out
 
@@ -49,6 +54,7 @@ def compare(
     student: Denoiser,
     data: Dataset,
     seeds: int = 5,
+    samples: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Distances to the held-out data: medians over sampling seeds, at equal sample sizes, beside the real-to-real floor.
@@ -59,14 +65,20 @@ def compare(
         dimensions; on digits, in the features of the frozen classifier, Fréchet and kernel distance (``fd``, ``kd``), precision
         and recall.
     """
-    test, n = data.test, len(data.test)
+    n = min(samples or len(data.test), len(data.test), len(data.train))
+    if n < 2:
+        raise ValueError(f"{n} samples are too few to compare; use at least 2")
+    order = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))
+    test, train = to_unit(data.test[order[:n]]), data.train
     shape = tuple(test.shape)
-    if data.name == "digits":
-        classifier = digits_classifier()
+    large = test[0].numel() >= 3 * 32 * 32
+    classifier = frozen_classifier(data)
+    if classifier is not None:
+        real = features(classifier, test)
 
         def measure(x: Tensor) -> dict[str, float]:
-            real, fake = classifier.features(test), classifier.features(x.cpu())
-            precision, recall = precision_recall(real, fake)
+            fake = features(classifier, x.cpu())
+            precision, recall = precision_recall(real, fake, k=min(3, n - 1))
             return {
                 "fd": frechet_distance(real, fake), "kd": kernel_distance(real, fake),
                 "precision": precision, "recall": recall,
@@ -74,7 +86,7 @@ def compare(
     else:
 
         def measure(x: Tensor) -> dict[str, float]:
-            return {"sw": sliced_wasserstein(test, x.cpu())}
+            return {"sw": sliced_wasserstein(test.flatten(1), x.cpu().flatten(1))}
 
     def over_seeds(draw: Callable[[torch.Generator], Tensor]) -> dict[str, dict[str, float]]:
         runs: dict[int, dict[str, float]] = {}
@@ -90,20 +102,33 @@ def compare(
 
     device = next(student.parameters()).device  # type: ignore[attr-defined]
 
-    def noise(generator: torch.Generator) -> Tensor:
-        return recipe.sigma_max * torch.randn(shape, generator=generator).to(device)
+    def sample(sampler: Sampler, generator: torch.Generator) -> Tensor:
+        parts = []
+        for size in [BATCH] * (n // BATCH) + [n % BATCH] * (n % BATCH > 0):
+            x = recipe.sigma_max * torch.randn((size, *shape[1:]), generator=generator).to(device)
+            parts.append(sampler(x, generator).cpu())
+        return torch.cat(parts)
 
     out: dict[str, Any] = {"n": n, "seeds": seeds, "second_sigma": recipe.student.second_sigma}
-    out["floor"] = over_seeds(lambda g: data.train[torch.randperm(len(data.train), generator=g)[:n]])
+    out["features"] = None if classifier is None else type(classifier).__name__
+    out["floor"] = over_seeds(lambda g: to_unit(train[torch.randperm(len(train), generator=g)[:n]]))
     out["samplers"] = {}
-    rows = list(samplers(recipe, teacher, student).items())
+    rows = list(samplers(recipe, teacher, student, brief=large).items())
     for name, (evaluations, sampler) in rows if progress is None else progress(rows):
-        values = over_seeds(lambda g, sampler=sampler: sampler(noise(g), g))  # type: ignore[misc]
+        values = over_seeds(lambda g, sampler=sampler: sample(sampler, g))  # type: ignore[misc]
         out["samplers"][name] = {"evaluations": evaluations, **values}
-    key = "fd" if data.name == "digits" else "sw"
+    key = "sw" if classifier is None else "fd"
     base = out["samplers"]["teacher_heun_35"][key]["median"]
     out["ratio"] = {name: out["samplers"][name][key]["median"] / base for name in ("student_1", "student_2")}
-    out["speed"] = speed(recipe, teacher, student, shape[1:], device)
+    out["speed"] = speed(
+        recipe,
+        teacher,
+        student,
+        shape[1:],
+        device,
+        batch=16 if large and device.type == "cpu" else min(256, n),
+        repeats=3 if large else 7,
+    )
     return out
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import pi
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 class Dataset:
     """Clean data, split once: ``train`` is learned from, ``test`` is only compared with.
 
-    ``train`` and ``test`` are float32 (n, ...); labels are int64 (n,) or None.
+    ``train`` and ``test`` are float32 (n, ...), or uint8 (n, C, H, W) for images from files; labels are int64 (n,) or None.
     """
 
     name: str
@@ -100,14 +101,53 @@ def digits() -> Dataset:
     return Dataset("digits", x[600:], x[:600], y[600:], y[:600])
 
 
-def load_data(name: str) -> Dataset:
-    """The data of a recipe: ``digits`` or one of the toys (20,000 points to learn from, 5,000 to compare with).
+def to_unit(x: Tensor) -> Tensor:
+    """uint8 images as float32 in [−1, 1]; anything else as it is."""
+    return x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x
+
+
+def pictures(path: str | Path, test: str | Path | None = None, size: int | None = None) -> Dataset:
+    """Your own images: a folder or a zip, see :func:`cdedu.images.image_folder`.
+
+    Args:
+        path: what to learn from.
+        test: what to compare with; a tenth of ``path`` is held out where it is not given.
+        size: crop and resize to ``size`` × ``size``.
+    """
+    from cdedu.images import image_folder
+
+    images = image_folder(path, size)
+    name = Path(path).stem.removesuffix("-train")
+    if test is not None:
+        held_out = image_folder(test, size)
+        return Dataset(name, images.images, held_out.images, images.labels, held_out.labels)
+    order = torch.randperm(len(images.images), generator=torch.Generator().manual_seed(0))
+    x, y, n = images.images[order], images.labels[order], max(1, len(order) // 10)
+    return Dataset(name, x[n:], x[:n], y[n:], y[:n])
+
+
+def load_data(name: str, test: str | Path | None = None, size: int | None = None) -> Dataset:
+    """The data of a recipe: ``digits``, ``cifar10``, one of the toys (20,000 points to learn from, 5,000 to compare with), or
+    the path of a folder or zip of images.
 
     Raises:
         ValueError: for an unknown name, with the list of known ones.
     """
     if name == "digits":
         return digits()
-    if name not in TOYS:
-        raise ValueError(f"data = {name!r} is not known; choose one of {', '.join([*TOYS, 'digits'])}")
-    return Dataset(name, TOYS[name](20_000, 0), TOYS[name](5_000, 1))
+    if name == "cifar10":
+        from cdedu.images import cifar10
+
+        train, held_out = cifar10()
+        return Dataset(name, train.images, held_out.images, train.labels, held_out.labels)
+    if name in TOYS:
+        return Dataset(name, TOYS[name](20_000, 0), TOYS[name](5_000, 1))
+    if Path(name).exists() or name.endswith(".zip") or "/" in name:
+        return pictures(name, test, size)
+    if name in ("imagenet64", "lsun256"):
+        raise ValueError(
+            f"{name} cannot be downloaded freely; give a folder or zip of its images with --data"
+        )
+    raise ValueError(
+        f"data = {name!r} is not known; choose one of {', '.join([*TOYS, 'digits', 'cifar10'])}, or a folder or zip"
+    )

@@ -7,9 +7,14 @@ classifier for digits. Compare equal sample sizes only, and read every figure be
 import statistics
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from cdedu.data import Dataset
+
+Classifier = TypeVar("Classifier", bound=nn.Module)
 
 
 class _Identity(nn.Module):
@@ -139,12 +144,58 @@ class DigitsClassifier(nn.Module):
         return self.head(self.body(x))
 
 
+class CifarClassifier(nn.Module):
+    """The classifier whose 128 features stand in for Inception's on 32 × 32 colour images; its weights come with the course."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def layer(c_in: int, c_out: int, stride: int = 1) -> list[nn.Module]:
+            return [nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False), nn.BatchNorm2d(c_out), nn.SiLU()]
+
+        self.body = nn.Sequential(
+            *layer(3, 32), *layer(32, 64, 2), *layer(64, 64), *layer(64, 128, 2), *layer(128, 128),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        )  # fmt: skip
+        self.head = nn.Linear(128, 10)
+
+    def features(self, x: Tensor) -> Tensor:
+        """(B, 3, 32, 32) in [−1, 1] → (B, 128)."""
+        return self.body(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class scores (B, 10)."""
+        return self.head(self.body(x))
+
+
 def digits_classifier() -> DigitsClassifier:
-    """The frozen classifier."""
+    """The frozen classifier of the digits."""
+    return _frozen(DigitsClassifier(), "digits-classifier")
+
+
+def cifar_classifier() -> CifarClassifier:
+    """The frozen classifier of CIFAR-10, trained on ``cifar10-jpeg`` (see its record): good for comparing, not for publishing."""
+    return _frozen(CifarClassifier(), "cifar10-jpeg-classifier")
+
+
+def frozen_classifier(data: Dataset) -> DigitsClassifier | CifarClassifier | None:
+    """The classifier in whose features samples like these data are compared; None where points themselves are."""
+    shape = tuple(data.train.shape[1:])
+    if data.name == "digits":
+        return digits_classifier()
+    return cifar_classifier() if shape == (3, 32, 32) else None
+
+
+@torch.no_grad()
+def features(classifier: DigitsClassifier | CifarClassifier, x: Tensor, batch: int = 1000) -> Tensor:
+    """Features of many images, (n, C, H, W) → (n, d)."""
+    return torch.cat([classifier.features(part) for part in x.split(batch)])
+
+
+def _frozen(model: Classifier, name: str) -> Classifier:
     from cdedu.checkpoints import read_tensors, shipped
 
-    model = DigitsClassifier()
-    model.load_state_dict(read_tensors(shipped("digits-classifier"))[0])
+    model.load_state_dict(read_tensors(shipped(name))[0])
     return model.eval().requires_grad_(False)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cdedu.noise import add_noise, check_grid, normal
+from cdedu.noise import add_noise, check_grid, draw_steps, normal
 from cdedu.solvers import Solver, heun_step
 from cdedu.teacher import Denoiser
 
@@ -201,10 +201,7 @@ def _draw(
         weights = torch.ones(steps) if index_weights is None else index_weights.float().cpu()
         if weights.shape != (steps,):
             raise ValueError(f"{place}: index_weights has shape {tuple(weights.shape)}, want ({steps},)")
-        # Inverse-transform sampling from uniform numbers keeps the draw independent of the device.
-        u = torch.rand(len(x0), generator=generator, device=generator.device if generator else "cpu")
-        edges = weights.to(u.device).cumsum(0)
-        index = torch.searchsorted(edges / edges[-1], u, right=True).clamp(max=steps - 1)
+        index = draw_steps(weights, len(x0), generator)
     elif index.shape != x0.shape[:1] or (
         index.device.type == "cpu" and not ((index >= 0) & (index < steps)).all()
     ):

@@ -116,6 +116,16 @@ def target_rate(n: int, s0: int = 2, mu0: float = 0.9) -> float:
     return math.exp(s0 * math.log(mu0) / n)
 
 
+def draw_steps(weights: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:
+    """(n,) steps of a grid, step i with a probability proportional to ``weights[i]``.
+
+    By inverse-transform sampling from uniform numbers, drawn where the generator lives.
+    """
+    u = torch.rand(n, generator=generator, device=generator.device if generator else "cpu")
+    edges = weights.to(u.device).cumsum(0)
+    return torch.searchsorted(edges / edges[-1], u, right=True).clamp(max=len(weights) - 1)
+
+
 def normal(
     shape: tuple[int, ...], generator: torch.Generator | None = None, like: Tensor | None = None
 ) -> Tensor:

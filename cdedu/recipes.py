@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from cdedu.noise import RHO, SIGMA_MAX, SIGMA_MIN, LogNormal, karras_sigmas
@@ -12,14 +13,17 @@ from cdedu.noise import RHO, SIGMA_MAX, SIGMA_MIN, LogNormal, karras_sigmas
 class Network:
     """Which network, and how large."""
 
-    kind: Literal["mlp", "unet"] = "mlp"
+    kind: Literal["mlp", "unet", "ddpmpp"] = "mlp"
     width: int = 128
-    """Hidden units (mlp), channels at the finest resolution (unet)."""
+    """Hidden units (mlp), channels at the finest resolution before the multipliers (unet, ddpmpp)."""
     depth: int = 3
-    """Hidden layers (mlp), residual blocks at each resolution (unet)."""
+    """Hidden layers (mlp), residual blocks at each resolution (unet, ddpmpp)."""
     multipliers: tuple[int, ...] = (1, 2)
-    """Channels at each resolution as multiples of the width (unet)."""
+    """Channels at each resolution as multiples of the width (unet, ddpmpp)."""
+    attention: tuple[int, ...] = ()
+    """Resolutions with self-attention (unet, ddpmpp)."""
     dropout: float = 0.0
+    """While the teacher is trained; the student has a rate of its own."""
     classes: int = 0
 
     def build(self, shape: tuple[int, ...]) -> nn.Module:
@@ -45,6 +49,8 @@ class TeacherStage:
     """Distribution of ln σ."""
     ema: float = 0.999
     """Rate of the sampling average."""
+    warmup: int = 0
+    """Steps over which the learning rate rises from 0."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,11 @@ class StudentStage:
     """μ; 0 means that the target is the student itself, gradient stopped."""
     ema: float = 0.999
     """Rate of the sampling average."""
+    warmup: int = 0
+    """Steps over which the learning rate rises from 0; the paper has none, a restart without optimiser state needs some."""
+    dropout: float = 0.0
     second_sigma: float = 0.8
-    """Noise level of the second sampling step."""
+    """Lowest noise level from which the student jumps when it samples in two steps or more."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,13 @@ class Recipe:
     sigma_max: float = SIGMA_MAX
     rho: float = RHO
     noise_scale: float = 0.25
+    flip: bool = False
+    """Mirror half of the training images."""
+    block: int = 0
+    """Samples that share a random generator; the whole batch by default. With several processes or small memory, each part
+    of a batch must hold whole blocks."""
+    cpu_batch: int | None = None
+    """Batch for a trial on the CPU, where the real one would take hours."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -111,6 +127,15 @@ class Recipe:
             self.student.points if n is None else n, self.sigma_min, self.sigma_max, self.rho
         )
 
+    def student_sigmas(self, steps: int) -> tuple[float, ...]:
+        """Noise levels for sampling with the student in so many steps: from σ_max down to ``student.second_sigma``."""
+        if steps < 1:
+            raise ValueError(f"a student samples in 1 step or more, not in {steps}")
+        if steps == 1:
+            return (self.sigma_max,)
+        low = self.student.second_sigma
+        return tuple(karras_sigmas(steps, low, self.sigma_max, self.rho, dtype=torch.float64).tolist())
+
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists, ready for JSON."""
         return asdict(self)
@@ -120,7 +145,10 @@ class Recipe:
         """The inverse of :meth:`to_dict`."""
         values = dict(values)
         teacher = dict(values["teacher"], log_sigma=LogNormal(**values["teacher"]["log_sigma"]))
-        network = dict(values["network"], multipliers=tuple(values["network"]["multipliers"]))
+        network = dict(
+            values["network"],
+            **{k: tuple(values["network"].get(k, ())) for k in ("multipliers", "attention")},
+        )
         values |= {
             "network": Network(**network),
             "teacher": TeacherStage(**teacher),
@@ -128,6 +156,27 @@ class Recipe:
         }
         return cls(**values)
 
+
+# The paper's CIFAR-10 run: EDM's network and teacher training, consistency distillation as in the paper's table 3.
+_CIFAR10 = Recipe(
+    name="cifar10",
+    data="cifar10",
+    network=Network("ddpmpp", width=128, depth=4, multipliers=(2, 2, 2), attention=(16,), dropout=0.13),
+    teacher=TeacherStage(steps=390_625, batch=512, lr=1e-3, ema=0.9993, warmup=19_531),
+    student=StudentStage(
+        steps=800_000,
+        batch=512,
+        lr=4e-4,
+        points=18,
+        distance="lpips",
+        target_rate=0.0,
+        ema=0.9999,
+        second_sigma=0.585,
+    ),
+    flip=True,
+    block=16,
+    cpu_batch=16,
+)
 
 recipes: dict[str, Recipe] = {
     "toy": Recipe(
@@ -142,6 +191,81 @@ recipes: dict[str, Recipe] = {
         teacher=TeacherStage(steps=5000, batch=128, lr=1e-3),
         student=StudentStage(steps=4000, batch=128, lr=4e-4, distance="l2", weight="inverse_gap"),
         noise_scale=250.0,
+    ),
+    # Seven million parameters, for a T4 or an hour of Colab; a diffusers network with 250 ln σ, so that it exports.
+    "cifar10-small": Recipe(
+        name="cifar10-small",
+        data="cifar10",
+        network=Network("unet", width=64, depth=2, multipliers=(1, 2, 2), attention=(16,), dropout=0.05),
+        teacher=TeacherStage(steps=60_000, batch=512, lr=1e-3, ema=0.9995, warmup=500),
+        student=StudentStage(
+            steps=30_000,
+            batch=512,
+            lr=2e-4,
+            distance="pseudo_huber",
+            weight="inverse_gap",
+            ema=0.9995,
+            second_sigma=0.585,
+        ),
+        noise_scale=250.0,
+        flip=True,
+        block=16,
+        cpu_batch=16,
+    ),
+    "cifar10": _CIFAR10,
+    "cifar10-huber": replace(
+        _CIFAR10,
+        name="cifar10-huber",
+        student=replace(_CIFAR10.student, lr=1e-4, distance="pseudo_huber", weight="inverse_gap"),
+    ),
+    # The paper's hyperparameters (its table 3) at 64 and 256 pixels. The published networks are EDM's ADM; these are DDPM++
+    # networks of about the same size.
+    "imagenet64": Recipe(
+        name="imagenet64",
+        data="imagenet64",
+        network=Network(
+            "ddpmpp",
+            width=192,
+            depth=3,
+            multipliers=(1, 2, 3, 4),
+            attention=(32, 16, 8),
+            dropout=0.1,
+            classes=1000,
+        ),
+        teacher=TeacherStage(steps=625_000, batch=4096, lr=1e-4, ema=0.9999, warmup=2_500),
+        student=StudentStage(
+            steps=600_000,
+            batch=2048,
+            lr=8e-6,
+            points=40,
+            distance="lpips",
+            target_rate=0.95,
+            ema=0.999943,
+            second_sigma=1.382,
+        ),
+        block=16,
+        cpu_batch=16,
+    ),
+    "lsun256": Recipe(
+        name="lsun256",
+        data="lsun256",
+        network=Network(
+            "ddpmpp", width=128, depth=2, multipliers=(1, 1, 2, 2, 4, 4), attention=(16, 8), dropout=0.1
+        ),
+        teacher=TeacherStage(steps=300_000, batch=2048, lr=1e-4, ema=0.9999, warmup=5_000),
+        student=StudentStage(
+            steps=600_000,
+            batch=2048,
+            lr=1e-5,
+            points=40,
+            distance="lpips",
+            target_rate=0.95,
+            ema=0.999943,
+            second_sigma=4.366,
+        ),
+        flip=True,
+        block=16,
+        cpu_batch=16,
     ),
 }
 

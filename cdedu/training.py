@@ -7,24 +7,28 @@ stopping stay outside::
         ...
     teacher = state.result
 
-Whatever is random in step k depends on the recipe's seed and on k alone; that is why an interrupted run can go on exactly.
+Whatever is random about a sample depends on the recipe's seed, the step, and the sample's place in the batch alone; that is
+why an interrupted run can go on exactly, and why the number of processes changes nothing but the speed.
 """
 
+import copy
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cdedu import solvers
-from cdedu.data import Dataset, load_data
+from cdedu.data import Dataset, load_data, to_unit
 from cdedu.losses import DISTANCES, denoising_loss, distillation_loss, inverse_gap
-from cdedu.noise import LogNormal
+from cdedu.networks import set_dropout
+from cdedu.noise import LogNormal, draw_steps
 from cdedu.recipes import Recipe
+from cdedu.runtime import Runtime
 from cdedu.student import EMA, ConsistencyModel, DenoiserStudent
 from cdedu.teacher import Denoiser, Teacher
 
@@ -43,7 +47,13 @@ class State:
     target: EMA | None = None
     """θ⁻ where its rate is not 0; otherwise the student itself is the target."""
     step: int = 0
-    loss: float = math.nan
+    mean_loss: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
+    """Loss of the last step, on the device."""
+
+    @property
+    def loss(self) -> float:
+        """Loss of the last step. Waits for the GPU where there is one; do not look at it every step."""
+        return float(self.mean_loss)
 
     @property
     def result(self) -> nn.Module:
@@ -101,6 +111,8 @@ def train_teacher(
     *,
     device: str | torch.device = "cpu",
     resume: Resume | None = None,
+    start: nn.Module | None = None,
+    runtime: Runtime | None = None,
 ) -> Iterator[State]:
     """Train a :class:`~cdedu.teacher.Teacher` from scratch by denoising; yields after every step.
 
@@ -109,26 +121,31 @@ def train_teacher(
         data: loaded by the recipe's name where not given.
         device: where to train.
         resume: continue from ``(state.tensors(), state.step)`` of an interrupted run, to the same end.
+        start: a model of the same kind whose weights are taken over at step 0, optimiser and averages made anew.
+        runtime: in place of ``device``: several processes, mixed precision, compilation.
 
     Raises:
         FloatingPointError: when the loss stops being a number; the state yielded last is the last good one.
     """
-    stage, data = recipe.teacher, data or load_data(recipe.data)
+    stage, data, runtime = recipe.teacher, data or load_data(recipe.data), runtime or Runtime(device)
     with _seeded(recipe.seed, "network"):
         network = recipe.network.build(tuple(data.train.shape[1:]))
-    teacher = Teacher(network, recipe.sigma_data, recipe.noise_scale).to(device).train()
+    teacher = Teacher(network, recipe.sigma_data, recipe.noise_scale).to(runtime.device).train()
+    if start is not None:
+        teacher.load_state_dict(start.state_dict())
     optimizer = torch.optim.Adam(teacher.parameters(), lr=stage.lr)
     state = State(recipe, "teacher", stage.steps, teacher, EMA(teacher, stage.ema), optimizer)
     if resume:
         state.restore(*resume)
+    model = runtime.prepare(teacher, optimizer)
+    sampler = _Sampler(recipe, "teacher", stage.batch, data, runtime)
+
+    def loss_of(part: range) -> Tensor:
+        x0, sigma, noise, cond = sampler.draw(state.step, part, stage.log_sigma.sample)
+        return denoising_loss(model, x0, sigma, noise=noise, **cond)
 
     while state.step < stage.steps:
-        generator = _generator(recipe.seed, "teacher", state.step)
-        x0, cond = _batch(data, stage.batch, generator, recipe, device)
-        sigma = stage.log_sigma.sample(stage.batch, generator).to(device)
-        with _seeded(recipe.seed, "teacher", state.step):
-            loss = denoising_loss(teacher, x0, sigma, generator=generator, **cond).mean()
-        _update(state, loss)
+        _update(state, model, loss_of, sampler, runtime)
         yield state
 
 
@@ -139,97 +156,161 @@ def distill(
     *,
     device: str | torch.device = "cpu",
     resume: Resume | None = None,
+    start: nn.Module | None = None,
+    runtime: Runtime | None = None,
 ) -> Iterator[State]:
     """Distil a consistency student from a teacher (the paper's algorithm 2); yields after every step.
 
     Args:
         recipe: its ``student`` part and its noise range.
-        teacher: a :class:`~cdedu.teacher.Teacher`, whose network the student starts from, or any denoiser that is a module.
-        data, device, resume: as in :func:`train_teacher`.
+        teacher: a :class:`~cdedu.teacher.Teacher`, whose network the student starts from, or any denoiser that is a module;
+            from a plain function the student starts at random weights.
+        data, device, resume, start, runtime: as in :func:`train_teacher`.
 
     Raises:
         FloatingPointError: when the loss stops being a number; the state yielded last is the last good one.
     """
-    stage, data = recipe.student, data or load_data(recipe.data)
+    stage, data, runtime = recipe.student, data or load_data(recipe.data), runtime or Runtime(device)
     student: nn.Module
     if isinstance(teacher, Teacher):
-        teacher = teacher.to(device).eval()
         student = ConsistencyModel.from_teacher(teacher, recipe.sigma_min)
     elif isinstance(teacher, nn.Module):
-        student = DenoiserStudent(teacher, recipe.sigma_min)
+        student = DenoiserStudent(copy.deepcopy(teacher).requires_grad_(True), recipe.sigma_min)
     else:
         with _seeded(recipe.seed, "network"):
             network = recipe.network.build(tuple(data.train.shape[1:]))
         student = ConsistencyModel(network, recipe.sigma_data, recipe.sigma_min, recipe.noise_scale)
-    student = student.to(device).train()
+    set_dropout(student, stage.dropout)
+    student = student.to(runtime.device).train()
+    if start is not None:
+        student.load_state_dict(start.state_dict())
     target = EMA(student, stage.target_rate).train() if stage.target_rate else None
     optimizer = torch.optim.RAdam(student.parameters(), lr=stage.lr)
     state = State(recipe, "student", stage.steps, student, EMA(student, stage.ema), optimizer, target)
     if resume:
         state.restore(*resume)
+    if isinstance(teacher, nn.Module):
+        teacher = runtime.freeze(teacher)
+    model = runtime.prepare(student, optimizer)
+    sampler = _Sampler(recipe, "student", stage.batch, data, runtime)
 
-    sigmas = recipe.sigmas().to(device)
+    sigmas = recipe.sigmas().to(runtime.device)
     solver = solvers.heun_step if stage.solver == "heun" else solvers.euler_step
-    index_weights = LogNormal(-1.1, 2.0).grid_weights(sigmas) if stage.index == "lognormal" else None
+    lognormal = stage.index == "lognormal"
+    index_weights = LogNormal(-1.1, 2.0).grid_weights(sigmas) if lognormal else torch.ones(len(sigmas) - 1)
+
+    def loss_of(part: range) -> Tensor:
+        x0, index, noise, cond = sampler.draw(state.step, part, partial(draw_steps, index_weights))
+        return distillation_loss(
+            model,
+            target or student,
+            teacher,
+            x0,
+            sigmas,
+            index=index,
+            noise=noise,
+            solver=solver,
+            distance=DISTANCES[stage.distance],
+            weight=inverse_gap if stage.weight == "inverse_gap" else None,
+            **cond,
+        )
+
     while state.step < stage.steps:
-        generator = _generator(recipe.seed, "student", state.step)
-        x0, cond = _batch(data, stage.batch, generator, recipe, device)
-        with _seeded(recipe.seed, "student", state.step):
-            loss = distillation_loss(
-                student,
-                target or student,
-                teacher,
-                x0,
-                sigmas,
-                generator=generator,
-                solver=solver,
-                distance=DISTANCES[stage.distance],
-                weight=inverse_gap if stage.weight == "inverse_gap" else None,
-                index_weights=index_weights,
-                **cond,
-            ).mean()
-        _update(state, loss)
+        _update(state, model, loss_of, sampler, runtime)
         if target is not None:
             target.update(student)
         yield state
 
 
-def _update(state: State, loss: Tensor) -> None:
-    """One optimiser step and one step of the sampling average, unless the loss is no number."""
-    state.loss = loss.item()
-    if not math.isfinite(state.loss):
-        raise FloatingPointError(
-            f"the loss became {state.loss} at step {state.step + 1} of {state.steps}; the weights of step {state.step} "
-            f"are kept. Try a smaller {state.role}.lr than {state.optimizer.param_groups[0]['lr']:g}"
-        )
-    state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    state.optimizer.step()
+def _update(
+    state: State, model: nn.Module, loss_of: Callable[[range], Tensor], sampler: "_Sampler", runtime: Runtime
+) -> None:
+    """One step: the loss of this process's samples, part by part; the optimiser; the sampling average."""
+    stage, done = getattr(state.recipe, state.role), False
+    while not done:
+        parts = sampler.parts(runtime.micro_batch)
+        total = torch.zeros((), device=runtime.device)
+        state.optimizer.zero_grad(set_to_none=True)
+        try:
+            for part in parts:
+                key = (state.recipe.seed, state.role, state.step, *([part.start] if part.start else []))
+                with runtime.waiting(model) if part is not parts[-1] else nullcontext(), _seeded(*key):
+                    with runtime.autocast():
+                        loss = loss_of(part).sum() / sampler.mine
+                    runtime.backward(loss)
+                total += loss.detach()
+            done = True
+        except torch.OutOfMemoryError:
+            runtime.shrink(len(parts[0]), sampler.block)
+    state.mean_loss = runtime.mean(total)
+    # Looking at the loss waits for a GPU, so there it is done now and then.
+    if runtime.device.type == "cpu" or state.step % 50 == 0:
+        if not math.isfinite(state.loss):
+            raise FloatingPointError(
+                f"the loss became {state.loss} at step {state.step + 1} of {state.steps}; the weights of step {state.step} "
+                f"are kept. Try a smaller {state.role}.lr than {state.optimizer.param_groups[0]['lr']:g}"
+            )
+    for group in state.optimizer.param_groups:
+        group["lr"] = stage.lr * min(1.0, (state.step + 1) / max(stage.warmup, 1))
+    runtime.update(state.optimizer)
     # A young average would remember its random start, so the rate rises to its final value.
     state.average.update(state.model, min(state.average.rate, (1 + state.step) / (10 + state.step)))
     state.step += 1
 
 
-def _batch(
-    data: Dataset, n: int, generator: torch.Generator, recipe: Recipe, device: str | torch.device
-) -> tuple[Tensor, dict[str, Any]]:
-    which = torch.randint(len(data.train), (n,), generator=generator)
-    cond = (
-        {"labels": data.train_labels[which].to(device)}
-        if recipe.network.classes and data.train_labels is not None
-        else {}
-    )
-    return data.train[which].to(device), cond
+class _Sampler:
+    """Data and noise of each step, the same whatever the number of processes and parts.
+
+    The global batch is cut into blocks of ``recipe.block`` samples; each block has a generator of its own, seeded by the
+    recipe's seed, the role, the step and the place of its first sample. A process draws the blocks that it needs, on its device.
+    """
+
+    def __init__(self, recipe: Recipe, role: str, batch: int, data: Dataset, runtime: Runtime) -> None:
+        self.recipe, self.role, self.data, self.device = recipe, role, data, runtime.device
+        self.block = min(recipe.block or batch, batch)
+        self.mine, rest = divmod(batch, runtime.world)
+        if rest or self.mine % self.block:
+            raise ValueError(
+                f"a batch of {batch} on {runtime.world} processes is {batch / runtime.world:g} samples each, which must be "
+                f"a multiple of recipe.block = {self.block}; change the batch, the number of processes or the block"
+            )
+        self.first = runtime.rank * self.mine
+        self.train = data.train.to(self.device)  # small enough to live on the GPU, images as uint8
+        labels = data.train_labels if recipe.network.classes else None
+        self.labels = None if labels is None else labels.to(self.device)
+
+    def parts(self, micro_batch: int | None) -> list[range]:
+        """This process's samples of the global batch, in parts of at most ``micro_batch``, whole blocks each."""
+        size = max(self.block, (micro_batch or self.mine) // self.block * self.block)
+        stop = self.first + self.mine
+        return [range(i, min(i + size, stop)) for i in range(self.first, stop, size)]
+
+    def draw(
+        self, step: int, part: range, level: Callable[[int, torch.Generator], Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """x0, noise levels (or steps of the grid) by ``level``, noise, and labels, for one part of a batch."""
+        x0, levels, noise, labels = [], [], [], []
+        for start in range(part.start, part.stop, self.block):
+            key = (self.recipe.seed, self.role, step, *([start] if start else []))
+            generator = torch.Generator(self.device).manual_seed(_seed(*key))
+            which = torch.randint(len(self.train), (self.block,), generator=generator, device=self.device)
+            x = to_unit(self.train[which])
+            if self.recipe.flip:
+                flip = torch.rand(self.block, generator=generator, device=self.device) < 0.5
+                x = torch.where(flip[:, None, None, None], x.flip(-1), x)
+            x0.append(x)
+            levels.append(level(self.block, generator))
+            noise.append(torch.randn(x.shape, generator=generator, device=self.device))
+            if self.labels is not None:
+                labels.append(self.labels[which])
+        cond = {"labels": torch.cat(labels)} if labels else {}
+        return torch.cat(x0), torch.cat(levels), torch.cat(noise), cond
 
 
 def _seed(*key: int | str) -> int:
     """A 63-bit seed from numbers and names, well mixed."""
     words = [k if isinstance(k, int) else int.from_bytes(k.encode(), "little") for k in key]
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _generator(*key: int | str) -> torch.Generator:
-    return torch.Generator().manual_seed(_seed(*key))
 
 
 @contextmanager

@@ -105,9 +105,9 @@ MUTANTS = [
     Mutant(
         "last step never drawn",
         "the step to ε is the only anchor to data",
-        "losses.py",
-        ".clamp(max=steps - 1)",
-        ".clamp(max=steps - 2)",
+        "noise.py",
+        ".clamp(max=len(weights) - 1)",
+        ".clamp(max=len(weights) - 2)",
         "test_losses.py::test_every_step_down_to_the_last_is_drawn_alike_and_none_starts_at_the_end",
     ),
     # Dropout
@@ -198,9 +198,9 @@ MUTANTS = [
     Mutant(
         "start from unit noise",
         "x = T z",
-        "cli.py",
-        "x = recipe.sigma_max * torch.randn(shape",
-        "x = torch.randn(shape",
+        "runs.py",
+        "x = recipe.sigma_max * torch.randn((",
+        "x = torch.randn((",
         "test_cli.py::test_samples_start_as_noise_of_the_greatest_level_and_the_student_is_told_so",
     ),
     Mutant(

@@ -13,7 +13,11 @@ def main() -> None:
     recipe, n = recipes["digits"], 16
     noise = recipe.sigma_max * torch.randn(n, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     rows = [
-        ("teacher, 35 evaluations", TEACHER, cdedu.sample_heun(cdedu.load("digits-teacher"), noise, recipe.sigmas(18))),
+        (
+            "teacher, 35 evaluations",
+            TEACHER,
+            cdedu.sample_heun(cdedu.load("digits-teacher"), noise, recipe.sigmas(18)),
+        ),
         ("student, 1 evaluation", STUDENT, cdedu.sample_consistency(cdedu.load("digits-student"), noise)),
     ]
     use_style()

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 from tqdm.auto import tqdm
 
@@ -18,7 +19,7 @@ from cdedu import checkpoints
 from cdedu.comparison import compare, table
 from cdedu.data import load_data
 from cdedu.recipes import get_recipe, recipes
-from cdedu.records import write_record
+from cdedu.records import read_record, write_record
 from cdedu.training import State, distill, train_teacher
 
 
@@ -33,15 +34,17 @@ def main() -> None:
     arguments = parser.parse_args()
     recipe = get_recipe(arguments.recipe)
     data = load_data(recipe.data)
-    seconds: dict[str, float] = {}
+    record = Path(f"results/{recipe.name}.json")
+    seconds: dict[str, float] = read_record(record)["metrics"]["training_seconds"] if record.is_file() else {}
 
     def finish(states: Iterator[State], role: str, total: int) -> None:
         start = time.perf_counter()
         state = deque(tqdm(states, total=total, desc=role), maxlen=1).pop()
         seconds[role] = round(time.perf_counter() - start, 1)
         path = checkpoints.WEIGHTS / f"{recipe.name}-{role}.safetensors"
-        facts = {"step": state.step, "data": data.describe(), "seconds": seconds[role]}
-        checkpoints.save(path, state.result, recipe, data.train.shape[1:], **facts)
+        checkpoints.save(
+            path, state.result, recipe, data.train.shape[1:], step=state.step, data=data.describe()
+        )
 
     def weights(role: str) -> str:
         return str(checkpoints.WEIGHTS / f"{recipe.name}-{role}.safetensors")
@@ -55,11 +58,9 @@ def main() -> None:
 
     start = time.perf_counter()
     metrics = compare(recipe, teacher, student, data, progress=partial(tqdm, desc="evaluate"))
-    metrics["training_seconds"] = {
-        role: m.header["seconds"] for role, m in (("teacher", teacher), ("student", student))
-    }  # type: ignore[index]
+    metrics["training_seconds"] = seconds
     write_record(
-        f"results/{recipe.name}.json",
+        record,
         metrics=metrics,
         command=f"python scripts/reproduce.py {shlex.quote(recipe.name)}",
         recipe=recipe.to_dict(),

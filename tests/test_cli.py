@@ -12,7 +12,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from cdedu import checkpoints, cli, comparison, training
+from cdedu import checkpoints, cli, comparison, runs, training
 from cdedu.data import Dataset
 from cdedu.networks import MLP
 from cdedu.recipes import Network, recipes
@@ -39,7 +39,7 @@ def cdedu(tmp_path, monkeypatch, capsys):
     return call
 
 
-def small_data(name: str) -> Dataset:
+def small_data(name: str, test: object = None, size: object = None) -> Dataset:
     g = torch.Generator().manual_seed(0)
     shape = (1, 8, 8) if name == "digits" else (2,)
     x = (0.5 * torch.randn(120, *shape, generator=g)).clamp(-1, 1)
@@ -50,8 +50,14 @@ def make_comparison_cheap(monkeypatch) -> None:
     """Little data, one seed, small batches for the clock."""
     compare, speed = comparison.compare, comparison.speed
     monkeypatch.setattr(cli, "load_data", small_data)
-    monkeypatch.setattr(comparison, "compare", lambda *a, **k: compare(*a, **{**k, "seeds": 1}))
-    monkeypatch.setattr(comparison, "speed", lambda *a: speed(*a, batch=4, repeats=1))
+    monkeypatch.setattr(
+        comparison,
+        "compare",
+        lambda recipe, teacher, student, data, seeds, *rest: compare(
+            recipe, teacher, student, data, 1, *rest
+        ),
+    )
+    monkeypatch.setattr(comparison, "speed", lambda *a, **k: speed(*a, batch=4, repeats=1))
 
 
 def png_size(path: Path) -> tuple[int, ...]:
@@ -177,7 +183,8 @@ def test_an_interrupt_during_the_last_step_changes_nothing(cdedu, tmp_path, monk
 
 def test_states_are_saved_along_the_way(cdedu, tmp_path, monkeypatch):
     saved = []
-    monkeypatch.setattr(cli, "SAVE_EVERY", -1.0)
+    monkeypatch.setattr(runs, "SAVE_EVERY", -1.0)
+    monkeypatch.setattr(runs, "SAVING_SHARE", math.inf)
     monkeypatch.setattr(checkpoints, "save_state", lambda path, state: saved.append(state.step))
     assert cdedu("train", "toy", *FAST)[0] == 0
     assert saved == [*range(1, 21)]
@@ -228,8 +235,7 @@ def test_samples_start_as_noise_of_the_greatest_level_and_the_student_is_told_so
             return 0 * x
 
     student, recipe = Student(MLP()), recipes["toy"]
-    student.header = {"shape": [2]}
-    cli.generate(student, recipe, 2, 10_000, seed=0)
+    runs.generate(student, recipe, (2,), 2, 10_000, seed=0)
     (x, sigma), (_, second) = seen
     assert (sigma, second) == (80.0, recipe.student.second_sigma)
     assert x.std().item() == pytest.approx(80, rel=0.02)
@@ -248,7 +254,7 @@ BAD = {
     "rate that is no number": ("train toy --lr nan", "teacher.lr = nan, but it must be positive"),
     "negative seed": ("train toy --seed -1", "seed = -1, but it must not be negative"),
     "nothing to resume": ("train toy --resume", "there is nothing to resume: no runs/toy/teacher.state.safetensors"),
-    "both": ("train toy --resume --overwrite", "--resume and --overwrite exclude each other"),
+    "both": ("train toy --resume --overwrite", "--resume excludes --overwrite and --from-weights"),
     "unwritable run": ("train toy --out file/run", "cannot write into file/run: Not a directory; choose another folder"),
     "unwritable results": ("train toy --results file", "cannot write into file: File exists; choose another folder"),
     "unwritable comparison": ("evaluate toy --results file/x", "cannot write into file/x"),
@@ -262,8 +268,8 @@ BAD = {
     "student as teacher": ("distill toy --teacher s.safetensors", "s.safetensors is a student"),
     "teacher of other data": ("distill toy --teacher t3.safetensors", "data of another shape than two_moons's"),
     "comparison of other data": ("evaluate toy --teacher t3.safetensors --student s.safetensors", "another shape"),
-    "no sampling steps": ("sample toy --weights s.safetensors --steps 0", "--steps = 0, but a student samples in 1 or 2"),
-    "negative sampling steps": ("sample toy --weights s.safetensors --steps -1", "--steps = -1"),
+    "no sampling steps": ("sample toy --weights s.safetensors --steps 0", "a student samples in 1 step or more, not in 0"),
+    "negative sampling steps": ("sample toy --weights s.safetensors --steps -1", "a student samples in 1 step or more, not in -1"),
     "no grid points": ("sample toy --model teacher --weights t.safetensors --steps 0", "at least 2 points"),
     "no samples": ("sample toy --weights s.safetensors --number 0", "--number = 0, but there must be at least one"),
 }  # fmt: skip

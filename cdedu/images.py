@@ -1,0 +1,234 @@
+"""Images from files: CIFAR-10, and any folder or zip of pictures. Decoded once, cached as uint8, ready to live on the GPU."""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CACHE = Path(os.environ.get("CDEDU_CACHE", "~/.cache/cdedu")).expanduser()
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+
+# The mirror's files at a fixed revision, and the archive on the original server, each with its SHA-256.
+MIRROR, REVISION = "uoft-cs/cifar10", "0b2714987fa478483af9968de7c934580d0bb9a2"
+PARQUET = {
+    "train": "8428b53a88a11ac374111006708df51469e315a22ac6d66470afd9c78d2ae883",
+    "test": "841389e6f2d64f28bf17310e430aebac20ec3ba611a3c5e231dc93c645ce84de",
+}
+ORIGINAL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+ORIGINAL_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+
+
+@dataclass(frozen=True)
+class Images:
+    """``images`` (n, C, H, W) uint8, ``labels`` (n,) int64 that index ``classes``."""
+
+    images: Tensor
+    labels: Tensor
+    classes: list[str]
+
+
+def image_folder(path: str | Path, size: int | None = None) -> Images:
+    """All pictures in a folder or a zip, as RGB; the name of a picture's folder is its class.
+
+    Args:
+        path: a folder or a ``.zip`` with .png, .jpg, .webp or .bmp files at any depth.
+        size: crop to the central square and resize to ``size`` × ``size``. Needed where sizes differ.
+
+    Raises:
+        FileNotFoundError: if there is nothing at ``path``, or no picture in it.
+        ValueError: for a file that is no picture, or sizes that differ while ``size`` is not given; names the file.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no folder or zip {path}")
+    key = hashlib.sha256(json.dumps([_fingerprint(path), size]).encode()).hexdigest()[:24]
+    return _cached(CACHE / f"images-{key}.safetensors", lambda: _decode_all(path, size))
+
+
+def cifar10(root: str | Path | None = None) -> tuple[Images, Images]:
+    """CIFAR-10, lossless: 50,000 training and 10,000 test images, 32 × 32.
+
+    Fetched once from a mirror on the Hugging Face hub, or else from the original server; broken downloads go on where they
+    stopped, and every file is checked against a recorded SHA-256 before it is used.
+
+    Args:
+        root: folder of the downloads; ``~/.cache/cdedu`` by default (or the environment variable CDEDU_CACHE).
+
+    Raises:
+        OSError: if neither source can be reached, with both reasons.
+        ValueError: if a file differs from its recorded hash.
+    """
+    folder = Path(root) if root else CACHE
+    train, test = (folder / f"cifar10-{split}.safetensors" for split in ("train", "test"))
+    if not (train.is_file() and test.is_file()):
+        try:
+            sources = {split: _from_mirror(split) for split in ("train", "test")}
+        except (
+            Exception
+        ) as first:  # any failure of the mirror, its libraries' own errors included, sends us to the second
+            try:
+                archive = download(ORIGINAL, folder / "cifar-10-binary.tar.gz", ORIGINAL_SHA256)
+            except OSError as second:
+                raise OSError(
+                    f"CIFAR-10 can be had neither from the mirror ({first}) nor from its home ({second})"
+                ) from None
+            sources = _read_binary(archive)
+        _cached(test, lambda: sources["test"])
+        _cached(train, lambda: sources["train"])
+    return _cached(train, _missing), _cached(test, _missing)
+
+
+def download(url: str, path: Path, sha256: str) -> Path:
+    """Fetch a file; go on from a partial one; check its hash before giving it its name.
+
+    Raises:
+        OSError: if the server cannot be reached or the connection breaks; what has arrived is kept.
+        ValueError: if the hash differs; the bad file is removed.
+    """
+    from tqdm.auto import tqdm
+
+    if path.is_file():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    have = partial.stat().st_size if partial.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        have *= answer.status == 206  # a server that cannot continue starts again
+        total = have + int(answer.headers.get("Content-Length", 0))
+        with (
+            open(partial, "ab" if have else "wb") as file,
+            tqdm(total=total or None, initial=have, unit="B", unit_scale=True, desc=path.name) as bar,
+        ):
+            while chunk := answer.read(1 << 20):
+                file.write(chunk)
+                bar.update(len(chunk))
+    if total and partial.stat().st_size < total:
+        raise OSError(
+            f"{url}: the connection broke after {partial.stat().st_size} of {total} bytes; run again to go on"
+        )
+    with open(partial, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        partial.unlink()
+        raise ValueError(
+            f"{url}: SHA-256 {found[:12]}… differs from the recorded {sha256[:12]}…; the file was removed"
+        )
+    os.replace(partial, path)
+    return path
+
+
+def _fingerprint(path: Path) -> list[object]:
+    """What must change for the cache to be stale: names, sizes and times, without reading a picture."""
+    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES)
+    return [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+
+
+def _pictures(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """(name, reader) of every picture, in the order of names."""
+    if path.is_dir():
+        for file in sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES):
+            yield str(file.relative_to(path)), file.read_bytes
+        return
+    try:
+        archive = zipfile.ZipFile(path)
+    except zipfile.BadZipFile:
+        raise ValueError(f"{path} is neither a folder nor a zip, or the zip is damaged") from None
+    for name in sorted(archive.namelist()):
+        if Path(name).suffix.lower() in SUFFIXES:
+            yield name, lambda name=name: archive.read(name)  # type: ignore[misc]
+
+
+def _decode_all(path: Path, size: int | None) -> Images:
+    from tqdm.auto import tqdm
+
+    pictures = list(_pictures(path))
+    if not pictures:
+        raise FileNotFoundError(f"{path} holds no picture ({', '.join(sorted(SUFFIXES))})")
+    classes = sorted({Path(name).parent.name for name, _ in pictures})
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        decoded = pool.map(lambda picture: _decode(picture[0], picture[1](), size), pictures)
+        images = list(
+            tqdm(decoded, total=len(pictures), desc=f"decode {path.name}", disable=len(pictures) < 2000)
+        )
+    shapes = {image.shape for image in images}
+    if len(shapes) > 1:
+        odd = next(
+            name for (name, _), image in zip(pictures, images, strict=True) if image.shape != images[0].shape
+        )
+        raise ValueError(
+            f"{path}: {odd} differs in size from {pictures[0][0]}; give a size to crop and resize to"
+        )
+    labels = [classes.index(Path(name).parent.name) for name, _ in pictures]
+    return Images(torch.from_numpy(np.stack(images)), torch.tensor(labels), classes)
+
+
+def _decode(name: str, content: bytes, size: int | None) -> np.ndarray:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            rgb = ImageOps.exif_transpose(picture).convert("RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{name} is no picture that can be read ({error})") from None
+    if size is not None:
+        rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.LANCZOS)
+    return np.asarray(rgb).transpose(2, 0, 1)
+
+
+def _from_mirror(split: str) -> Images:
+    import pyarrow.parquet as parquet
+    from huggingface_hub import hf_hub_download
+
+    name = f"plain_text/{split}-00000-of-00001.parquet"
+    path = hf_hub_download(MIRROR, name, repo_type="dataset", revision=REVISION)
+    with open(path, "rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != PARQUET[split]:
+            raise ValueError(f"{path} differs from its recorded SHA-256; remove it and run again")
+    table = parquet.read_table(path)
+    pixels = [_decode(f"{name}:{i}", row["bytes"], None) for i, row in enumerate(table["img"].to_pylist())]
+    return Images(
+        torch.from_numpy(np.stack(pixels)), torch.tensor(table["label"].to_pylist()), CIFAR10_CLASSES
+    )
+
+
+CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+def _read_binary(archive: Path) -> dict[str, Images]:
+    """The binary version: records of one label byte and 3,072 pixel bytes. No pickle is involved."""
+    members = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
+    out = {}
+    with tarfile.open(archive) as tar:
+        for split, names in members.items():
+            files = (tar.extractfile(f"cifar-10-batches-bin/{name}.bin") for name in names)
+            rows = np.frombuffer(b"".join(f.read() for f in files if f), np.uint8).reshape(-1, 3073)
+            images = torch.from_numpy(rows[:, 1:].reshape(-1, 3, 32, 32).copy())
+            out[split] = Images(images, torch.from_numpy(rows[:, 0].astype(np.int64)), CIFAR10_CLASSES)
+    return out
+
+
+def _cached(path: Path, make: Callable[[], Images]) -> Images:
+    from cdedu.checkpoints import read_tensors, write_tensors
+
+    if not path.is_file():
+        made = make()
+        write_tensors(path, {"images": made.images, "labels": made.labels}, {"classes": made.classes})
+        return made
+    tensors, header = read_tensors(path)
+    return Images(tensors["images"], tensors["labels"], header["classes"])
+
+
+def _missing() -> Images:
+    raise FileNotFoundError("the cache vanished while it was read")

@@ -1,0 +1,73 @@
+"""FID, Inception score, precision and recall by the standard protocol, through torch-fidelity.
+
+50,000 samples against the whole training set, 8-bit images, Inception weights of the original FID code. These are the numbers
+of the literature; they need the weights (a download of 91 MB) and images of the real, lossless data set.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
+
+from cdedu.data import Dataset
+from cdedu.recipes import Recipe
+
+
+class _Uint8(TorchDataset[Tensor]):
+    """Images (n, C, H, W) uint8, one by one, as torch-fidelity wants them."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> Tensor:
+        return self.images[i]
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """Images in [−1, 1] as 8-bit integers, rounded."""
+    return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def score(
+    sampler: Callable[[Tensor, torch.Generator], Tensor],
+    recipe: Recipe,
+    data: Dataset,
+    device: torch.device,
+    samples: int = 50_000,
+    batch: int = 500,
+    seed: int = 0,
+) -> dict[str, float]:
+    """FID, Inception score, precision and recall of a sampler against the training set.
+
+    Raises:
+        ValueError: if the data are not RGB images.
+        RuntimeError: if torch-fidelity is not installed, or Inception's weights are neither cached nor to be had.
+    """
+    if data.train.dtype != torch.uint8 or data.train.shape[1] != 3:
+        raise ValueError(f"Inception scores need 8-bit RGB images, not {data.name}; leave --inception out")
+    try:
+        from torch_fidelity import calculate_metrics
+    except ImportError:
+        raise RuntimeError('Inception scores need torch-fidelity: pip install "cdedu[full]"') from None
+    generator = torch.Generator().manual_seed(seed)
+    shape = tuple(data.train.shape[1:])
+    parts = []
+    with torch.no_grad():
+        for start in range(0, samples, batch):
+            size = min(batch, samples - start)
+            x = recipe.sigma_max * torch.randn((size, *shape), generator=generator).to(device)
+            parts.append(to_uint8(sampler(x, generator)).cpu())
+    try:
+        found = calculate_metrics(
+            input1=_Uint8(torch.cat(parts)), input2=_Uint8(data.train), cuda=device.type == "cuda",
+            fid=True, isc=True, prc=True, verbose=False,
+        )  # fmt: skip
+    except OSError as error:
+        raise RuntimeError(
+            f"Inception's weights are not cached and could not be downloaded ({error}); evaluate without --inception"
+        ) from None
+    return {"samples": samples, **{key: float(value) for key, value in found.items()}}

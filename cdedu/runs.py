@@ -1,0 +1,243 @@
+"""One run from the outside: progress bar, checkpoints, a clean stop, sample pictures, a results record."""
+
+import os
+import shlex
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cdedu import checkpoints, records
+from cdedu.data import Dataset
+from cdedu.recipes import Recipe
+from cdedu.runtime import Runtime
+from cdedu.teacher import Teacher
+from cdedu.training import Resume, State
+
+SAVE_EVERY = 30.0
+"""Seconds between checkpoints, at least."""
+SAVING_SHARE = 0.05
+"""Share of the time that may go into saving; large checkpoints are saved less often."""
+
+
+@dataclass
+class Run:
+    """Where a run lives, and what its record says beside the figures."""
+
+    recipe: Recipe
+    role: str
+    data: Dataset
+    folder: Path
+    results: Path
+    runtime: Runtime
+    resume: Resume | None = None
+    picture_every: int = 0
+    """Steps between pictures of samples, 0 for none."""
+    tensorboard: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def state_path(self) -> Path:
+        """What a resumed run starts from."""
+        return self.folder / f"{self.role}.state.safetensors"
+
+    @property
+    def path(self) -> Path:
+        """The model for use."""
+        return self.folder / f"{self.role}.safetensors"
+
+    def drive(self, states: Iterator[State]) -> None:
+        """Go through the loop to its end, or to Ctrl-C or SIGTERM, which leave a checkpoint and exit with 128 + signal."""
+        from tqdm.auto import tqdm
+
+        stop: list[int] = []
+
+        def ask_to_stop(number: int, frame: FrameType | None) -> None:
+            stop.append(number)  # the step under way is finished first, so that the state is whole
+
+        previous = {s: signal.signal(s, ask_to_stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        batch = getattr(self.recipe, self.role).batch
+        look = 1 if self.runtime.device.type == "cpu" else 25  # a look at the loss waits for the GPU
+        start = saved = time.perf_counter()
+        saving, first, state, bar = 0.0, 0, None, None
+        losses: deque[float] = deque(maxlen=100)
+        board = self._board()
+        try:
+            for state in states:
+                if bar is None:
+                    first = state.step - 1
+                    bar = tqdm(
+                        total=state.steps, initial=first, desc=state.role, unit="step", mininterval=0.5,
+                        disable=not self.runtime.main,
+                    )  # fmt: skip
+                bar.update()
+                if state.step % look == 0:
+                    losses.append(state.loss)
+                if state.step % 100 == 0:
+                    speed = (state.step - first) * batch / (time.perf_counter() - start)
+                    bar.set_postfix_str(self._status(losses, speed))
+                    if board:
+                        board.add_scalar("loss", sum(losses) / len(losses), state.step)
+                        board.add_scalar("images per second", speed, state.step)
+                if self.picture_every and state.step % self.picture_every == 0 and self.runtime.main:
+                    self._picture(state)
+                if state.step == state.steps:
+                    break  # all that is left is to write the results
+                stopping = self.runtime.any(bool(stop)) if state.step % look == 0 else False
+                due = time.perf_counter() - saved > max(SAVE_EVERY, saving / SAVING_SHARE)
+                if (stopping or due) and self.runtime.main:
+                    begun = time.perf_counter()
+                    checkpoints.save_state(self.state_path, state)
+                    saved = time.perf_counter()
+                    saving = saved - begun
+                if stopping:
+                    bar.close()
+                    if self.runtime.main:
+                        print(f"stopped after step {state.step}; add --resume to go on", file=sys.stderr)
+                    raise SystemExit(128 + (stop or [signal.SIGTERM])[0])
+        except FloatingPointError:
+            # On a GPU the trouble is noticed late, and these weights may be spoiled; then the older checkpoint is the good one.
+            if (
+                state is not None
+                and self.runtime.main
+                and all(t.isfinite().all() for t in state.tensors().values())
+            ):
+                checkpoints.save_state(self.state_path, state)
+            raise
+        finally:
+            if bar is not None:
+                bar.close()
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        if state is None:
+            print("nothing to do: the run had already reached its last step")
+        elif self.runtime.main:
+            self._finish(state, losses, first, time.perf_counter() - start)
+
+    def _finish(self, state: State, losses: deque[float], first: int, seconds: float) -> None:
+        shape = tuple(self.data.train.shape[1:])
+        facts = {"step": state.step, "data": self.data.describe(), **self.facts}
+        checkpoints.save(self.path, state.result, self.recipe, shape, **facts)  # type: ignore[arg-type]
+        batch = getattr(self.recipe, self.role).batch
+        metrics = {
+            "steps": state.step,
+            "loss": sum(losses) / len(losses) if losses else state.loss,
+            "steps_per_second": (state.step - first) / seconds,
+            "images_per_second": (state.step - first) * batch / seconds,
+            "peak_gpu_memory_mb": self._gpu_memory(),
+        }
+        record = write_run_record(
+            self.results,
+            f"{self.recipe.name}-{self.role}",
+            self.recipe,
+            self.data,
+            str(self.runtime.device),
+            seconds,
+            metrics,
+            weights={"file": str(self.path), "sha256": checkpoints.sha256(self.path)},
+            resumed_at=self.resume[1] if self.resume else None,
+            runtime=self.runtime.describe(),
+            **self.facts,
+        )
+        # Last, so that a run cut short before this line can still be resumed to its end.
+        checkpoints.save_state(self.state_path, state)
+        print(f"{self.path} (record: {record})")
+
+    def _gpu_memory(self) -> int | None:
+        if self.runtime.device.type != "cuda":
+            return None
+        return round(torch.cuda.max_memory_allocated(self.runtime.device) / 2**20)
+
+    def _status(self, losses: deque[float], speed: float) -> str:
+        memory = self._gpu_memory()
+        text = f"loss={sum(losses) / max(len(losses), 1):.4g}, {speed:,.0f} samples/s"
+        return text if memory is None else f"{text}, {memory:,} MB"
+
+    def _board(self) -> Any:
+        if not (self.tensorboard and self.runtime.main):
+            return None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise ValueError("--tensorboard needs the package tensorboard: pip install tensorboard") from None
+        return SummaryWriter(str(self.folder / "tensorboard"))
+
+    def _picture(self, state: State) -> None:
+        from cdedu.plotting import save_samples
+
+        was_training = state.average.module.training
+        x = generate(
+            state.result, self.recipe, tuple(self.data.train.shape[1:]), 18 if state.role == "teacher" else 1
+        )
+        state.average.module.train(was_training)
+        save_samples(
+            self.folder / f"{state.role}-{state.step:07d}.png", x.cpu(), f"{state.role}, step {state.step:,}"
+        )
+
+
+def generate(
+    model: torch.nn.Module,
+    recipe: Recipe,
+    shape: tuple[int, ...],
+    steps: int,
+    number: int = 64,
+    seed: int = 0,
+) -> Tensor:
+    """Samples (number, \\*shape) of a student in ``steps`` steps, or of a teacher on ``steps`` points."""
+    from cdedu.samplers import sample_consistency, sample_heun
+
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    x = recipe.sigma_max * torch.randn((number, *shape), generator=generator).to(device)
+    if isinstance(model, Teacher):
+        return sample_heun(model, x, recipe.sigmas(steps))
+    return sample_consistency(model, x, recipe.student_sigmas(steps), generator)
+
+
+def write_run_record(
+    folder: Path,
+    name: str,
+    recipe: Recipe,
+    data: Dataset,
+    device: str,
+    seconds: float,
+    metrics: dict[str, Any],
+    **more: Any,
+) -> Path:
+    """A record of a command of the command line, under a name that no other run has."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S-%f")
+    return records.write_record(
+        folder / f"{name}-{stamp}.json",
+        metrics=metrics,
+        command=shlex.join(["cdedu", *sys.argv[1:]]),
+        recipe=recipe.to_dict(),
+        seed=recipe.seed,
+        data=data.describe(),
+        seconds=seconds,
+        device=device,
+        **more,
+    )
+
+
+def writable(folder: Path) -> None:
+    """Make sure of a folder before any work.
+
+    Raises:
+        OSError: naming the folder and the reason.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"cannot write into {folder}: {error.strerror}; choose another folder") from None
