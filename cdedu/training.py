@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from cdedu import solvers
 from cdedu.data import Dataset, load_data, to_unit
-from cdedu.losses import DISTANCES, denoising_loss, distillation_loss, inverse_gap
+from cdedu.losses import DISTANCES, denoising_loss, distillation_loss, easy_consistency_loss, inverse_gap
 from cdedu.networks import set_dropout
 from cdedu.noise import LogNormal, draw_steps
 from cdedu.recipes import Recipe
@@ -199,7 +199,7 @@ def distill(
     lognormal = stage.index == "lognormal"
     index_weights = LogNormal(-1.1, 2.0).grid_weights(sigmas) if lognormal else torch.ones(len(sigmas) - 1)
 
-    def loss_of(part: range) -> Tensor:
+    def distillation(part: range) -> Tensor:
         x0, index, noise, cond = sampler.draw(state.step, part, partial(draw_steps, index_weights))
         return distillation_loss(
             model,
@@ -215,6 +215,13 @@ def distill(
             **cond,
         )
 
+    def easy(part: range) -> Tensor:
+        x0, sigma, noise, cond = sampler.draw(state.step, part, LogNormal(-1.1, 2.0).sample)
+        sigma = sigma.clamp(recipe.sigma_min, recipe.sigma_max)
+        options = {"q": stage.easy_q, "sigma_min": recipe.sigma_min, **cond}
+        return easy_consistency_loss(model, target or student, x0, sigma, noise=noise, **options)
+
+    loss_of = easy if stage.method == "easy" else distillation
     while state.step < stage.steps:
         _update(state, model, loss_of, sampler, runtime)
         if target is not None:

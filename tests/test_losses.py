@@ -13,12 +13,15 @@ from cdedu.losses import (
     consistency_training_loss,
     denoising_loss,
     distillation_loss,
+    easy_consistency_loss,
+    easy_next_sigma,
     inverse_gap,
     l1,
     l2,
     lpips,
     pseudo_huber,
 )
+from cdedu.networks import MLP
 from cdedu.noise import karras_sigmas
 from cdedu.solvers import euler_step, heun_step
 from cdedu.student import EMA, ConsistencyModel
@@ -312,3 +315,42 @@ def test_losses_repeat_with_their_generator():
 def test_losses_refuse(change, words):
     with pytest.raises(ValueError, match=words):
         distillation_loss(ConsistencyModel(Net(0)), ConsistencyModel(Net(0)), TEACHER, **batch() | change)
+
+
+def test_easy_next_sigma_has_its_limits():
+    sigma = torch.tensor([0.002, 0.1, 1.0, 80.0], dtype=torch.float64)
+    r = easy_next_sigma(sigma, q=2, stage=0)
+    by_hand = [max(0.0, s * (1 - 0.5 * (1 + 8 / (1 + math.exp(s))))) for s in sigma.tolist()]
+    assert r.tolist() == pytest.approx(by_hand, abs=1e-12)
+    assert r[:3].eq(0).all() and r[3].item() == pytest.approx(
+        40
+    )  # at first, all but the highest levels pair with clean data
+    gaps = [(sigma - easy_next_sigma(sigma, q=2, stage=stage)).max().item() for stage in range(8)]
+    assert (
+        gaps == sorted(gaps, reverse=True) and gaps[-1] < 1
+    )  # and close in on their partner as the stage grows
+    with pytest.raises(ValueError, match="q > 1"):
+        easy_next_sigma(sigma, q=1)
+
+
+def test_easy_consistency_loss_is_the_distance_over_the_gap():
+    torch.manual_seed(0)
+    student, target = ConsistencyModel(MLP()), ConsistencyModel(MLP())
+    x0, z, sigma = torch.randn(6, 2), torch.randn(6, 2), torch.tensor([0.3, 0.5, 1.0, 4.0, 20.0, 80.0])
+    r = easy_next_sigma(sigma, q=256)
+    loss = easy_consistency_loss(student, target, x0, sigma, noise=z, q=256)
+    a, b = student(x0 + sigma[:, None] * z, sigma), target(x0 + r[:, None] * z, r)
+    assert torch.allclose(loss, (a - b).norm(dim=1) / (sigma - r), rtol=1e-4)
+    loss.sum().backward()
+    assert all(p.grad is None for p in target.parameters())
+
+
+def test_easy_consistency_at_r_0_regresses_on_clean_data_and_asks_no_target():
+    def target(x, sigma):
+        raise AssertionError("the target was asked")
+
+    student = ConsistencyModel(MLP())
+    x0, z, sigma = torch.randn(4, 2), torch.randn(4, 2), torch.tensor([0.01, 0.1, 0.5, 1.0])
+    loss = easy_consistency_loss(student, target, x0, sigma, noise=z, q=2)
+    distance = (student(x0 + sigma[:, None] * z, sigma) - x0).norm(dim=1)
+    assert torch.allclose(loss, distance / (sigma - 0.002), rtol=1e-4)
