@@ -32,9 +32,21 @@ class Network:
 
         if self.kind == "mlp":
             return networks.MLP(shape[0], self.width, self.depth, self.classes)
+        if self.kind == "ddpmpp":
+            return networks.ddpmpp(
+                shape[1],
+                shape[0],
+                self.width,
+                self.multipliers,
+                self.depth,
+                self.attention,
+                self.dropout,
+                self.classes,
+            )
         widths = tuple(self.width * m for m in self.multipliers)
+        attention = tuple(shape[1] >> level in self.attention for level in range(len(widths)))
         return networks.unet(
-            shape[1], shape[0], widths, self.depth, classes=self.classes, dropout=self.dropout
+            shape[1], shape[0], widths, self.depth, attention, classes=self.classes, dropout=self.dropout
         )
 
 
