@@ -28,8 +28,9 @@ PAGES = "book/reference/"
 MODULES = {
     "The method": ("noise", "teacher", "student", "solvers", "losses", "samplers"),
     "Editing": ("editing",),
-    "Networks, data, training": ("networks", "data", "recipes", "training", "checkpoints"),
-    "Measuring": ("evaluation", "comparison", "records"),
+    "Networks and data": ("networks", "ddpmpp", "data", "images"),
+    "Training": ("recipes", "runtime", "training", "progressive", "checkpoints", "runs"),
+    "Measuring": ("evaluation", "comparison", "inception", "records"),
     "Pretrained teachers and export": ("pretrained",),
     "Figures and sliders": ("plotting", "widgets"),
     "Command line": ("cli",),
