@@ -17,7 +17,7 @@ import torch
 import tyro
 
 from cdedu import checkpoints
-from cdedu.data import Dataset, load_data
+from cdedu.data import Dataset, load_data, to_unit
 from cdedu.recipes import Recipe, get_recipe, recipes
 from cdedu.runs import Run, generate, writable, write_run_record
 from cdedu.runtime import Distributed, Runtime
@@ -97,7 +97,10 @@ class Distill(_Run):
         teacher = checkpoints.load(source)
         if not isinstance(teacher, Teacher):
             raise ValueError(f"{source} is a student; distillation needs a teacher")
-        _same_shape(teacher, source, run.data)
+        _fits(teacher, source, run)
+        if run.recipe.student.distance == "lpips" and run.recipe.student.method == "distillation":
+            with run.runtime.first():
+                _try_lpips(run)
         if run.runtime.main:
             print(f"teacher: {source}")
         run.facts["teacher"] = {"source": source, "sha256": checkpoints.sha256(checkpoints.find(source))}
@@ -159,12 +162,16 @@ class Evaluate:
     """Another data set than the recipe's: a name, or a folder or zip of images."""
     test_data: Path | None = None
     """Held-out images for a folder or zip; a tenth of the images by default."""
+    size: int | None = None
+    """Crop and resize images of a folder or zip to this height and width."""
     samples: int | None = None
     """How many samples are compared; as many as there are held-out data by default."""
     inception: bool = False
     """Also FID, Inception score, precision and recall by the standard protocol (downloads Inception's weights)."""
     seeds: int | None = None
-    """How many sampling seeds the medians run over; 5, or 1 for CIFAR-10 and larger on the CPU."""
+    """How many sampling seeds the medians run over; 5, or 1 in a trial."""
+    trial: bool | None = None
+    """Few evaluations, to see that all works; by default for images of 32 x 32 and larger on the CPU."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps, or auto: the fastest there is."""
     out: Path | None = None
@@ -182,13 +189,19 @@ class Evaluate:
         folder = self.out or Path("runs") / self.recipe
         sources = {r: _model_source(getattr(self, r), folder, recipe, r) for r in ("teacher", "student")}
         start = time.perf_counter()
-        data = load_data(self.data or recipe.data, self.test_data)
+        data = load_data(self.data or recipe.data, self.test_data, self.size)
         models = [checkpoints.load(source, device) for source in sources.values()]
         for model, source in zip(models, sources.values(), strict=True):
             _same_shape(model, source, data)
-        trial = device.type == "cpu" and data.train[0].numel() >= 3 * 32 * 32
+        if self.inception:
+            from cdedu.inception import check
+
+            check(data)
+        trial = self.trial
+        if trial is None:
+            trial = device.type == "cpu" and data.train[0].numel() >= 3 * 32 * 32
         seeds = self.seeds or (1 if trial else 5)
-        metrics = compare(recipe, *models, data, seeds, self.samples, partial(tqdm, desc="evaluate"))
+        metrics = compare(recipe, *models, data, seeds, self.samples, partial(tqdm, desc="evaluate"), trial)
         if self.inception:
             metrics["inception"] = self._inception(recipe, models, data, device)
         print(table(metrics))
@@ -250,7 +263,8 @@ def _prepare(command: _Run, role: str) -> Run:
     seed = recipe.seed if command.seed is None else command.seed
     block = recipe.block if command.block is None else command.block
     recipe = replace(recipe, **{role: stage}, data=command.data or recipe.data, seed=seed, block=block)
-    data = load_data(recipe.data, command.test_data, command.size)
+    with runtime.first():
+        data = load_data(recipe.data, command.test_data, command.size)
     wanted = 1 if recipe.network.kind == "mlp" else 3
     if data.train.ndim - 1 != wanted:
         raise ValueError(
@@ -290,7 +304,7 @@ def _runtime(command: _Run) -> Runtime:
         )
     compiled = cuda if command.compile is None else command.compile
     if several:
-        return Distributed(precision, compiled, command.micro_batch)
+        return Distributed(precision, compiled, command.micro_batch, cpu=device.type == "cpu")
     return Runtime(device, precision, compiled, command.micro_batch)
 
 
@@ -299,7 +313,7 @@ def _start(command: _Run, run: Run) -> torch.nn.Module | None:
     if command.from_weights is None:
         return None
     model = checkpoints.load(command.from_weights)
-    _same_shape(model, str(command.from_weights), run.data)
+    _fits(model, str(command.from_weights), run)
     digest = checkpoints.sha256(command.from_weights)
     run.facts["warm_restart"] = {
         "from": str(command.from_weights),
@@ -307,6 +321,32 @@ def _start(command: _Run, run: Run) -> torch.nn.Module | None:
         "step": model.header["step"],
     }  # type: ignore[index]
     return model
+
+
+def _fits(model: torch.nn.Module, source: str, run: Run) -> None:
+    """Refuse weights whose data, network or noise input differ from the run's: its checkpoints could not be loaded."""
+    _same_shape(model, source, run.data)
+    theirs, ours = Recipe.from_dict(model.header["recipe"]), run.recipe  # type: ignore[index,arg-type]
+    if replace(theirs.network, dropout=0) != replace(ours.network, dropout=0):
+        raise ValueError(
+            f"{source} holds another network than recipe {ours.name!r} has; it was trained with {theirs.name!r}"
+        )
+    if (model.noise_scale, model.sigma_data) != (ours.noise_scale, ours.sigma_data):
+        raise ValueError(
+            f"{source} has noise_scale {model.noise_scale:g} and sigma_data {model.sigma_data:g}, "
+            f"recipe {ours.name!r} has {ours.noise_scale:g} and {ours.sigma_data:g}; they must be equal"
+        )
+
+
+def _try_lpips(run: Run) -> None:
+    """Whether the distance can be used at all: on RGB images, with its weights at hand."""
+    from cdedu.losses import lpips
+
+    x = to_unit(run.data.train[:1]).to(run.runtime.device)
+    try:
+        lpips(x, x)
+    except RuntimeError as error:
+        raise OSError(str(error)) from None
 
 
 def _same_shape(model: torch.nn.Module, source: str, data: Dataset) -> None:
@@ -339,7 +379,13 @@ def main() -> None:
     except (ValueError, OSError) as error:
         print(f"cdedu: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except FloatingPointError as error:
+    except torch.OutOfMemoryError as error:
+        print(
+            f"cdedu: memory ran out ({str(error).splitlines()[0]}); use --device cpu or fewer samples",
+            file=sys.stderr,
+        )
+        raise SystemExit(1) from None
+    except (FloatingPointError, MemoryError) as error:
         print(f"cdedu: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:

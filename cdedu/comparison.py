@@ -23,15 +23,26 @@ from cdedu.samplers import Progress, sample_consistency, sample_ddpm, sample_eul
 from cdedu.teacher import Denoiser
 
 Sampler = Callable[[Tensor, torch.Generator], Tensor]
-BATCH = 5000
-"""Samples drawn at once."""
+BATCH, IMAGE_BATCH = 5000, 500
+"""Samples drawn at once: points and small images, and images of 32 × 32 and larger."""
 
 
 def samplers(
-    recipe: Recipe, teacher: Denoiser, student: Denoiser, brief: bool = False
+    recipe: Recipe, teacher: Denoiser, student: Denoiser, brief: bool = False, trial: bool = False
 ) -> dict[str, tuple[int, Sampler]]:
-    """What is compared: name → (evaluations a sample, sampler). All start from the same noise; ``brief`` leaves some out."""
+    """What is compared: name → (evaluations a sample, sampler). All start from the same noise.
+
+    The first is what the others are measured against. ``brief`` leaves some out; ``trial`` keeps only a teacher in 5 evaluations,
+    a student in 1 and 2, and DDIM in 2.
+    """
     grid = recipe.sigmas
+    if trial:
+        return {
+            "teacher_heun_5": (5, lambda x, g: sample_heun(teacher, x, grid(3))),
+            "student_1": (1, lambda x, g: sample_consistency(student, x, recipe.student_sigmas(1), g)),
+            "student_2": (2, lambda x, g: sample_consistency(student, x, recipe.student_sigmas(2), g)),
+            "teacher_ddim_2": (2, lambda x, g: sample_euler(teacher, x, grid(2))),
+        }
     out: dict[str, tuple[int, Sampler]] = {
         "teacher_heun_35": (35, lambda x, g: sample_heun(teacher, x, grid(18))),
     }
@@ -56,6 +67,7 @@ def compare(
     seeds: int = 5,
     samples: int | None = None,
     progress: Progress | None = None,
+    trial: bool = False,
 ) -> dict[str, Any]:
     """Distances to the held-out data: medians over sampling seeds, at equal sample sizes, beside the real-to-real floor.
 
@@ -63,7 +75,7 @@ def compare(
         A dictionary with ``n``, ``floor``, ``samplers``, ``ratio`` and ``speed``. Each sampler has its number of evaluations and,
         for each metric, ``median``, ``min`` and ``max``. The metrics are the sliced Wasserstein distance (``sw``) in two
         dimensions; on digits, in the features of the frozen classifier, Fréchet and kernel distance (``fd``, ``kd``), precision
-        and recall.
+        and recall. ``ratio`` is of the students' distances to that of the first sampler, ``base``.
     """
     n = min(samples or len(data.test), len(data.test), len(data.train))
     if n < 2:
@@ -71,6 +83,7 @@ def compare(
     order = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))
     test, train = to_unit(data.test[order[:n]]), data.train
     shape = tuple(test.shape)
+    device = next(student.parameters()).device  # type: ignore[attr-defined]
     large = test[0].numel() >= 3 * 32 * 32
     classifier = frozen_classifier(data)
     if classifier is not None:
@@ -89,7 +102,8 @@ def compare(
             return {"sw": sliced_wasserstein(test.flatten(1), x.cpu().flatten(1))}
 
     def over_seeds(draw: Callable[[torch.Generator], Tensor]) -> dict[str, dict[str, float]]:
-        runs: dict[int, dict[str, float]] = {}
+        first = measure(draw(torch.Generator().manual_seed(0)))
+        runs = {0: first}
 
         def one(generator: torch.Generator, key: str) -> float:
             seed = generator.initial_seed()
@@ -97,14 +111,12 @@ def compare(
                 runs[seed] = measure(draw(generator))
             return runs[seed][key]
 
-        first = measure(draw(torch.Generator().manual_seed(0)))
         return {key: median_over_seeds(lambda g, key=key: one(g, key), seeds) for key in first}  # type: ignore[misc]
 
-    device = next(student.parameters()).device  # type: ignore[attr-defined]
-
     def sample(sampler: Sampler, generator: torch.Generator) -> Tensor:
-        parts = []
-        for size in [BATCH] * (n // BATCH) + [n % BATCH] * (n % BATCH > 0):
+        parts, batch = [], IMAGE_BATCH if large else BATCH
+        for start in range(0, n, batch):
+            size = min(batch, n - start)
             x = recipe.sigma_max * torch.randn((size, *shape[1:]), generator=generator).to(device)
             parts.append(sampler(x, generator).cpu())
         return torch.cat(parts)
@@ -113,12 +125,13 @@ def compare(
     out["features"] = None if classifier is None else type(classifier).__name__
     out["floor"] = over_seeds(lambda g: to_unit(train[torch.randperm(len(train), generator=g)[:n]]))
     out["samplers"] = {}
-    rows = list(samplers(recipe, teacher, student, brief=large).items())
+    rows = list(samplers(recipe, teacher, student, large, trial).items())
     for name, (evaluations, sampler) in rows if progress is None else progress(rows):
         values = over_seeds(lambda g, sampler=sampler: sample(sampler, g))  # type: ignore[misc]
         out["samplers"][name] = {"evaluations": evaluations, **values}
     key = "sw" if classifier is None else "fd"
-    base = out["samplers"]["teacher_heun_35"][key]["median"]
+    base = out["samplers"][rows[0][0]][key]["median"]
+    out["trial"], out["base"] = trial, rows[0][0]
     out["ratio"] = {name: out["samplers"][name][key]["median"] / base for name in ("student_1", "student_2")}
     out["speed"] = speed(
         recipe,
@@ -126,8 +139,8 @@ def compare(
         student,
         shape[1:],
         device,
-        batch=16 if large and device.type == "cpu" else min(256, n),
-        repeats=3 if large else 7,
+        batch=2 if trial else 16 if large and device.type == "cpu" else min(256, n),
+        repeats=1 if trial else 3 if large else 7,
     )
     return out
 
@@ -181,4 +194,6 @@ def table(metrics: dict[str, Any]) -> str:
     lines.append(
         f"\nOne step is {s['ratio']:.1f} times as fast as the 18-point Heun teacher at batch {s['batch']}."
     )
+    if metrics.get("trial"):
+        lines.append("A trial with few evaluations, to see that all works; it says little of quality.")
     return "\n".join(lines)

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import tarfile
+import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
@@ -47,9 +48,13 @@ def image_folder(path: str | Path, size: int | None = None) -> Images:
 
     Raises:
         FileNotFoundError: if there is nothing at ``path``, or no picture in it.
-        ValueError: for a file that is no picture, or sizes that differ while ``size`` is not given; names the file.
+        ValueError: for a file that is no picture, sizes that differ while ``size`` is not given, or a ``size`` below 1.
     """
     path = Path(path)
+    if size is not None and size < 1:
+        raise ValueError(
+            f"size = {size}, but pictures need at least one pixel; use the network's, such as 32"
+        )
     if not path.exists():
         raise FileNotFoundError(f"there is no folder or zip {path}")
     key = hashlib.sha256(json.dumps([_fingerprint(path), size]).encode()).hexdigest()[:24]
@@ -74,9 +79,7 @@ def cifar10(root: str | Path | None = None) -> tuple[Images, Images]:
     if not (train.is_file() and test.is_file()):
         try:
             sources = {split: _from_mirror(split) for split in ("train", "test")}
-        except (
-            Exception
-        ) as first:  # any failure of the mirror, its libraries' own errors included, sends us to the second
+        except Exception as first:  # whatever fails at the mirror, errors of its libraries included
             try:
                 archive = download(ORIGINAL, folder / "cifar-10-binary.tar.gz", ORIGINAL_SHA256)
             except OSError as second:
@@ -104,16 +107,21 @@ def download(url: str, path: Path, sha256: str) -> Path:
     partial = path.with_name(path.name + ".part")
     have = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        have *= answer.status == 206  # a server that cannot continue starts again
-        total = have + int(answer.headers.get("Content-Length", 0))
-        with (
-            open(partial, "ab" if have else "wb") as file,
-            tqdm(total=total or None, initial=have, unit="B", unit_scale=True, desc=path.name) as bar,
-        ):
-            while chunk := answer.read(1 << 20):
-                file.write(chunk)
-                bar.update(len(chunk))
+    total = 0
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            have *= answer.status == 206  # a server that cannot continue starts again
+            total = have + int(answer.headers.get("Content-Length", -have))
+            with (
+                open(partial, "ab" if have else "wb") as file,
+                tqdm(total=total or None, initial=have, unit="B", unit_scale=True, desc=path.name) as bar,
+            ):
+                while chunk := answer.read(1 << 20):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+    except urllib.error.HTTPError as error:
+        if not (have and error.code == 416):  # nothing is left to fetch: the hash decides
+            raise
     if total and partial.stat().st_size < total:
         raise OSError(
             f"{url}: the connection broke after {partial.stat().st_size} of {total} bytes; run again to go on"
@@ -131,22 +139,31 @@ def download(url: str, path: Path, sha256: str) -> Path:
 
 def _fingerprint(path: Path) -> list[object]:
     """What must change for the cache to be stale: names, sizes and times, without reading a picture."""
-    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES)
+    files = [path] if path.is_file() else [path / name for name in _files(path)]
     return [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if _is_picture(f.name))
+
+
+def _is_picture(name: str) -> bool:
+    """By its ending; archives made on a Mac hold a ``._name`` beside every file, which is none."""
+    return Path(name).suffix.lower() in SUFFIXES and not Path(name).name.startswith("._")
 
 
 def _pictures(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """(name, reader) of every picture, in the order of names."""
     if path.is_dir():
-        for file in sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES):
-            yield str(file.relative_to(path)), file.read_bytes
+        for name in _files(path):
+            yield name, (path / name).read_bytes
         return
     try:
         archive = zipfile.ZipFile(path)
     except zipfile.BadZipFile:
         raise ValueError(f"{path} is neither a folder nor a zip, or the zip is damaged") from None
     for name in sorted(archive.namelist()):
-        if Path(name).suffix.lower() in SUFFIXES:
+        if _is_picture(name):
             yield name, lambda name=name: archive.read(name)  # type: ignore[misc]
 
 
@@ -158,7 +175,7 @@ def _decode_all(path: Path, size: int | None) -> Images:
         raise FileNotFoundError(f"{path} holds no picture ({', '.join(sorted(SUFFIXES))})")
     classes = sorted({Path(name).parent.name for name, _ in pictures})
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        decoded = pool.map(lambda picture: _decode(picture[0], picture[1](), size), pictures)
+        decoded = pool.map(lambda picture: _decode(*picture, size), pictures)
         images = list(
             tqdm(decoded, total=len(pictures), desc=f"decode {path.name}", disable=len(pictures) < 2000)
         )
@@ -174,13 +191,17 @@ def _decode_all(path: Path, size: int | None) -> Images:
     return Images(torch.from_numpy(np.stack(images)), torch.tensor(labels), classes)
 
 
-def _decode(name: str, content: bytes, size: int | None) -> np.ndarray:
-    from PIL import Image, ImageOps, UnidentifiedImageError
+def _decode(name: str, read: Callable[[], bytes], size: int | None) -> np.ndarray:
+    from PIL import Image, ImageOps
 
     try:
-        with Image.open(io.BytesIO(content)) as picture:
-            rgb = ImageOps.exif_transpose(picture).convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
+        with Image.open(io.BytesIO(read())) as picture:
+            upright = ImageOps.exif_transpose(picture)
+            # By way of RGBA, as palettes with transparency want it; transparent pixels keep the colour that is stored.
+            rgb = (upright.convert("RGBA") if upright.has_transparency_data else upright).convert("RGB")
+    except (
+        Exception
+    ) as error:  # zipfile and Pillow have many kinds for damaged, encrypted and monstrous files
         raise ValueError(f"{name} is no picture that can be read ({error})") from None
     if size is not None:
         rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.LANCZOS)
@@ -197,7 +218,10 @@ def _from_mirror(split: str) -> Images:
         if hashlib.file_digest(file, "sha256").hexdigest() != PARQUET[split]:
             raise ValueError(f"{path} differs from its recorded SHA-256; remove it and run again")
     table = parquet.read_table(path)
-    pixels = [_decode(f"{name}:{i}", row["bytes"], None) for i, row in enumerate(table["img"].to_pylist())]
+    pixels = [
+        _decode(f"{name}:{i}", lambda row=row: row["bytes"], None)  # type: ignore[misc]
+        for i, row in enumerate(table["img"].to_pylist())
+    ]
     return Images(
         torch.from_numpy(np.stack(pixels)), torch.tensor(table["label"].to_pylist()), CIFAR10_CLASSES
     )
@@ -226,7 +250,10 @@ def _cached(path: Path, make: Callable[[], Images]) -> Images:
         made = make()
         write_tensors(path, {"images": made.images, "labels": made.labels}, {"classes": made.classes})
         return made
-    tensors, header = read_tensors(path)
+    try:
+        tensors, header = read_tensors(path)
+    except ValueError:
+        raise ValueError(f"{path} is damaged; remove it and run again") from None
     return Images(tensors["images"], tensors["labels"], header["classes"])
 
 

@@ -32,6 +32,20 @@ def to_uint8(x: Tensor) -> Tensor:
     return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
+def check(data: Dataset) -> None:
+    """Before any work: whether these data can be scored, and torch-fidelity is there.
+
+    Raises:
+        ValueError: naming what is missing.
+    """
+    if data.train.dtype != torch.uint8 or data.train.shape[1] != 3:
+        raise ValueError(f"Inception scores need 8-bit RGB images, not {data.name}; leave --inception out")
+    try:
+        import torch_fidelity  # noqa: F401
+    except ImportError:
+        raise ValueError('Inception scores need torch-fidelity: pip install "cdedu[full]"') from None
+
+
 def score(
     sampler: Callable[[Tensor, torch.Generator], Tensor],
     recipe: Recipe,
@@ -44,15 +58,12 @@ def score(
     """FID, Inception score, precision and recall of a sampler against the training set.
 
     Raises:
-        ValueError: if the data are not RGB images.
-        RuntimeError: if torch-fidelity is not installed, or Inception's weights are neither cached nor to be had.
+        ValueError: see :func:`check`.
+        OSError: if Inception's weights are neither cached nor to be had.
     """
-    if data.train.dtype != torch.uint8 or data.train.shape[1] != 3:
-        raise ValueError(f"Inception scores need 8-bit RGB images, not {data.name}; leave --inception out")
-    try:
-        from torch_fidelity import calculate_metrics
-    except ImportError:
-        raise RuntimeError('Inception scores need torch-fidelity: pip install "cdedu[full]"') from None
+    check(data)
+    from torch_fidelity import calculate_metrics
+
     generator = torch.Generator().manual_seed(seed)
     shape = tuple(data.train.shape[1:])
     parts = []
@@ -67,7 +78,7 @@ def score(
             fid=True, isc=True, prc=True, verbose=False,
         )  # fmt: skip
     except OSError as error:
-        raise RuntimeError(
+        raise OSError(
             f"Inception's weights are not cached and could not be downloaded ({error}); evaluate without --inception"
         ) from None
     return {"samples": samples, **{key: float(value) for key, value in found.items()}}

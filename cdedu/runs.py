@@ -64,13 +64,13 @@ class Run:
         def ask_to_stop(number: int, frame: FrameType | None) -> None:
             stop.append(number)  # the step under way is finished first, so that the state is whole
 
+        board = self._board()
         previous = {s: signal.signal(s, ask_to_stop) for s in (signal.SIGINT, signal.SIGTERM)}
         batch = getattr(self.recipe, self.role).batch
         look = 1 if self.runtime.device.type == "cpu" else 25  # a look at the loss waits for the GPU
         start = saved = time.perf_counter()
         saving, first, state, bar = 0.0, 0, None, None
         losses: deque[float] = deque(maxlen=100)
-        board = self._board()
         try:
             for state in states:
                 if bar is None:

@@ -4,13 +4,10 @@ The training loops are written against these few methods, so that they read the 
 """
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    pass
 
 
 class Runtime:
@@ -53,6 +50,10 @@ class Runtime:
     def main(self) -> bool:
         """Whether this process prints and writes files."""
         return self.rank == 0
+
+    def first(self) -> AbstractContextManager[Any]:
+        """Inside, one process of a machine goes first (fetching data, say), and the others find its work done."""
+        return nullcontext()
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of the networks inside."""
@@ -128,15 +129,22 @@ class Distributed(Runtime):
     """Several processes through Accelerate, as started by ``torchrun`` or ``accelerate launch``; one of them here."""
 
     def __init__(
-        self, precision: str = "fp32", compile: bool = False, micro_batch: int | None = None
+        self,
+        precision: str = "fp32",
+        compile: bool = False,
+        micro_batch: int | None = None,
+        cpu: bool = False,
     ) -> None:
         from accelerate import Accelerator
 
         mixed = {"fp32": "no"}.get(precision, precision)
-        on_cpu = not torch.cuda.is_available()
+        on_cpu = cpu or not torch.cuda.is_available()
         self.accelerator: Accelerator = Accelerator(mixed_precision=mixed, cpu=on_cpu)
         super().__init__(self.accelerator.device, precision, compile, micro_batch)
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+
+    def first(self) -> AbstractContextManager[Any]:
+        return self.accelerator.local_main_process_first()
 
     def autocast(self) -> AbstractContextManager[Any]:
         return self.accelerator.autocast()

@@ -144,12 +144,8 @@ def interrupt(monkeypatch, role: str, step: int, number: int = signal.SIGINT) ->
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_resumes_to_the_same_bytes(cdedu, tmp_path, monkeypatch, role, command, number):
     torch.manual_seed(0)
-    checkpoints.save(
-        tmp_path / "t.safetensors",
-        Teacher(MLP(2, 32, 2)),
-        replace(recipes["toy"], network=Network(width=32, depth=2)),
-        (2,),
-    )
+    monkeypatch.setitem(recipes, "toy", replace(recipes["toy"], network=Network(width=32, depth=2)))
+    checkpoints.save(tmp_path / "t.safetensors", Teacher(MLP(2, 32, 2)), recipes["toy"], (2,))
     words = [command, "toy", *FAST, *(("--teacher", "t.safetensors") if role == "student" else ())]
     assert cdedu(*words, "--out", "whole")[0] == 0
     with monkeypatch.context() as patch:
