@@ -191,7 +191,7 @@ _CIFAR10 = Recipe(
     ),
     flip=True,
     block=16,
-    cpu_batch=16,
+    cpu_batch=8,
 )
 
 recipes: dict[str, Recipe] = {
@@ -226,7 +226,7 @@ recipes: dict[str, Recipe] = {
         noise_scale=250.0,
         flip=True,
         block=16,
-        cpu_batch=16,
+        cpu_batch=8,
     ),
     "cifar10": _CIFAR10,
     "cifar10-huber": replace(
@@ -268,7 +268,7 @@ recipes: dict[str, Recipe] = {
             second_sigma=1.382,
         ),
         block=16,
-        cpu_batch=16,
+        cpu_batch=8,
     ),
     "lsun256": Recipe(
         name="lsun256",
@@ -289,7 +289,7 @@ recipes: dict[str, Recipe] = {
         ),
         flip=True,
         block=16,
-        cpu_batch=16,
+        cpu_batch=8,
     ),
 }
 
