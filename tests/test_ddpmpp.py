@@ -1,0 +1,163 @@
+"""DDPM++ against a second, short implementation written by hand, and EDM's names of its tensors."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from cdedu.ddpmpp import Block, DDPMpp, TimeEmbedding
+from cdedu.networks import ddpmpp, set_dropout
+from cdedu.teacher import Teacher
+
+
+def shaken(module: torch.nn.Module) -> torch.nn.Module:
+    """Weights large enough for every branch to matter."""
+    g = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.copy_(0.3 * torch.randn(p.shape, generator=g) + (p if p.ndim == 1 else 0))
+    return module.double().eval()
+
+
+def small(**options) -> DDPMpp:
+    return DDPMpp(8, 3, 8, (1, 2), 1, **({"attention": (4,)} | options))
+
+
+@pytest.fixture(scope="module")
+def full() -> DDPMpp:
+    with torch.device("meta"):
+        return ddpmpp()
+
+
+def test_the_default_has_the_parameters_of_edms(full):
+    assert sum(p.numel() for p in full.parameters()) == 55_732_739
+    with torch.device("meta"):
+        assert sum(p.numel() for p in ddpmpp(classes=10).parameters()) == 55_732_739 + 11 * 128
+
+
+GOLDEN = {
+    "map_layer0.weight": (512, 128),
+    "map_layer1.bias": (512,),
+    "enc.32x32_conv.weight": (128, 3, 3, 3),
+    "enc.32x32_block0.conv0.weight": (256, 128, 3, 3),
+    "enc.32x32_block0.skip.weight": (256, 128, 1, 1),
+    "enc.16x16_down.skip.weight": (256, 256, 1, 1),
+    "enc.16x16_block3.qkv.weight": (768, 256, 1, 1),
+    "enc.8x8_block3.affine.weight": (256, 512),
+    "dec.8x8_in0.proj.weight": (256, 256, 1, 1),
+    "dec.8x8_block0.norm0.weight": (512,),
+    "dec.16x16_up.conv0.weight": (256, 256, 3, 3),
+    "dec.16x16_block4.norm2.bias": (256,),
+    "dec.32x32_block4.skip.weight": (256, 384, 1, 1),
+    "dec.32x32_aux_norm.weight": (256,),
+    "dec.32x32_aux_conv.weight": (3, 256, 3, 3),
+}
+
+
+def test_tensors_are_called_and_shaped_as_in_edms_checkpoints(full):
+    shapes = {name: tuple(t.shape) for name, t in full.state_dict().items()}
+    assert GOLDEN.items() <= shapes.items()
+    absent = ("enc.32x32_block0.qkv.weight", "dec.8x8_in1.qkv.weight", "enc.32x32_block1.skip.weight")
+    assert not {*absent, "dec.16x16_block3.qkv.weight", "map_label.weight"} & {*shapes}
+    assert {name.split(".")[0] for name in shapes} == {"map_layer0", "map_layer1", "enc", "dec"}
+
+
+def test_the_time_embedding_runs_from_sine_to_cosine_with_both_ends():
+    for c in (0.0, -1.55, 1.095):
+        sines = [math.sin(c * 10 ** (-4 * j / 7)) for j in range(8)]
+        cosines = [math.cos(c * 10 ** (-4 * j / 7)) for j in range(8)]
+        got = TimeEmbedding(16)(torch.tensor([c]))[0]
+        assert torch.allclose(got, torch.tensor(sines + cosines), atol=1e-6)
+    assert TimeEmbedding(16)(torch.tensor([0.5]).bfloat16()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("resample", ["", "down", "up"])
+@pytest.mark.parametrize("c_out", [4, 8])
+@pytest.mark.parametrize("attention", [False, True])
+def test_a_block_is_edms(resample, c_out, attention):
+    block = shaken(Block(4, c_out, 6, 0.5, attention, resample))
+    w = dict(block.named_parameters())
+    g = torch.Generator().manual_seed(1)
+    x, emb = torch.randn(2, 4, 6, 6, generator=g).double(), torch.randn(2, 6, generator=g).double()
+
+    def norm(h, name):
+        groups = h.unflatten(1, (h.shape[1] // 4, -1))
+        mean = groups.mean((2, 3, 4), keepdim=True)
+        groups = (groups - mean) / (((groups - mean) ** 2).mean((2, 3, 4), keepdim=True) + 1e-6).sqrt()
+        return groups.flatten(1, 2) * w[f"{name}.weight"][:, None, None] + w[f"{name}.bias"][:, None, None]
+
+    def resized(h):
+        if resample == "down":
+            return h.unflatten(2, (-1, 2)).unflatten(4, (-1, 2)).mean((3, 5))
+        return h.repeat_interleave(2, 2).repeat_interleave(2, 3) if resample else h
+
+    def conv(h, name, pad):
+        return F.conv2d(h, w[f"{name}.weight"], w[f"{name}.bias"], padding=pad)
+
+    def silu(h):
+        return h / (1 + (-h).exp())
+
+    h = conv(resized(silu(norm(x, "norm0"))), "conv0", 1)
+    h = h + (emb @ w["affine.weight"].T + w["affine.bias"])[:, :, None, None]
+    h = conv(silu(norm(h, "norm1")), "conv1", 1)
+    skip = conv(resized(x), "skip", 0) if "skip.weight" in w else x
+    assert ("skip.weight" in w) == bool(resample or c_out == 8)
+    y = (h + skip) / math.sqrt(2)
+    if attention:
+        qkv = conv(norm(y, "norm2"), "qkv", 0).flatten(2)
+        q, k, v = qkv[:, 0::3], qkv[:, 1::3], qkv[:, 2::3]
+        a = (torch.einsum("bcq,bck->bqk", q, k) / math.sqrt(c_out)).softmax(-1)
+        a = torch.einsum("bqk,bck->bcq", a, v).reshape(y.shape)
+        y = (y + conv(a, "proj", 0)) / math.sqrt(2)
+    assert torch.allclose(block(x, emb), y, atol=1e-10)
+
+
+def test_the_whole_network_adds_its_skips_in_the_order_of_the_encoder():
+    """Each decoder block takes the output of the encoder layer that mirrors it, then labels and time reach every block."""
+    net = shaken(small(classes=5))
+    seen = {}
+    for name, layer in [*net.enc.items(), *net.dec.items()]:
+        half = "enc" if layer in net.enc.values() else "dec"
+        layer.register_forward_hook(
+            lambda _, args, out, key=f"{half}.{name}": seen.update({key: (args, out)})
+        )
+    x, labels = torch.randn(2, 3, 8, 8).double(), torch.tensor([1, 4])
+    c_noise = torch.tensor([-1.0, 0.5]).double()
+    net(x, c_noise, labels)
+    order = ["8x8_conv", "8x8_block0", "4x4_down", "4x4_block0"]
+    takes = ["4x4_block0", "4x4_block1", "8x8_block0", "8x8_block1"]
+    for name, partner in zip(takes, reversed(order), strict=True):
+        assert seen[f"dec.{name}"][0][0][:, -seen[f"enc.{partner}"][1].shape[1] :].equal(
+            seen[f"enc.{partner}"][1]
+        )
+    one_hot = F.one_hot(labels, 5).double() * math.sqrt(5)
+    emb = net.map_noise(c_noise) + one_hot @ net.map_label.weight.T + net.map_label.bias
+    emb = F.silu(net.map_layer1(F.silu(net.map_layer0(emb))))
+    assert all(torch.allclose(args[1], emb) for args, _ in seen.values() if len(args) == 2)
+
+
+def test_no_label_is_a_row_of_zeros():
+    net = shaken(small(classes=5))
+    x, c_noise = torch.randn(2, 3, 8, 8).double(), torch.zeros(2).double()
+    plain = net(x, c_noise)
+    assert not plain.allclose(net(x, c_noise, torch.tensor([0, 0])))
+    with torch.no_grad():
+        net.map_label.weight.zero_()
+    assert plain.allclose(net(x, c_noise)) and plain.allclose(net(x, c_noise, torch.tensor([3, 0])))
+
+
+def test_a_fresh_network_answers_with_its_skip():
+    """The last convolution starts near zero, so that D(x, σ) starts as c_skip x."""
+    torch.manual_seed(0)
+    teacher, x = Teacher(small()).eval(), torch.randn(4, 3, 8, 8)
+    for sigma in (0.1, 1.0, 10.0):
+        assert torch.allclose(teacher(sigma * x, sigma), 0.25 / (sigma**2 + 0.25) * sigma * x, atol=1e-3)
+
+
+def test_dropout_is_off_in_evaluation_and_can_be_set_anew():
+    net = shaken(small(dropout=0.4)).float()
+    x, c_noise = torch.randn(2, 3, 8, 8), torch.zeros(2)
+    assert net(x, c_noise).equal(net(x, c_noise)) and not net.train()(x, c_noise).equal(net(x, c_noise))
+    set_dropout(net, 0.0)
+    assert net(x, c_noise).equal(net(x, c_noise))

@@ -1,0 +1,357 @@
+"""Pictures from folders, zips and the two homes of CIFAR-10: decoded alike, cached, and refused by name where damaged."""
+
+import hashlib
+import io
+import os
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cdedu import data, images
+from cdedu.images import CIFAR10_CLASSES, cifar10, download, image_folder
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    """Nothing is read from or written to the user's cache."""
+    monkeypatch.setattr(images, "CACHE", tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def pixels(height: int = 6, width: int = 6, channels: int = 3) -> np.ndarray:
+    return RNG.integers(0, 256, (height, width, channels), np.uint8).squeeze()
+
+
+def encoded(array: np.ndarray, kind: str = "PNG") -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(array).save(out, kind)
+    return out.getvalue()
+
+
+def folder_of(path: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(content)
+    return path
+
+
+def zip_of(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def test_a_folder_and_a_zip_of_it_are_the_same_pictures_in_the_same_order(tmp_path):
+    names = ["a/2.png", "a-b/1.png", "a/1.PNG", "c/deep/3.png"]
+    arrays = {name: pixels() for name in names}
+    files = {name: encoded(array) for name, array in arrays.items()} | {"a/notes.txt": b"no picture"}
+    one = image_folder(folder_of(tmp_path / "f", files))
+    two = image_folder(zip_of(tmp_path / "f.zip", files))
+    assert one.images.equal(two.images) and one.labels.equal(two.labels) and one.classes == two.classes
+    assert one.images.dtype == torch.uint8 and one.images.shape == (4, 3, 6, 6)
+    for name, image, label in zip(sorted(names), one.images, one.labels, strict=True):
+        assert np.array_equal(image.permute(1, 2, 0), arrays[name])
+        assert one.classes[label] == Path(name).parent.name
+
+
+def test_modes_become_rgb(tmp_path):
+    grey, colour, clear = pixels(channels=1), pixels(), pixels(channels=4)
+    palette = Image.fromarray(colour).quantize(8)
+    out = io.BytesIO()
+    palette.save(out, "PNG", transparency=bytes(range(0, 80, 10)))
+    files = {
+        "1.png": encoded(grey),
+        "2.png": encoded(colour),
+        "3.png": encoded(clear),
+        "4.png": out.getvalue(),
+    }
+    got = image_folder(folder_of(tmp_path / "f", files)).images.permute(0, 2, 3, 1).numpy()
+    wanted = [np.stack([grey] * 3, -1), colour, clear[..., :3], np.asarray(palette.convert("RGB"))]
+    assert all(np.array_equal(a, b) for a, b in zip(got, wanted, strict=True))
+
+
+def test_pictures_stand_upright_as_their_exif_says(tmp_path):
+    array = pixels(4, 6)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    (tmp_path / "f").mkdir()
+    Image.fromarray(array).save(tmp_path / "f" / "1.png", exif=exif)
+    (got,) = image_folder(tmp_path / "f").images
+    assert np.array_equal(got.permute(1, 2, 0), np.rot90(array, -1))
+
+
+def test_sizes_that_differ_are_named_and_a_size_crops_and_resizes(tmp_path):
+    left = np.zeros((8, 16, 3), np.uint8)
+    left[:, 4:12] = 200  # the central square
+    path = folder_of(tmp_path / "f", {"1.png": encoded(pixels(8, 8)), "2.png": encoded(left)})
+    with pytest.raises(ValueError, match=r"2\.png differs in size from 1\.png; give a size"):
+        image_folder(path)
+    got = image_folder(path, 4).images
+    assert got.shape == (2, 3, 4, 4) and (got[1].int() - 200).abs().max() < 15
+    for size in (0, -1):
+        with pytest.raises(ValueError, match=f"size = {size}, but pictures need at least one pixel"):
+            image_folder(path, size)
+
+
+def truncated() -> bytes:
+    return encoded(pixels(64, 64))[:2000]
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", truncated()], ids=["empty", "text", "truncated"])
+@pytest.mark.parametrize("make", [folder_of, zip_of])
+def test_a_damaged_picture_is_named(tmp_path, content, make):
+    path = make(tmp_path / "p.zip", {"a/good.png": encoded(pixels(64, 64)), "a/bad.png": content})
+    with pytest.raises(ValueError, match=r"a/bad\.png is no picture that can be read"):
+        image_folder(path)
+
+
+def test_a_zip_with_a_flipped_byte_is_named(tmp_path):
+    content = encoded(pixels())
+    path = zip_of(tmp_path / "p.zip", {"a.png": content})
+    whole = path.read_bytes()
+    at = whole.index(content) + len(content) - 1
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
+    with pytest.raises(ValueError, match=r"a\.png is no picture that can be read \(Bad CRC"):
+        image_folder(path)
+
+
+def test_what_is_not_there_or_holds_no_picture_is_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder or zip .*gone\.zip"):
+        image_folder(tmp_path / "gone.zip")
+    with pytest.raises(FileNotFoundError, match=r"holds no picture \(\.bmp, \.jpeg, \.jpg, \.png, \.webp\)"):
+        image_folder(folder_of(tmp_path / "f", {"a.txt": b""}))
+    (tmp_path / "x.zip").write_bytes(b"PK not a zip")
+    with pytest.raises(ValueError, match=r"x\.zip is neither a folder nor a zip, or the zip is damaged"):
+        image_folder(tmp_path / "x.zip")
+
+
+def test_companion_files_of_a_mac_are_no_pictures(tmp_path):
+    files = {"a/1.png": encoded(pixels()), "__MACOSX/a/._1.png": b"Mac OS X", "a/._1.png": b"Mac OS X"}
+    assert len(image_folder(zip_of(tmp_path / "p.zip", files)).images) == 1
+
+
+def test_the_cache_is_used_the_second_time_and_made_anew_when_a_file_changes(tmp_path, monkeypatch, cache):
+    path = folder_of(tmp_path / "f", {"a/1.png": encoded(pixels()), "b/2.png": encoded(pixels())})
+    calls, decode = [], images._decode
+    monkeypatch.setattr(images, "_decode", lambda name, *rest: (calls.append(name), decode(name, *rest))[1])
+    first, again = image_folder(path), image_folder(path)
+    assert calls == ["a/1.png", "b/2.png"] and again.images.equal(first.images)
+    assert again.labels.tolist() == [0, 1] and again.classes == ["a", "b"]
+    new = pixels()
+    (path / "a/1.png").write_bytes(encoded(new))
+    os.utime(path / "a/1.png", (1, 1))
+    assert np.array_equal(image_folder(path).images[0].permute(1, 2, 0), new) and len(calls) == 4
+    assert len(image_folder(path, 3).images[0, 0]) == 3 and len(calls) == 6
+    for file in cache.iterdir():
+        file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(ValueError, match=r"images-\w+\.safetensors is damaged; remove it and run again"):
+        image_folder(path)
+
+
+def test_pictures_are_split_once_and_two_sets_must_agree(tmp_path):
+    many = {f"{i % 2}/{i:02}.png": encoded(pixels()) for i in range(30)}
+    path = zip_of(tmp_path / "mine-train.zip", many)
+    one, two = data.load_data(str(path)), data.load_data(str(path))
+    assert (len(one.train), len(one.test), one.name) == (27, 3, "mine")
+    assert one.train.equal(two.train) and one.test_labels.equal(two.test_labels)
+    seen = {t.numpy().tobytes() for t in (*one.train, *one.test)}
+    assert seen == {t.numpy().tobytes() for t in image_folder(path).images}
+    assert (data.to_unit(one.train).min(), data.to_unit(one.train).max()) == (-1, 1)
+    test = zip_of(tmp_path / "t.zip", {"1.png": encoded(pixels())})
+    assert len(data.load_data(str(path), test).test) == 1 and len(data.load_data(str(path), test).train) == 30
+    large = zip_of(tmp_path / "l.zip", {"1.png": encoded(pixels(9, 9))})
+    with pytest.raises(ValueError, match=r"l\.zip and .*mine-train\.zip differ in size; give a size"):
+        data.load_data(str(path), large)
+    with pytest.raises(ValueError, match="holds one picture; training and comparing need at least two"):
+        data.load_data(str(test))
+
+
+# Downloads, from a server on this machine.
+
+BODY = bytes(range(256)) * 40
+SHA = hashlib.sha256(BODY).hexdigest()
+
+
+class Server:
+    """``http.server`` that serves BODY, with or without ranges, and may break off after ``limit`` bytes."""
+
+    def __init__(self) -> None:
+        self.ranges, self.limit, self.asked = True, len(BODY), list[str | None]()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                wanted = self.headers.get("Range")
+                outer.asked.append(wanted)
+                start = int(wanted[6:-1]) if wanted and outer.ranges else 0
+                if start >= len(BODY):
+                    self.send_error(416)
+                    return
+                self.send_response(206 if start else 200)
+                self.send_header("Content-Length", str(len(BODY) - start))
+                self.end_headers()
+                self.wfile.write(BODY[start : outer.limit])
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}/file"
+        Thread(target=self.http.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+
+
+def test_a_broken_connection_keeps_its_part_and_the_next_run_goes_on_from_there(tmp_path, server):
+    path, part = tmp_path / "deep" / "file", tmp_path / "deep" / "file.part"
+    server.limit = 5000
+    with pytest.raises(OSError, match="the connection broke after 5000 of 10240 bytes; run again to go on"):
+        download(server.url, path, SHA)
+    assert part.read_bytes() == BODY[:5000] and not path.exists()
+    server.limit = len(BODY)
+    assert download(server.url, path, SHA).read_bytes() == BODY and not part.exists()
+    assert server.asked == [None, "bytes=5000-"]
+    assert download(server.url, path, SHA) == path and len(server.asked) == 2
+
+
+def test_a_server_without_ranges_starts_again(tmp_path, server):
+    server.ranges = False
+    (tmp_path / "file.part").write_bytes(b"x" * 300)
+    assert download(server.url, tmp_path / "file", SHA).read_bytes() == BODY
+    assert server.asked == ["bytes=300-"]
+
+
+def test_a_part_that_is_complete_only_needs_its_name(tmp_path, server):
+    """As after a kill between the last byte and the renaming."""
+    (tmp_path / "file.part").write_bytes(BODY)
+    assert download(server.url, tmp_path / "file", SHA).read_bytes() == BODY
+
+
+@pytest.mark.parametrize("part", [b"", b"x" * 300, b"x" * len(BODY)])
+def test_a_wrong_hash_removes_the_file(tmp_path, server, part):
+    (tmp_path / "file.part").write_bytes(part)
+    with pytest.raises(
+        ValueError, match=r"SHA-256 \w{12}… differs from the recorded .*; the file was removed"
+    ):
+        download(server.url, tmp_path / "file", SHA if part else "0" * 64)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_absent_server_is_an_os_error(tmp_path, server):
+    server.http.shutdown()
+    server.http.server_close()
+    with pytest.raises(OSError):
+        download(server.url, tmp_path / "file", SHA)
+
+
+# CIFAR-10
+
+
+def binary_archive(path: Path, rows: int = 3) -> dict[str, np.ndarray]:
+    """CIFAR-10's binary layout: one label byte, then 3,072 pixels, channel by channel."""
+    names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
+    content = {name: RNG.integers(0, 256, (rows, 3073), np.uint8) for name in names}
+    with tarfile.open(path, "w:gz") as tar:
+        for name, table in content.items():
+            table[:, 0] %= 10
+            info = tarfile.TarInfo(f"cifar-10-batches-bin/{name}.bin")
+            info.size = table.size
+            tar.addfile(info, io.BytesIO(table.tobytes()))
+    return content
+
+
+def parquet(path: Path, rows: int = 4) -> tuple[list[np.ndarray], list[int]]:
+    """The mirror's layout: a struct with the bytes of a PNG, and a label."""
+    import pyarrow
+    from pyarrow import parquet
+
+    arrays = [pixels(32, 32) for _ in range(rows)]
+    labels = [int(i) for i in RNG.integers(0, 10, rows)]
+    rows_ = [{"bytes": encoded(a), "path": None} for a in arrays]
+    parquet.write_table(pyarrow.table({"img": rows_, "label": labels}), path)
+    return arrays, labels
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise ConnectionError("no way out")
+
+
+def test_the_original_archive_is_read_record_by_record(tmp_path):
+    content = binary_archive(tmp_path / "c.tar.gz")
+    got = images._read_binary(tmp_path / "c.tar.gz")
+    train = np.concatenate([content[f"data_batch_{i}"] for i in range(1, 6)])
+    for split, table in (("train", train), ("test", content["test_batch"])):
+        assert got[split].labels.tolist() == table[:, 0].tolist()
+        assert np.array_equal(got[split].images, table[:, 1:].reshape(-1, 3, 32, 32))
+        assert got[split].classes == CIFAR10_CLASSES
+
+
+def test_the_mirror_comes_first_and_its_hash_is_checked(tmp_path, monkeypatch):
+    made = {split: parquet(tmp_path / f"{split}.parquet") for split in ("train", "test")}
+    asked = []
+
+    def hub(repository: str, name: str, **options: str) -> str:
+        asked.append((repository, name, options))
+        return str(tmp_path / f"{'train' if 'train' in name else 'test'}.parquet")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", hub)
+    with pytest.raises(ValueError, match=r"train\.parquet differs from its recorded SHA-256; remove it"):
+        images._from_mirror("train")
+    for split in made:
+        digest = hashlib.sha256((tmp_path / f"{split}.parquet").read_bytes()).hexdigest()
+        monkeypatch.setitem(images.PARQUET, split, digest)
+    monkeypatch.setattr(images, "download", refuse)
+    for _ in range(2):
+        for split, got in zip(made, cifar10(), strict=True):
+            arrays, labels = made[split]
+            assert np.array_equal(got.images.permute(0, 2, 3, 1), np.stack(arrays))
+            assert got.labels.tolist() == labels and got.classes == CIFAR10_CLASSES
+    assert len(asked) == 3 and asked[0] == (
+        "uoft-cs/cifar10", "plain_text/train-00000-of-00001.parquet",
+        {"repo_type": "dataset", "revision": images.REVISION},
+    )  # fmt: skip
+
+
+def test_without_the_mirror_the_original_is_fetched_once(tmp_path, monkeypatch):
+    content = binary_archive(tmp_path / "c.tar.gz")
+    calls: list[tuple] = []
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    monkeypatch.setattr(images, "download", lambda *a: (calls.append(a), tmp_path / "c.tar.gz")[1])
+    for _ in range(2):
+        train, test = cifar10(tmp_path / "root")
+        assert len(train.images) == 15 and test.labels.tolist() == content["test_batch"][:, 0].tolist()
+    assert calls == [(images.ORIGINAL, tmp_path / "root" / "cifar-10-binary.tar.gz", images.ORIGINAL_SHA256)]
+
+
+def test_where_both_homes_fail_one_error_says_why(monkeypatch):
+    def gone(*_: object) -> None:
+        raise OSError("server asleep")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    monkeypatch.setattr(images, "download", gone)
+    with pytest.raises(
+        OSError, match=r"neither from the mirror \(no way out\) nor from its home \(server asleep\)"
+    ):
+        cifar10()
+
+
+def test_recorded_hashes_are_whole():
+    hashes: list[str] = [*images.PARQUET.values(), images.ORIGINAL_SHA256]
+    assert all(len(h) == 64 and int(h, 16) for h in hashes) and len(images.REVISION) == 40

@@ -1,0 +1,109 @@
+"""Recipes: the paper's numbers, networks of the promised size, and a way through JSON and back."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cdedu.losses import DISTANCES
+from cdedu.networks import UNet
+from cdedu.recipes import Network, Recipe, recipes
+
+SIZES = {"toy": (2,), "digits": (1, 8, 8), "tinted-digits": (3, 8, 8), "imagenet64": (3, 64, 64), "lsun256": (3, 256, 256)}  # fmt: skip
+
+
+def network(name: str) -> torch.nn.Module:
+    with torch.device("meta"):
+        return recipes[name].network.build(SIZES.get(name, (3, 32, 32)))
+
+
+def parameters(name: str) -> int:
+    return sum(p.numel() for p in network(name).parameters())
+
+
+@pytest.mark.parametrize("name", recipes)
+def test_a_recipe_comes_back_from_json_and_builds_its_network(name):
+    recipe = recipes[name]
+    assert recipe.name == name
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    assert {"mlp": "MLP", "unet": "UNet", "ddpmpp": "DDPMpp"}[recipe.network.kind] == type(
+        network(name)
+    ).__name__
+    assert recipe.student.distance in DISTANCES
+    assert recipe.noise_scale == (250 if recipe.network.kind == "unet" else 0.25)
+
+
+@pytest.mark.parametrize("part", ["network", "teacher", "student"])
+def test_a_recipe_from_json_keeps_every_field(part):
+    """Also fields that no recipe changes."""
+    changed = replace(
+        recipes["cifar10"], sigma_data=0.7, sigma_min=0.01, sigma_max=50.0, rho=5.0, noise_scale=3.0, block=4,
+        seed=9, network=Network("unet", 8, 2, (1, 3), (8, 4), 0.2, 7),
+    )  # fmt: skip
+    back = Recipe.from_dict(json.loads(json.dumps(changed.to_dict())))
+    assert back == changed and getattr(back, part) == getattr(changed, part)
+
+
+# learning rate, batch, μ, N, EMA, iterations, second σ: table 3 of the paper, and the second levels found there
+TABLE_3 = {
+    "cifar10": (4e-4, 512, 0.0, 18, 0.9999, 800_000, 0.585),
+    "imagenet64": (8e-6, 2048, 0.95, 40, 0.999943, 600_000, 1.382),
+    "lsun256": (1e-5, 2048, 0.95, 40, 0.999943, 600_000, 4.366),
+}
+
+
+@pytest.mark.parametrize("name", TABLE_3)
+def test_large_recipes_are_table_3_of_the_paper(name):
+    recipe, stage = recipes[name], recipes[name].student
+    assert TABLE_3[name] == (
+        stage.lr, stage.batch, stage.target_rate, stage.points, stage.ema, stage.steps, stage.second_sigma,
+    )  # fmt: skip
+    assert (recipe.sigma_min, recipe.sigma_max, recipe.rho, recipe.sigma_data) == (0.002, 80.0, 7.0, 0.5)
+    assert (stage.method, stage.solver, stage.distance, stage.weight) == (
+        "distillation",
+        "heun",
+        "lpips",
+        "uniform",
+    )
+    assert (stage.index, stage.warmup, stage.dropout) == ("uniform", 0, 0.0)
+    assert min(abs(recipe.sigmas() - stage.second_sigma)) < 5e-3 * stage.second_sigma
+
+
+def test_the_teacher_of_cifar10_is_edms():
+    """200 million images, a ramp of 10 million, a half-life of half a million."""
+    recipe, stage = recipes["cifar10"], recipes["cifar10"].teacher
+    assert stage.steps * stage.batch == 200_000_000 and stage.lr == 1e-3 and recipe.flip
+    assert stage.warmup * stage.batch == pytest.approx(10e6, rel=1e-4)
+    assert stage.ema == pytest.approx(0.5 ** (stage.batch / 500_000), abs=2e-5)
+    assert (stage.log_sigma.mean, stage.log_sigma.std, recipe.network.dropout) == (-1.2, 1.2, 0.13)
+
+
+def test_networks_have_the_promised_sizes():
+    assert parameters("cifar10") == parameters("cifar10-huber") == parameters("cifar10-easy") == 55_732_739
+    small = parameters("cifar10-small")
+    assert 6e6 < small <= 8e6 and 2 * small <= 16 * 2**20
+    assert 200e6 < parameters("imagenet64") < 400e6 and 100e6 < parameters("lsun256") < 500e6
+
+
+def test_a_unet_has_attention_where_the_recipe_says():
+    net = network("cifar10-small")
+    assert isinstance(net, UNet)
+    blocks = [type(b).__name__ for b in (*net.net.down_blocks, *net.net.up_blocks)]
+    assert blocks == [
+        "DownBlock2D",
+        "AttnDownBlock2D",
+        "DownBlock2D",
+        "UpBlock2D",
+        "AttnUpBlock2D",
+        "UpBlock2D",
+    ]
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar10-small", "imagenet64", "lsun256"])
+def test_batches_hold_whole_blocks_on_1_8_and_64_gpus(name):
+    recipe = recipes[name]
+    for stage in (recipe.teacher, recipe.student):
+        for gpus in (1, 8, *([64] if stage.batch >= 1024 else [])):
+            assert stage.batch % (gpus * recipe.block) == 0
+    assert recipe.block and recipe.cpu_batch
