@@ -1,0 +1,251 @@
+r"""Editing without training: one loop, and after each jump of the student the known part is put back.
+
+What is known of the picture is a set of linear measurements :math:`A x_0`, where A has orthonormal rows: some pixels, the mean over
+the channels, the means of patches. With :math:`P = A^\top A`, the orthogonal projection onto what they fix, the step is
+
+.. math:: x \leftarrow f\big(x + \sqrt{\tau^2 - \varepsilon^2}\,z,\ \tau\big), \qquad x \leftarrow P y + (x - P x),
+
+so that the measurements of every answer are exactly those of y. The loop is
+:func:`~cdedu.samplers.sample_consistency`, with :class:`Projected` as the student.
+
+Few steps are an approximation. With many at small τ the loop becomes Langevin's: for smooth data one step is, to order τ²,
+:math:`u \leftarrow u + \tfrac{\tau^2}{2} \nabla_u \log p(u \mid Py) + \tau z` on the unknown part u, so it draws from the conditional
+distribution.
+
+Source: Song et al. 2023, algorithm 4 and appendix D.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from cdedu.noise import SIGMA_MIN, karras_sigmas, normal, sigma_like
+from cdedu.samplers import sample_consistency
+from cdedu.teacher import Denoiser
+
+Levels = Sequence[float] | Tensor
+SIGMAS = (80.0, *karras_sigmas(20, 0.2, 3.0).tolist())
+"""Noise levels of an edit, unless others are given: one jump from noise, then twenty where a picture is decided and cleaned."""
+
+
+class Projected:
+    r"""A student whose every answer x becomes :math:`P y + (x - P x)`.
+
+    Args:
+        student: f.
+        known: y, or anything with the same P y, in the shape of x.
+        project: P, an orthogonal projection that works on (B, ...).
+    """
+
+    def __init__(self, student: Denoiser, known: Tensor, project: Callable[[Tensor], Tensor]) -> None:
+        self.student, self.project = student, project
+        self.fixed = project(known)
+        self.sigma_min = float(getattr(student, "sigma_min", SIGMA_MIN))
+
+    def __call__(self, x: Tensor, sigma: float | Tensor, /, **cond: Any) -> Tensor:
+        x = self.student(x, sigma, **cond)
+        return self.fixed + (x - self.project(x))
+
+
+def edit(
+    student: Denoiser,
+    known: Tensor,
+    project: Callable[[Tensor], Tensor],
+    sigmas: Levels = SIGMAS,
+    generator: torch.Generator | None = None,
+    **cond: Any,
+) -> Tensor:
+    """Samples whose projection is that of ``known``: the loop that inpainting, colour and super-resolution share.
+
+    Args:
+        student: f, of data of the shape of ``known``.
+        known: y (B, ...); only P y matters.
+        project: P, linear, (B, ...) → (B, ...), with P(P(x)) = P(x) and symmetric; not checked.
+        sigmas: noise levels from large to small, one evaluation each.
+        generator: draws all noise.
+
+    Returns:
+        (B, ...) with P x = P y, up to rounding.
+
+    Raises:
+        ValueError: for ``known`` that is not finite, for levels that rise, are not positive, or lie below ε.
+    """
+    if not known.is_floating_point() or not known.isfinite().all():
+        raise ValueError("edit: the picture must be finite floating-point numbers; put 0 where it is unknown")
+    f = Projected(student, known, project)
+    first = float(sigmas[0]) if len(sigmas) else 1.0  # an empty schedule is refused by the sampler
+    sigma_like(first, known)
+    return sample_consistency(
+        f, f.fixed + first * normal(tuple(known.shape), generator, like=known), sigmas, generator, **cond
+    )
+
+
+def inpaint(
+    student: Denoiser,
+    image: Tensor,
+    mask: Tensor,
+    sigmas: Levels = SIGMAS,
+    generator: torch.Generator | None = None,
+    **cond: Any,
+) -> Tensor:
+    r"""Fill in what is missing: :math:`P x = m \odot x`. **Here 1 means known** and 0 missing; in the paper it is the reverse.
+
+    Args:
+        image: (B, ...); any finite number where it is missing.
+        mask: m, zeros and ones (or bool) of a shape that broadcasts to the image's.
+        student, sigmas, generator: as in :func:`edit`.
+
+    Returns:
+        (B, ...), equal to ``image`` bit for bit where the mask is 1.
+
+    Raises:
+        ValueError: for a mask of the wrong shape or with other values.
+    """
+    try:
+        m = mask.to(image).expand_as(image)
+    except RuntimeError:
+        raise ValueError(
+            f"inpaint: the mask has shape {tuple(mask.shape)}, which does not fit images of {tuple(image.shape)}"
+        ) from None
+    if not ((m == 0) | (m == 1)).all():
+        raise ValueError("inpaint: the mask must hold 1 where the image is known and 0 where it is missing")
+    return edit(student, image, lambda x: m * x, sigmas, generator, **cond)
+
+
+def colorize(
+    student: Denoiser,
+    grey: Tensor,
+    weights: Sequence[float] = (1.0, 1.0, 1.0),
+    sigmas: Levels = SIGMAS,
+    generator: torch.Generator | None = None,
+    **cond: Any,
+) -> Tensor:
+    r"""Give colour to a grey picture: :math:`(P x)_c = w_c \sum_k w_k x_k \,/\, \sum_k w_k^2`, with :math:`\sum_c w_c = 1`.
+
+    The direction w of colour space is known, the directions orthogonal to it are free.
+
+    Args:
+        grey: (B, 1, H, W), the weighted mean of the channels.
+        weights: w, one for each channel of the student's images; scaled to sum 1. (.299, .587, .114) is the luma of video.
+        student, sigmas, generator: as in :func:`edit`.
+
+    Returns:
+        (B, C, H, W) whose weighted mean is ``grey``, up to rounding.
+
+    Raises:
+        ValueError: for a picture that is not (B, 1, H, W), or weights that are not positive.
+    """
+    if grey.ndim != 4 or grey.shape[1] != 1:
+        raise ValueError(f"colorize: want a grey picture (B, 1, H, W), got {tuple(grey.shape)}")
+    w = torch.as_tensor(weights, dtype=grey.dtype, device=grey.device).reshape(1, -1, 1, 1)
+    if not (w > 0).all() or not w.isfinite().all():
+        raise ValueError(f"colorize: weights = {tuple(weights)}, but all must be positive")
+    w = w / w.sum()
+
+    def project(x: Tensor) -> Tensor:
+        return w * (w * x).sum(1, keepdim=True) / w.square().sum()
+
+    # w/|w|² times grey is the shortest colour with that grey value.
+    return edit(student, w * grey / w.square().sum(), project, sigmas, generator, **cond)
+
+
+def super_resolve(
+    student: Denoiser,
+    small: Tensor,
+    factor: int,
+    sigmas: Levels = SIGMAS,
+    generator: torch.Generator | None = None,
+    **cond: Any,
+) -> Tensor:
+    r"""Make a small picture ``factor`` times as large: P replaces each patch of factor × factor pixels by its mean.
+
+    Args:
+        small: (B, C, h, w), the means of the patches.
+        factor: an integer, at least 2.
+        student, sigmas, generator: as in :func:`edit`.
+
+    Returns:
+        (B, C, factor·h, factor·w) whose patch means are ``small``, up to rounding.
+
+    Raises:
+        ValueError: for a picture that is not (B, C, h, w), or a factor below 2.
+    """
+    if small.ndim != 4:
+        raise ValueError(f"super_resolve: want small pictures (B, C, h, w), got {tuple(small.shape)}")
+    if int(factor) != factor or factor < 2:
+        raise ValueError(f"super_resolve: factor = {factor}, but it must be an integer of at least 2")
+
+    def enlarge(x: Tensor) -> Tensor:
+        return functional.interpolate(x, scale_factor=int(factor), mode="nearest")
+
+    def project(x: Tensor) -> Tensor:
+        return enlarge(functional.avg_pool2d(x, int(factor)))
+
+    return edit(student, enlarge(small), project, sigmas, generator, **cond)
+
+
+def stroke_to_image(
+    student: Denoiser,
+    stroke: Tensor,
+    sigma: float = 1.0,
+    sigmas: Levels = (),
+    generator: torch.Generator | None = None,
+    **cond: Any,
+) -> Tensor:
+    r"""From a rough drawing to a picture: :math:`x = f(\text{stroke} + \sigma z,\ \sigma)`, then further steps if wanted.
+
+    The noise drowns whatever in the drawing is smaller than σ, and the student redraws it. Nothing is projected.
+
+    Args:
+        stroke: (B, ...) a drawing in the range of the data.
+        sigma: the first noise level: small keeps the drawing, large keeps little of it. The paper has 5.38 for bedrooms.
+        sigmas: further noise levels, below ``sigma``.
+        student, generator: as in :func:`edit`.
+
+    Raises:
+        ValueError: for a drawing that is not finite, or levels that rise, are not positive, or lie below ε.
+
+    Source: Meng et al. 2022 (SDEdit); Song et al. 2023, algorithm 5.
+    """
+    levels = [float(sigma), *(float(s) for s in sigmas)]
+    if not stroke.is_floating_point() or not stroke.isfinite().all():
+        raise ValueError("stroke_to_image: the drawing must be finite floating-point numbers")
+    sigma_like(levels[0], stroke)
+    noise = normal(tuple(stroke.shape), generator, like=stroke)
+    return sample_consistency(student, stroke + levels[0] * noise, levels, generator, **cond)
+
+
+def interpolate(
+    student: Denoiser, start: Tensor, end: Tensor, n: int = 8, sigma: float = 80.0, **cond: Any
+) -> Tensor:
+    r"""Pictures between two: one jump each from ``n`` noises on the arc between two noises.
+
+    .. math:: x(u) = \frac{\sin((1-u)\,\omega)}{\sin\omega}\,a + \frac{\sin(u\,\omega)}{\sin\omega}\,b, \qquad 0 \le u \le 1,
+
+    with ω the angle between a and b: the noises in between keep their size, which on a straight line they would not.
+
+    Args:
+        start, end: a and b, noise of standard deviation ``sigma``, (...) each, without a batch dimension.
+        n: how many, both ends included, at least 2.
+
+    Returns:
+        (n, ...); the first is ``f(a, sigma)`` and the last ``f(b, sigma)``.
+
+    Raises:
+        ValueError: for noises of different shape or of size 0, opposite noises, or ``n`` below 2.
+    """
+    if start.shape != end.shape:
+        raise ValueError(f"interpolate: the noises have shapes {tuple(start.shape)} and {tuple(end.shape)}")
+    if n < 2:
+        raise ValueError(f"interpolate: n = {n}, but the two ends alone are 2")
+    a, b = start.flatten().double(), end.flatten().double()
+    cosine = a @ b / (a.norm() * b.norm())
+    if not cosine > -1 + 1e-9:
+        raise ValueError("interpolate: the noises must be finite, not 0, and not opposite to one another")
+    angle = cosine.clamp(max=1 - 1e-12).acos()
+    u = torch.linspace(0, 1, n, dtype=torch.float64, device=a.device)[:, None]
+    x = (((1 - u) * angle).sin() * a + (u * angle).sin() * b) / angle.sin()
+    return sample_consistency(student, x.reshape(n, *start.shape).to(start), (sigma,), **cond)

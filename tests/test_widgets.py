@@ -1,0 +1,36 @@
+"""The canvas without a browser: what is drawn, what is asked, what is shown."""
+
+import pytest
+import torch
+
+from cdedu.widgets import Canvas, png
+
+
+def test_every_change_asks_once():
+    asked = []
+
+    def answer(x):
+        asked.append(x)
+        return x.expand(3, 1, 8, 8)
+
+    start = -torch.ones(8, 8)
+    start[2, 3] = 1
+    canvas = Canvas(answer, start=start)
+    assert len(asked) == 1 and canvas.drawing[0, 0].equal(start)
+    canvas.pixels[0].value = True
+    assert len(asked) == 2 and asked[1][0, 0, 0, 0] == 1 and asked[1].sum() == -60
+    before = canvas.view.value
+    canvas.clear()
+    assert len(asked) == 3 and (canvas.drawing == -1).all() and canvas.view.value != before
+    canvas.pixels[5].value = True
+    assert len(asked) == 4 and canvas.pictures.shape == (3, 1, 8, 8)
+
+
+def test_pictures_become_a_png():
+    for channels in (1, 3):
+        assert png(torch.zeros(2, channels, 8, 8)).startswith(b"\x89PNG")
+
+
+def test_a_start_of_another_size_is_refused():
+    with pytest.raises(ValueError, match="start has 4 pixels, but a canvas of size 8 has 64"):
+        Canvas(lambda x: x, start=torch.zeros(2, 2))
