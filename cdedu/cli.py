@@ -64,7 +64,8 @@ class _Run:
     results: Path = Path("results/runs")
     """Folder of the results record."""
     from_weights: Path | None = None
-    """Start from these weights with a fresh optimiser and a short warm-up; the record says so."""
+    """Start from these weights with a fresh optimiser and a short warm-up; the record says so. With --resume: go on with
+    such a run."""
     resume: bool = False
     """Continue an interrupted run, to the same result as if it had not been interrupted."""
     overwrite: bool = False
@@ -274,10 +275,8 @@ def _prepare(command: _Run, role: str) -> Run:
     folder = command.out or Path("runs") / recipe.name
     run = Run(recipe, role, data, folder, command.results, runtime)
     run.picture_every, run.tensorboard = command.picture_every, command.tensorboard
-    if command.resume + command.overwrite + bool(command.from_weights) > 1 and not (
-        command.overwrite and command.from_weights
-    ):
-        raise ValueError("--resume excludes --overwrite and --from-weights")
+    if command.resume and command.overwrite:
+        raise ValueError("--resume goes on with a run and --overwrite starts anew; give one of them")
     if command.resume and not run.state_path.is_file():
         raise FileNotFoundError(f"there is nothing to resume: no {run.state_path}")
     if not (command.resume or command.overwrite) and (run.state_path.exists() or run.path.exists()):

@@ -110,7 +110,7 @@ class Runtime:
         if self.world > 1 or not half:
             raise MemoryError(
                 f"{self.device} has too little memory for {size} samples at once; "
-                f"use a smaller --micro-batch (a multiple of {block}), bf16, or a smaller network"
+                f"use a smaller --micro-batch and --block (now {block}), bf16, or a smaller network"
             ) from None
         torch.cuda.empty_cache()
         self.micro_batch = half

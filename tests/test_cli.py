@@ -250,7 +250,7 @@ BAD = {
     "rate that is no number": ("train toy --lr nan", "teacher.lr = nan, but it must be positive"),
     "negative seed": ("train toy --seed -1", "seed = -1, but it must not be negative"),
     "nothing to resume": ("train toy --resume", "there is nothing to resume: no runs/toy/teacher.state.safetensors"),
-    "both": ("train toy --resume --overwrite", "--resume excludes --overwrite and --from-weights"),
+    "both": ("train toy --resume --overwrite", "--resume goes on with a run and --overwrite starts anew; give one"),
     "unwritable run": ("train toy --out file/run", "cannot write into file/run: Not a directory; choose another folder"),
     "unwritable results": ("train toy --results file", "cannot write into file: File exists; choose another folder"),
     "unwritable comparison": ("evaluate toy --results file/x", "cannot write into file/x"),
