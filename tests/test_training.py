@@ -10,7 +10,7 @@ import torch
 from cdedu import training
 from cdedu.data import Dataset
 from cdedu.networks import MLP
-from cdedu.recipes import Network, Recipe, StudentStage, TeacherStage, get_recipe, recipes
+from cdedu.recipes import Network, Recipe, StudentStage, TeacherStage, get_recipe
 from cdedu.student import ConsistencyModel, DenoiserStudent
 from cdedu.teacher import GaussianMixture, Teacher
 from cdedu.training import State, distill, train_teacher
@@ -182,11 +182,50 @@ def test_distillation_comes_nearer_to_the_exact_flow():
     assert errors[1] < errors[0] / 3
 
 
-@pytest.mark.parametrize("name", recipes)
-def test_recipes_survive_json(name):
-    import json
+@pytest.mark.parametrize("role", ["teacher", "student"])
+@pytest.mark.parametrize("warmup, rates", [(0, [1, 1, 1, 1, 1]), (4, [0.25, 0.5, 0.75, 1, 1])])
+def test_the_learning_rate_rises_over_the_warm_up(role, warmup, rates):
+    recipe = replace(TINY, **{role: replace(getattr(TINY, role), warmup=warmup, steps=5)})
+    lr = getattr(TINY, role).lr
+    got = [state.optimizer.param_groups[0]["lr"] for state in states(role, recipe)]
+    assert got == pytest.approx([lr * rate for rate in rates])
+    half = run(role, recipe, steps=2)
+    (first, *_) = [s.optimizer.param_groups[0]["lr"] for s in states(role, recipe, (snapshot(half), 2))]
+    assert first == pytest.approx(lr * rates[2])
 
-    assert Recipe.from_dict(json.loads(json.dumps(recipes[name].to_dict()))) == recipes[name]
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_a_warm_restart_takes_the_weights_into_every_role_and_nothing_else(role):
+    """With a learning rate of almost nothing, student, target and average all stay where the start was."""
+    recipe = replace(TINY, **{role: replace(getattr(TINY, role), lr=1e-12, steps=2)})
+    start = (Teacher if role == "teacher" else ConsistencyModel)(MLP(2, 16, 1, 3))
+    frozen = copy.deepcopy(start.state_dict())
+    if role == "teacher":
+        (state, *_) = train_teacher(recipe, DATA, start=start)
+    else:
+        (state, *_) = distill(recipe, Teacher(MLP(2, 16, 1, 3)), DATA, start=start)
+    for module in (state.model, state.average.module, *([state.target.module] if state.target else [])):
+        assert all(t.allclose(frozen[name], atol=1e-9) for name, t in module.state_dict().items())
+    assert all(t.equal(frozen[name]) for name, t in start.state_dict().items())
+    assert (state.target is not None) == (role == "student")
+
+
+def test_the_students_dropout_is_its_own():
+    class Network16(MLP):
+        def __init__(self):
+            super().__init__(2, 16, 1, 3)
+            self.layers.insert(1, torch.nn.Dropout(0.4))
+
+    def rates(module):
+        return {m.p for m in module.modules() if isinstance(m, torch.nn.Dropout)}
+
+    teacher, phi = Teacher(Network16()), []
+    for rate in (0.0, 0.25):
+        recipe = replace(TINY, student=replace(TINY.student, dropout=rate))
+        state = next(distill(recipe, teacher, DATA))
+        assert rates(state.model) == rates(state.target) == rates(state.average) == {rate}
+        phi.append(rates(teacher))
+    assert phi == [{0.4}] * 2
 
 
 @pytest.mark.parametrize(

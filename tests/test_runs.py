@@ -1,0 +1,139 @@
+"""Runs from the outside: pictures, curves, how often they are saved, a full disk."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cdedu import checkpoints, runs
+from cdedu.data import Dataset
+from cdedu.networks import MLP
+from cdedu.recipes import Network, Recipe, StudentStage, TeacherStage
+from cdedu.runs import Run, generate, writable
+from cdedu.runtime import Runtime
+from cdedu.student import ConsistencyModel
+from cdedu.teacher import Teacher
+from cdedu.training import distill, train_teacher
+
+X = 0.5 * torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
+DATA = Dataset("points", X[:40], X[40:])
+RECIPE = Recipe(
+    "tiny", "points", Network(width=8, depth=1), TeacherStage(steps=6, batch=8), StudentStage(steps=6, batch=8, points=5),
+)  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    return Run(RECIPE, "teacher", DATA, tmp_path / "run", tmp_path / "results", Runtime())
+
+
+def states(recipe: Recipe = RECIPE):
+    return train_teacher(recipe, DATA)
+
+
+def test_a_run_leaves_weights_a_state_and_a_record_of_all_that_it_depends_on(run, capsys):
+    run.facts["why"] = "a test"
+    run.drive(states())
+    (path,) = run.results.iterdir()
+    record = json.loads(path.read_text())
+    assert str(path) in capsys.readouterr().out
+    assert (
+        record["runtime"] == Runtime().describe()
+        and record["why"] == "a test"
+        and record["resumed_at"] is None
+    )
+    assert record["weights"] == {"file": str(run.path), "sha256": checkpoints.sha256(run.path)}
+    metrics = record["metrics"]
+    assert metrics["steps"] == 6 and math.isfinite(metrics["loss"]) and metrics["peak_gpu_memory_mb"] is None
+    assert metrics["images_per_second"] == pytest.approx(8 * metrics["steps_per_second"])
+    assert checkpoints.load(run.path).header["why"] == "a test"
+    assert checkpoints.load_state(run.state_path, RECIPE, "teacher")[1] == 6
+
+
+def test_pictures_are_made_along_the_way_and_change_nothing(run, tmp_path):
+    plain = Run(RECIPE, "teacher", DATA, tmp_path / "plain", tmp_path / "results", Runtime())
+    plain.drive(states())
+    run.picture_every = 3
+    run.drive(states())
+    assert sorted(p.name for p in run.folder.glob("*.png")) == ["teacher-0000003.png", "teacher-0000006.png"]
+    assert run.state_path.read_bytes() == plain.state_path.read_bytes()
+
+
+def test_a_picture_of_the_student_is_one_step(run, monkeypatch):
+    asked = []
+    function = runs.generate
+    monkeypatch.setattr(runs, "generate", lambda *a: (asked.append(a[3]), function(*a))[1])
+    run.role, run.picture_every = "student", 6
+    run.drive(distill(RECIPE, Teacher(MLP(2, 8, 1)), DATA))
+    assert asked == [1] and (run.folder / "student-0000006.png").is_file()
+
+
+def test_curves_for_tensorboard(run, monkeypatch):
+    run.tensorboard = True
+    run.drive(states(replace(RECIPE, teacher=replace(RECIPE.teacher, steps=200))))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    curves = EventAccumulator(str(run.folder / "tensorboard"))
+    curves.Reload()
+    assert [e.step for e in curves.Scalars("loss")] == [100, 200]
+    assert all(e.value > 0 for e in curves.Scalars("images per second"))
+
+
+def test_without_tensorboard_nothing_is_begun(run, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    run.tensorboard = True
+    with pytest.raises(
+        ValueError, match="--tensorboard needs the package tensorboard: pip install tensorboard"
+    ):
+        run.drive(iter([None]))  # type: ignore[list-item]
+
+
+def test_saving_takes_a_small_share_of_the_time(run, monkeypatch):
+    """A save of 10 s is followed by the next after 200 s, not after the usual 30."""
+    clock, saved = [0.0], []
+    monkeypatch.setattr(runs.time, "perf_counter", lambda: clock[0])
+
+    def save_state(path, state):
+        saved.append(clock[0])
+        clock[0] += 10
+
+    def ticking():
+        for state in states(replace(RECIPE, teacher=replace(RECIPE.teacher, steps=50))):
+            clock[0] += 9
+            yield state
+
+    monkeypatch.setattr(checkpoints, "save_state", save_state)
+    run.drive(ticking())
+    first, second, *_ = saved
+    assert first == 36 and 200 <= second - (first + 10) < 210
+
+
+def test_a_full_disk_is_an_error_of_one_line_and_the_previous_state_stays_whole(run, monkeypatch):
+    run.drive(states())
+    before = {p: p.read_bytes() for p in run.folder.iterdir()}
+
+    def full(flat, path, metadata):
+        path.write_bytes(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        run.drive(states())
+    assert {p: p.read_bytes() for p in run.folder.iterdir()} == before
+
+
+def test_samples_of_teacher_and_student_have_the_shape_asked_for():
+    for model, steps in ((Teacher(MLP(2, 8, 1)), 3), (ConsistencyModel(MLP(2, 8, 1)), 2)):
+        x = generate(model, RECIPE, (2,), steps, 5, seed=1)
+        assert x.shape == (5, 2) and x.isfinite().all()
+        assert x.equal(generate(model, RECIPE, (2,), steps, 5, seed=1))
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"cannot write into .*file/x: Not a directory; choose another folder"):
+        writable(tmp_path / "file" / "x")
+    writable(tmp_path / "new")
+    assert list((tmp_path / "new").iterdir()) == []
