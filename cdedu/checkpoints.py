@@ -142,6 +142,8 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str
             os.fsync(file.fileno())
             os.fchmod(file.fileno(), 0o644)  # safetensors makes files that only their owner can read
         os.replace(temporary, path)
+    except SafetensorError as error:
+        raise OSError(f"cannot write {path}: {error}") from None
     finally:
         temporary.unlink(missing_ok=True)
 
