@@ -255,12 +255,8 @@ def _prepare(command: _Run, role: str) -> Run:
     runtime = _runtime(command)
     if runtime.device.type == "cpu" and recipe.cpu_batch and command.batch is None:
         changes["batch"] = recipe.cpu_batch
-        if runtime.main:
-            print(
-                f"On the CPU this is a trial: batches of {recipe.cpu_batch} in place of the recipe's "
-                f"{getattr(recipe, role).batch} (--batch {getattr(recipe, role).batch} for those)"
-            )
-    stage = replace(getattr(recipe, role), **{k: v for k, v in changes.items() if v is not None})
+    usual = getattr(recipe, role)
+    stage = replace(usual, **{k: v for k, v in changes.items() if v is not None})
     seed = recipe.seed if command.seed is None else command.seed
     block = recipe.block if command.block is None else command.block
     recipe = replace(recipe, **{role: stage}, data=command.data or recipe.data, seed=seed, block=block)
@@ -287,6 +283,11 @@ def _prepare(command: _Run, role: str) -> Run:
     writable(command.results)
     if command.resume:
         run.resume = checkpoints.load_state(run.state_path, recipe, role)
+    if stage.batch != usual.batch and command.batch is None and runtime.main:
+        print(
+            f"On the CPU this is a trial: batches of {stage.batch} in place of the recipe's {usual.batch} "
+            f"(--batch {usual.batch} for those)"
+        )
     return run
 
 

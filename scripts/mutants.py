@@ -300,6 +300,63 @@ MUTANTS = [
         "return k.mean()",
         "test_evaluation.py::test_kernel_distance_is_unbiased",
     ),
+    # Full scale
+    Mutant(
+        "cosine before sine in the time embedding",
+        "EDM's network has the sines first",
+        "ddpmpp.py",
+        "torch.cat([phase.sin(), phase.cos()], dim=1)",
+        "torch.cat([phase.cos(), phase.sin()], dim=1)",
+        "test_ddpmpp.py::test_the_time_embedding_runs_from_sine_to_cosine_with_both_ends",
+    ),
+    Mutant(
+        "time embedding without its last frequency",
+        "EDM's frequencies include both ends",
+        "ddpmpp.py",
+        "/ (self.half - 1)",
+        "/ self.half",
+        "test_ddpmpp.py::test_the_time_embedding_runs_from_sine_to_cosine_with_both_ends",
+    ),
+    Mutant(
+        "query, key and value one after the other",
+        "EDM interleaves them channel by channel",
+        "ddpmpp.py",
+        ".unflatten(1, (-1, 3)).transpose(1, 3)",
+        ".unflatten(1, (3, -1)).transpose(1, 2).transpose(1, 3)",
+        "test_ddpmpp.py::test_a_block_is_edms",
+    ),
+    Mutant(
+        "residual sum without √½",
+        "EDM scales every skip by √½",
+        "ddpmpp.py",
+        "(h + (x if self.skip is None else self.skip(x))) * math.sqrt(0.5)",
+        "h + (x if self.skip is None else self.skip(x))",
+        "test_ddpmpp.py::test_a_block_is_edms",
+    ),
+    Mutant(
+        "mean over a part instead of the batch",
+        "accumulated gradients are those of the whole batch",
+        "training.py",
+        "loss_of(part).sum() / sampler.mine",
+        "loss_of(part).mean()",
+        "test_runtime.py::test_parts_of_a_batch_give_the_weights_of_the_whole",
+    ),
+    Mutant(
+        "every process draws the same noise",
+        "what a sample gets depends on its place in the global batch",
+        "training.py",
+        "key = (self.recipe.seed, self.role, step, *([start] if start else []))",
+        "key = (self.recipe.seed, self.role, step, *([start - self.first] if start > self.first else []))",
+        "test_runtime.py::test_what_a_sample_gets_does_not_depend_on_processes_or_parts",
+    ),
+    Mutant(
+        "images truncated to 8 bits",
+        "scores are of rounded images",
+        "inception.py",
+        ".round().to(torch.uint8)",
+        ".to(torch.uint8)",
+        "test_inception.py::test_images_become_8_bit_as_they_were_read",
+    ),
 ]
 
 

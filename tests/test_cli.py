@@ -1,18 +1,22 @@
 """The command line from end to end, with short runs in a folder of their own."""
 
+import io
 import json
 import math
 import os
 import signal
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
+from PIL import Image
 
-from cdedu import checkpoints, cli, comparison, runs, training
+from cdedu import checkpoints, cli, comparison, images, runs, training
 from cdedu.data import Dataset
 from cdedu.networks import MLP
 from cdedu.recipes import Network, recipes
@@ -124,6 +128,104 @@ def test_digits_from_data_to_comparison(cdedu, tmp_path, monkeypatch):
     make_comparison_cheap(monkeypatch)
     code, out, err = cdedu("evaluate", "digits", "--device", "cpu")
     assert code == 0 and "fd" in out and "kd" in out, err
+
+
+def zip_of_pictures(path: Path, number: int, size: int = 32) -> Path:
+    rng = np.random.default_rng(number)
+    with zipfile.ZipFile(path, "w") as archive:
+        for i in range(number):
+            out = io.BytesIO()
+            Image.fromarray(rng.integers(0, 256, (size, size, 3), np.uint8)).save(out, "PNG")
+            archive.writestr(f"class{i % 3}/{i:03}.png", out.getvalue())
+    return path
+
+
+def test_your_own_pictures_from_a_zip_to_a_comparison(cdedu, tmp_path, monkeypatch):
+    """The small CIFAR-10 recipe with a network of a few thousand weights, on random pictures."""
+    network = Network("unet", width=8, depth=1, multipliers=(1, 4), attention=(16,), dropout=0.05)
+    monkeypatch.setitem(recipes, "cifar10-small", replace(recipes["cifar10-small"], network=network))
+    monkeypatch.setattr(images, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(comparison, "speed", lambda *a, f=comparison.speed, **k: f(*a, batch=1, repeats=1))
+    data = [
+        "--data",
+        zip_of_pictures(tmp_path / "mine.zip", 64),
+        "--test-data",
+        zip_of_pictures(tmp_path / "t.zip", 33),
+    ]
+    for command in ("train", "distill"):
+        code, out, err = cdedu(command, "cifar10-small", "--max-steps", 2, "--device", "cpu", *data)
+        assert code == 0, err
+        assert (
+            "On the CPU this is a trial: batches of 8 in place of the recipe's 512 (--batch 512 for those)"
+            in out
+        )
+    code, out, err = cdedu("sample", "cifar10-small", "--steps", 2, "--number", 4, "--device", "cpu")
+    assert code == 0 and png_size(tmp_path / "runs/cifar10-small/student-2.png"), err
+    code, out, err = cdedu("evaluate", "cifar10-small", "--samples", 32, "--device", "cpu", *data)
+    assert code == 0 and "student_1" in out and "A trial with few evaluations" in out, err
+    (record,) = (json.loads(p.read_text()) for p in Path("results/runs").glob("*-evaluate-*"))
+    assert record["metrics"]["n"] == 32 and record["metrics"]["features"] == "CifarClassifier"
+    assert record["data"] == {"name": "mine", "train": 64, "test": 33, "shape": [3, 32, 32]}
+
+
+def test_a_warm_restart_is_recorded_as_such_and_can_be_interrupted(cdedu, tmp_path, monkeypatch):
+    assert cdedu("train", "toy", *FAST)[0] == 0
+    start = "runs/toy/teacher.safetensors"
+    words = ["train", "toy", *FAST, "--from-weights", start]
+    assert cdedu(*words, "--out", "whole")[0] == 0
+    with monkeypatch.context() as patch:
+        interrupt(patch, "teacher", 7)
+        assert cdedu(*words, "--out", "parts")[0] == 130
+    assert cdedu(*words, "--out", "parts", "--resume")[0] == 0
+    for name in ("teacher.safetensors", "teacher.state.safetensors"):
+        assert Path("whole", name).read_bytes() == Path("parts", name).read_bytes()
+    found = [json.loads(p.read_text()) for p in sorted(Path("results/runs").iterdir())]
+    fact = {"from": start, "sha256": checkpoints.sha256(start), "step": 20}
+    assert [r.get("warm_restart") for r in found] == [None, fact, fact]
+    assert [r["recipe"]["teacher"]["warmup"] for r in found] == [0, 500, 500]
+    assert checkpoints.load("whole/teacher.safetensors").header["warm_restart"] == fact
+
+
+def test_precision_and_parts_reach_the_run_and_its_record(cdedu):
+    words = ["--precision", "bf16", "--micro-batch", 8, "--block", 8]
+    assert cdedu("train", "toy", *FAST, *words)[0] == 0
+    (path,) = Path("results/runs").iterdir()
+    record = json.loads(path.read_text())
+    assert record["recipe"]["block"] == 8 and record["runtime"] == {
+        "processes": 1, "precision": "bf16", "compile": False, "micro_batch": 8, "tf32": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried\nmore"),
+            "memory ran out (CUDA out of memory. Tried)",
+        ),
+        (MemoryError("cuda has too little memory"), "cdedu: cuda has too little memory"),
+    ],
+)
+def test_too_little_memory_ends_with_code_1_and_one_line(cdedu, monkeypatch, error, message):
+    def work(*_, **__):
+        raise error
+
+    monkeypatch.setattr(cli, "train_teacher", work)
+    code, _, err = cdedu("train", "toy", *FAST)
+    assert code == 1 and message in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("capability, wanted", [((9, 0), "bf16"), ((8, 0), "bf16"), ((7, 5), "fp16")])
+def test_precision_is_chosen_by_the_gpus_capability(monkeypatch, capability, wanted):
+    """A T4 (7.5) has no bf16, whatever it says."""
+    made = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+    monkeypatch.setattr(cli, "Runtime", lambda *a: made.append(a))
+    cli._runtime(cli.Train("toy", device="cuda"))
+    cli._runtime(cli.Train("toy", device="cpu"))
+    assert made == [(torch.device("cuda"), wanted, True, None), (torch.device("cpu"), "fp32", False, None)]
 
 
 def interrupt(monkeypatch, role: str, step: int, number: int = signal.SIGINT) -> None:
@@ -267,6 +369,28 @@ BAD = {
     "no sampling steps": ("sample toy --weights s.safetensors --steps 0", "a student samples in 1 step or more, not in 0"),
     "negative sampling steps": ("sample toy --weights s.safetensors --steps -1", "a student samples in 1 step or more, not in -1"),
     "no grid points": ("sample toy --model teacher --weights t.safetensors --steps 0", "at least 2 points"),
+    "weights of another network": (
+        "distill toy --teacher wide.safetensors",
+        "wide.safetensors holds another network than recipe 'toy' has; it was trained with 'wide'",
+    ),
+    "restart from another network": ("train toy --from-weights wide.safetensors", "holds another network than recipe 'toy'"),
+    "restart from nothing": ("train toy --from-weights gone.safetensors", "there is no checkpoint gone.safetensors"),
+    "another noise scale": (
+        "distill toy --teacher n250.safetensors", "has noise_scale 250 and sigma_data 0.5, recipe 'toy' has 0.25 and 0.5",
+    ),
+    "no such zip": ("train digits --data gone.zip", "there is no folder or zip gone.zip"),
+    "no such test zip": ("train digits --data a.zip --test-data gone.zip", "there is no folder or zip gone.zip"),
+    "no picture": ("train digits --data empty", "empty holds no picture"),
+    "damaged zip": ("train digits --data file.zip", "file.zip is neither a folder nor a zip, or the zip is damaged"),
+    "no size": ("train digits --data a.zip --size 0", "size = 0, but pictures need at least one pixel"),
+    "comparison at no size": ("evaluate toy --teacher t.safetensors --student s.safetensors --data a.zip --size 0", "size = 0, but"),
+    "data that cannot be fetched": ("train imagenet64", "imagenet64 cannot be downloaded freely; give a folder or zip"),
+    "fp16 on the CPU": ("train toy --device cpu --precision fp16", "fp16 needs a GPU; use bf16 or fp32 on the CPU"),
+    "Inception on points": (
+        "evaluate toy --teacher t.safetensors --student s.safetensors --inception",
+        "Inception scores need 8-bit RGB images, not two_moons; leave --inception out",
+    ),
+    "lpips on points": ("distill toy-lpips --teacher t.safetensors", "lpips compares RGB images (B, 3, H, W), got (1, 2)"),
     "no samples": ("sample toy --weights s.safetensors --number 0", "--number = 0, but there must be at least one"),
 }  # fmt: skip
 
@@ -275,6 +399,16 @@ BAD = {
 def test_bad_input_ends_with_code_2_and_at_most_two_lines(cdedu, tmp_path, monkeypatch, case):
     words, message = BAD[case]
     recipe = replace(recipes["toy"], network=Network(width=8, depth=1))
+    monkeypatch.setitem(recipes, "toy", recipe)
+    lpips = replace(recipe, name="toy-lpips", student=replace(recipe.student, distance="lpips"))
+    monkeypatch.setitem(recipes, "toy-lpips", lpips)
+    monkeypatch.setattr(images, "CACHE", tmp_path / "cache")
+    wide = replace(recipe, name="wide", network=Network(width=16, depth=1))
+    checkpoints.save("wide.safetensors", Teacher(MLP(2, 16, 1)), wide, (2,))
+    checkpoints.save("n250.safetensors", Teacher(MLP(2, 8, 1), noise_scale=250.0), recipe, (2,))
+    Path("empty").mkdir()
+    Path("file.zip").write_text("no zip")
+    zip_of_pictures(Path("a.zip"), 2, size=8)
     checkpoints.save("t.safetensors", Teacher(MLP(2, 8, 1)), recipe, (2,))
     checkpoints.save("t3.safetensors", Teacher(MLP(3, 8, 1)), recipe, (3,))
     checkpoints.save("s.safetensors", ConsistencyModel(MLP(2, 8, 1)), recipe, (2,))
@@ -291,7 +425,42 @@ def test_bad_input_ends_with_code_2_and_at_most_two_lines(cdedu, tmp_path, monke
     code, out, err = cdedu(*words.split())
     assert code == 2 and out == "" and "Traceback" not in err
     assert err.startswith("cdedu: ") and message in err and len(err.strip().splitlines()) <= 2
-    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    after = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p.parent.name != "cache"}
+    assert after == before
+
+
+def test_inception_without_its_library_is_refused_before_work(cdedu, monkeypatch):
+    def work(*_, **__):
+        raise AssertionError("work was begun")
+
+    recipe = replace(recipes["cifar10"], network=Network("ddpmpp", width=4, depth=1, multipliers=(1,)))
+    network = recipe.network.build((3, 8, 8))
+    checkpoints.save("t.safetensors", Teacher(network), recipe, (3, 8, 8))
+    checkpoints.save("s.safetensors", ConsistencyModel(network), recipe, (3, 8, 8))
+    zip_of_pictures(Path("a.zip"), 4, size=8)
+    monkeypatch.setattr(images, "CACHE", Path("cache"))
+    monkeypatch.setattr(comparison, "compare", work)
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    words = "evaluate cifar10 --teacher t.safetensors --student s.safetensors --data a.zip --inception --device cpu"
+    code, _, err = cdedu(*words.split())
+    assert code == 2 and 'need torch-fidelity: pip install "cdedu[full]"' in err and "Traceback" not in err
+
+
+def test_lpips_without_its_weights_is_refused_before_work(cdedu, monkeypatch):
+    def offline(device):
+        raise RuntimeError("lpips needs VGG-16's weights; or choose the distance pseudo_huber")
+
+    recipe = replace(recipes["cifar10"], network=Network("ddpmpp", width=4, depth=1, multipliers=(1,)))
+    monkeypatch.setitem(recipes, "cifar10", recipe)
+    monkeypatch.setattr("cdedu.losses._lpips_network", offline)
+    monkeypatch.setattr(images, "CACHE", Path("cache"))
+    checkpoints.save("t.safetensors", Teacher(recipe.network.build((3, 8, 8))), recipe, (3, 8, 8))
+    zip_of_pictures(Path("a.zip"), 4, size=8)
+    code, _, err = cdedu(
+        "distill", "cifar10", "--teacher", "t.safetensors", "--data", "a.zip", "--device", "cpu"
+    )
+    assert code == 2 and "lpips needs VGG-16's weights; or choose the distance pseudo_huber" in err
+    assert not list(Path("runs/cifar10").iterdir())
 
 
 @pytest.mark.parametrize("words", ["", "trian toy", "train toy --max-steps many", "sample toy --model pupil"])
