@@ -145,7 +145,9 @@ def pictures(path: str | Path, test: str | Path | None = None, size: int | None 
     if test is not None:
         held_out = image_folder(test, size)
         if held_out.images.shape[1:] != images.images.shape[1:]:
-            raise ValueError(f"pictures in {test} and {path} differ in size; give a size to crop and resize to")
+            raise ValueError(
+                f"pictures in {test} and {path} differ in size; give a size to crop and resize to"
+            )
         return Dataset(name, images.images, held_out.images, images.labels, held_out.labels)
     order = torch.randperm(len(images.images), generator=torch.Generator().manual_seed(0))
     x, y, n = images.images[order], images.labels[order], max(1, len(order) // 10)
