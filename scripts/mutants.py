@@ -65,8 +65,8 @@ MUTANTS = [
         "sampling average as target",
         "target and sampling average are distinct roles",
         "training.py",
-        "target or student,",
-        "state.average,",
+        "target or student,\n            teacher,",
+        "state.average,\n            teacher,",
         "test_training.py::test_the_loss_is_given_student_target_and_teacher_in_their_places",
     ),
     Mutant(
