@@ -1,7 +1,7 @@
-"""What chapter 3 quotes about digits: `python scripts/study_teacher_student.py`. Writes `results/teacher-student.json`.
+"""Chapter 3's two lessons on digits: `python scripts/study_teacher_student.py`. Writes `results/teacher-student.json`.
 
 Two ways to make a one-step student of the teacher that comes with the course: regression on stored pairs of noise and sample,
-and progressive distillation. Both start from the teacher's weights. A quarter of an hour on one CPU core.
+and progressive distillation. Both start from the teacher's weights. Some tens of minutes on a CPU.
 """
 
 import argparse
