@@ -97,8 +97,12 @@ def denoising_loss(
     """
     noise = normal(tuple(x0.shape), generator, like=x0) if noise is None else noise
     guess = teacher(add_noise(x0, sigma, noise), sigma, **cond)
-    weight = (sigma**2 + teacher.sigma_data**2) / (sigma * teacher.sigma_data) ** 2
-    return weight.to(x0.device) * l2(guess, x0)
+    return edm_weight(sigma, teacher.sigma_data).to(x0.device) * l2(guess, x0)
+
+
+def edm_weight(sigma: Tensor, sigma_data: float) -> Tensor:
+    r"""EDM's :math:`\lambda(\sigma) = (\sigma^2 + \sigma_d^2) / (\sigma\,\sigma_d)^2`: one over the network's share of the guess, squared."""
+    return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
 
 
 def inverse_gap(sigma: Tensor, sigma_next: Tensor) -> Tensor:
@@ -150,7 +154,9 @@ def distillation_loss(
 
     Source: Song et al. 2023, algorithm 2.
     """
-    noise, index = _draw(x0, sigmas, noise, index, index_weights, generator, "distillation_loss")
+    steps = len(check_grid(sigmas, "distillation_loss")) - 1
+    noise, index = _draw(x0, steps, noise, index, index_weights, generator, "distillation_loss")
+    index = index.to(sigmas.device)
     sigma, sigma_next = sigmas[index], sigmas[index + 1]
     x = add_noise(x0, sigma, noise)
     with torch.no_grad():
@@ -180,7 +186,9 @@ def consistency_training_loss(
 
     Source: Song et al. 2023, algorithm 3.
     """
-    noise, index = _draw(x0, sigmas, noise, index, index_weights, generator, "consistency_training_loss")
+    steps = len(check_grid(sigmas, "consistency_training_loss")) - 1
+    noise, index = _draw(x0, steps, noise, index, index_weights, generator, "consistency_training_loss")
+    index = index.to(sigmas.device)
     sigma, sigma_next = sigmas[index], sigmas[index + 1]
     x, x_next = add_noise(x0, sigma, noise), add_noise(x0, sigma_next, noise)
     return _disagreement(student, target, x, sigma, x_next, sigma_next, distance, weight, cond)
@@ -249,15 +257,14 @@ def easy_consistency_loss(
 
 def _draw(
     x0: Tensor,
-    sigmas: Tensor,
+    steps: int,
     noise: Tensor | None,
     index: Tensor | None,
     index_weights: Tensor | None,
     generator: torch.Generator | None,
     place: str,
 ) -> tuple[Tensor, Tensor]:
-    check_grid(sigmas, place)
-    steps = len(sigmas) - 1
+    """z and one of ``steps`` steps for each sample: what is given, checked, or else drawn."""
     if index is None:
         weights = torch.ones(steps) if index_weights is None else index_weights.float().cpu()
         if weights.shape != (steps,):
@@ -270,7 +277,7 @@ def _draw(
             f"{place}: index must hold one step in 0..{steps - 1} for each of the {len(x0)} samples"
         )
     noise = normal(tuple(x0.shape), generator, like=x0) if noise is None else noise
-    return noise, index.to(sigmas.device)
+    return noise, index
 
 
 def _disagreement(

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from cdedu.data import Dataset, load_data
-from cdedu.losses import l2
-from cdedu.noise import add_noise, check_grid, draw_steps, normal, sigma_like
+from cdedu.losses import _draw, edm_weight, l2
+from cdedu.noise import add_noise, check_grid, draw_steps, sigma_like
 from cdedu.recipes import Recipe
 from cdedu.runtime import Runtime
 from cdedu.solvers import euler_step
@@ -96,22 +96,14 @@ def progressive_loss(
     Source: Salimans & Ho 2022; λ as in EDM, which is their "SNR + 1" up to σ_d.
     """
     steps = _pairs(sigmas, "progressive_loss")
-    index = draw_steps(torch.ones(steps), len(x0), generator) if index is None else index
-    if index.shape != x0.shape[:1] or (
-        index.device.type == "cpu" and not ((index >= 0) & (index < steps)).all()
-    ):
-        raise ValueError(
-            f"progressive_loss: index must hold one step in 0..{steps - 1} for each of the {len(x0)} samples"
-        )
-    noise = normal(tuple(x0.shape), generator, like=x0) if noise is None else noise
+    noise, index = _draw(x0, steps, noise, index, None, generator, "progressive_loss")
     levels = torch.cat([sigmas, sigmas.new_zeros(1)])
     i = 2 * index.to(sigmas.device)
     sigma = levels[i]
     x = add_noise(x0, sigma, noise)
     with torch.no_grad():
         goal = two_step_target(teacher, x, sigma, levels[i + 1], levels[i + 2], **cond)
-    weight = (sigma**2 + student.sigma_data**2) / (sigma * student.sigma_data) ** 2
-    loss: Tensor = weight.to(x0.device) * l2(student(x, sigma, **cond), goal)
+    loss: Tensor = edm_weight(sigma, student.sigma_data).to(x0.device) * l2(student(x, sigma, **cond), goal)
     return loss
 
 

@@ -280,8 +280,8 @@ MUTANTS = [
         "(σ + σ_d)² in the teacher's weight",
         "the weight is (σ² + σ_d²) / (σ σ_d)²",
         "losses.py",
-        "/ (sigma * teacher.sigma_data) ** 2",
-        "/ (sigma + teacher.sigma_data) ** 2",
+        "/ (sigma * sigma_data) ** 2",
+        "/ (sigma + sigma_data) ** 2",
         "test_losses.py::test_denoising_loss_is_edms",
     ),
     Mutant(
