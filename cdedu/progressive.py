@@ -138,7 +138,7 @@ def halve(
     state = State(recipe, "student", stage.steps, student, EMA(student, stage.ema), optimizer)
     if resume:
         state.restore(*resume)
-    frozen, model = runtime.freeze(teacher), runtime.prepare(student, optimizer)
+    frozen, model = runtime.freeze(teacher), runtime.prepare(student)
     sampler, grid = _Sampler(recipe, "student", stage.batch, data, runtime), sigmas.to(runtime.device)
 
     def loss_of(part: range) -> Tensor:

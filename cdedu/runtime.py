@@ -66,7 +66,7 @@ class Runtime:
         model = model.to(self.device).eval().requires_grad_(False)
         return self._fast(model)
 
-    def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
+    def prepare(self, model: nn.Module) -> nn.Module:
         """What to call in place of ``model`` while it is trained."""
         return self._fast(model)
 
@@ -149,7 +149,7 @@ class Distributed(Runtime):
     def autocast(self) -> AbstractContextManager[Any]:
         return self.accelerator.autocast()
 
-    def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
+    def prepare(self, model: nn.Module) -> nn.Module:
         wrapped = self.accelerator.prepare_model(self._fast(model))
         for name in ("sigma_data", "sigma_min"):
             setattr(wrapped, name, getattr(model, name, None))

@@ -137,7 +137,7 @@ def train_teacher(
     state = State(recipe, "teacher", stage.steps, teacher, EMA(teacher, stage.ema), optimizer)
     if resume:
         state.restore(*resume)
-    model = runtime.prepare(teacher, optimizer)
+    model = runtime.prepare(teacher)
     sampler = _Sampler(recipe, "teacher", stage.batch, data, runtime)
 
     def loss_of(part: range) -> Tensor:
@@ -191,13 +191,14 @@ def distill(
         state.restore(*resume)
     if isinstance(teacher, nn.Module):
         teacher = runtime.freeze(teacher)
-    model = runtime.prepare(student, optimizer)
+    model = runtime.prepare(student)
     sampler = _Sampler(recipe, "student", stage.batch, data, runtime)
 
     sigmas = recipe.sigmas().to(runtime.device)
     solver = solvers.heun_step if stage.solver == "heun" else solvers.euler_step
+    levels = LogNormal(-1.1, 2.0)  # of iCT and of easy consistency tuning
     lognormal = stage.index == "lognormal"
-    index_weights = LogNormal(-1.1, 2.0).grid_weights(sigmas) if lognormal else torch.ones(len(sigmas) - 1)
+    index_weights = levels.grid_weights(sigmas) if lognormal else torch.ones(len(sigmas) - 1)
 
     def distillation(part: range) -> Tensor:
         x0, index, noise, cond = sampler.draw(state.step, part, partial(draw_steps, index_weights))
@@ -216,7 +217,7 @@ def distill(
         )
 
     def easy(part: range) -> Tensor:
-        x0, sigma, noise, cond = sampler.draw(state.step, part, LogNormal(-1.1, 2.0).sample)
+        x0, sigma, noise, cond = sampler.draw(state.step, part, levels.sample)
         sigma = sigma.clamp(recipe.sigma_min, recipe.sigma_max)
         options = {"q": stage.easy_q, "sigma_min": recipe.sigma_min, **cond}
         return easy_consistency_loss(model, target or student, x0, sigma, noise=noise, **options)
@@ -240,8 +241,10 @@ def _update(
         state.optimizer.zero_grad(set_to_none=True)
         try:
             for part in parts:
-                key = (state.recipe.seed, state.role, state.step, *([part.start] if part.start else []))
-                with runtime.waiting(model) if part is not parts[-1] else nullcontext(), _seeded(*key):
+                with (
+                    runtime.waiting(model) if part is not parts[-1] else nullcontext(),
+                    _seeded(*sampler.key(state.step, part.start)),
+                ):
                     with runtime.autocast():
                         loss = loss_of(part).sum() / sampler.mine
                     runtime.backward(loss)
@@ -273,7 +276,7 @@ class _Sampler:
     """
 
     def __init__(self, recipe: Recipe, role: str, batch: int, data: Dataset, runtime: Runtime) -> None:
-        self.recipe, self.role, self.data, self.device = recipe, role, data, runtime.device
+        self.recipe, self.role, self.device = recipe, role, runtime.device
         self.block = min(recipe.block or batch, batch)
         self.mine, rest = divmod(batch, runtime.world)
         if rest or self.mine % self.block:
@@ -285,6 +288,10 @@ class _Sampler:
         self.train = data.train.to(self.device)  # small enough to live on the GPU, images as uint8
         labels = data.train_labels if recipe.network.classes else None
         self.labels = None if labels is None else labels.to(self.device)
+
+    def key(self, step: int, place: int) -> tuple[int | str, ...]:
+        """What the randomness of the samples from ``place`` on is seeded by."""
+        return (self.recipe.seed, self.role, step, *([place] if place else []))
 
     def parts(self, micro_batch: int | None) -> list[range]:
         """This process's samples of the global batch, in parts of at most ``micro_batch``, whole blocks each."""
@@ -298,8 +305,7 @@ class _Sampler:
         """x0, noise levels (or steps of the grid) by ``level``, noise, and labels, for one part of a batch."""
         x0, levels, noise, labels = [], [], [], []
         for start in range(part.start, part.stop, self.block):
-            key = (self.recipe.seed, self.role, step, *([start] if start else []))
-            generator = torch.Generator(self.device).manual_seed(_seed(*key))
+            generator = torch.Generator(self.device).manual_seed(_seed(*self.key(step, start)))
             which = torch.randint(len(self.train), (self.block,), generator=generator, device=self.device)
             x = to_unit(self.train[which])
             if self.recipe.flip:

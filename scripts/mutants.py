@@ -345,8 +345,8 @@ MUTANTS = [
         "every process draws the same noise",
         "what a sample gets depends on its place in the global batch",
         "training.py",
-        "key = (self.recipe.seed, self.role, step, *([start] if start else []))",
-        "key = (self.recipe.seed, self.role, step, *([start - self.first] if start > self.first else []))",
+        "return (self.recipe.seed, self.role, step, *([place] if place else []))",
+        "return (self.recipe.seed, self.role, step, *([place - self.first] if place > self.first else []))",
         "test_runtime.py::test_what_a_sample_gets_does_not_depend_on_processes_or_parts",
     ),
     Mutant(
