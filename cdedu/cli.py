@@ -218,12 +218,9 @@ class Evaluate:
         from cdedu.comparison import samplers
         from cdedu.inception import score
 
-        wanted = ("teacher_heun_35", "student_1", "student_2")
-        out = {}
-        for name in tqdm(wanted, desc="inception"):
-            out[name] = score(
-                samplers(recipe, *models)[name][1], recipe, data, device, self.samples or 50_000
-            )
+        every, out = samplers(recipe, *models), {}
+        for name in tqdm(("teacher_heun_35", "student_1", "student_2"), desc="inception"):
+            out[name] = score(every[name][1], recipe, data, device, self.samples or 50_000)
         return out
 
 

@@ -14,9 +14,9 @@ from cdedu.evaluation import (
     frozen_classifier,
     kernel_distance,
     latency,
-    median_over_seeds,
     precision_recall,
     sliced_wasserstein,
+    spread,
 )
 from cdedu.recipes import Recipe
 from cdedu.samplers import Progress, sample_consistency, sample_ddpm, sample_euler, sample_heun
@@ -80,6 +80,8 @@ def compare(
     n = min(samples or len(data.test), len(data.test), len(data.train))
     if n < 2:
         raise ValueError(f"{n} samples are too few to compare; use at least 2")
+    if seeds < 1:
+        raise ValueError(f"seeds = {seeds}, but medians need at least one sampling seed")
     order = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))
     test, train = to_unit(data.test[order[:n]]), data.train
     shape = tuple(test.shape)
@@ -102,16 +104,8 @@ def compare(
             return {"sw": sliced_wasserstein(test.flatten(1), x.cpu().flatten(1))}
 
     def over_seeds(draw: Callable[[torch.Generator], Tensor]) -> dict[str, dict[str, float]]:
-        first = measure(draw(torch.Generator().manual_seed(0)))
-        runs = {0: first}
-
-        def one(generator: torch.Generator, key: str) -> float:
-            seed = generator.initial_seed()
-            if seed not in runs:
-                runs[seed] = measure(draw(generator))
-            return runs[seed][key]
-
-        return {key: median_over_seeds(lambda g, key=key: one(g, key), seeds) for key in first}  # type: ignore[misc]
+        runs = [measure(draw(torch.Generator().manual_seed(seed))) for seed in range(seeds)]
+        return {key: spread([run[key] for run in runs]) for key in runs[0]}
 
     def sample(sampler: Sampler, generator: torch.Generator) -> Tensor:
         parts, batch = [], IMAGE_BATCH if large else BATCH

@@ -105,10 +105,14 @@ def nearest(x: Tensor, data: Tensor) -> tuple[Tensor, Tensor]:
     return index, distance
 
 
-def median_over_seeds(measure: Callable[[torch.Generator], float], seeds: int = 5) -> dict[str, float]:
-    """Median, least and greatest of ``measure(generator)`` over sampling seeds 0, 1, ..."""
-    values = [measure(torch.Generator().manual_seed(seed)) for seed in range(seeds)]
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, least and greatest."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def median_over_seeds(measure: Callable[[torch.Generator], float], seeds: int = 5) -> dict[str, float]:
+    """:func:`spread` of ``measure(generator)`` over sampling seeds 0, 1, ..."""
+    return spread([measure(torch.Generator().manual_seed(seed)) for seed in range(seeds)])
 
 
 def latency(function: Callable[[], object], repeats: int = 5) -> float:
