@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -75,10 +76,11 @@ def cifar10(root: str | Path | None = None) -> tuple[Images, Images]:
         ValueError: if a file differs from its recorded hash.
     """
     folder = Path(root) if root else CACHE
-    train, test = (folder / f"cifar10-{split}.safetensors" for split in ("train", "test"))
-    if not (train.is_file() and test.is_file()):
+    paths = {split: folder / f"cifar10-{split}.safetensors" for split in PARQUET}
+    sources: dict[str, Images] = {}
+    if not all(path.is_file() for path in paths.values()):
         try:
-            sources = {split: _from_mirror(split) for split in ("train", "test")}
+            sources = {split: _from_mirror(split) for split in PARQUET}
         except Exception as first:  # whatever fails at the mirror, errors of its libraries included
             try:
                 archive = download(ORIGINAL, folder / "cifar-10-binary.tar.gz", ORIGINAL_SHA256)
@@ -87,9 +89,8 @@ def cifar10(root: str | Path | None = None) -> tuple[Images, Images]:
                     f"CIFAR-10 can be had neither from the mirror ({first}) nor from its home ({second})"
                 ) from None
             sources = _read_binary(archive)
-        _cached(test, lambda: sources["test"])
-        _cached(train, lambda: sources["train"])
-    return _cached(train, _missing), _cached(test, _missing)
+    train, test = (_cached(path, partial(sources.__getitem__, split)) for split, path in paths.items())
+    return train, test
 
 
 def download(url: str, path: Path, sha256: str) -> Path:
@@ -101,11 +102,13 @@ def download(url: str, path: Path, sha256: str) -> Path:
     """
     from tqdm.auto import tqdm
 
+    from cdedu import checkpoints
+
     if path.is_file():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    have = partial.stat().st_size if partial.exists() else 0
+    part = path.with_name(path.name + ".part")
+    have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     total = 0
     try:
@@ -113,7 +116,7 @@ def download(url: str, path: Path, sha256: str) -> Path:
             have *= answer.status == 206  # a server that cannot continue starts again
             total = have + int(answer.headers.get("Content-Length", -have))
             with (
-                open(partial, "ab" if have else "wb") as file,
+                open(part, "ab" if have else "wb") as file,
                 tqdm(total=total or None, initial=have, unit="B", unit_scale=True, desc=path.name) as bar,
             ):
                 while chunk := answer.read(1 << 20):
@@ -122,18 +125,17 @@ def download(url: str, path: Path, sha256: str) -> Path:
     except urllib.error.HTTPError as error:
         if not (have and error.code == 416):  # nothing is left to fetch: the hash decides
             raise
-    if total and partial.stat().st_size < total:
+    if total and part.stat().st_size < total:
         raise OSError(
-            f"{url}: the connection broke after {partial.stat().st_size} of {total} bytes; run again to go on"
+            f"{url}: the connection broke after {part.stat().st_size} of {total} bytes; run again to go on"
         )
-    with open(partial, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = checkpoints.sha256(part)
     if found != sha256:
-        partial.unlink()
+        part.unlink()
         raise ValueError(
             f"{url}: SHA-256 {found[:12]}… differs from the recorded {sha256[:12]}…; the file was removed"
         )
-    os.replace(partial, path)
+    os.replace(part, path)
     return path
 
 
@@ -212,11 +214,12 @@ def _from_mirror(split: str) -> Images:
     import pyarrow.parquet as parquet
     from huggingface_hub import hf_hub_download
 
+    from cdedu import checkpoints
+
     name = f"plain_text/{split}-00000-of-00001.parquet"
     path = hf_hub_download(MIRROR, name, repo_type="dataset", revision=REVISION)
-    with open(path, "rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != PARQUET[split]:
-            raise ValueError(f"{path} differs from its recorded SHA-256; remove it and run again")
+    if checkpoints.sha256(path) != PARQUET[split]:
+        raise ValueError(f"{path} differs from its recorded SHA-256; remove it and run again")
     table = parquet.read_table(path)
     pixels = [
         _decode(f"{name}:{i}", lambda row=row: row["bytes"], None)  # type: ignore[misc]
@@ -255,7 +258,3 @@ def _cached(path: Path, make: Callable[[], Images]) -> Images:
     except ValueError:
         raise ValueError(f"{path} is damaged; remove it and run again") from None
     return Images(tensors["images"], tensors["labels"], header["classes"])
-
-
-def _missing() -> Images:
-    raise FileNotFoundError("the cache vanished while it was read")
