@@ -6,10 +6,10 @@ NB ?=
 JOBS ?= 2
 
 # Nothing is fetched once the environment stands, and parallel test workers do not fight over the cores.
-book test lab execute bench mutants: export HF_HUB_OFFLINE = 1
+book test lab execute selftest bench mutants: export HF_HUB_OFFLINE = 1
 test: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup book test lint lab execute glue bench mutants lock clean
+.PHONY: help setup book test lint lab exercises selftest execute glue bench mutants lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -19,6 +19,7 @@ setup: $(STAMP)  ## install everything into .venv
 
 book: $(STAMP)  ## build the book from the stored outputs into _build/html
 	@$(BIN)/python scripts/notebooks.py check
+	@$(BIN)/python scripts/exercises.py check
 	@$(BIN)/jupyter-book build . -W -n --keep-going -q >/dev/null || { echo "make book: the build stopped at the warnings above"; exit 1; }
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 
@@ -28,10 +29,16 @@ lint: $(STAMP)
 	@$(BIN)/mypy
 
 test: lint book  ## check style and types, build the book, run every test and every notebook
-	@$(BIN)/pytest -q -rfEs -n $(JOBS) --dist loadscope --nbval-lax tests book $(wildcard exercises)
+	@$(BIN)/pytest -q -rfEs -n $(JOBS) --dist loadscope --nbval-lax tests book exercises/source $(wildcard exercises/*.ipynb)
 
 lab: $(STAMP)  ## open JupyterLab on the first chapter
 	@$(BIN)/jupyter lab $(firstword $(wildcard book/undergraduate/0*.ipynb) book)
+
+exercises: $(STAMP)  ## derive the student, solution and instructor versions from exercises/source
+	@$(BIN)/python scripts/exercises.py derive
+
+selftest: $(STAMP)  ## show that the graders catch wrong answers and accept right ones
+	@$(BIN)/python scripts/exercises.py selftest
 
 execute: $(STAMP)  ## run all notebooks and store their outputs (NB=path for one)
 	@$(BIN)/python scripts/notebooks.py execute $(NB)

@@ -5,7 +5,7 @@
     python scripts/notebooks.py glue    [paths]   write the numbers of results/ into the {result} roles
     python scripts/notebooks.py new     path      a new chapter from the template
 
-Without paths: every notebook in book/ and exercises/.
+Without paths: every notebook in book/ and exercises/source/.
 """
 
 import argparse
@@ -42,7 +42,7 @@ import book_results as results  # noqa: E402
 def notebooks(paths: list[str]) -> list[Path]:
     """The notebooks named, or all of the project's."""
     found = [Path(p).resolve() for p in paths] or sorted(
-        p for folder in ("book", "exercises") for p in (ROOT / folder).rglob("*.ipynb")
+        p for folder in ("book", "exercises/source") for p in (ROOT / folder).rglob("*.ipynb")
     )
     found = [p for p in found if not {".ipynb_checkpoints", "_build"} & set(p.parts)]
     for path in found:
