@@ -1,7 +1,7 @@
-"""Training: two loops, written to be read from top to bottom.
+"""Training: written to be read from top to bottom.
 
-Each is a generator that yields its :class:`State` after every step, so that progress bars, plots, checkpoints and early
-stopping stay outside::
+``train_teacher``, ``distill`` and ``train_consistency`` are generators that yield their :class:`State` after every step, so
+that progress bars, plots, checkpoints and early stopping stay outside::
 
     for state in train_teacher(recipes["toy"]):
         ...
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +25,16 @@ from torch import Tensor, nn
 
 from cdedu import solvers
 from cdedu.data import Dataset, load_data, to_unit
-from cdedu.losses import DISTANCES, denoising_loss, distillation_loss, easy_consistency_loss, inverse_gap
+from cdedu.losses import (
+    DISTANCES,
+    consistency_training_loss,
+    denoising_loss,
+    distillation_loss,
+    easy_consistency_loss,
+    inverse_gap,
+)
 from cdedu.networks import set_dropout
-from cdedu.noise import LogNormal, draw_steps
+from cdedu.noise import LogNormal, curriculum, draw_steps, target_rate
 from cdedu.recipes import Recipe
 from cdedu.runtime import Runtime
 from cdedu.student import EMA, ConsistencyModel, DenoiserStudent
@@ -177,28 +185,16 @@ def distill(
     elif isinstance(teacher, nn.Module):
         student = DenoiserStudent(copy.deepcopy(teacher).requires_grad_(True), recipe.sigma_min)
     else:
-        with _seeded(recipe.seed, "network"):
-            network = recipe.network.build(tuple(data.train.shape[1:]))
-        student = ConsistencyModel(network, recipe.sigma_data, recipe.sigma_min, recipe.noise_scale)
-    set_dropout(student, stage.dropout)
-    student = student.to(runtime.device).train()
-    if start is not None:
-        student.load_state_dict(start.state_dict())
-    target = EMA(student, stage.target_rate).train() if stage.target_rate else None
-    optimizer = torch.optim.RAdam(student.parameters(), lr=stage.lr)
-    state = State(recipe, "student", stage.steps, student, EMA(student, stage.ema), optimizer, target)
-    if resume:
-        state.restore(*resume)
+        student = _new_student(recipe, data)
+    state = _student_state(recipe, student, runtime, resume, start)
     if isinstance(teacher, nn.Module):
         teacher = runtime.freeze(teacher)
-    model = runtime.prepare(student)
+    model, target = runtime.prepare(student), state.target
     sampler = _Sampler(recipe, "student", stage.batch, data, runtime)
 
     sigmas = recipe.sigmas().to(runtime.device)
     solver = solvers.heun_step if stage.solver == "heun" else solvers.euler_step
-    levels = LogNormal(-1.1, 2.0)  # of iCT and of easy consistency tuning
-    lognormal = stage.index == "lognormal"
-    index_weights = levels.grid_weights(sigmas) if lognormal else torch.ones(len(sigmas) - 1)
+    index_weights = _index_weights(recipe, sigmas)
 
     def distillation(part: range) -> Tensor:
         x0, index, noise, cond = sampler.draw(state.step, part, partial(draw_steps, index_weights))
@@ -211,22 +207,128 @@ def distill(
             index=index,
             noise=noise,
             solver=solver,
-            distance=DISTANCES[stage.distance],
-            weight=inverse_gap if stage.weight == "inverse_gap" else None,
+            **_measure(recipe),
             **cond,
         )
 
     def easy(part: range) -> Tensor:
-        x0, sigma, noise, cond = sampler.draw(state.step, part, levels.sample)
+        x0, sigma, noise, cond = sampler.draw(state.step, part, _LEVELS.sample)
         sigma = sigma.clamp(recipe.sigma_min, recipe.sigma_max)
         options = {"q": stage.easy_q, "sigma_min": recipe.sigma_min, **cond}
         return easy_consistency_loss(model, target or student, x0, sigma, noise=noise, **options)
 
     loss_of = easy if stage.method == "easy" else distillation
-    while state.step < stage.steps:
+    yield from _train_student(state, model, loss_of, sampler, runtime, lambda step: stage.target_rate)
+
+
+def train_consistency(
+    recipe: Recipe,
+    data: Dataset | None = None,
+    *,
+    s0: int = 2,
+    device: str | torch.device = "cpu",
+    resume: Resume | None = None,
+    start: nn.Module | None = None,
+    runtime: Runtime | None = None,
+) -> Iterator[State]:
+    """Train a consistency student without a teacher, from random weights (the paper's algorithm 3); yields after every step.
+
+    The step alone decides how fine the grid is and how slow the target: N(k) by :func:`~cdedu.noise.curriculum`, with which
+    μ(k) goes by :func:`~cdedu.noise.target_rate`.
+
+    Args:
+        recipe: its ``student`` part and its noise range. ``points`` is the *last* N, s₁ + 1, and ``target_rate`` is μ₀; at 0
+            the student itself is the target throughout. ``solver`` and ``method`` are not used.
+        s0: the first N.
+        data, device, resume, start, runtime: as in :func:`train_teacher`.
+
+    Raises:
+        ValueError: when ``points`` is not above ``s0``.
+        FloatingPointError: when the loss stops being a number; the state yielded last is the last good one.
+
+    Source: Song et al. 2023, algorithm 3 and appendix C.
+    """
+    stage, data, runtime = recipe.student, data or load_data(recipe.data), runtime or Runtime(device)
+    if stage.points <= s0:
+        raise ValueError(
+            f"recipe {recipe.name!r}: student.points = {stage.points} is the last N of consistency training and must be "
+            f"above the first, s0 = {s0}"
+        )
+    student = _new_student(recipe, data)
+    state = _student_state(recipe, student, runtime, resume, start)
+    model, target = runtime.prepare(student), state.target
+    sampler = _Sampler(recipe, "student", stage.batch, data, runtime)
+
+    def points(step: int) -> int:
+        return curriculum(step, stage.steps, s0, stage.points - 1)
+
+    def training(part: range) -> Tensor:
+        sigmas = recipe.sigmas(points(state.step)).to(runtime.device)
+        steps = partial(draw_steps, _index_weights(recipe, sigmas))
+        x0, index, noise, cond = sampler.draw(state.step, part, steps)
+        return consistency_training_loss(
+            model, target or student, x0, sigmas, index=index, noise=noise, **_measure(recipe), **cond
+        )
+
+    def rate(step: int) -> float:
+        return target_rate(points(step), s0, stage.target_rate)
+
+    yield from _train_student(state, model, training, sampler, runtime, rate)
+
+
+_LEVELS = LogNormal(-1.1, 2.0)
+"""The noise levels of iCT and of easy consistency tuning."""
+
+
+def _new_student(recipe: Recipe, data: Dataset) -> ConsistencyModel:
+    """A student with random weights, which the recipe's seed decides."""
+    with _seeded(recipe.seed, "network"):
+        network = recipe.network.build(tuple(data.train.shape[1:]))
+    return ConsistencyModel(network, recipe.sigma_data, recipe.sigma_min, recipe.noise_scale)
+
+
+def _student_state(
+    recipe: Recipe, student: nn.Module, runtime: Runtime, resume: Resume | None, start: nn.Module | None
+) -> State:
+    """Student, target, sampling average and optimiser, new or as an earlier run left them."""
+    stage = recipe.student
+    set_dropout(student, stage.dropout)
+    student = student.to(runtime.device).train()
+    if start is not None:
+        student.load_state_dict(start.state_dict())
+    target = EMA(student, stage.target_rate).train() if stage.target_rate else None
+    optimizer = torch.optim.RAdam(student.parameters(), lr=stage.lr)
+    state = State(recipe, "student", stage.steps, student, EMA(student, stage.ema), optimizer, target)
+    if resume:
+        state.restore(*resume)
+    return state
+
+
+def _index_weights(recipe: Recipe, sigmas: Tensor) -> Tensor:
+    """How often each step of the grid is drawn."""
+    lognormal = recipe.student.index == "lognormal"
+    return _LEVELS.grid_weights(sigmas) if lognormal else torch.ones(len(sigmas) - 1)
+
+
+def _measure(recipe: Recipe) -> dict[str, Any]:
+    """Distance and weight of the loss."""
+    weight = inverse_gap if recipe.student.weight == "inverse_gap" else None
+    return {"distance": DISTANCES[recipe.student.distance], "weight": weight}
+
+
+def _train_student(
+    state: State,
+    model: nn.Module,
+    loss_of: Callable[[range], Tensor],
+    sampler: "_Sampler",
+    runtime: Runtime,
+    rate: Callable[[int], float],
+) -> Iterator[State]:
+    """The loop of every student: a step, then the target's, where there is one, at the rate μ of that step."""
+    while (step := state.step) < state.steps:
         _update(state, model, loss_of, sampler, runtime)
-        if target is not None:
-            target.update(student)
+        if state.target is not None:
+            state.target.update(state.model, rate(step))
         yield state
 
 

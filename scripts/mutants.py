@@ -285,6 +285,22 @@ MUTANTS = [
         "test_losses.py::test_denoising_loss_is_edms",
     ),
     Mutant(
+        "consistency training on the last grid throughout",
+        "the grid of consistency training grows with the step",
+        "training.py",
+        "recipe.sigmas(points(state.step))",
+        "recipe.sigmas()",
+        "test_training.py::test_consistency_training_follows_the_schedules_of_grid_and_target",
+    ),
+    Mutant(
+        "target of consistency training at one rate throughout",
+        "the target average slows down as the grid grows",
+        "training.py",
+        "return target_rate(points(step), s0, stage.target_rate)",
+        "return stage.target_rate",
+        "test_training.py::test_consistency_training_follows_the_schedules_of_grid_and_target",
+    ),
+    Mutant(
         "optimiser forgotten on resume",
         "a resumed run ends where an uninterrupted one does",
         "training.py",

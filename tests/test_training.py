@@ -10,10 +10,11 @@ import torch
 from cdedu import training
 from cdedu.data import Dataset
 from cdedu.networks import MLP
+from cdedu.noise import curriculum, target_rate
 from cdedu.recipes import Network, Recipe, StudentStage, TeacherStage, get_recipe
 from cdedu.student import ConsistencyModel, DenoiserStudent
 from cdedu.teacher import GaussianMixture, Teacher
-from cdedu.training import State, distill, train_teacher
+from cdedu.training import State, distill, train_consistency, train_teacher
 
 G = torch.Generator().manual_seed(0)
 X = 0.5 * torch.randn(200, 2, generator=G)
@@ -252,3 +253,80 @@ def test_an_unknown_recipe_is_named():
         get_recipe("toys")
     with pytest.raises(ValueError, match="at least 2 points"):
         get_recipe("toy").sigmas(0)
+
+
+# Consistency training: N from 2 to 5 + 1 within eight steps, with a target average, labels and iCT's weights.
+
+
+def trained(recipe: Recipe = TINY, steps: int | None = None, resume=None) -> State:
+    for state in train_consistency(recipe, DATA, resume=resume):
+        if state.step == steps:
+            break
+    return state
+
+
+@pytest.mark.parametrize("at", [1, 5])
+def test_consistency_training_resumes_bitwise_in_the_middle_of_its_schedules(at):
+    whole, half = snapshot(trained()), trained(steps=at)
+    resumed = trained(resume=(snapshot(half), at))
+    assert resumed.step == 8 and same(snapshot(resumed), whole)
+    assert not same(whole, snapshot(trained(replace(TINY, seed=1))))
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.9])
+def test_consistency_training_follows_the_schedules_of_grid_and_target(monkeypatch, rate):
+    """N(k) points in the loss of step k, and the target average moves at μ(k) of the same step."""
+    points, function = [], training.consistency_training_loss
+
+    def loss(student, target, x0, sigmas, **options):
+        points.append(len(sigmas))
+        assert (target is student) == (rate == 0)
+        return function(student, target, x0, sigmas, **options)
+
+    monkeypatch.setattr(training, "consistency_training_loss", loss)
+    recipe, theta_minus = replace(TINY, student=replace(TINY.student, target_rate=rate)), None
+    for state in train_consistency(recipe, DATA):
+        theta = torch.nn.utils.parameters_to_vector(state.model.parameters()).detach().clone()
+        if rate:
+            mu = target_rate(curriculum(state.step - 1, 8, 2, 5), 2, rate)
+            theta_minus = theta if theta_minus is None else mu * theta_minus + (1 - mu) * theta
+            got = torch.nn.utils.parameters_to_vector(state.target.module.parameters())
+            assert torch.allclose(got, theta_minus, atol=1e-6)
+    assert points == [curriculum(k, 8, 2, 5) for k in range(8)] and points[0] == 2 and max(points) == 6
+
+
+def test_consistency_training_costs_four_evaluations_an_image(monkeypatch):
+    """Two calls of the network, one of them with a gradient, which costs two more; no teacher."""
+    calls, forward = [], MLP.forward
+
+    def counted(self, x, c_noise, labels=None):
+        calls.append((len(x), 3 if torch.is_grad_enabled() else 1))
+        return forward(self, x, c_noise, labels)
+
+    monkeypatch.setattr(MLP, "forward", counted)
+    next(train_consistency(TINY, DATA))
+    assert sum(n * cost for n, cost in calls) == 4 * TINY.student.batch
+    calls.clear()
+    next(distill(TINY, Teacher(MLP(2, 16, 1, 3)), DATA))
+    assert sum(n * cost for n, cost in calls) == 6 * TINY.student.batch
+
+
+def test_consistency_training_comes_nearer_to_the_exact_flow():
+    """One Gaussian: after 600 small steps the student's error at T = 5 is below a third of what it was."""
+    exact = GaussianMixture(torch.tensor([[0.4, -0.3]]), 0.3)
+    data = Dataset("gaussian", exact.sample(2000, torch.Generator().manual_seed(0)), X)
+    stage = StudentStage(
+        steps=600, batch=128, lr=3e-3, points=18, distance="l2", weight="inverse_gap", ema=0.9
+    )
+    recipe = Recipe("gaussian", "gaussian", Network(width=32, depth=2), student=stage, sigma_max=5.0)
+    x = 5 * torch.randn(500, 2, generator=torch.Generator().manual_seed(1))
+    truth, errors = exact.consistency(x, 5.0), []
+    for state in train_consistency(recipe, data):
+        if state.step in (1, 600):
+            errors.append((state.result(x, 5.0) - truth).square().mean().sqrt().item())
+    assert errors[1] < errors[0] / 3
+
+
+def test_consistency_training_refuses_a_grid_that_cannot_grow():
+    with pytest.raises(ValueError, match=r"'tiny': student.points = 6 .* above the first, s0 = 10"):
+        next(train_consistency(TINY, DATA, s0=10))
