@@ -105,7 +105,14 @@ def execute(path: Path, timeout: int) -> None:
     nb.metadata.kernelspec = NotebookNode(KERNEL)
     nb.cells.append(nbformat.v4.new_code_cell(PROBE))
     here = {"metadata": {"path": str(path.parent)}}
-    client = NotebookClient(nb, kernel_name="python3", timeout=timeout, resources=here, record_timing=False)
+    client = NotebookClient(
+        nb,
+        kernel_name="python3",
+        timeout=timeout,
+        resources=here,
+        record_timing=False,
+        coalesce_streams=True,
+    )
     print(f"{shown(path)} ...", end=" ", flush=True)
     begun = time.perf_counter()
     try:
