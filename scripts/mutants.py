@@ -316,6 +316,15 @@ MUTANTS = [
         "return k.mean()",
         "test_evaluation.py::test_kernel_distance_is_unbiased",
     ),
+    # Progressive distillation
+    Mutant(
+        "the student is taught the teacher's end",
+        "the guess must be solved for; x'' is still noisy",
+        "progressive.py",
+        "return ((x_end - ratio * x) / (1 - ratio)).to(x.dtype)",
+        "return x_end.to(x.dtype)",
+        "test_progressive.py::test_one_student_step_lands_where_two_teacher_steps_land",
+    ),
     # Full scale
     Mutant(
         "cosine before sine in the time embedding",
