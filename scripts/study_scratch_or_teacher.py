@@ -1,0 +1,196 @@
+"""Chapter 5: `python scripts/study_scratch_or_teacher.py`. Writes `results/scratch-or-teacher.json`.
+
+Consistency distillation from the teacher that comes with the course, and consistency training from random weights, at equal
+network evaluations: per image 6 (teacher 2, target 1, student 3) and 4 (target 1, student 3). Some twenty minutes on one core.
+What is finished is in the record; started again, the study goes on from there.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+import cdedu
+from cdedu.data import load_data
+from cdedu.evaluation import digits_classifier, features, frechet_distance, sliced_wasserstein, spread
+from cdedu.recipes import Recipe, get_recipe
+from cdedu.records import read_record, write_record
+from cdedu.training import distill, train_consistency
+
+PATH = Path("results/scratch-or-teacher.json")
+COST = {"cd": 6, "ct": 4, "ct_huber": 4}
+"""Evaluations an image; ``ct_huber`` is consistency training with the loss of iCT."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """One data set: the budgets, in evaluations of the student's training, and what each method was tuned to."""
+
+    recipe: Recipe
+    budgets: tuple[int, ...]
+    seeds: int
+    samples: int
+    tuned: dict[str, dict[str, Any]]
+    """What differs from the recipe's student stage, for each method."""
+    draws: int = 3
+    """Sampling seeds, of which the median is taken for each student."""
+
+    def budgets_of(self, method: str) -> tuple[int, ...]:
+        """The loss of iCT pays in long runs only, so it is tried with the largest budget."""
+        return self.budgets[-1:] if method == "ct_huber" else self.budgets
+
+    def recipe_of(self, method: str, budget: int, seed: int) -> Recipe:
+        """The recipe that uses up the budget."""
+        stage = replace(self.recipe.student, **self.tuned[method])
+        steps = budget // (COST[method] * stage.batch)
+        return replace(self.recipe, student=replace(stage, steps=steps), seed=seed)
+
+
+class Ruler:
+    """Distance of samples to held-out data: sliced Wasserstein of points, Fréchet distance of digits."""
+
+    def __init__(self, study: Study) -> None:
+        self.study, self.data = study, load_data(study.recipe.data)
+        self.classifier = digits_classifier() if study.recipe.data == "digits" else None
+        self.real = self.data.test[: study.samples]
+
+    def distance(self, x: torch.Tensor) -> float:
+        if self.classifier is None:
+            return sliced_wasserstein(x, self.real)
+        return frechet_distance(features(self.classifier, self.real), features(self.classifier, x))
+
+    def over_draws(self, sampler: Any) -> float:
+        """Median over noises of the distance of ``sampler(noise, generator)``."""
+        values = []
+        for seed in range(self.study.draws):
+            g = torch.Generator().manual_seed(seed)
+            x = self.study.recipe.sigma_max * torch.randn(self.real.shape, generator=g)
+            values.append(self.distance(sampler(x, g)))
+        return statistics.median(values)
+
+    def student(self, model: nn.Module) -> list[float]:
+        """With one step and with two."""
+        levels = [self.study.recipe.student_sigmas(steps) for steps in (1, 2)]
+        return [self.over_draws(lambda x, g, s=s: cdedu.sample_consistency(model, x, s, g)) for s in levels]
+
+    def teacher(self, model: nn.Module) -> float:
+        grid = self.study.recipe.sigmas(18)
+        return self.over_draws(lambda x, g: cdedu.sample_heun(model, x, grid))
+
+    def floor(self) -> float:
+        """Real against real, at the same size."""
+        draws = [torch.Generator().manual_seed(seed) for seed in range(self.study.draws)]
+        picks = [torch.randperm(len(self.data.train), generator=g)[: len(self.real)] for g in draws]
+        return statistics.median(self.distance(self.data.train[i]) for i in picks)
+
+
+def runs(study: Study, ruler: Ruler, teacher: nn.Module, done: dict[str, Any]) -> Iterator[None]:
+    """Train what is not in ``done``, put the distances there, and yield after each run."""
+    name = study.recipe.name
+    for seed in range(study.seeds):
+        recipes = {b: study.recipe_of("cd", b, seed) for b in study.budgets}
+        # Distillation has no schedule, so the shorter runs are the beginnings of the longest one.
+        stops = {recipe.student.steps: f"{name}/cd/{seed}/{b}" for b, recipe in recipes.items()}
+        if not all(key in done for key in stops.values()):
+            longest = recipes[max(study.budgets)]
+            states = tqdm(distill(longest, teacher, ruler.data), total=longest.student.steps, desc=name)
+            for state in states:
+                if state.step in stops:
+                    done[stops[state.step]] = ruler.student(state.result)
+            yield
+        for method, b in ((m, b) for m in study.tuned if m != "cd" for b in study.budgets_of(m)):
+            key, recipe = f"{name}/{method}/{seed}/{b}", study.recipe_of(method, b, seed)
+            if key in done:
+                continue
+            for state in tqdm(train_consistency(recipe, ruler.data), total=recipe.student.steps, desc=key):
+                pass
+            done[key] = ruler.student(state.result)
+            yield
+
+
+def summary(study: Study, done: dict[str, Any], fixed: dict[str, float]) -> dict[str, Any]:
+    """Medians and ranges over seeds of what is finished, a list in the order of the budgets."""
+    out: dict[str, Any] = {"seeds": study.seeds, "draws": study.draws, "n": study.samples, **fixed}
+    teacher = study.recipe.teacher
+    out["teacher_evaluations"] = 3 * teacher.batch * teacher.steps
+    out["budgets"], out["tuned"] = list(study.budgets), study.tuned
+    for method in study.tuned:
+        for i in (0, 1):
+            rows = out[f"{method}_{i + 1}"] = []
+            for b in study.budgets_of(method):
+                keys = [f"{study.recipe.name}/{method}/{seed}/{b}" for seed in range(study.seeds)]
+                values = [done[key][i] for key in keys if key in done]
+                rows.append(spread(values) if values else None)
+    return out
+
+
+STUDIES = [
+    Study(
+        get_recipe("toy"),
+        budgets=(576_000, 1_152_000, 2_304_000, 4_608_000),
+        seeds=5,
+        samples=5000,
+        tuned={
+            "cd": {"batch": 256, "lr": 2e-3},
+            "ct": {"batch": 256, "lr": 2e-3, "points": 151},
+            "ct_huber": {
+                "batch": 512,
+                "lr": 1e-3,
+                "points": 151,
+                "distance": "pseudo_huber",
+                "index": "lognormal",
+            },
+        },
+    ),
+    Study(
+        get_recipe("digits"),
+        budgets=(76_800,),
+        seeds=3,
+        samples=600,
+        tuned={"cd": {"batch": 64, "lr": 6e-4}, "ct": {"batch": 64, "lr": 2e-3, "points": 41}},
+    ),
+]
+
+
+def main() -> None:
+    """All studies, or those named."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("recipes", nargs="*", default=[s.recipe.name for s in STUDIES], help="toy, digits")
+    parser.add_argument("--afresh", action="store_true", help="do not go on from the record")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    old = read_record(PATH) if PATH.is_file() and not arguments.afresh else {}
+    done, metrics = old.get("runs", {}), old.get("metrics", {})
+    before, start = old.get("seconds", 0), time.perf_counter()
+    for study in STUDIES:
+        name = study.recipe.name
+        if name not in arguments.recipes:
+            continue
+        if name in metrics and metrics[name]["tuned"] != study.tuned:
+            parser.error(f"{PATH} holds {name} with other settings; start with --afresh")
+        ruler, teacher = Ruler(study), cdedu.load(f"{name}-teacher")
+        fixed = {"floor": ruler.floor(), "teacher": ruler.teacher(teacher)}
+        for _ in runs(study, ruler, teacher, done):
+            metrics[name] = summary(study, done, fixed)
+            write_record(
+                PATH,
+                metrics=metrics,
+                command="python scripts/study_scratch_or_teacher.py",
+                recipe={s.recipe.name: s.recipe.to_dict() for s in STUDIES},
+                seconds=before + time.perf_counter() - start,
+                runs=done,
+            )
+        print(name, metrics[name], flush=True)
+
+
+if __name__ == "__main__":
+    main()
