@@ -1,0 +1,194 @@
+"""A denoiser as one ONNX graph, which any ONNX runtime evaluates: a server's, a telephone's, a browser's.
+
+Needs the packages onnx, onnxscript and onnxruntime (``pip install "cdedu[onnx]"``), which load on first use.
+"""
+
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+TOLERANCE = 1e-4
+
+
+def export_onnx(
+    model: nn.Module,
+    path: str | Path,
+    sigma: float | None = None,
+    *,
+    shape: Sequence[int] | None = None,
+    classes: int | None = None,
+) -> float:
+    """Write D(x, σ), preconditioning included, as one graph: one evaluation of a teacher, or all of a one-step student.
+
+    The graph's inputs are ``x`` (B, ...) float32, ``sigma`` (B,) float32 unless it is fixed, and ``labels`` (B,) int64 if
+    the model has classes; the output is ``x0`` in the shape of x. B is free. The graph is compared with the model, in
+    onnxruntime, before the file takes its name; a file that was there before stays until then.
+
+    Args:
+        model: a :class:`~cdedu.teacher.Teacher`, a :class:`~cdedu.student.ConsistencyModel`, or any module called as
+            ``model(x, sigma)``. It is exported as in evaluation; its own state is left as it was.
+        path: ends in ``.onnx``; its folder is made if missing.
+        sigma: a noise level to fix in the graph, 80 for one-step samples.
+        shape: of one sample; what :func:`cdedu.load` read from the checkpoint by default.
+        classes: number of labels, 0 for none; by default as in the checkpoint.
+
+    Returns:
+        The largest difference between graph and model on random inputs, relative to the largest output where that exceeds 1.
+
+    Raises:
+        ValueError: for arguments that do not fit, a model that is no denoiser of this shape or that cannot be traced.
+        RuntimeError: if graph and model differ by more than 1e-4; nothing is written then.
+        ImportError, OSError: if a package is missing, or the file cannot be written.
+    """
+    path, header = Path(path), getattr(model, "header", None) or {}
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"export_onnx: {type(model).__name__} is not a torch module, so there is no graph to trace"
+        )
+    if path.suffix != ".onnx":
+        raise ValueError(f"export_onnx: the file must end in .onnx, got {path}")
+    shape = header.get("shape") if shape is None else shape
+    if not shape:
+        raise ValueError("export_onnx: the model does not say its shape; give it, such as shape=(1, 8, 8)")
+    if classes is None:
+        classes = header.get("recipe", {}).get("network", {}).get("classes", 0)
+    low = float(getattr(model, "sigma_min", 0.0)) or 0.002
+    if sigma is not None and not low * (1 - 1e-6) <= sigma < float("inf"):
+        raise ValueError(f"export_onnx: sigma = {sigma}, but it must be finite and at least {low:g}")
+    runtime = _packages()
+
+    was_training = model.training
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    graph = _Graph(model, sigma, bool(classes))
+    try:
+        model.cpu().eval()
+        proto = _trace(graph, _inputs(3, shape, sigma, classes, low))
+        error = _difference(
+            runtime, graph, proto, [_inputs(b, shape, sigma, classes, low) for b in (1, 3, 8)]
+        )
+    finally:
+        model.to(device).train(was_training)
+    if not error <= TOLERANCE:
+        raise RuntimeError(
+            f"export_onnx: graph and model differ by {error:.1e}, more than {TOLERANCE:g}; {path} was not written"
+        )
+    _write(path, proto.SerializeToString(deterministic=True))
+    return error
+
+
+class _Graph(nn.Module):
+    """The model with inputs in a fixed order."""
+
+    def __init__(self, model: nn.Module, sigma: float | None, labelled: bool) -> None:
+        super().__init__()
+        self.model, self.sigma, self.labelled = model, sigma, labelled
+        self.names = ["x", *["sigma"] * (sigma is None), *["labels"] * labelled]
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        rest = list(inputs[1:])
+        sigma = rest.pop(0) if self.sigma is None else self.sigma
+        return self.model(inputs[0], sigma, **({"labels": rest[0]} if self.labelled else {}))
+
+
+def _packages() -> Any:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f'export_onnx needs {error.name}: pip install "cdedu[onnx]"') from None
+    return onnxruntime
+
+
+def _inputs(
+    batch: int, shape: Sequence[int], sigma: float | None, classes: int, low: float
+) -> tuple[Tensor, ...]:
+    """Noise at levels from ``low`` to 80, one level for each sample."""
+    generator = torch.Generator().manual_seed(batch)
+    levels = torch.linspace(np.log(low), np.log(80.0), batch).exp().clamp(min=low)
+    if sigma is not None:
+        levels = torch.full((batch,), float(sigma))
+    x = levels.reshape(-1, *[1] * len(shape)) * torch.randn(batch, *shape, generator=generator)
+    labels = torch.arange(batch) % max(classes, 1)
+    return (x, *[levels] * (sigma is None), *[labels] * bool(classes))
+
+
+def _trace(graph: _Graph, inputs: tuple[Tensor, ...]) -> Any:
+    try:
+        with torch.no_grad():
+            shape = graph(*inputs).shape
+    except (RuntimeError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"export_onnx: the model cannot be called on {tuple(inputs[0].shape)}: {reason}"
+        ) from None
+    if shape != inputs[0].shape:
+        raise ValueError(
+            f"export_onnx: the model turned shape {tuple(inputs[0].shape)} into {tuple(shape)}; they must be equal"
+        )
+    batch = torch.export.Dim.DYNAMIC
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the exporter's own code
+            program = torch.onnx.export(
+                graph,
+                inputs,
+                dynamo=True,
+                verbose=False,
+                input_names=graph.names,
+                output_names=["x0"],
+                dynamic_shapes=(tuple({0: batch} for _ in inputs),),
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise ValueError(f"export_onnx: this model cannot be traced: {reason}") from None
+    assert program is not None
+    proto = program.model_proto
+    _strip(proto)
+    return proto
+
+
+def _strip(proto: Any) -> None:
+    """Remove what the exporter noted for debugging: names of local files, and a version. Same model, same bytes."""
+    proto.ClearField("producer_version")
+    proto.ClearField("metadata_props")
+    graph = proto.graph
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    graph.ClearField("value_info")  # shapes between the nodes, which a runtime infers itself
+
+
+def _difference(runtime: Any, graph: _Graph, proto: Any, cases: list[tuple[Tensor, ...]]) -> float:
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    session = runtime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for inputs in cases:
+        with torch.no_grad():
+            wanted = graph(*inputs).numpy()
+        feed = {name: value.numpy() for name, value in zip(graph.names, inputs, strict=True)}
+        (found,) = session.run(None, feed)
+        worst = max(worst, float(np.abs(found - wanted).max()) / max(1.0, float(np.abs(wanted).max())))
+    return worst
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
