@@ -43,8 +43,10 @@ class Study:
     """Sampling seeds, of which the median is taken for each student."""
 
     def budgets_of(self, method: str) -> tuple[int, ...]:
-        """The loss of iCT pays in long runs only, so it is tried with the largest budget."""
-        return self.budgets[-1:] if method == "ct_huber" else self.budgets
+        """In pilot runs the loss of iCT was the better one with the largest budget, and the worse one below it."""
+        if "ct_huber" not in self.tuned or method == "cd":
+            return self.budgets
+        return self.budgets[-1:] if method == "ct_huber" else self.budgets[:-1]
 
     def recipe_of(self, method: str, budget: int, seed: int) -> Recipe:
         """The recipe that uses up the budget."""
