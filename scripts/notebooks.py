@@ -11,6 +11,7 @@ Without paths: every notebook in book/ and exercises/source/.
 import argparse
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -113,6 +114,7 @@ def execute(path: Path, timeout: int) -> None:
         record_timing=False,
         coalesce_streams=True,
     )
+    os.environ["CDEDU_STATIC"] = "1"  # figures with sliders are stored so that they move without a kernel
     print(f"{shown(path)} ...", end=" ", flush=True)
     begun = time.perf_counter()
     try:

@@ -7,7 +7,6 @@
 - nothing on a page asks another host: the scripts of sphinx-thebe are switched off.
 """
 
-import os
 from html import escape
 from importlib.util import find_spec
 from typing import Any
@@ -31,8 +30,8 @@ MODULES = {
     "Networks and data": ("networks", "ddpmpp", "data", "images"),
     "Training": ("recipes", "runtime", "training", "progressive", "checkpoints", "runs"),
     "Measuring": ("evaluation", "comparison", "inception", "records"),
-    "Pretrained teachers and export": ("pretrained",),
-    "Figures and sliders": ("plotting", "widgets"),
+    "Pretrained teachers and export": ("pretrained", "pretrained.onnx"),
+    "Figures and sliders": ("plotting", "interactive", "widgets"),
     "Command line": ("cli",),
 }
 
@@ -198,11 +197,9 @@ def _table(left: str, right: str, rows: list[tuple[str, Any]]) -> str:
 
 
 def configure(app: Sphinx, config: Any) -> None:
-    """BOOK_REPOSITORY=owner/name points every link of the book at another repository."""
+    """Settings that _config.yml cannot hold."""
     config.html_context.setdefault("default_mode", "auto")
     config.nb_ipywidgets_js = {}  # no page holds a widget; the default comes from another host
-    if name := os.environ.get("BOOK_REPOSITORY"):
-        config.html_theme_options["repository_url"] = f"https://github.com/{name}"
 
 
 def drop_thebe(app: Sphinx) -> None:

@@ -1,0 +1,119 @@
+"""Figures that move in the page: what they hold, and that the page computes what the package does."""
+
+import json
+import re
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+
+import cdedu
+from cdedu import interactive
+from cdedu.data import two_moons
+from cdedu.networks import MLP
+
+
+def draw(value):
+    figure, ax = plt.subplots(figsize=(2, 2))
+    ax.plot([0, value], [0, 1])
+    return figure
+
+
+@pytest.fixture
+def frames(monkeypatch):
+    monkeypatch.setenv("CDEDU_STATIC", "1")
+    return interactive.explore(draw, (1, 2, 5), "height <h>", alt=lambda v: f'a line to "{v}"', start=1).html
+
+
+def content(html):
+    return json.loads(re.search(r'<script type="application/json">(.*?)</script>', html)[1])
+
+
+def test_frames_hold_a_picture_and_words_for_each_value(frames):
+    held = content(frames)
+    assert len(set(held["frames"])) == 3
+    assert held["values"] == ["1", "2", "5"] and held["alts"][2] == 'a line to "5"'
+    assert held["frames"][1] in frames.partition("<script")[0], "the still is the start"
+    assert "height &lt;h&gt;" in frames and plt.get_fignums() == []
+
+
+def test_the_same_figure_is_the_same_text(frames, monkeypatch):
+    again = interactive.explore(draw, (1, 2, 5), "height <h>", alt=lambda v: f'a line to "{v}"', start=1).html
+    assert again == frames
+
+
+def test_with_a_kernel_it_is_a_widget(monkeypatch):
+    monkeypatch.delenv("CDEDU_STATIC", raising=False)
+    picture, slider = interactive.explore(draw, (1, 2), "h", alt=str).children
+    before = bytes(picture.value)
+    slider.value = 2
+    assert bytes(picture.value) != before and before.startswith(b"\x89PNG")
+
+
+def test_a_start_outside_the_values_is_named():
+    with pytest.raises(ValueError, match="start = 2, but there are 2 values"):
+        interactive.explore(draw, (1, 2), "h", alt=str, start=2)
+
+
+def toys():
+    return cdedu.load("toy-teacher"), cdedu.load("toy-student")
+
+
+def test_a_network_that_the_page_cannot_compute_is_refused():
+    teacher, student = toys()
+    with pytest.raises(ValueError, match="the student must be an MLP"):
+        interactive.plane(teacher, cdedu.ConsistencyModel(MLP(classes=2)), two_moons(10))
+
+
+def open_page(browser, html):
+    tab = browser.new_page(viewport={"width": 500, "height": 700})
+    errors = []
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.set_content(f"<body>{html}</body>")
+    return tab, errors
+
+
+@pytest.mark.book
+def test_the_slider_moves_the_picture_by_keyboard(frames, browser):
+    tab, errors = open_page(browser, frames)
+    first = tab.locator("img").get_attribute("src")
+    tab.locator("input").press("ArrowRight")
+    assert tab.locator("img").get_attribute("src") != first
+    assert tab.locator("img").get_attribute("alt") == 'a line to "5"'
+    assert tab.locator("output").inner_text() == "5" and not errors
+    tab.close()
+
+
+@pytest.mark.book
+def test_the_page_computes_what_the_package_does(browser):
+    teacher, student = toys()
+    tab, errors = open_page(browser, interactive.plane(teacher, student, two_moons(400)).html)
+    sigmas = cdedu.karras_sigmas(18)
+    seen = []
+    for key in (None, "ArrowLeft", "Shift+ArrowDown"):
+        if key:
+            tab.locator("canvas").press(key)
+        result = json.loads(tab.locator("figure").get_attribute("data-result"))
+        z = torch.tensor([result["z"]])
+        end = cdedu.sample_heun(teacher, 80 * z, sigmas, to_zero=False)
+        with torch.no_grad():
+            answer = student(80 * z, 80.0)
+        assert torch.allclose(torch.tensor([result["teacher"]]), end, atol=2e-3)
+        assert torch.allclose(torch.tensor([result["student"]]), answer, atol=2e-3)
+        seen.append(tab.locator("canvas").screenshot())
+    assert len(set(seen)) == 3 and not errors
+    assert "34 evaluations" in tab.locator("output").inner_text()
+    tab.locator("input").check()
+    assert tab.locator("canvas").screenshot() not in seen
+    tab.close()
+
+
+@pytest.mark.book
+def test_without_javascript_there_is_a_still(frames, browser):
+    teacher, student = toys()
+    context = browser.new_context(java_script_enabled=False)
+    tab = context.new_page()
+    tab.set_content(frames + interactive.plane(teacher, student, two_moons(100)).html)
+    assert tab.locator("img").count() == 2 and all(i.is_visible() for i in tab.locator("img").all())
+    assert not tab.locator("input").first.is_visible() and not tab.locator("canvas").is_visible()
+    context.close()
