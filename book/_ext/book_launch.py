@@ -1,0 +1,126 @@
+"""Colab, Binder and download of every notebook. The repository's name enters the book here, and nowhere else.
+
+    BOOK_REPOSITORY=owner/name   default: the repository of _config.yml
+    BOOK_VERSION=v1.0            a release, published in a folder of that name; default: the newest state of the branch
+
+The build writes a copy of each notebook to `html/notebooks/`, whose set-up cell installs that repository (and that release).
+Colab opens the copy on the branch `gh-pages`, to which `scripts/publish.sh` pushes the book, so that a fork edits no notebook.
+"""
+
+import os
+import re
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.errors import ConfigError
+from sphinx.util import logging
+
+logger = logging.getLogger(__name__)
+
+PUBLISHED = "gh-pages"
+EXERCISES = ("exercises", "exercises/solutions")  # opened from the book, also where they are no page of it
+SOURCE = re.compile(r"git\+https://github\.com/[\w.-]+/[\w.-]+")
+
+
+def configure(app: Sphinx, config: Any) -> None:
+    """Take the names from the environment, and refuse those that would make wrong links."""
+    options = config.html_theme_options
+    name = os.environ.get("BOOK_REPOSITORY") or "/".join(options.get("repository_url", "").split("/")[-2:])
+    version = os.environ.get("BOOK_VERSION", "")
+    if not re.fullmatch(r"[\w-]+/[\w.-]+", name):
+        raise ConfigError(f"BOOK_REPOSITORY is {name!r}; give owner/name, as in BOOK_REPOSITORY=cdedu/cdedu")
+    if version and not re.fullmatch(r"v\d[\w.-]*", version):
+        raise ConfigError(f"BOOK_VERSION is {version!r}; give a tag that begins with v and a digit, as v1.0")
+    options["repository_url"] = f"https://github.com/{name}"
+    config.book_repository, config.book_version = name, version
+
+
+def links(config: Any, path: str) -> dict[str, str]:
+    """Where the notebook `path` (from the root of the repository, without suffix) can be run."""
+    folder = f"{config.book_version}/notebooks" if config.book_version else "notebooks"
+    branch = config.book_version or config.html_theme_options.get("repository_branch", "main")
+    return {
+        "Colab": f"https://colab.research.google.com/github/{config.book_repository}/blob/{PUBLISHED}/{folder}/{path}.ipynb",
+        "Binder": f"https://mybinder.org/v2/gh/{config.book_repository}/{branch}?urlpath=lab/tree/{path}.ipynb",
+    }
+
+
+def notebooks(app: Sphinx) -> list[str]:
+    """Every notebook to publish: those that are pages, and the exercises."""
+    pages = {name for name in app.env.found_docs if app.env.doc2path(name).endswith(".ipynb")}
+    root = Path(app.srcdir)
+    others = {
+        p.relative_to(root).with_suffix("").as_posix() for d in EXERCISES for p in (root / d).glob("*.ipynb")
+    }
+    return sorted(pages | others)
+
+
+def set_up(notebook: str, url: str) -> str:
+    """The notebook's text with a set-up cell that installs from `url`, in the words of pip."""
+    return SOURCE.sub(lambda _: url, notebook)
+
+
+def url(config: Any) -> str:
+    """What the set-up cells of this build install."""
+    version = f"@{config.book_version}" if config.book_version else ""
+    return f"git+https://github.com/{config.book_repository}{version}"
+
+
+def name_repository(app: Sphinx, page: str, source: list[str]) -> None:
+    """The page shows the set-up cell as it is published."""
+    if app.env.doc2path(page).endswith(".ipynb"):
+        source[0] = set_up(source[0], url(app.config))
+
+
+def write_notebooks(app: Sphinx, error: Exception | None) -> None:
+    """The copies in `html/notebooks/`."""
+    if error or app.builder.format != "html":
+        return
+    for name in notebooks(app):
+        text = Path(app.srcdir, f"{name}.ipynb").read_text(encoding="utf-8")
+        if not SOURCE.search(text):
+            logger.warning("%s.ipynb has no set-up cell; copy the first code cell of another chapter", name)
+        path = Path(app.outdir, "notebooks", f"{name}.ipynb")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(set_up(text, url(app.config)), encoding="utf-8")
+
+
+def add_buttons(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """A line below the title of each notebook's page, and the same links in the header."""
+    if doctree is None or not app.env.doc2path(page).endswith(".ipynb"):
+        return
+    there, root = links(app.config, page), "../" * page.count("/")
+    download = f"{root}notebooks/{page}.ipynb"
+    row = (
+        '<p class="launch">'
+        f'<a class="launch-colab" href="{escape(there["Colab"])}">'
+        f'<img src="{root}_static/images/logo_colab.png" alt="" width="16" height="16"> Open in Colab</a> '
+        f'<a href="{escape(download)}" download>Download notebook</a></p>'
+    )
+    context["body"] = context["body"].replace("</h1>", f"</h1>\n{row}", 1)
+    context["sourcename"] = ""  # no second copy of the notebook, with the other set-up cell, in _sources/
+    buttons = context.setdefault("header_buttons", [])
+    for group in buttons:
+        for button in group.get("buttons", []):
+            if button.get("label") == "download-source-button":
+                button["url"] = download
+    launch = [
+        {"type": "link", "text": name, "tooltip": f"Launch on {name}", "icon": f"_static/images/logo_{icon}", "url": there[name]}
+        for name, icon in (("Colab", "colab.png"), ("Binder", "binder.svg"))
+    ]  # fmt: skip
+    group = {"type": "group", "tooltip": "Run this notebook", "icon": "fas fa-rocket", "buttons": launch}
+    buttons.insert(0, {**group, "label": "launch-buttons"})
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    # Links to tests are stored with the pages' content: another name means reading all pages again.
+    app.add_config_value("book_repository", "", "env", types=str)
+    app.add_config_value("book_version", "", "env", types=str)
+    app.add_css_file("launch.css")
+    app.connect("config-inited", configure, priority=100)
+    app.connect("source-read", name_repository)
+    app.connect("html-page-context", add_buttons, priority=900)
+    app.connect("build-finished", write_notebooks)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
