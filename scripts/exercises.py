@@ -126,8 +126,7 @@ def derive(source: NotebookNode, version: str, name: str) -> NotebookNode:
             if cell.cell_type == "code":
                 cell.source = stub(cell.source)
                 if "expected" not in tags:
-                    cell.outputs = []
-                cell.execution_count = None
+                    cell.outputs, cell.execution_count = [], None
         elif cell.cell_type == "code":
             cell.source = solved(cell.source)
         nb.cells.append(cell)

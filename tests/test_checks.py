@@ -33,6 +33,13 @@ def test_a_stub_keeps_nothing_of_the_solution():
     assert script.solved(source) == 'def f(x):\n    """Doc."""\n    return x + 1'
 
 
+def test_cells_with_outputs_count_as_run():
+    """Else nbval refuses them: expected outputs stay in the student's version."""
+    for path, text in script.versions():
+        for cell in script.nbformat.reads(text, as_version=4).cells:
+            assert not cell.get("outputs") or cell.execution_count, (path.name, cell.source)
+
+
 def test_every_chapters_set_has_four_exercises():
     for path in script.sources():
         cells = script.nbformat.read(path, as_version=4).cells
