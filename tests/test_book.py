@@ -22,7 +22,8 @@ FETCHED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "vid
 def pages() -> list[str]:
     """Every page that the table of contents names, without suffix."""
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
-    return [toc["root"], *(c["file"] for part in toc["parts"] for c in part["chapters"])]
+    chapters = [c for part in toc["parts"] for c in part["chapters"]]
+    return [toc["root"], *(page["file"] for c in chapters for page in (c, *c.get("sections", [])))]
 
 
 BUILT = [f"{page}.html" for page in pages()]

@@ -45,7 +45,15 @@ def table(track: str) -> str:
     from cdedu.checks import exercises
 
     tasks = exercises()
-    rows = ["```{list-table}", ":header-rows: 1", ":widths: 25 25 50", "", "* - idea", "  - taught in", "  - exercised and checked in"]
+    rows = [
+        "```{list-table}",
+        ":header-rows: 1",
+        ":widths: 25 25 50",
+        "",
+        "* - idea",
+        "  - taught in",
+        "  - exercised and checked in",
+    ]
     for row in (row for row in read() if row["track"] == track):
         taught = ", ".join(f"{{doc}}`/book/{page}`" for page in row["taught"])
         asked = "; ".join(

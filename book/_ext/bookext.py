@@ -3,7 +3,7 @@
 - ``{result}`file.json:dotted.path|format` ``: a number from ``results/`` with its origin as a tooltip;
 - ``{chapter}`Title <undergraduate/01_noise>` ``: a link where the chapter exists, else "(planned)";
 - every labelled equation names its code and its test in ``book/equations.yml``, or the build fails;
-- three pages are written from their sources: API, equations and results (at ``<!-- api -->`` and so on);
+- four pages are written from their sources: API, equations, results and ideas (at ``<!-- api -->`` and so on);
 - nothing on a page asks another host: the scripts of sphinx-thebe are switched off.
 """
 
@@ -11,6 +11,7 @@ from html import escape
 from importlib.util import find_spec
 from typing import Any
 
+import book_ideas as ideas
 import book_results as results
 import yaml
 from docutils import nodes
@@ -32,6 +33,7 @@ MODULES = {
     "Measuring": ("evaluation", "comparison", "inception", "records"),
     "Pretrained teachers and export": ("pretrained", "pretrained.onnx"),
     "Figures and sliders": ("plotting", "interactive", "widgets"),
+    "Exercises": ("checks",),
     "Command line": ("cli",),
 }
 
@@ -132,13 +134,13 @@ def check_equations(app: Sphinx, env: BuildEnvironment) -> None:
 
 def write_page(app: Sphinx, docname: str, source: list[str]) -> None:
     """Fill in the generated part of a reference page."""
-    for mark, write in (("api", _api), ("equations", _equations), ("results", _results)):
+    for mark, write in (("api", _api), ("equations", _equations), ("results", _results), ("ideas", _ideas)):
         if docname == PAGES + mark:
             source[0] = source[0].replace(f"<!-- {mark} -->", write(app))
 
 
 def reread_pages(app: Sphinx, env: BuildEnvironment, *_: Any) -> list[str]:
-    pages = ("book/index", *(PAGES + mark for mark in ("api", "equations", "results")))
+    pages = ("book/index", *(PAGES + mark for mark in ("api", "equations", "results", "ideas")))
     return [page for page in pages if page in env.found_docs]
 
 
@@ -184,6 +186,13 @@ def _results(app: Sphinx) -> str:
             + "\n```"
         )
     return "\n\n".join(parts) or "There is no record yet."
+
+
+def _ideas(app: Sphinx) -> str:
+    app.env.note_dependency(str(ideas.IDEAS))
+    for problem in ideas.problems():
+        logger.warning(problem)
+    return ideas.table("undergraduate")
 
 
 def _table(left: str, right: str, rows: list[tuple[str, Any]]) -> str:
