@@ -4,12 +4,14 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 NB ?=
 JOBS ?= 2
+TORCH ?= 2.6.0
+NUMPY ?= 2.0.2
 
 # Nothing is fetched once the environment stands, and parallel test workers do not fight over the cores.
 book test lab execute selftest bench mutants: export HF_HUB_OFFLINE = 1
 test: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup book test lint lab exercises selftest execute glue bench mutants lock clean
+.PHONY: help setup book test lint lab exercises selftest execute glue bench mutants colab zip pdf reproducible links lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -51,6 +53,21 @@ bench: $(STAMP)  ## measure what the book quotes, into results/
 
 mutants: $(STAMP)  ## show that each wrong formula fails a test
 	@$(BIN)/python scripts/mutants.py
+
+colab: $(STAMP)  ## run the notebooks with another torch and numpy, as Colab does (fetches 3 GB; NB=path for one)
+	@$(BIN)/python scripts/colab_test.py --torch "$(TORCH)" --numpy "$(NUMPY)" $(NB)
+
+zip: book  ## pack the built book, to read offline
+	@$(BIN)/python scripts/release.py zip
+
+pdf: book  ## print the built book to one PDF (needs Chromium)
+	@$(BIN)/python scripts/release.py pdf
+
+reproducible: $(STAMP)  ## build the book twice and compare every file
+	@$(BIN)/python scripts/reproducible.py
+
+links: $(STAMP)  ## check the links to other sites (needs the network)
+	@$(BIN)/jupyter-book build . --builder linkcheck -q
 
 lock: $(STAMP)  ## pin requirements.txt anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-header -o requirements.txt

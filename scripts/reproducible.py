@@ -1,0 +1,58 @@
+"""Build the book twice, in two folders, and compare every file: two builds of one state must be identical.
+
+python scripts/reproducible.py
+"""
+
+import filecmp
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from colab_test import snapshot
+
+
+def build(folder: Path, seed: int) -> Path:
+    """The html of a fresh build of `folder`."""
+    command = [
+        Path(sys.executable).with_name("jupyter-book"),
+        "build",
+        folder,
+        "-W",
+        "-n",
+        "--keep-going",
+        "-q",
+    ]
+    env = os.environ | {"PYTHONHASHSEED": str(seed)}
+    done = subprocess.run(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode:
+        sys.exit(f"reproducible: the build stopped\n{done.stdout}")
+    return folder / "_build" / "html"
+
+
+def files(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as temporary:
+        folders = [Path(temporary, "first"), Path(temporary, "second", "elsewhere")]
+        for folder in folders:
+            snapshot(folder)
+        one, two = (build(folder, seed) for seed, folder in enumerate(folders, 1))
+        alone = sorted(files(one) ^ files(two))
+        both = sorted(files(one) & files(two))
+        _, differ, unread = filecmp.cmpfiles(one, two, both, shallow=False)
+    for name in alone:
+        print(f"{name}: only one build has it")
+    for name in differ + unread:
+        print(f"{name}: differs")
+    wrong = len(alone) + len(differ) + len(unread)
+    print(f"{len(both)} files in both builds, {wrong or 'none'} that differ")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
