@@ -36,7 +36,7 @@ def export_onnx(
             ``model(x, sigma)``. It is exported as in evaluation; its own state is left as it was.
         path: ends in ``.onnx``; its folder is made if missing.
         sigma: a noise level to fix in the graph, 80 for one-step samples.
-        shape: of one sample; what :func:`cdedu.load` read from the checkpoint by default.
+        shape: of one sample; what :func:`~cdedu.checkpoints.load` read from the checkpoint by default.
         classes: number of labels, 0 for none; by default as in the checkpoint.
 
     Returns:
