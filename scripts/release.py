@@ -11,10 +11,12 @@ import io
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 import yaml
@@ -50,6 +52,14 @@ def published() -> str:
     return f"https://{owner}.github.io/{name}" + (f"/{version}" if version else "")
 
 
+def pages(entry: dict[str, Any]) -> Iterator[str]:
+    """Every page of the table of contents, in order."""
+    if page := entry.get("file", entry.get("root")):
+        yield page
+    for below in (*entry.get("parts", ()), *entry.get("chapters", ()), *entry.get("sections", ())):
+        yield from pages(below)
+
+
 def write_pdf(path: Path, html: Path) -> None:
     """Every page of the table of contents, printed by Chromium, one after the other, with a bookmark each."""
     from playwright.sync_api import sync_playwright
@@ -58,8 +68,6 @@ def write_pdf(path: Path, html: Path) -> None:
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         sys.exit("release: there is no Chromium on this machine (apt-get install chromium)")
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
-    pages = [toc["root"], *(c["file"] for part in toc["parts"] for c in part["chapters"])]
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(html)))
     Thread(target=server.serve_forever, daemon=True).start()
     site = f"http://127.0.0.1:{server.server_address[1]}"
@@ -67,7 +75,7 @@ def write_pdf(path: Path, html: Path) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         tab = browser.new_page(color_scheme="light")
-        for page in pages:
+        for page in pages(yaml.safe_load((ROOT / "_toc.yml").read_text())):
             answer = tab.goto(f"{site}/{page}.html", wait_until="load")
             if answer is None or not answer.ok:
                 sys.exit(f"release: {page}.html is not in the built book; run `make book` first")

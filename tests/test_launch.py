@@ -8,6 +8,7 @@ from typing import Any
 import book_launch
 import nbformat
 import pytest
+import release
 import yaml
 from bs4 import BeautifulSoup
 from conftest import ROOT
@@ -17,8 +18,7 @@ from sphinx.errors import ConfigError
 from sphinx.util.docutils import docutils_namespace
 
 OURS = "/".join(yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"].split("/")[-2:])
-TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
-PAGES = [entry["file"] for part in TOC["parts"] for entry in part["chapters"]]
+PAGES = release.pages(yaml.safe_load((ROOT / "_toc.yml").read_text()))
 NOTEBOOKS = [page for page in PAGES if (ROOT / f"{page}.ipynb").is_file()]
 ALL = sorted(p for d in ("book", "exercises") for p in (ROOT / d).rglob("*.ipynb") if "_build" not in p.parts)
 CELL = "# Set-up\nimport subprocess\nsubprocess.run(['pip', 'install', 'git+https://github.com/cdedu/cdedu'])"
