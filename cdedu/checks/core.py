@@ -59,7 +59,7 @@ class Exercise:
     """Names that the notebook must define."""
     hints: tuple[str, ...]
     test: Callable[..., str | None]
-    """test(*answers, generator): returns a remark for a right answer, or None; raises :class:`Wrong`."""
+    """Takes the answers and a generator; returns a remark on a right answer, or None, and raises ``Wrong`` for others."""
 
     @property
     def points(self) -> int:
