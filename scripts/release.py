@@ -81,8 +81,9 @@ def write_pdf(path: Path, html: Path) -> None:
                 sys.exit(f"release: {page}.html is not in the built book; run `make book` first")
             tab.evaluate("() => window.MathJax?.startup?.promise")
             tab.evaluate(OUTWARD, [site, published()])
+            tab.add_style_tag(content="pre { white-space: pre-wrap !important; }")  # paper does not scroll
             margin = dict.fromkeys(("top", "bottom", "left", "right"), "18mm")
-            printed = tab.pdf(format="A4", margin=margin, print_background=True)
+            printed = tab.pdf(format="A4", margin=margin, print_background=True, scale=0.75)
             book.append(
                 io.BytesIO(printed), outline_item=tab.locator("article h1").first.inner_text().rstrip("#")
             )
