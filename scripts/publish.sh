@@ -16,7 +16,7 @@ trap 'rm -rf "$scratch"' EXIT
 export GIT_DIR
 
 export GIT_INDEX_FILE=$scratch/book
-(cd "$html" && git --work-tree=. add --all --force .)
+(cd "$html" && git --work-tree=. add --all --force . && git update-index --force-remove .buildinfo)
 book=$(git write-tree)
 
 export GIT_INDEX_FILE=$scratch/published

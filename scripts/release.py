@@ -32,7 +32,7 @@ OUTWARD = """([site, book]) => { for (const a of document.querySelectorAll('a[hr
 def write_zip(path: Path, html: Path) -> None:
     """Every file of the book, in order, without a date."""
     with ZipFile(path.with_suffix(".tmp"), "w") as archive:
-        for file in sorted(p for p in html.rglob("*") if p.is_file()):
+        for file in sorted(p for p in html.rglob("*") if p.is_file() and p.name != ".buildinfo"):
             entry = ZipInfo(f"{NAME}/{file.relative_to(html).as_posix()}")
             entry.compress_type, entry.external_attr = ZIP_DEFLATED, 0o644 << 16
             archive.writestr(entry, file.read_bytes())

@@ -35,7 +35,8 @@ def build(folder: Path, seed: int) -> Path:
 
 
 def files(folder: Path) -> set[str]:
-    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    """Every file of the book. `.buildinfo` is Sphinx's note on its own settings, paths among them; it is not published."""
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} - {".buildinfo"}
 
 
 def main() -> int:

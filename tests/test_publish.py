@@ -50,7 +50,11 @@ def publish(clone: Path, pages: dict[str, str], *version: str) -> set[str]:
 
 
 def test_a_release_stays_and_a_removed_page_goes(clone: Path) -> None:
-    assert publish(clone, {"index.html": "1", "old.html": "1"}) == {".nojekyll", "index.html", "old.html"}
+    assert publish(clone, {"index.html": "1", "old.html": "1", ".buildinfo": "1"}) == {
+        ".nojekyll",
+        "index.html",
+        "old.html",
+    }
     release = {"v1.0/index.html", "v1.0/a.html", "v1.0/b/v1.0/c.html"}
     pages = {"index.html": "r", "a.html": "r", "b/v1.0/c.html": "r"}
     assert publish(clone, pages, "v1.0") == {".nojekyll", "index.html", "old.html"} | release
@@ -155,7 +159,7 @@ def test_actionlint_finds_nothing() -> None:
 def test_the_zip_of_a_book_is_the_same_every_time(tmp_path: Path) -> None:
     html = tmp_path / "html"
     (html / "a").mkdir(parents=True)
-    for name in ("index.html", "a/b.html"):
+    for name in ("index.html", "a/b.html", ".buildinfo"):
         (html / name).write_text(name)
     release.write_zip(tmp_path / "one.zip", html)
     (html / "index.html").touch()
