@@ -40,6 +40,11 @@ def _(denoise_weighted: object, g: Generator) -> str:
         {
             "unweighted": (mean(log_odds.softmax(1)), "It gives all points the same weight. A point that occurs twice counts twice."),
             "no normalisation": (mean(weights * likelihood), "The weights of a row do not sum to 1: divide by their sum."),
+            "normalised too early": (mean(log_odds.softmax(1) * weights), "Multiply by `weights` first and divide by the sum of the row after it."),
+            "whole batch": (
+                mean(weights * likelihood / (weights * likelihood).sum()),
+                "It divides by the sum over the whole batch. Each row must sum to 1 by itself: `.sum(1, keepdim=True)`.",
+            ),
             "sigma not squared": (
                 mean((-(torch.cdist(x, points) ** 2) / (2 * sigma) + weights.log()).softmax(1)),
                 "The distance is divided by 2σ where the Gaussian has 2σ².",
@@ -79,10 +84,9 @@ def _(sigma_double: object, g: Generator) -> str:
         number(sigma_double),
         0.75**0.5,
         {
-            "added": (0.5, "You added standard deviations. With independent noise, variances add: 0.5² + 0.5² gives 0.71, not 1."),
+            "too narrow": (0.5, "With σ = 0.5 the variance is 0.25 + 0.25 and the width only 0.71. Twice the width is four times the variance."),
             "data forgotten": (1.0, "σ = 1 alone has width 1 already; the data add their own."),
             "variance": (0.75, "0.75 is σ². The noise level is its root."),
-            "doubled variance": (0.3535, "The *variance* may not be doubled, the standard deviation is: the variance grows fourfold."),
             "ratio": (2.0, "σ is a noise level in the units of the data, no ratio: what is 0.5² + 2²?"),
         },
         tolerance=0.03,
@@ -99,7 +103,7 @@ def _(sigma_double: object, g: Generator) -> str:
     answers=("settled_loss",),
     hints=(
         "The loss of the best denoiser is what cannot be known: the variance of x₀ once x has been seen.",
-        "For one Gaussian the chapter has it in a formula, beside equation “posterior variance”: v = s²σ² / (s² + σ²).",
+        "For one Gaussian the chapter has it where it speaks of the floor: v = s²σ² / (s² + σ²).",
         "s² = 0.09, σ² = 0.16, and their sum is 0.25.",
     ),
 )
@@ -111,12 +115,15 @@ def _(settled_loss: object, g: Generator) -> str:
             "zero": (0.0, "Zero would mean that x₀ can be told from x. Several x₀ give the same x; only their mean can be named."),
             "x alone": (0.16, "σ² is the loss of leaving x as it is. The best denoiser draws x towards the mean and does better."),
             "mean alone": (0.09, "s² is the loss of answering 0 whatever is seen. The best denoiser also looks at x."),
+            "variance of x": (0.25, "0.25 = s² + σ² is the variance of x. Wanted is what is left of the variance of x₀ once x has been seen."),
+            "variance of the guess": (0.0324, "That is the variance of the best guess. What is left over of s² is wanted."),
+            "weight": (0.36, "s² / (s² + σ²) is the factor w of the best guess w x, not its loss."),
             "root": (0.24, "That is the root of the loss: the size of a typical error, not its mean square."),
             "noise only": (0.36**2 * 0.16, "That is the noise left in the guess. The guess is also drawn away from x₀, towards the mean."),
             "shrinking only": (0.64**2 * 0.09, "That is what drawing x₀ towards the mean costs. Some noise is left in the guess as well."),
             "weighted": (1.0, "The loss here has no weight λ."),
         },
-        tolerance=0.05,
+        tolerance=0.015,
     )  # fmt: skip
     return "Its root is 0.24: better than 0.3, the mean alone, and than 0.4, x alone, and far from zero."
 
@@ -158,6 +165,7 @@ def _(denoise_stretched: object, g: Generator) -> str:
                 "σ² / (s² + σ²) is the weight of the mean. What multiplies x − mean is s² / (s² + σ²).",
             ),
             "mean not subtracted": (guess(shrink, axes, axes.T, 0 * mean), "Shrink x − mean, not x."),
+            "mean turned": ((mean + shrink * ((x - mean) @ axes)) @ axes.T, "The mean is turned as well. Turn back first, then add it."),
             "mean not added": (truth - mean, "It is a distance from the mean: add `mean` at the end."),
             "one width": (
                 guess((stds**2).mean() / ((stds**2).mean() + sigma**2), axes, axes.T),

@@ -42,6 +42,18 @@ def _(x, sigma, points, weights):
     return (weights - torch.cdist(x, points) ** 2 / (2 * sigma**2)).softmax(1) @ points
 
 
+@wrong("noise-weights", "normalised too early")
+def _(x, sigma, points, weights):
+    p = (-(torch.cdist(x, points) ** 2) / (2 * sigma**2)).softmax(1)
+    return (p * weights) @ points
+
+
+@wrong("noise-weights", "whole batch")
+def _(x, sigma, points, weights):
+    p = weights * (-(torch.cdist(x, points) ** 2) / (2 * sigma**2)).exp()
+    return p / p.sum() @ points
+
+
 @wrong("noise-weights", "nearest")
 def _(x, sigma, points, weights):
     return points[torch.cdist(x, points).argmin(1)]
@@ -60,10 +72,10 @@ def _(x, sigma, points, weights):
 
 right("noise-double", sigma_double=torch.tensor(3.0).sqrt() / 2)
 right("noise-double", sigma_double=0.87)
-wrong("noise-double", "added", sigma_double=0.5)
+wrong("noise-double", "too narrow", sigma_double=0.5)
 wrong("noise-double", "data forgotten", sigma_double=1)
 wrong("noise-double", "variance", sigma_double=0.75)
-wrong("noise-double", "doubled variance", sigma_double=0.125**0.5)
+wrong("noise-double", "too low", sigma_double=0.43)
 wrong("noise-double", "ratio", sigma_double=2.0)
 
 right("noise-floor", settled_loss=torch.tensor(0.058))
@@ -72,6 +84,9 @@ wrong("noise-floor", "zero", settled_loss=0)
 wrong("noise-floor", "x alone", settled_loss=0.4**2)
 wrong("noise-floor", "mean alone", settled_loss=0.09)
 wrong("noise-floor", "root", settled_loss=0.24)
+wrong("noise-floor", "variance of x", settled_loss=0.25)
+wrong("noise-floor", "variance of the guess", settled_loss=0.0324)
+wrong("noise-floor", "weight", settled_loss=0.36)
 wrong("noise-floor", "noise only", settled_loss=0.021)
 wrong("noise-floor", "shrinking only", settled_loss=0.037)
 wrong("noise-floor", "weighted", settled_loss=1.0)
@@ -96,6 +111,11 @@ def direction_by_direction(x, sigma, mean, stds, axes):
 @wrong("noise-stretched", "wrong turn")
 def _(x, sigma, mean, stds, axes):
     return mean + (stds**2 / (stds**2 + sigma**2) * ((x - mean) @ axes.T)) @ axes
+
+
+@wrong("noise-stretched", "mean turned")
+def _(x, sigma, mean, stds, axes):
+    return (mean + stds**2 / (stds**2 + sigma**2) * ((x - mean) @ axes)) @ axes.T
 
 
 @wrong("noise-stretched", "not turned back")
