@@ -45,6 +45,7 @@ def _(calls_pairs: object, calls_progressive: object, calls_consistency: object,
         12_000_000,
         {
             "progressive: one round": (4_000_000, "Progressive: that is one round. From 40 steps to 5 there are three."),
+            "progressive: two rounds": (8_000_000, "Progressive: that is two rounds. 40 → 20 → 10 → 5 has three."),
             "progressive: one call": (6_000_000, "Progressive: the target follows the teacher for two steps, so an example costs two calls."),
             "progressive: four rounds": (16_000_000, "Progressive: 40, 20, 10, 5 are four numbers of steps, with three rounds between them."),
             "progressive: whole walks": (
@@ -110,6 +111,10 @@ def _(soft_loss: object, g: Generator) -> str:
                 "This is the Kullback-Leibler divergence: the cross-entropy less that of the perfect student. It trains the same student, but "
                 "the exercise asks for the cross-entropy.",
             ),
+            "softmax twice": (
+                cross(p, (scores / t).softmax(1).log_softmax(1)),
+                "The student goes through the softmax twice: `F.cross_entropy` and `log_softmax` want scores, not probabilities.",
+            ),
             "sign": (-cross(p, log_q), "The sign is missing: logarithms of probabilities are negative, the loss is not."),
             "squared temperature": (t**2 * cross(p, log_q), "There is a factor temperature² too many. Some authors add it; the chapter's loss has none."),
             "mean over classes": (cross(p, log_q) / 4, "It takes the mean over the classes. A cross-entropy is a sum over them."),
@@ -153,6 +158,10 @@ def _(walk_target: object, g: Generator) -> str:
         guess(y),
         {
             "end": (y, "It returns the end of the walk. That point is still noisy; the guess lies further along the line."),
+            "last guess": (
+                teacher(y, levels[-1]),
+                "It is the teacher's guess at the end of the walk. Wanted is the point on the line from x through that end.",
+            ),
             "first guess": (teacher(x, levels[0]), "It is the teacher's guess at the start. The walk bends away from it."),
             "two steps": (
                 two_step_target(teacher, x, *levels[:3]),
@@ -200,6 +209,7 @@ def _(student_width: object, g: Generator) -> str:
             "data": (0.5, "0.5 is the width of the data. They only choose the questions; the answers are the teacher's, errors of its walk included."),
             "one step of the teacher": (0.003, "That is the first teacher in one step. The student was trained to do the work of eight in one."),
             "two steps of the teacher": (0.17, "That is the first teacher in two steps. The last student learned from the second student, which is better than that."),
+            "four steps of the teacher": (0.20, "That is the first teacher in four steps. The first student also takes four, but each does the work of two."),
             "each round again": (0.5 * 0.666**3, "You let each round shrink the samples anew. A perfect student adds no error of its own."),
             "half way": (0.417, "Halfway between teacher and data? A perfect student repeats its teacher and knows nothing else."),
         },

@@ -13,6 +13,7 @@ wrong("distil-calls", "pairs: every use", calls_pairs=80_000_000)
 wrong("distil-calls", "pairs: two calls a step", calls_pairs=800_000)
 wrong("distil-calls", "pairs: walks not counted", calls_pairs=10_000)
 wrong("distil-calls", "progressive: one round", calls_progressive=4_000_000)
+wrong("distil-calls", "progressive: two rounds", calls_progressive=8_000_000)
 wrong("distil-calls", "progressive: one call", calls_progressive=6_000_000)
 wrong("distil-calls", "progressive: four rounds", calls_progressive=16_000_000)
 wrong("distil-calls", "progressive: whole walks", calls_progressive=140_000_000)
@@ -76,6 +77,12 @@ def _(scores, teacher_scores, temperature):
     return F.kl_div(log_q, p, reduction="none").sum(1)
 
 
+@wrong("distil-temperature", "softmax twice")
+def _(scores, teacher_scores, temperature):
+    p, q = (teacher_scores / temperature).softmax(1), (scores / temperature).softmax(1)
+    return F.cross_entropy(q, p, reduction="none")
+
+
 @wrong("distil-temperature", "sign")
 def _(scores, teacher_scores, temperature):
     return ((teacher_scores / temperature).softmax(1) * (scores / temperature).log_softmax(1)).sum(1)
@@ -114,6 +121,11 @@ def without_the_package(teacher, x, sigmas):
 @wrong("distil-steps", "end")
 def _(teacher, x, sigmas):
     return landing(teacher, x, sigmas)
+
+
+@wrong("distil-steps", "last guess")
+def _(teacher, x, sigmas):
+    return teacher(landing(teacher, x, sigmas), sigmas[-1])
 
 
 @wrong("distil-steps", "first guess")
@@ -157,6 +169,7 @@ right("distil-inherit", student_width=torch.tensor(0.33))
 wrong("distil-inherit", "data", student_width=0.5)
 wrong("distil-inherit", "one step of the teacher", student_width=0.003)
 wrong("distil-inherit", "two steps of the teacher", student_width=0.17)
+wrong("distil-inherit", "four steps of the teacher", student_width=0.2)
 wrong("distil-inherit", "each round again", student_width=0.15)
 wrong("distil-inherit", "half way", student_width=0.415)
 wrong("distil-inherit", "too low", student_width=0.25)
