@@ -51,7 +51,7 @@ def _(unnoticed: object, kept: object, g: Generator) -> str:
         3,
         {
             "target counted": (4, "kept: with μ = 0 the target is the student, with its gradient stopped. It needs no weights of its own."),
-            "average forgotten": (2, "kept: two are enough for the loss. But the sampling average must be kept as well: it is what generates in the end."),
+            "one forgotten": (2, "kept: two are too few. The loss needs teacher and student, and the sampling average generates in the end."),
             "teacher forgotten": (1, "kept: the teacher takes a step for every example, so it must be there during training, and a student is not what generates."),
         },
         tolerance=0.01,
@@ -271,4 +271,4 @@ def _(check_loss: object, g: Generator) -> str:
             ),
         },
     )  # fmt: skip
-    return "Four assertions of this kind cost milliseconds and see what the loss itself does not show."
+    return "Assertions like these cost milliseconds and see what the loss itself does not show."

@@ -12,7 +12,7 @@ wrong("consistency-roles", "c", unnoticed="c")
 wrong("consistency-roles", "e", unnoticed="e")
 wrong("consistency-roles", "type", unnoticed="the target")
 wrong("consistency-roles", "target counted", kept=4)
-wrong("consistency-roles", "average forgotten", kept=2)
+wrong("consistency-roles", "one forgotten", kept=2)
 wrong("consistency-roles", "teacher forgotten", kept=1)
 
 
