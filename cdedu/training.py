@@ -15,7 +15,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -162,6 +162,8 @@ def distill(
     teacher: Denoiser,
     data: Dataset | None = None,
     *,
+    student: nn.Module | None = None,
+    guidance: tuple[float, float] | None = None,
     device: str | torch.device = "cpu",
     resume: Resume | None = None,
     start: nn.Module | None = None,
@@ -170,27 +172,25 @@ def distill(
     """Distil a consistency student from a teacher (the paper's algorithm 2); yields after every step.
 
     Args:
-        recipe: its ``student`` part and its noise range.
+        recipe: its ``student`` part and its noise range, which is narrowed to what the teacher knows (:func:`within`).
         teacher: a :class:`~cdedu.teacher.Teacher`, whose network the student starts from, or any denoiser that is a module;
             from a plain function the student starts at random weights.
+        student: what is trained, in place of the student that the teacher suggests.
+        guidance: lowest and highest guidance weight; one is drawn for each sample, evenly, and given to teacher and student as
+            ``guidance=`` (see :mod:`cdedu.guidance`).
         data, device, resume, start, runtime: as in :func:`train_teacher`.
 
     Raises:
         FloatingPointError: when the loss stops being a number; the state yielded last is the last good one.
     """
     stage, data, runtime = recipe.student, data or load_data(recipe.data), runtime or Runtime(device)
-    student: nn.Module
-    if isinstance(teacher, Teacher):
-        student = ConsistencyModel.from_teacher(teacher, recipe.sigma_min)
-    elif isinstance(teacher, nn.Module):
-        student = DenoiserStudent(copy.deepcopy(teacher).requires_grad_(True), recipe.sigma_min)
-    else:
-        student = _new_student(recipe, data)
+    recipe = within(recipe, teacher)
+    student = student or _student_of(teacher, recipe, data)
     state = _student_state(recipe, student, runtime, resume, start)
     if isinstance(teacher, nn.Module):
         teacher = runtime.freeze(teacher)
     model, target = runtime.prepare(student), state.target
-    sampler = _Sampler(recipe, "student", stage.batch, data, runtime)
+    sampler = _Sampler(recipe, "student", stage.batch, data, runtime, guidance)
 
     sigmas = recipe.sigmas().to(runtime.device)
     solver = solvers.heun_step if stage.solver == "heun" else solvers.euler_step
@@ -254,7 +254,7 @@ def train_consistency(
             f"recipe {recipe.name!r}: student.points = {stage.points} is the last N of consistency training and must be "
             f"above the first, s0 = {s0}"
         )
-    student = _new_student(recipe, data)
+    student = new_student(recipe, data)
     state = _student_state(recipe, student, runtime, resume, start)
     model, target = runtime.prepare(student), state.target
     sampler = _Sampler(recipe, "student", stage.batch, data, runtime)
@@ -280,7 +280,26 @@ _LEVELS = LogNormal(-1.1, 2.0)
 """The noise levels of iCT and of easy consistency tuning."""
 
 
-def _new_student(recipe: Recipe, data: Dataset) -> ConsistencyModel:
+def within(recipe: Recipe, denoiser: Any) -> Recipe:
+    """The recipe with its noise range narrowed to that of a denoiser which has one (``sigma_min``, ``sigma_max``).
+
+    A DDPM knows nothing below σ = .01, and its own greatest σ may lie below the recipe's.
+    """
+    low = max(recipe.sigma_min, float(getattr(denoiser, "sigma_min", 0.0)))
+    high = min(recipe.sigma_max, float(getattr(denoiser, "sigma_max", math.inf)))
+    return replace(recipe, sigma_min=low, sigma_max=high)
+
+
+def _student_of(teacher: Denoiser, recipe: Recipe, data: Dataset) -> nn.Module:
+    """The student that a teacher suggests: a copy of its network where it has one."""
+    if isinstance(teacher, Teacher):
+        return ConsistencyModel.from_teacher(teacher, recipe.sigma_min)
+    if isinstance(teacher, nn.Module):
+        return DenoiserStudent(copy.deepcopy(teacher).requires_grad_(True), recipe.sigma_min)
+    return new_student(recipe, data)
+
+
+def new_student(recipe: Recipe, data: Dataset) -> ConsistencyModel:
     """A student with random weights, which the recipe's seed decides."""
     with _seeded(recipe.seed, "network"):
         network = recipe.network.build(tuple(data.train.shape[1:]))
@@ -377,8 +396,16 @@ class _Sampler:
     recipe's seed, the role, the step and the place of its first sample. A process draws the blocks that it needs, on its device.
     """
 
-    def __init__(self, recipe: Recipe, role: str, batch: int, data: Dataset, runtime: Runtime) -> None:
-        self.recipe, self.role, self.device = recipe, role, runtime.device
+    def __init__(
+        self,
+        recipe: Recipe,
+        role: str,
+        batch: int,
+        data: Dataset,
+        runtime: Runtime,
+        guidance: tuple[float, float] | None = None,
+    ) -> None:
+        self.recipe, self.role, self.device, self.guidance = recipe, role, runtime.device, guidance
         self.block = min(recipe.block or batch, batch)
         self.mine, rest = divmod(batch, runtime.world)
         if rest or self.mine % self.block:
@@ -404,8 +431,8 @@ class _Sampler:
     def draw(
         self, step: int, part: range, level: Callable[[int, torch.Generator], Tensor]
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-        """x0, noise levels (or steps of the grid) by ``level``, noise, and labels, for one part of a batch."""
-        x0, levels, noise, labels = [], [], [], []
+        """x0, noise levels (or steps of the grid) by ``level``, noise, and condition, for one part of a batch."""
+        x0, levels, noise, labels, weights = [], [], [], [], []
         for start in range(part.start, part.stop, self.block):
             generator = torch.Generator(self.device).manual_seed(_seed(*self.key(step, start)))
             which = torch.randint(len(self.train), (self.block,), generator=generator, device=self.device)
@@ -418,7 +445,12 @@ class _Sampler:
             noise.append(torch.randn(x.shape, generator=generator, device=self.device))
             if self.labels is not None:
                 labels.append(self.labels[which])
-        cond = {"labels": torch.cat(labels)} if labels else {}
+            if self.guidance is not None:
+                low, high = self.guidance
+                share = torch.rand(self.block, generator=generator, device=self.device)
+                weights.append(low + (high - low) * share)
+        parts = {"labels": labels, "guidance": weights}
+        cond = {name: torch.cat(part) for name, part in parts.items() if part}
         return torch.cat(x0), torch.cat(levels), torch.cat(noise), cond
 
 

@@ -1,8 +1,91 @@
 """Between this package and other people's formats: models out, teachers in. One file for each format.
 
-:func:`~cdedu.pretrained.onnx.export_onnx` writes a denoiser as one ONNX graph.
+:func:`load_teacher` makes a denoiser in σ of any of them; :func:`~cdedu.pretrained.pipeline.export_pipeline` writes a student as a
+diffusers pipeline; :func:`~cdedu.pretrained.onnx.export_onnx` writes a denoiser as one ONNX graph.
 """
 
-from cdedu.pretrained.onnx import export_onnx
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-__all__ = ["export_onnx"]
+from cdedu import checkpoints
+from cdedu.pretrained.diffusers import DiffusersDenoiser, load_diffusers
+from cdedu.pretrained.onnx import export_onnx
+from cdedu.pretrained.pipeline import export_pipeline
+
+__all__ = ["DiffusersDenoiser", "export_onnx", "export_pipeline", "load_diffusers", "load_teacher", "locate"]
+
+
+def load_teacher(source: str | Path | Callable[..., Any]) -> Any:
+    """A denoiser in σ from wherever it comes, in evaluation mode. Nothing in a file is executed.
+
+    Args:
+        source: one of
+
+            - a checkpoint of this package: a ``.safetensors`` file, or a name such as ``digits-teacher``;
+            - a pickle published with EDM (``.pkl``);
+            - a folder saved by diffusers: a DDPM, or a consistency model, which comes back as the student that it is;
+            - ``owner/name`` on the Hugging Face hub, whose client resumes downloads and checks their hashes;
+            - an ``https://`` address of a file, or of a model on the hub; ``#sha256=...`` at its end has the file checked;
+            - any callable ``D(x, sigma, **cond)``, which is returned as it is.
+
+    Raises:
+        FileNotFoundError: if there is nothing by that name.
+        ValueError: for a file or folder of another kind, or a damaged one.
+        OSError: if a download fails.
+    """
+    if callable(source):
+        return source
+    path = locate(source)
+    if path.is_dir():
+        return load_diffusers(path)
+    if path.suffix == ".safetensors":
+        return checkpoints.load(path)
+    from cdedu.pretrained.edm import is_edm, load_edm
+
+    if is_edm(path):
+        return load_edm(path)
+    raise ValueError(
+        f"{path} is not a checkpoint: neither of this package (.safetensors) nor of EDM (.pkl), nor a folder of diffusers"
+    )
+
+
+def locate(source: str | Path) -> Path:
+    """The file or folder behind a path, a name or an address; downloads what is elsewhere.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: as :func:`load_teacher`.
+    """
+    path, name = Path(source), str(source)
+    if path.exists():
+        return path
+    hub = re.fullmatch(r"(?:https://huggingface\.co/)?([\w-][\w.-]*/[\w-][\w.-]*?)(?:/tree/main)?/?", name)
+    if hub and path.suffix not in (".safetensors", ".pkl"):
+        return _from_hub(hub.group(1))
+    if name.startswith("https://"):
+        from cdedu.images import CACHE, download
+
+        address, _, digest = name.partition("#sha256=")
+        place = hashlib.sha256(name.encode()).hexdigest()[:12]
+        return download(address, CACHE / place / address.rsplit("/", 1)[-1], digest or None)
+    if "/" in name or path.suffix:
+        raise FileNotFoundError(f"there is no checkpoint {name}")
+    return checkpoints.shipped(name)
+
+
+def _from_hub(name: str) -> Path:
+    """A model on the hub: its configuration and weights, the older kind of weights only where there are no safetensors."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+        if not any(folder.rglob("*.safetensors")):
+            snapshot_download(name, allow_patterns=["*.bin"])
+        return folder
+    except Exception as error:  # the hub's client has many kinds
+        reason = str(error).strip().splitlines()[0]
+        raise OSError(
+            f"there is no folder {name}, and the model of that name cannot be had from the Hugging Face hub: {reason}"
+        ) from None

@@ -1,0 +1,155 @@
+r"""Guidance: a denoiser that follows its condition more closely than the data do, at the price of variety.
+
+Both kinds change the score by a multiple of :math:`\nabla_x \ln p(y \mid x)`, and by Tweedie's formula
+:math:`D = x + \sigma^2\,\nabla_x \ln p_\sigma(x)` a change of the score is a change of the denoiser. What comes out is again a
+denoiser, so everything that takes one takes it: samplers, and distillation, which saves a guided teacher's second call.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cdedu.data import Dataset
+from cdedu.networks import UNet
+from cdedu.noise import sigma_like
+from cdedu.teacher import Denoiser
+
+Weight = float | Tensor
+
+
+class GuidedDenoiser(nn.Module):
+    r"""Classifier-free guidance: one denoiser, called with the label and with the null label.
+
+    .. math:: D_w(x, \sigma, y) = D(x, \sigma, \varnothing) + w\,\big(D(x, \sigma, y) - D(x, \sigma, \varnothing)\big)
+
+    w = 0 ignores the label, w = 1 is the conditional denoiser, w > 1 guides. This w is diffusers' ``guidance_scale`` and the
+    :math:`1 + w` of Ho & Salimans. Both calls are made as one, of twice the batch.
+
+    Args:
+        denoiser: ``D(x, sigma, labels=...)``, which has seen the null label in training.
+        weight: w, a number; or None, and then every call must say it: ``guidance=``, a number or (B,).
+        null: the null label; by convention the last one, after the classes.
+
+    Source: Ho & Salimans 2022, eq. 6.
+    """
+
+    def __init__(self, denoiser: Denoiser, weight: float | None, null: int) -> None:
+        super().__init__()
+        self.denoiser, self.weight, self.null = denoiser, weight, null
+        for name in (
+            "sigma_min",
+            "sigma_max",
+        ):  # a guided denoiser knows the noise levels that its denoiser knows
+            if hasattr(denoiser, name):
+                setattr(self, name, getattr(denoiser, name))
+
+    def forward(
+        self, x: Tensor, sigma: float | Tensor, *, labels: Tensor, guidance: Weight | None = None
+    ) -> Tensor:
+        w = _weight(self.weight if guidance is None else guidance, x)
+        twice = sigma.repeat(2) if isinstance(sigma, Tensor) and sigma.ndim else sigma
+        both = torch.cat([torch.full_like(labels, self.null), labels])
+        without, with_label = self.denoiser(torch.cat([x, x]), twice, labels=both).chunk(2)
+        return (without + w * (with_label - without)).to(x.dtype)
+
+
+class ClassifierGuidedDenoiser(nn.Module):
+    r"""Classifier guidance: a denoiser that knows no labels, pushed by a classifier that knows noise.
+
+    .. math:: D_w(x, \sigma, y) = D(x, \sigma) + w\,\sigma^2\,\nabla_x \ln p(y \mid x, \sigma)
+
+    w = 0 ignores the label, w = 1 is the conditional denoiser if both are exact, w > 1 guides.
+
+    Args:
+        denoiser: ``D(x, sigma)``.
+        classifier: ``classifier(x, sigma)`` → logits (B, K), for *noisy* x.
+        weight: as in :class:`GuidedDenoiser`.
+
+    Source: Dhariwal & Nichol 2021, section 4.
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, classifier: Callable[[Tensor, float | Tensor], Tensor], weight: float | None
+    ) -> None:
+        super().__init__()
+        self.denoiser, self.classifier, self.weight = denoiser, classifier, weight
+        for name in ("sigma_min", "sigma_max"):
+            if hasattr(denoiser, name):
+                setattr(self, name, getattr(denoiser, name))
+
+    def forward(
+        self, x: Tensor, sigma: float | Tensor, *, labels: Tensor, guidance: Weight | None = None, **cond: Any
+    ) -> Tensor:
+        w, s = _weight(self.weight if guidance is None else guidance, x), sigma_like(sigma, x)
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_(True)
+            chosen = self.classifier(leaf, sigma).log_softmax(-1).gather(1, labels[:, None]).sum()
+            (gradient,) = torch.autograd.grad(chosen, leaf)
+        return (self.denoiser(x, sigma, **cond) + w * s**2 * gradient).to(x.dtype)
+
+
+def _weight(weight: Weight | None, x: Tensor) -> Tensor:
+    """w as a tensor that broadcasts over x."""
+    if weight is None:
+        raise ValueError("guidance: no weight was fixed, so each call must give one: guidance=2.0")
+    w = torch.as_tensor(weight, dtype=torch.float32, device=x.device)
+    if w.ndim and w.shape != x.shape[:1]:
+        raise ValueError(f"guidance has shape {tuple(w.shape)}; give a number or ({len(x)},)")
+    return w.reshape(-1, *[1] * (x.ndim - 1)) if w.ndim else w
+
+
+class WeightedUNet(UNet):
+    """A labelled UNet that takes the guidance weight as one more input: the student of a teacher guided at every w.
+
+    The weight is embedded and added to the label's embedding. It starts without effect, so the student starts as the network
+    that it is made from.
+
+    Args:
+        network: a UNet with labels, whose weights are copied.
+    """
+
+    def __init__(self, network: UNet) -> None:
+        super().__init__(copy.deepcopy(network.net).requires_grad_(True))
+        if getattr(self.net, "class_embedding", None) is None:
+            raise ValueError(
+                "WeightedUNet: the network takes no labels, so there is nothing to guide it towards"
+            )
+        self.weight = nn.Linear(16, self.net.class_embedding.embedding_dim, bias=False)  # type: ignore[union-attr,arg-type]
+        nn.init.zeros_(self.weight.weight)
+        self.net.class_embedding = _Sum(self.net.class_embedding)  # type: ignore[arg-type]
+
+    def forward(
+        self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None, guidance: Weight | None = None
+    ) -> Tensor:
+        w = _weight(guidance, x).flatten().expand(len(x))
+        phase = w[:, None].clamp(min=0).log1p() * torch.arange(8, device=x.device)
+        embedded = self.weight(torch.cat([phase.cos(), phase.sin()], 1).to(x.dtype))
+        return super().forward(x, c_noise, (labels, embedded))  # type: ignore[arg-type]
+
+
+class _Sum(nn.Module):
+    """The embedding of the labels, plus one that comes with them."""
+
+    def __init__(self, embedding: nn.Module) -> None:
+        super().__init__()
+        self.embedding = embedding
+
+    def forward(self, labels_and_more: tuple[Tensor, Tensor]) -> Tensor:
+        labels, more = labels_and_more
+        return self.embedding(labels) + more
+
+
+def with_null_labels(data: Dataset, null: int, every: int = 10) -> Dataset:
+    """Data in which each sample stands ``every`` times, once with the null label: what a guided denoiser is trained on.
+
+    Drawing from it drops one label in ``every`` by chance. For small data: the copies take memory.
+    """
+    if data.train_labels is None:
+        raise ValueError(f"{data.name} has no labels, so none can be left out")
+    labels = data.train_labels.repeat(every)
+    labels[: len(data.train)] = null
+    return replace(data, train=data.train.repeat(every, *[1] * (data.train.ndim - 1)), train_labels=labels)

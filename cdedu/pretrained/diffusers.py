@@ -1,0 +1,182 @@
+r"""Diffusion models of the diffusers library as denoisers in σ: DDPM and its relatives as teachers, consistency models as students.
+
+Such a network lives on a *variance-preserving* scale (VP), in discrete time t = 0 … T−1. With :math:`\bar\alpha_t` the product of the
+schedule's :math:`1 - \beta` up to t, its input is
+
+.. math:: x^\text{VP}_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1 - \bar\alpha_t}\,z = \sqrt{\bar\alpha_t}\,(x_0 + \sigma_t z),
+          \qquad \sigma_t = \sqrt{\frac{1 - \bar\alpha_t}{\bar\alpha_t}}, \qquad \sqrt{\bar\alpha_t} = \frac{1}{\sqrt{1 + \sigma_t^2}},
+
+our noisy sample on another scale. Nothing else separates the two.
+"""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cdedu.networks import UNet
+from cdedu.noise import sigma_like
+from cdedu.student import ConsistencyModel
+
+PREDICTIONS = ("epsilon", "sample", "v_prediction")
+
+
+class DiffusersDenoiser(nn.Module):
+    r"""A UNet trained as DDPM, with any schedule, as a denoiser in σ.
+
+    With :math:`u` the network's answer to :math:`x / \sqrt{1 + \sigma^2}` at time t(σ), which is interpolated linearly in ln σ:
+
+    .. math::
+        D(x, \sigma) = x - \sigma u \ \ (\varepsilon\text{-prediction}), \qquad
+        D = u \ \ (x_0), \qquad
+        D = \frac{x}{1 + \sigma^2} - \frac{\sigma u}{\sqrt{1 + \sigma^2}} \ \ (v)
+
+    The guess is never clipped. Below ``sigma_min`` the network has seen nothing: it is asked at t = 0 there. Above ``sigma_max`` a
+    σ is refused (like all noise levels, where it is a number or a tensor on the CPU).
+
+    Args:
+        unet: a diffusers ``UNet2DModel``; further output channels than the image has (a learned variance) are left out.
+        alphas_cumprod: (T,) the schedule, :math:`\bar\alpha_t`, falling from near 1 to near 0 but not to 0.
+        prediction: what the network predicts: ``epsilon``, ``sample`` (x₀) or ``v_prediction``.
+
+    Source: Ho et al. 2020; Salimans & Ho 2022 (v); Karras et al. 2022, table 1, column VP.
+    """
+
+    def __init__(self, unet: nn.Module, alphas_cumprod: Tensor, prediction: str = "epsilon") -> None:
+        super().__init__()
+        if prediction not in PREDICTIONS:
+            raise ValueError(
+                f"prediction_type {prediction!r} is not a diffusion's; known are {', '.join(PREDICTIONS)}"
+            )
+        alphas = alphas_cumprod.double().cpu()
+        if not alphas[-1] > 0:
+            raise ValueError(
+                "the schedule ends without any signal (zero terminal SNR), where σ is infinite; "
+                "a denoiser in σ cannot start there"
+            )
+        sigmas = ((1 - alphas) / alphas).sqrt()
+        if not (len(sigmas) > 1 and sigmas[0] > 0 and (sigmas[1:] > sigmas[:-1]).all()):
+            raise ValueError("the schedule's noise must grow from each time to the next")
+        self.network, self.prediction = UNet(unet), prediction
+        self.sigma_min, self.sigma_max = float(sigmas[0]), float(sigmas[-1])
+        self.log_sigmas = sigmas.log()  # no buffer: it must stay in float64 when weights are cast
+
+    def time(self, sigma: Tensor) -> Tensor:
+        """t(σ), a float32 tensor of sigma's shape, between 0 and T − 1."""
+        if self.log_sigmas.device != sigma.device:
+            double = sigma.device.type != "mps"
+            self.log_sigmas = self.log_sigmas.to(sigma.device, torch.float64 if double else torch.float32)
+        known = self.log_sigmas
+        log_sigma = sigma.to(known.dtype).log()
+        i = torch.searchsorted(known, log_sigma.contiguous()).clamp(1, len(known) - 1)
+        low, high = known[i - 1], known[i]
+        return (i - 1 + (log_sigma - low) / (high - low)).clamp(0, len(known) - 1).float()
+
+    def forward(self, x: Tensor, sigma: float | Tensor, **cond: Any) -> Tensor:
+        s = sigma_like(sigma, x)
+        if (
+            s.device.type == "cpu"
+            and not torch.compiler.is_compiling()
+            and (s > self.sigma_max * 1.001).any()
+        ):
+            raise ValueError(
+                f"sigma = {s.max():g} lies above {self.sigma_max:g}, the greatest noise level that this teacher knows"
+            )
+        alpha = 1 / (1 + s**2).sqrt()
+        out = self.network((alpha * x).to(x.dtype), self.time(s).flatten().expand(len(x)), **cond)
+        out = out[:, : x.shape[1]]
+        if self.prediction == "epsilon":
+            out = x - s * out
+        elif self.prediction == "v_prediction":
+            out = alpha * (alpha * x - s * out)
+        return out.to(x.dtype)
+
+
+def load_diffusers(folder: str | Path) -> DiffusersDenoiser | ConsistencyModel:
+    """A pipeline saved by diffusers: a DDPM as a teacher, a consistency model as a student, in float32 and evaluation mode.
+
+    ``model.header`` holds the shape of a sample and the number of labels. Weights are read from safetensors files, or by
+    ``torch.load(weights_only=True)`` from older ones; nothing is executed.
+
+    Args:
+        folder: with ``unet/`` and ``scheduler/`` in it, as ``save_pretrained`` leaves it.
+
+    Raises:
+        FileNotFoundError: if files are missing.
+        ValueError: for a network that is no ``UNet2DModel``, or a scheduler that is no diffusion; flow matching is refused.
+    """
+    folder = Path(folder)
+    unet_folder = folder / "unet" if (folder / "unet").is_dir() else folder
+    unet_config = _read_json(unet_folder / "config.json")
+    scheduler_folder = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
+    config = _read_json(scheduler_folder / "scheduler_config.json")
+    if unet_config.get("_class_name") != "UNet2DModel":
+        raise ValueError(f"{folder}: the network is a {unet_config.get('_class_name')}, not a UNet2DModel")
+    if config.get("_class_name") == "CMStochasticIterativeScheduler":
+        unet = _read_unet(unet_folder)
+        model: DiffusersDenoiser | ConsistencyModel = ConsistencyModel(
+            UNet(unet), config["sigma_data"], config["sigma_min"], noise_scale=250.0
+        )
+        model.sigma_max = float(config["sigma_max"])  # type: ignore[assignment]
+    else:
+        alphas, prediction = _schedule(config, folder)
+        model = DiffusersDenoiser(_read_unet(unet_folder), alphas, prediction)
+    size = unet_config["sample_size"]
+    height, width = size if isinstance(size, list) else (size, size)
+    model.header = {  # type: ignore[assignment]
+        "shape": [unet_config["in_channels"], height, width],
+        "classes": unet_config.get("num_class_embeds") or 0,
+    }
+    return model.eval()
+
+
+def _schedule(config: dict[str, Any], folder: Path) -> tuple[Tensor, str]:
+    """The schedule and what the network predicts, if the scheduler is a diffusion in discrete time."""
+    import diffusers
+
+    name, prediction = str(config.get("_class_name")), config.get("prediction_type", "epsilon")
+    if "Flow" in name or "flow" in prediction or config.get("use_flow_sigmas"):
+        raise ValueError(
+            f"{folder}: {name} is flow matching, not a diffusion; its velocity has no noise level σ that this package knows"
+        )
+    if config.get("rescale_betas_zero_snr"):
+        raise ValueError(
+            f"{folder}: {name} ends without any signal (zero terminal SNR), where σ is infinite; "
+            "a denoiser in σ cannot start there"
+        )
+    known = [*diffusers.DDPMScheduler._compatibles, "DDIMInverseScheduler"]
+    if name not in known or config.get("timestep_type") == "continuous" or "beta_schedule" not in config:
+        raise ValueError(
+            f"{folder}: the scheduler {name} has no discrete schedule of β, as {', '.join(known[:3])} and so on have"
+        )
+    return getattr(diffusers, name).from_config(config).alphas_cumprod, prediction
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}; is {path.parent} a folder that diffusers saved?")
+    try:
+        return dict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def _read_unet(folder: Path) -> nn.Module:
+    """The UNet in float32, whatever precision its file has."""
+    from diffusers import UNet2DModel
+
+    half = [p.name for p in folder.glob("*.fp16.*")]
+    plain = [p for p in folder.glob("diffusion_pytorch_model*") if p.name not in half]
+    variant = "fp16" if half and not plain else None
+    try:
+        unet = UNet2DModel.from_pretrained(
+            folder, variant=variant, torch_dtype=torch.float32, low_cpu_mem_usage=False, local_files_only=True
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{folder} cannot be read: {str(error).splitlines()[0]}") from None
+    if variant:
+        warnings.warn(f"{folder} holds weights in half precision; they are used in float32", stacklevel=3)
+    return unet

@@ -1,0 +1,168 @@
+"""A consistency student as a diffusers pipeline: a folder that ``ConsistencyModelPipeline.from_pretrained`` loads."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from cdedu.networks import UNet
+from cdedu.recipes import Recipe
+from cdedu.student import ConsistencyModel
+
+NOISE_SCALE = 250.0
+"""The scheduler of diffusers gives its network 250 ln σ, and nothing else."""
+
+
+def export_pipeline(
+    student: nn.Module,
+    folder: str | Path,
+    *,
+    recipe: Recipe | None = None,
+    metrics: dict[str, Any] | None = None,
+    license: str | None = None,
+    push_to_hub: str | None = None,
+) -> Path:
+    """Write network, scheduler and a model card; diffusers samples from them what this package samples.
+
+    The images are equal because the scheduler is told not to clip (``clip_denoised=False``) and has the recipe's noise grid.
+
+    Args:
+        student: a :class:`~cdedu.student.ConsistencyModel` over a ``UNet2DModel``, with ``noise_scale=250``.
+        folder: new or empty.
+        recipe: for the grid and the card; by default the one in the student's checkpoint.
+        metrics: what was measured, for the card: name → number, or a record's ``metrics``.
+        license: of the weights, as the hub spells it (``apache-2.0``); the teacher's and the data's terms bind a student too.
+        push_to_hub: upload to this repository, ``owner/name``, once the folder is written.
+
+    Raises:
+        ValueError: for a student that a pipeline cannot hold.
+        FileExistsError: if the folder is not empty; nothing is overwritten.
+        OSError: if the folder cannot be written, or the upload fails; the folder stays then.
+    """
+    from diffusers import CMStochasticIterativeScheduler, ConsistencyModelPipeline
+
+    net, folder = _unet(student), Path(folder)
+    header = getattr(student, "header", None) or {}
+    if recipe is None and "recipe" in header:
+        recipe = Recipe.from_dict(header["recipe"])
+    if recipe is None:
+        raise ValueError("export_pipeline: the student does not say its recipe; give it: recipe=...")
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is there and not empty; nothing was written, choose another folder")
+    assert isinstance(student, ConsistencyModel)
+    scheduler = CMStochasticIterativeScheduler(
+        num_train_timesteps=recipe.student.points,
+        sigma_min=student.sigma_min,
+        sigma_max=recipe.sigma_max,
+        sigma_data=student.sigma_data,
+        rho=recipe.rho,
+        clip_denoised=False,
+    )
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    training = net.training
+    try:
+        ConsistencyModelPipeline(net.eval(), scheduler).save_pretrained(temporary)
+        (temporary / "README.md").write_text(model_card(folder.name, recipe, header, metrics, license))
+        os.replace(temporary, folder)
+    finally:
+        net.train(training)
+        shutil.rmtree(temporary, ignore_errors=True)
+    if push_to_hub:
+        _push(folder, push_to_hub)
+    return folder
+
+
+def second_index(recipe: Recipe) -> int:
+    """The point of the grid, counted from σ_max, that lies nearest to the recipe's second noise level (in ln σ)."""
+    distance = (recipe.sigmas().log() - recipe.sigmas().new_tensor(recipe.student.second_sigma).log()).abs()
+    return max(1, int(distance.argmin()))
+
+
+def model_card(
+    name: str,
+    recipe: Recipe,
+    header: dict[str, Any],
+    metrics: dict[str, Any] | None = None,
+    license: str | None = None,
+) -> str:
+    """A README for the folder: what this is, how to sample, what it was trained on, what was measured."""
+    k = second_index(recipe)
+    stage, sigma = recipe.student, float(recipe.sigmas()[k])
+    teacher = (header.get("teacher") or {}).get("source", "not recorded")
+    data = header.get("data") or {"name": recipe.data}
+    labels = ", class_labels=[0] * 16" if recipe.network.classes else ""
+    head = ["library_name: diffusers", "pipeline_tag: unconditional-image-generation"]
+    head += ["tags: [consistency-model, distillation]", *[f"license: {license}"] * bool(license)]
+    terms = license or "Not stated. The terms of the teacher and of the data bind a student too."
+    facts = {
+        "method": stage.method,
+        "teacher": teacher,
+        "data": ", ".join(f"{key} {value}" for key, value in data.items()),
+        "steps": header.get("step", stage.steps),
+        "batch": stage.batch,
+        "learning rate": stage.lr,
+        "noise grid": f"{stage.points} points from {recipe.sigma_max:g} to {recipe.sigma_min:g}",
+        "distance": stage.distance,
+        "seed": recipe.seed,
+    }
+    parts = [
+        "---\n" + "\n".join(head) + "\n---",
+        f"# {name}\n\nA consistency model: images in one evaluation of the network, better ones in two.",
+        "```python\nfrom diffusers import ConsistencyModelPipeline\n\n"
+        f'pipe = ConsistencyModelPipeline.from_pretrained("{name}")\n'
+        f"one = pipe(batch_size=16{labels}).images\n"
+        f"two = pipe(batch_size=16{labels}, num_inference_steps=None, timesteps=[{k}, 0]).images\n```",
+        f"`timesteps` are points of the noise grid, counted from the top and listed in reverse: [{k}, 0] means "
+        f"σ = {recipe.sigma_max:g}, then {sigma:.3g}.",
+        "## Training\n\n| | |\n|---|---|\n" + "\n".join(f"| {a} | {b} |" for a, b in facts.items()),
+        "## Measured\n\n" + _measured(metrics),
+        f"## Licence\n\n{terms}",
+        "## Recipe\n\n```json\n" + json.dumps(recipe.to_dict(), indent=1) + "\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _measured(metrics: dict[str, Any] | None) -> str:
+    if not metrics:
+        return "Nothing was recorded."
+    if "samplers" in metrics:
+        from cdedu.comparison import table
+
+        return f"Medians over {metrics['seeds']} sampling seeds, {metrics['n']} samples each.\n\n{table(metrics)}"
+    rows = "\n".join(f"| {name} | {value} |" for name, value in metrics.items())
+    return f"| | |\n|---|---|\n{rows}"
+
+
+def _unet(student: nn.Module) -> nn.Module:
+    """The diffusers network inside, if the pipeline's scheduler can be its surroundings."""
+    if not isinstance(student, ConsistencyModel):
+        raise ValueError(
+            f"export_pipeline: {type(student).__name__} is not of the form that a ConsistencyModelPipeline computes; "
+            "distil a student with the recipe's own network"
+        )
+    if not isinstance(student.network, UNet):
+        raise ValueError(
+            f"export_pipeline: the network is a {type(student.network).__name__}, not a diffusers UNet2DModel; "
+            "train with a recipe whose network is a unet, such as cifar10-small"
+        )
+    if student.noise_scale != NOISE_SCALE:
+        raise ValueError(
+            f"export_pipeline: the network was trained on {student.noise_scale:g} ln σ, but the pipeline will give it "
+            f"{NOISE_SCALE:g} ln σ; train with noise_scale = {NOISE_SCALE:g}"
+        )
+    return student.network.net
+
+
+def _push(folder: Path, repository: str) -> None:
+    from huggingface_hub import HfApi
+
+    try:
+        api = HfApi()
+        api.create_repo(repository, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder)
+    except Exception as error:  # the hub's client has many kinds
+        reason = str(error).splitlines()[0]
+        raise OSError(f"{folder} is written, but could not be uploaded to {repository}: {reason}") from None

@@ -1,0 +1,304 @@
+"""Diffusers' models as denoisers in σ, against diffusers' own schedulers, with random weights saved and read back."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import (
+    CMStochasticIterativeScheduler,
+    ConsistencyModelPipeline,
+    DDIMPipeline,
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UNet2DModel,
+)
+
+from cdedu import checkpoints, pretrained
+from cdedu.data import Dataset
+from cdedu.pretrained import load_diffusers, load_teacher
+from cdedu.pretrained.diffusers import DiffusersDenoiser
+from cdedu.recipes import Network, get_recipe
+from cdedu.samplers import sample_ddpm
+from cdedu.solvers import euler_step
+from cdedu.student import ConsistencyModel, DenoiserStudent
+from cdedu.teacher import Teacher
+from cdedu.training import distill, within
+
+
+def tiny(classes: int = 0, out: int = 1, seed: int = 0) -> UNet2DModel:
+    torch.manual_seed(seed)
+    return UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=out,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        add_attention=False,
+        norm_num_groups=4,
+        num_class_embeds=classes or None,
+    ).eval()
+
+
+def noise(n: int = 4, seed: int = 1) -> torch.Tensor:
+    return torch.randn(n, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def levels(scheduler) -> torch.Tensor:
+    a = scheduler.alphas_cumprod.double()
+    return ((1 - a) / a).sqrt()
+
+
+@pytest.fixture(scope="module")
+def ddpm(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ddpm")
+    DDPMPipeline(tiny(), DDPMScheduler()).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
+@torch.no_grad()
+def test_euler_in_sigma_is_ddim(tmp_path, prediction, schedule):
+    """Step by step, on the scale of each: x_σ = x_VP √(1 + σ²)."""
+    scheduler = DDIMScheduler(
+        beta_schedule=schedule,
+        prediction_type=prediction,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        timestep_spacing="trailing",
+    )
+    DDIMPipeline(tiny(), scheduler).save_pretrained(tmp_path)
+    denoiser, net = load_diffusers(tmp_path), tiny()
+    scheduler.set_timesteps(10)
+    sigmas = levels(scheduler).tolist()
+    x = noise()
+    if (
+        schedule == "squaredcos_cap_v2"
+    ):  # its noise reaches σ = 20,291, where float32 has no digits left for data
+        denoiser, net, x = denoiser.double(), net.double(), x.double()
+    for t in scheduler.timesteps.tolist():
+        sigma, sigma_next = sigmas[t], sigmas[max(t - 100, 0)]
+        ours = euler_step(denoiser, x * (1 + sigma**2) ** 0.5, sigma, sigma_next) / (1 + sigma_next**2) ** 0.5
+        x = scheduler.step(net(x, t).sample, t, x).prev_sample
+        assert (ours - x).abs().max() <= 1e-5 * max(1.0, float(x.abs().max())), t
+
+
+@torch.no_grad()
+def test_ancestral_sampling_is_ddpm_in_mean_and_variance(ddpm):
+    """The same draw of noise, the same step."""
+    scheduler, net = DDPMScheduler(clip_sample=False, timestep_spacing="trailing"), tiny()
+    scheduler.set_timesteps(10)
+    denoiser, sigmas = load_diffusers(ddpm), levels(scheduler).tolist()
+    for t in scheduler.timesteps.tolist()[:-1]:
+        sigma, sigma_next, x = sigmas[t], sigmas[t - 100], noise()
+        grid = torch.tensor([sigma, sigma_next], dtype=torch.float64)
+        for seed in (0, 1):  # two draws, so that mean and standard deviation must both be right
+            first, second = (torch.Generator().manual_seed(seed) for _ in range(2))
+            ours = sample_ddpm(denoiser, x * (1 + sigma**2) ** 0.5, grid, to_zero=False, generator=first)
+            theirs = scheduler.step(net(x, t).sample, t, x, generator=second).prev_sample
+            assert (ours / (1 + sigma_next**2) ** 0.5 - theirs).abs().max() <= 1e-5, t
+
+
+@torch.no_grad()
+def test_predictions_of_the_same_image_agree():
+    """Three networks that know the same x0, each in its own terms."""
+    x0, alphas = noise(seed=7).clamp(-1, 1), DDPMScheduler().alphas_cumprod
+
+    class Knows(torch.nn.Module):
+        def __init__(self, prediction: str) -> None:
+            super().__init__()
+            self.prediction = prediction
+
+        def forward(self, x, t, class_labels=None, return_dict=True):
+            a = alphas[t.round().long()].double()[:, None, None, None]
+            eps = (x - a.sqrt() * x0) / (1 - a).sqrt()
+            v = a.sqrt() * eps - (1 - a).sqrt() * x0
+            return ({"epsilon": eps, "sample": x0.double(), "v_prediction": v}[self.prediction],)
+
+    for t in (0, 10, 500, 999):
+        sigma = float(levels(DDPMScheduler())[t])
+        x = x0.double() + sigma * noise().double()
+        for prediction in ("epsilon", "sample", "v_prediction"):
+            denoiser = DiffusersDenoiser(Knows(prediction), alphas, prediction)
+            assert torch.allclose(denoiser(x, sigma), x0.double(), atol=1e-5), (prediction, t)
+
+
+def test_time_is_interpolated_in_the_logarithm_of_sigma(ddpm):
+    denoiser = load_diffusers(ddpm)
+    sigmas = levels(DDPMScheduler())
+    assert torch.allclose(denoiser.time(sigmas), torch.arange(1000.0), atol=1e-4)
+    between = (sigmas[:-1] * sigmas[1:]).sqrt()
+    assert torch.allclose(denoiser.time(between), torch.arange(999) + 0.5, atol=1e-3)
+    assert abs(denoiser.sigma_min - 0.0100) < 1e-4 and abs(denoiser.sigma_max - 157.4) < 0.05
+
+
+def test_outside_its_range_a_teacher_is_clamped_below_and_refuses_above(ddpm):
+    denoiser = load_diffusers(ddpm)
+    assert denoiser.time(torch.tensor([1e-4, 0.005, 157.5])).tolist() == [0, 0, 999]
+    with torch.no_grad():
+        assert (denoiser(noise(), 1e-4) - noise()).abs().max() < 1e-3  # D = x − σ ε
+    with pytest.raises(ValueError, match="sigma = 200 lies above 157.4"):
+        denoiser(noise(), 200.0)
+    recipe = within(get_recipe("digits"), denoiser)
+    assert (recipe.sigma_min, recipe.sigma_max) == (denoiser.sigma_min, 80.0)
+    assert within(recipe, lambda x, s: x) == recipe
+
+
+@torch.no_grad()
+def test_labels_and_learned_variances(tmp_path):
+    net = tiny(classes=3, out=2)
+    scheduler = DDPMScheduler(variance_type="learned_range")
+    DDPMPipeline(net, scheduler).save_pretrained(tmp_path)
+    denoiser, labels = load_diffusers(tmp_path), torch.tensor([0, 1, 2, 2])
+    assert denoiser.header == {"shape": [1, 8, 8], "classes": 3}
+    sigma = float(levels(scheduler)[300])
+    x = noise() * sigma
+    answer = net(x / (1 + sigma**2) ** 0.5, 300, labels).sample[:, :1]
+    assert torch.allclose(denoiser(x, sigma, labels=labels), x - sigma * answer, atol=1e-5)
+
+
+def test_a_student_over_a_ddpm_learns_and_keeps_its_boundary(ddpm):
+    teacher, data = load_teacher(ddpm), Dataset("noise", noise(32).clamp(-1, 1), noise(8))
+    recipe = get_recipe("digits", network=Network("unet", width=8, depth=1))
+    recipe = replace(recipe, student=replace(recipe.student, steps=3, batch=8))
+    before = [p.clone() for p in teacher.parameters()]
+    for state in distill(recipe, teacher, data):
+        pass
+    student, eps = state.result, teacher.sigma_min
+    assert isinstance(student, DenoiserStudent) and student.sigma_min == eps == state.recipe.sigma_min
+    assert torch.equal(student(noise(), eps), noise())
+    assert all(torch.equal(a, b) for a, b in zip(before, teacher.parameters(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(before, student.parameters(), strict=True))
+
+
+@torch.no_grad()
+def test_a_consistency_pipeline_is_a_ready_student(tmp_path):
+    scheduler = CMStochasticIterativeScheduler(clip_denoised=False, sigma_data=0.4)
+    ConsistencyModelPipeline(tiny(), scheduler).save_pretrained(tmp_path)
+    student = load_teacher(tmp_path)
+    assert isinstance(student, ConsistencyModel) and (student.sigma_data, student.noise_scale) == (0.4, 250)
+    scheduler.set_timesteps(1)
+    t, x = scheduler.timesteps[0], 80 * noise()
+    theirs = scheduler.step(tiny()(scheduler.scale_model_input(x, t), t).sample, t, x).prev_sample
+    assert torch.allclose(student(x, 80.0), theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "is flow matching, not a diffusion"),
+        ({"prediction_type": "flow_prediction"}, "is flow matching, not a diffusion"),
+        ({"rescale_betas_zero_snr": True}, "zero terminal SNR"),
+        ({"_class_name": "ScoreSdeVeScheduler"}, "no discrete schedule"),
+        ({"_class_name": "os.system"}, "no discrete schedule"),
+        ({"prediction_type": "score"}, "prediction_type 'score' is not a diffusion's"),
+    ],
+)
+def test_schedulers_that_are_no_diffusion_are_refused(ddpm, tmp_path, change, message):
+    folder = shutil.copytree(ddpm, tmp_path / "copy")
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=message):
+        load_teacher(folder)
+
+
+def test_real_flow_matching_is_refused_by_name(tmp_path):
+    DDPMPipeline(tiny(), FlowMatchEulerDiscreteScheduler()).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="FlowMatchEulerDiscreteScheduler is flow matching"):
+        load_teacher(tmp_path)
+
+
+def test_a_schedule_that_reaches_pure_noise_is_refused():
+    with pytest.raises(ValueError, match="σ is infinite"):
+        DiffusersDenoiser(tiny(), torch.tensor([0.9, 0.5, 0.0]))
+    with pytest.raises(ValueError, match="must grow"):
+        DiffusersDenoiser(tiny(), torch.tensor([0.5, 0.9]))
+
+
+def test_damaged_and_foreign_folders_are_refused(ddpm, tmp_path):
+    with pytest.raises(FileNotFoundError, match="folder that diffusers saved"):
+        load_teacher(tmp_path)
+    folder = shutil.copytree(ddpm, tmp_path / "copy")
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:2000])
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_teacher(folder)
+    weights.unlink()
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_teacher(folder)
+    config = folder / "unet" / "config.json"
+    config.write_text(config.read_text().replace("UNet2DModel", "UNet2DConditionModel"))
+    with pytest.raises(ValueError, match="is a UNet2DConditionModel, not a UNet2DModel"):
+        load_teacher(folder)
+    config.write_text("{")
+    with pytest.raises(ValueError, match="is damaged"):
+        load_teacher(folder)
+
+
+def test_half_precision_weights_are_used_in_float32(tmp_path):
+    DDPMPipeline(tiny().half(), DDPMScheduler()).save_pretrained(tmp_path, variant="fp16")
+    with pytest.warns(UserWarning, match="half precision; they are used in float32"):
+        denoiser = load_teacher(tmp_path)
+    assert {p.dtype for p in denoiser.parameters()} == {torch.float32}
+    assert torch.isfinite(denoiser(noise(), 1.0)).all()
+
+
+def test_sources_of_other_kinds(tmp_path, monkeypatch):
+    def denoiser(x, sigma, **cond):
+        return 0 * x
+
+    assert load_teacher(denoiser) is denoiser
+    assert isinstance(load_teacher("digits-teacher"), Teacher)
+    path = tmp_path / "weights.bin"
+    path.write_bytes(b"none of them")
+    with pytest.raises(ValueError, match="is not a checkpoint: neither"):
+        load_teacher(path)
+    for missing in (tmp_path / "gone.safetensors", "runs/gone.pkl", "/not/there/at/all"):
+        with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
+            load_teacher(missing)
+    with pytest.raises(FileNotFoundError, match="digits-teacher"):
+        load_teacher("nobody")
+
+
+def test_hub_names_and_addresses(ddpm, monkeypatch):
+    """The client of the hub is asked for configuration and weights alone; without a network one line says so."""
+    import huggingface_hub
+
+    asked = []
+
+    def snapshot(name, allow_patterns):
+        asked.append((name, allow_patterns))
+        return str(ddpm)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    for name in (
+        "google/ddpm-x",
+        "https://huggingface.co/google/ddpm-x",
+        "https://huggingface.co/google/ddpm-x/tree/main",
+    ):
+        assert isinstance(load_teacher(name), DiffusersDenoiser)
+    assert asked == [("google/ddpm-x", ["*.json", "*.safetensors"])] * 3
+
+    def offline(*_, **__):
+        raise ConnectionError("no route\nand a long story")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(OSError, match="no folder google/ddpm-x, and .* cannot be had .*: no route$"):
+        load_teacher("google/ddpm-x")
+
+    from cdedu import images
+
+    seen = []
+    monkeypatch.setattr(
+        images, "download", lambda *a: seen.append(a) or checkpoints.shipped("digits-teacher")
+    )
+    for end, digest in (("", None), ("#sha256=abc", "abc")):
+        assert isinstance(load_teacher(f"https://example.org/t.safetensors{end}"), Teacher)
+        assert seen[-1][0] == "https://example.org/t.safetensors" and seen[-1][2] == digest
+    assert pretrained.locate(ddpm) == ddpm

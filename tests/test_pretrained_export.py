@@ -1,0 +1,168 @@
+"""An exported student makes the same images in diffusers as here, and comes back as what it was."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import ConsistencyModelPipeline
+
+from cdedu import checkpoints
+from cdedu.networks import MLP, unet
+from cdedu.pretrained import export_pipeline, load_teacher
+from cdedu.pretrained.pipeline import model_card, second_index
+from cdedu.recipes import Network, get_recipe
+from cdedu.samplers import sample_consistency
+from cdedu.student import ConsistencyModel, DenoiserStudent
+from cdedu.teacher import Teacher
+
+
+def recipe(classes: int = 0):
+    plain = get_recipe("digits", network=Network("unet", width=8, depth=1, classes=classes))
+    return replace(plain, student=replace(plain.student, points=18, second_sigma=0.585))
+
+
+def student(classes: int = 0, eps: float = 0.002) -> ConsistencyModel:
+    torch.manual_seed(0)
+    net = unet(8, 1, (8, 16), classes=classes)
+    torch.nn.init.normal_(net.net.conv_out.weight, std=0.2)
+    return ConsistencyModel(net, 0.5, eps, noise_scale=250.0).eval()
+
+
+def ours(model, levels, classes: int, seed: int = 3) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    x = 80 * torch.randn(4, 1, 8, 8, generator=generator)
+    cond = {"labels": torch.arange(4) % classes} if classes else {}
+    return (sample_consistency(model, x, levels, generator, **cond) / 2 + 0.5).clamp(0, 1)
+
+
+def theirs(pipe, timesteps, classes: int, seed: int = 3) -> torch.Tensor:
+    pipe.set_progress_bar_config(disable=True)
+    options = {"class_labels": [i % classes for i in range(4)]} if classes else {}
+    generator = torch.Generator().manual_seed(seed)
+    steps = {"num_inference_steps": None, "timesteps": timesteps} if timesteps else {}
+    return pipe(batch_size=4, generator=generator, output_type="pt", **steps, **options).images
+
+
+@pytest.mark.parametrize("classes, eps", [(0, 0.002), (3, 0.002), (0, 0.01)])
+def test_images_are_equal_in_one_and_several_steps(tmp_path, classes, eps):
+    """Also after another round of saving and loading, and with the student that is read back from the pipeline."""
+    model, plan = student(classes, eps), replace(recipe(classes), sigma_min=eps)
+    folder = export_pipeline(model, tmp_path / "a", recipe=plan)
+    grid = plan.sigmas(18).double().tolist()
+    again = tmp_path / "b"
+    ConsistencyModelPipeline.from_pretrained(folder).save_pretrained(again)
+    for place in (folder, again):
+        pipe = ConsistencyModelPipeline.from_pretrained(place)
+        for timesteps in (None, [11, 0], [14, 9, 4, 0]):
+            levels = [grid[i] for i in sorted(timesteps or [0])]
+            wanted = ours(model, levels, classes)
+            assert (theirs(pipe, timesteps, classes) - wanted).abs().max() <= 1e-5, timesteps
+            assert (ours(load_teacher(place), levels, classes) - wanted).abs().max() <= 1e-7
+    assert wanted.std() > 0.05  # pictures, not a flat grey that anything equals
+
+
+def test_clipping_is_off_because_it_changes_images(tmp_path):
+    folder = export_pipeline(student(), tmp_path / "a", recipe=recipe())
+    config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    assert config["clip_denoised"] is False and config["num_train_timesteps"] == 18
+
+
+@torch.no_grad()
+def test_what_was_exported_serves_as_student_and_as_teacher(tmp_path):
+    model = student()
+    back = load_teacher(export_pipeline(model, tmp_path / "a", recipe=recipe()))
+    assert isinstance(back, ConsistencyModel) and back.header == {"shape": [1, 8, 8], "classes": 0}
+    assert (back.sigma_data, back.sigma_min, back.sigma_max, back.noise_scale) == (0.5, 0.002, 80.0, 250.0)
+    # As a teacher: the same network with ε = 0, from which a student starts as from any other.
+    teacher = Teacher(back.network, back.sigma_data, back.noise_scale)
+    copied = ConsistencyModel.from_teacher(teacher, back.sigma_min)
+    x = torch.randn(2, 1, 8, 8)
+    assert torch.equal(copied(x, 1.0), model(x, 1.0))
+    # And exported once more it is the same file.
+    export_pipeline(copied, tmp_path / "b", recipe=recipe())
+    name = "unet/diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_the_shipped_students_can_be_exported(tmp_path):
+    model = checkpoints.load("digits-student")
+    pipe = ConsistencyModelPipeline.from_pretrained(export_pipeline(model, tmp_path / "digits"))
+    assert (theirs(pipe, None, 0) - ours(model, [80.0], 0)).abs().max() <= 1e-5
+    card = (tmp_path / "digits" / "README.md").read_text()
+    assert "| noise grid | 18 points from 80 to 0.002 |" in card and "Not stated." in card
+
+
+def test_nothing_is_overwritten(tmp_path):
+    folder = tmp_path / "full"
+    folder.mkdir()
+    (folder / "mine.txt").write_text("mine")
+    for place in (folder, folder / "mine.txt"):
+        with pytest.raises(FileExistsError, match="not empty; nothing was written"):
+            export_pipeline(student(), place, recipe=recipe())
+    assert (folder / "mine.txt").read_text() == "mine" and len(list(tmp_path.rglob("*"))) == 2
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert (export_pipeline(student(), empty, recipe=recipe()) / "model_index.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "model, message",
+    [
+        (ConsistencyModel(MLP()), "network is a MLP, not a diffusers UNet2DModel"),
+        (
+            ConsistencyModel(unet(8, 1, (8, 16)), noise_scale=0.25),
+            "0.25 ln σ, but the pipeline will give it 250 ln σ",
+        ),
+        (DenoiserStudent(Teacher(unet(8, 1, (8, 16)))), "DenoiserStudent is not of the form"),
+        (Teacher(unet(8, 1, (8, 16)), noise_scale=250.0), "Teacher is not of the form"),
+    ],
+)
+def test_what_a_pipeline_cannot_hold_is_refused(tmp_path, model, message):
+    with pytest.raises(ValueError, match=message):
+        export_pipeline(model, tmp_path / "a", recipe=recipe())
+    with pytest.raises(ValueError, match="does not say its recipe"):
+        export_pipeline(student(), tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_card_says_what_is_known(tmp_path):
+    plan = recipe(classes=3)
+    header = {"step": 7, "data": {"name": "digits", "train": 9}, "teacher": {"source": "ddpm", "sha256": "0"}}
+    card = model_card("mine", plan, header, {"fd": 12.5}, "apache-2.0")
+    assert second_index(plan) == 11 and "timesteps=[11, 0]" in card and "σ = 80, then 0.585" in card
+    for line in (
+        "license: apache-2.0",
+        "| teacher | ddpm |",
+        "| data | name digits, train 9 |",
+        "| steps | 7 |",
+        "| fd | 12.5 |",
+    ):
+        assert line in card
+    code = card.partition("```python\n")[2].partition("```")[0]
+    compile(code, "card", "exec")
+    plain = model_card("mine", recipe(), {}, None, None)
+    assert (
+        "| teacher | not recorded |" in plain and "Nothing was recorded." in plain and "license:" not in plain
+    )
+
+
+def test_uploading_is_left_to_the_hubs_client(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    calls = []
+
+    class Api:
+        def create_repo(self, name, exist_ok):
+            calls.append((name, exist_ok))
+
+        def upload_folder(self, repo_id, folder_path):
+            calls.append((repo_id, folder_path))
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    folder = export_pipeline(student(), tmp_path / "a", recipe=recipe(), push_to_hub="me/mine")
+    assert calls == [("me/mine", True), ("me/mine", folder)]
+    monkeypatch.setattr(Api, "create_repo", lambda *_, **__: 1 / 0)
+    with pytest.raises(OSError, match="is written, but could not be uploaded to me/mine: division"):
+        export_pipeline(student(), tmp_path / "b", recipe=recipe(), push_to_hub="me/mine")
+    assert (tmp_path / "b" / "model_index.json").is_file()
