@@ -1,4 +1,4 @@
-"""The command line: ``cdedu train | distill | sample | evaluate``.
+"""The command line: ``cdedu train | distill | sample | evaluate | export``.
 
 A run lives in ``runs/<recipe>/``: ``teacher.safetensors`` and ``student.safetensors`` to use, ``*.state.safetensors`` to resume
 from. Every run leaves a record in ``results/runs/``, under a name of its own.
@@ -11,18 +11,21 @@ import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
 
 from cdedu import checkpoints
 from cdedu.data import Dataset, load_data, to_unit
+from cdedu.pretrained import export_pipeline, load_teacher, locate
 from cdedu.recipes import Recipe, get_recipe, recipes
+from cdedu.records import read_record
 from cdedu.runs import Run, generate, writable, write_run_record
 from cdedu.runtime import Distributed, Runtime
+from cdedu.student import ConsistencyModel
 from cdedu.teacher import Teacher
-from cdedu.training import distill, train_teacher
+from cdedu.training import distill, new_student, train_teacher, within
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class Train(_Run):
 
     def __call__(self) -> None:
         run = _prepare(self, "teacher")
+        _resume(self, run)
         run.drive(
             train_teacher(
                 run.recipe, run.data, resume=run.resume, start=_start(self, run), runtime=run.runtime
@@ -90,26 +94,22 @@ class Distill(_Run):
     """Distil a consistency student from a teacher."""
 
     teacher: str | None = None
-    """A teacher's file, or the name of one that comes with the course; the run's own by default, else the course's."""
+    """A teacher: its file, the name of one that comes with the course, a folder that diffusers saved, a pickle of EDM, a name
+    on the Hugging Face hub, or an address; the run's own by default, else the course's."""
 
     def __call__(self) -> None:
         run = _prepare(self, "student")
         source = _model_source(self.teacher, run.folder, run.recipe, "teacher")
-        teacher = checkpoints.load(source)
-        if not isinstance(teacher, Teacher):
-            raise ValueError(f"{source} is a student; distillation needs a teacher")
-        _fits(teacher, source, run)
+        teacher, student = _teacher_and_student(source, run)
+        _resume(self, run)
         if run.recipe.student.distance == "lpips" and run.recipe.student.method == "distillation":
             with run.runtime.first():
                 _try_lpips(run)
         if run.runtime.main:
             print(f"teacher: {source}")
-        run.facts["teacher"] = {"source": source, "sha256": checkpoints.sha256(checkpoints.find(source))}
-        run.drive(
-            distill(
-                run.recipe, teacher, run.data, resume=run.resume, start=_start(self, run), runtime=run.runtime
-            )
-        )
+        run.facts["teacher"] = {"source": source, "sha256": _digest(source)}
+        options = {"resume": run.resume, "start": _start(self, run), "runtime": run.runtime}
+        run.drive(distill(run.recipe, teacher, run.data, student=student, **options))
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,10 @@ class Sample:
         path = self.out or folder / f"{self.model}-{self.steps}.png"
         writable(path.parent)
         source = _model_source(self.weights, folder, recipe, self.model)
-        model = checkpoints.load(source, device)
-        x = generate(model, recipe, tuple(model.header["shape"]), self.steps, self.number, self.seed)  # type: ignore[arg-type,index]
+        model = _load(source, device)
+        x = generate(
+            model, within(recipe, model), tuple(model.header["shape"]), self.steps, self.number, self.seed
+        )  # type: ignore[arg-type,index]
         save_samples(path, x.cpu(), f"{self.model}, {source}")
         print(f"{self.number} samples of {source} in {path}")
 
@@ -191,9 +193,10 @@ class Evaluate:
         sources = {r: _model_source(getattr(self, r), folder, recipe, r) for r in ("teacher", "student")}
         start = time.perf_counter()
         data = load_data(self.data or recipe.data, self.test_data, self.size)
-        models = [checkpoints.load(source, device) for source in sources.values()]
+        models = [_load(source, device) for source in sources.values()]
         for model, source in zip(models, sources.values(), strict=True):
             _same_shape(model, source, data)
+        recipe = within(recipe, models[0])
         if self.inception:
             from cdedu.inception import check
 
@@ -222,6 +225,29 @@ class Evaluate:
         for name in tqdm(("teacher_heun_35", "student_1", "student_2"), desc="inception"):
             out[name] = score(every[name][1], recipe, data, device, self.samples or 50_000)
         return out
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a student as a diffusers pipeline, which ConsistencyModelPipeline.from_pretrained loads."""
+
+    weights: tyro.conf.Positional[str]
+    """A student's file, or the name of one that comes with the course."""
+    folder: tyro.conf.Positional[Path]
+    """Where to write; new or empty."""
+    record: Path | None = None
+    """A results record, such as `cdedu evaluate` leaves: its figures go into the model card."""
+    license: str | None = None
+    """Of the weights, for the model card, such as apache-2.0; the teacher's and the data's terms bind a student too."""
+    push_to_hub: str | None = None
+    """Also upload to this repository, owner/name."""
+
+    def __call__(self) -> None:
+        student = _load(self.weights, torch.device("cpu"))
+        metrics = read_record(self.record)["metrics"] if self.record else None
+        options = {"metrics": metrics, "license": self.license, "push_to_hub": self.push_to_hub}
+        export_pipeline(student, self.folder, **options)
+        print(f"{self.weights} in {self.folder}, to be loaded by ConsistencyModelPipeline.from_pretrained")
 
 
 def pick_device(name: str) -> torch.device:
@@ -278,14 +304,65 @@ def _prepare(command: _Run, role: str) -> Run:
         )
     writable(folder)
     writable(command.results)
-    if command.resume:
-        run.resume = checkpoints.load_state(run.state_path, recipe, role)
     if stage.batch != usual.batch and command.batch is None and runtime.main:
         print(
             f"On the CPU this is a trial: batches of {stage.batch} in place of the recipe's {usual.batch} "
             f"(--batch {usual.batch} for those)"
         )
     return run
+
+
+def _resume(command: _Run, run: Run) -> None:
+    """Where an interrupted run goes on: after its recipe is final."""
+    if command.resume:
+        run.resume = checkpoints.load_state(run.state_path, run.recipe, run.role)
+
+
+def _load(source: str, device: torch.device) -> Any:
+    """Any model that is a module."""
+    return load_teacher(source).to(device)
+
+
+def _teacher_and_student(source: str, run: Run) -> tuple[torch.nn.Module, torch.nn.Module | None]:
+    """A teacher from anywhere, the run's recipe fitted to it, and the student where it cannot start as the teacher's copy.
+
+    A teacher of this package's form must have the recipe's network; EDM's bring theirs. The student of any other denoiser
+    has the recipe's network with random weights, so that it can be saved, sampled and exported like all students.
+    """
+    teacher = load_teacher(source)
+    if isinstance(teacher, ConsistencyModel):
+        raise ValueError(f"{source} is a student; distillation needs a teacher")
+    _same_shape(teacher, source, run.data)
+    if isinstance(teacher, Teacher):
+        if locate(source).suffix != ".safetensors":
+            network = Recipe.from_dict(teacher.header["recipe"]).network  # type: ignore[arg-type,index]
+            scales = {"sigma_data": teacher.sigma_data, "noise_scale": teacher.noise_scale}
+            run.recipe = replace(run.recipe, network=network, **scales)
+        _fits(teacher, source, run)
+        return teacher, None
+    header: dict[str, Any] = teacher.header
+    classes = header.get("classes", header.get("recipe", {}).get("network", {}).get("classes", 0))
+    if classes and run.data.train_labels is None:
+        raise ValueError(f"{source} needs labels, which {run.data.name} does not have")
+    network = replace(run.recipe.network, classes=classes)
+    run.recipe = within(replace(run.recipe, network=network), teacher)
+    if run.runtime.main:
+        print(
+            f"The student has the recipe's network, with random weights; it learns σ from {run.recipe.sigma_min:g} to "
+            f"{run.recipe.sigma_max:g}, as far as both teacher and recipe go."
+        )
+    return teacher, new_student(run.recipe, run.data)
+
+
+def _digest(source: str) -> str:
+    """SHA-256 of the file with the weights."""
+    path = locate(source)
+    files = (
+        [f for kind in ("safetensors", "bin") for f in sorted(path.rglob(f"*.{kind}"))]
+        if path.is_dir()
+        else [path]
+    )
+    return checkpoints.sha256(files[0])
 
 
 def _runtime(command: _Run) -> Runtime:
@@ -363,6 +440,7 @@ Command = (
     | Annotated[Distill, tyro.conf.subcommand("distill")]
     | Annotated[Sample, tyro.conf.subcommand("sample")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
 )
 
 

@@ -20,7 +20,7 @@ from cdedu import checkpoints, records
 from cdedu.data import Dataset
 from cdedu.recipes import Recipe
 from cdedu.runtime import Runtime
-from cdedu.teacher import Teacher
+from cdedu.student import ConsistencyModel, DenoiserStudent
 from cdedu.training import Resume, State
 
 SAVE_EVERY = 30.0
@@ -198,9 +198,9 @@ def generate(
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     x = recipe.sigma_max * torch.randn((number, *shape), generator=generator).to(device)
-    if isinstance(model, Teacher):
-        return sample_heun(model, x, recipe.sigmas(steps))
-    return sample_consistency(model, x, recipe.student_sigmas(steps), generator)
+    if isinstance(model, ConsistencyModel | DenoiserStudent):
+        return sample_consistency(model, x, recipe.student_sigmas(steps), generator)
+    return sample_heun(model, x, recipe.sigmas(steps))
 
 
 def write_run_record(

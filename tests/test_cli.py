@@ -474,3 +474,69 @@ def test_help_lists_commands_and_recipes(cdedu):
     assert code == 0 and all(
         word in out for word in ("train", "distill", "sample", "evaluate", "toy", "digits")
     )
+
+
+@pytest.fixture
+def ddpm(tmp_path):
+    """A folder as `scripts/train_ddpm_digits.py` leaves it, after two steps."""
+    from train_ddpm_digits import train
+
+    train(tmp_path / "ddpm", steps=2, batch=8)
+    return tmp_path / "ddpm"
+
+
+def test_a_ddpm_of_diffusers_becomes_a_pipeline_of_one_step(cdedu, ddpm, monkeypatch):
+    """Distil, interrupted and resumed; sample; export; sample again by diffusers alone."""
+    from diffusers import ConsistencyModelPipeline
+
+    small = replace(recipes["digits"], network=Network("unet", width=8, depth=1))
+    monkeypatch.setitem(recipes, "digits", small)
+    words = "distill digits --max-steps 4 --batch 8 --device cpu --teacher".split()
+    code, out, err = cdedu(*words, ddpm, "--out", "whole")
+    assert code == 0 and "it learns σ from 0.0100013 to 80" in out, err
+    with monkeypatch.context() as patch:
+        interrupt(patch, "student", 2)
+        assert cdedu(*words, ddpm, "--out", "parts")[0] == 130
+    assert cdedu(*words, ddpm, "--out", "parts", "--resume")[0] == 0
+    path = Path("parts/student.safetensors")
+    assert path.read_bytes() == Path("whole/student.safetensors").read_bytes()
+    header = checkpoints.load(path).header
+    assert header["teacher"] == {
+        "source": str(ddpm),
+        "sha256": checkpoints.sha256(ddpm / "unet" / "diffusion_pytorch_model.safetensors"),
+    }
+    for weights, model in ((path, "student"), (ddpm, "teacher")):
+        sample = ["sample", "digits", "--weights", weights, "--model", model, "--steps", 2, "--number", 4]
+        assert cdedu(*sample, "--device", "cpu")[0] == 0
+    Path("record.json").write_text(json.dumps({"metrics": {"fd": 1.5}}))
+    export = ["export", path, "pipe", "--license", "apache-2.0"]
+    assert cdedu(*export, "--record", "record.json")[0] == 0
+    card = Path("pipe/README.md").read_text()
+    assert "license: apache-2.0" in card and "| fd | 1.5 |" in card and f"| teacher | {ddpm} |" in card
+    pipe = ConsistencyModelPipeline.from_pretrained("pipe")
+    assert pipe(batch_size=2, output_type="np").images.shape == (2, 8, 8, 1)
+    code, _, err = cdedu(*export)
+    assert code == 2 and "pipe is there and not empty; nothing was written" in err
+    code, _, err = cdedu(*words, "pipe", "--out", "third")
+    assert code == 2 and "pipe is a student; distillation needs a teacher" in err
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["export", "digits-teacher", "x"], "Teacher is not of the form"),
+        (["export", "toy-student", "x"], "network is a MLP"),
+        (["export", "nobody", "x"], "no weights are called 'nobody'"),
+        (["distill", "digits", "--teacher", "nobody/nothing"], "there is no folder nobody/nothing"),
+        (["distill", "digits", "--teacher", "gone.pkl"], "there is no checkpoint gone.pkl"),
+    ],
+)
+def test_models_that_cannot_be_had_or_exported_end_with_code_2(cdedu, monkeypatch, words, message):
+    import huggingface_hub
+
+    def offline(*_, **__):
+        raise ConnectionError("offline")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    code, _, err = cdedu(*words)
+    assert code == 2 and message in err and "Traceback" not in err and not Path("x").exists()
