@@ -118,3 +118,38 @@ def ddpmpp(
     from cdedu.ddpmpp import DDPMpp
 
     return DDPMpp(size, channels, width, multipliers, blocks, attention, dropout, classes)
+
+
+def ncsnpp(
+    size: int = 32,
+    channels: int = 3,
+    width: int = 128,
+    multipliers: tuple[int, ...] = (2, 2, 2),
+    blocks: int = 4,
+    attention: tuple[int, ...] = (16,),
+    dropout: float = 0.0,
+    classes: int = 0,
+) -> nn.Module:
+    """EDM's NCSN++; by default the 56.4 M parameters of CIFAR-10. Arguments as in :func:`ddpmpp`."""
+    from cdedu.ddpmpp import DDPMpp
+
+    return DDPMpp(size, channels, width, multipliers, blocks, attention, dropout, classes, ncsn=True)
+
+
+def adm(
+    size: int = 64,
+    channels: int = 3,
+    width: int = 192,
+    multipliers: tuple[int, ...] = (1, 2, 3, 4),
+    blocks: int = 3,
+    attention: tuple[int, ...] = (32, 16, 8),
+    dropout: float = 0.0,
+    classes: int = 1000,
+) -> nn.Module:
+    """EDM's ADM; by default the 295.9 M parameters of ImageNet at 64 pixels. Arguments as in :func:`ddpmpp`.
+
+    Where there is attention, the number of channels should be divisible by 64: each 64 are one head.
+    """
+    from cdedu.adm import ADM
+
+    return ADM(size, channels, width, multipliers, blocks, attention, dropout, classes)

@@ -13,15 +13,15 @@ from cdedu.noise import RHO, SIGMA_MAX, SIGMA_MIN, LogNormal, karras_sigmas
 class Network:
     """Which network, and how large."""
 
-    kind: Literal["mlp", "unet", "ddpmpp"] = "mlp"
+    kind: Literal["mlp", "unet", "ddpmpp", "ncsnpp", "adm"] = "mlp"
     width: int = 128
-    """Hidden units (mlp), channels at the finest resolution before the multipliers (unet, ddpmpp)."""
+    """Hidden units (mlp), channels at the finest resolution before the multipliers (image networks)."""
     depth: int = 3
-    """Hidden layers (mlp), residual blocks at each resolution (unet, ddpmpp)."""
+    """Hidden layers (mlp), residual blocks at each resolution (image networks)."""
     multipliers: tuple[int, ...] = (1, 2)
-    """Channels at each resolution as multiples of the width (unet, ddpmpp)."""
+    """Channels at each resolution as multiples of the width (image networks)."""
     attention: tuple[int, ...] = ()
-    """Resolutions with self-attention (unet, ddpmpp)."""
+    """Resolutions with self-attention (image networks)."""
     dropout: float = 0.0
     """While the teacher is trained; the student has a rate of its own."""
     classes: int = 0
@@ -32,8 +32,8 @@ class Network:
 
         if self.kind == "mlp":
             return networks.MLP(shape[0], self.width, self.depth, self.classes)
-        if self.kind == "ddpmpp":
-            return networks.ddpmpp(
+        if self.kind in ("ddpmpp", "ncsnpp", "adm"):
+            return getattr(networks, self.kind)(
                 shape[1],
                 shape[0],
                 self.width,

@@ -1,4 +1,4 @@
-"""DDPM++ against a second, short implementation written by hand, and EDM's names of its tensors."""
+"""DDPM++ and NCSN++ against a second, short implementation written by hand, and EDM's names of its tensors."""
 
 import math
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cdedu.ddpmpp import Block, DDPMpp, TimeEmbedding
-from cdedu.networks import ddpmpp, set_dropout
+from cdedu.ddpmpp import Block, Conv, DDPMpp, FourierEmbedding, ImageDown, TimeEmbedding
+from cdedu.networks import ddpmpp, ncsnpp, set_dropout
 from cdedu.teacher import Teacher
 
 
@@ -161,3 +161,81 @@ def test_dropout_is_off_in_evaluation_and_can_be_set_anew():
     assert net(x, c_noise).equal(net(x, c_noise)) and not net.train()(x, c_noise).equal(net(x, c_noise))
     set_dropout(net, 0.0)
     assert net(x, c_noise).equal(net(x, c_noise))
+
+
+# NCSN++
+
+
+def test_ncsnpp_has_the_parameters_and_tensors_of_edms():
+    with torch.device("meta"):
+        net = ncsnpp()
+    assert sum(p.numel() for p in net.parameters()) == 56_395_523
+    shapes = {name: tuple(t.shape) for name, t in net.state_dict().items()}
+    assert {
+        "map_noise.freqs": (128,),
+        "map_layer0.weight": (512, 256),
+        "enc.16x16_aux_residual.weight": (256, 3, 3, 3),
+        "enc.8x8_aux_residual.weight": (256, 256, 3, 3),
+        "enc.8x8_aux_residual.resample_filter": (1, 1, 4, 4),
+        "enc.16x16_down.skip.resample_filter": (1, 1, 4, 4),
+        "dec.32x32_up.conv0.resample_filter": (1, 1, 4, 4),
+    }.items() <= shapes.items()
+
+
+FILTER = torch.tensor([1.0, 3, 3, 1]).double() / 8
+
+
+def smoothly(x, resample):
+    """Half or double the resolution, pixel by pixel; zeros surround the image."""
+    b, c, n, _ = x.shape
+    if resample == "down":
+        matrix = torch.zeros(n // 2, n).double()  # one row for each new pixel
+        for i in range(n // 2):
+            for j in range(4):
+                if 0 <= 2 * i - 1 + j < n:
+                    matrix[i, 2 * i - 1 + j] = FILTER[j]
+    else:
+        matrix = torch.zeros(2 * n, n).double()
+        for i in range(n):
+            for j in range(4):
+                if 0 <= 2 * i - 1 + j < 2 * n:
+                    matrix[2 * i - 1 + j, i] = 2 * FILTER[j]
+    return torch.einsum("ih,jw,bchw->bcij", matrix, matrix, x)
+
+
+@pytest.mark.parametrize("resample", ["down", "up"])
+def test_ncsnpps_filter_is_smooth_in_both_directions(resample):
+    conv, x = shaken(Conv(4, 6, 3, resample, smooth=True)), torch.randn(2, 4, 6, 6).double()
+    want = F.conv2d(smoothly(x, resample), conv.weight, conv.bias, padding=1)
+    assert torch.allclose(conv(x), want, atol=1e-10)
+
+
+def test_the_image_goes_down_by_a_convolution_and_then_the_filter():
+    """The filter meets what the convolution makes beyond the edge, not zeros."""
+    down, x = shaken(ImageDown(3, 6)), torch.randn(2, 3, 8, 8).double()
+    wide = F.conv2d(x, down.weight, down.bias, padding=3)
+    assert torch.allclose(down(x), smoothly(wide, "down")[:, :, 1:-1, 1:-1], atol=1e-10)
+
+
+def test_the_image_joins_the_features_and_goes_on_with_them():
+    net, seen = shaken(small(ncsn=True)), {}
+    for name, layer in net.enc.items():
+        layer.register_forward_hook(lambda _, args, out, key=name: seen.update({key: (args[0], out)}))
+    net.dec["4x4_block1"].register_forward_hook(lambda _, args, out: seen.update(last=args[0]))
+    x = torch.randn(2, 3, 8, 8).double()
+    net(x, torch.zeros(2).double())
+    image, joined = seen["4x4_aux_residual"]
+    assert image.equal(x)
+    joined = (seen["4x4_down"][1] + joined) / math.sqrt(2)
+    assert torch.allclose(seen["4x4_block0"][0], joined)
+    assert torch.allclose(seen["last"][:, -joined.shape[1] :], joined)  # the decoder gets the sum, too
+
+
+def test_fourier_features_are_sines_and_cosines_of_fixed_frequencies():
+    embedding = FourierEmbedding(4)
+    embedding.freqs.copy_(torch.tensor([0.25, 16.0]))
+    for c in (-1.55, 0.3):
+        want = [math.sin(math.pi / 2 * c), math.sin(32 * math.pi * c), math.cos(math.pi / 2 * c)]
+        want.append(math.cos(32 * math.pi * c))
+        assert torch.allclose(embedding(torch.tensor([c]))[0], torch.tensor(want), atol=1e-4)
+    assert 12 < float(FourierEmbedding(4096).freqs.std()) < 20

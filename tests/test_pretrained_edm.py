@@ -1,0 +1,346 @@
+"""EDM's pickles: every tensor comes back, and nothing in a file runs, whatever it holds."""
+
+import io
+import os
+import pickle
+import sys
+import types
+import warnings
+from collections import Counter, OrderedDict
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cdedu import checkpoints
+from cdedu.adm import ADM
+from cdedu.data import Dataset
+from cdedu.ddpmpp import Conv, DDPMpp, ImageDown
+from cdedu.pretrained.edm import VE, VP, is_edm, load_edm
+from cdedu.recipes import Recipe, StudentStage
+from cdedu.student import ConsistencyModel
+from cdedu.teacher import Teacher
+from cdedu.training import distill
+
+SONG = {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4]}
+NCSN = {"embedding_type": "fourier", "channel_mult_noise": 2} | {
+    "encoder_type": "residual",
+    "resample_filter": [1, 3, 3, 1],
+}
+KINDS = {
+    "ddpmpp": ("SongUNet", SONG),
+    "ncsnpp": ("SongUNet", SONG | NCSN),
+    "adm": ("DhariwalUNet", SONG | {"model_channels": 64, "channel_mult": [1, 1]}),
+}
+
+
+@pytest.fixture
+def layout(monkeypatch):
+    """The names that NVIDIA's files refer to can be written; ours never needs them to read."""
+    module = types.ModuleType("torch_utils.persistence")
+
+    def _reconstruct_persistent_obj(meta):
+        raise AssertionError("the file's own way of being read was used")
+
+    _reconstruct_persistent_obj.__module__ = module.__name__
+    _reconstruct_persistent_obj.__qualname__ = _reconstruct_persistent_obj.__name__
+    module._reconstruct_persistent_obj = _reconstruct_persistent_obj
+    monkeypatch.setitem(sys.modules, "torch_utils", types.ModuleType("torch_utils"))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return _reconstruct_persistent_obj
+
+
+class Published:
+    """Writes our own modules as NVIDIA's persistence layer writes theirs."""
+
+    def __init__(self, layout, source: str = "raise SystemExit") -> None:
+        self.layout, self.source = layout, source
+
+    def bytes(self, content, protocol: int = 4) -> bytes:
+        reduce_module = self.reduce
+
+        class Pickler(pickle.Pickler):
+            def reducer_override(self, obj):
+                return reduce_module(obj)
+
+        buffer = io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch's, about its storages
+            Pickler(buffer, protocol).dump(content)
+        return buffer.getvalue()
+
+    def reduce(self, obj):
+        if not isinstance(obj, nn.Module) or type(obj) is nn.ModuleDict:
+            return NotImplemented
+        state = dict(vars(obj)) | {"skip_scale": np.sqrt(0.5), "_init_args": ()}
+        name = state.pop("edm_name", type(obj).__name__)
+        state["_parameters"] = OrderedDict(obj._parameters)  # as older versions of torch had it
+        if isinstance(obj, Conv) and obj.resample and obj.resample_filter is None:
+            state["_buffers"] = {"resample_filter": torch.full((1, 1, 2, 2), 0.25)}
+        meta = {"type": "class", "version": 6, "module_src": self.source, "class_name": name, "state": state}
+        return self.layout, (meta,), None
+
+
+def shaken(net: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.randn(p.shape) / max(p[0].numel(), 1) ** 0.5)
+    return net
+
+
+def wrapped(
+    kind: str = "ddpmpp", classes: int = 0, wrapper: str = "EDMPrecond", edm: tuple | None = None, **facts
+) -> nn.Module:
+    """A network of ours inside a module that will be written as EDM's."""
+    edm_name, options = edm or KINDS[kind]
+    make = ADM if edm_name == "DhariwalUNet" else DDPMpp
+    more = {"ncsn": True} if kind == "ncsnpp" else {}
+    net = shaken(
+        make(8, 3, options["model_channels"], options["channel_mult"], 1, (4,), 0.1, classes, **more)
+    )
+    net.map_augment = nn.Linear(9, 8, bias=False)
+    net.edm_name = edm_name
+    net._init_kwargs = {"img_resolution": 8, "in_channels": 3, "out_channels": 3, "label_dim": classes}
+    net._init_kwargs |= {"augment_dim": 9} | options
+    outer = nn.Module()
+    outer.model, outer.edm_name, outer._init_kwargs = net, wrapper, {}
+    for key, value in ({"sigma_data": 0.5} | facts).items():
+        setattr(outer, key, value)
+    return outer
+
+
+def written(tmp_path: Path, layout, outer: nn.Module, protocol: int = 4, **content) -> Path:
+    path = tmp_path / "edm.pkl"
+    path.write_bytes(Published(layout).bytes({"ema": outer, "dataset_kwargs": {"a": 1}} | content, protocol))
+    return path
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_tensor_of_a_published_file_comes_back(tmp_path, layout, kind, protocol):
+    outer = wrapped(kind, classes=3, sigma_data=0.7)
+    path = written(tmp_path, layout, outer, protocol)
+    before = {name: t.clone() for name, t in outer.model.state_dict().items() if "map_augment" not in name}
+    assert is_edm(path)
+    teacher = load_edm(path)
+    after = teacher.network.state_dict()
+    assert after.keys() == before.keys() and all(t.equal(after[name]) for name, t in before.items())
+    assert type(teacher) is Teacher and not teacher.training
+    assert (teacher.sigma_data, teacher.noise_scale) == (0.7, 0.25)
+    net, x, labels = outer.model.eval(), torch.randn(2, 3, 8, 8), torch.tensor([0, 2])
+    assert teacher(x, 2.0, labels=labels).equal(Teacher(net, 0.7)(x, 2.0, labels=labels))
+    assert teacher(x, 2.0).equal(Teacher(net, 0.7)(x, 2.0)) and teacher(x, 2.0).requires_grad
+
+
+def test_baselines_come_back_in_their_own_preconditioning(tmp_path, layout):
+    """D = x ∓ σ F with time counted as in those papers, computed here by hand."""
+    x = torch.randn(2, 3, 8, 8)
+    vp = wrapped(wrapper="VPPrecond", beta_d=19.9, beta_min=0.1, M=1000, epsilon_t=1e-5)
+    model, net = load_edm(written(tmp_path, layout, vp)), vp.model.eval()
+    assert type(model) is VP
+    for sigma, t in ((0.5, 0.1448), (20.0, 0.7709)):  # exp(9.95 t² + .1 t) − 1 = σ²
+        t = torch.tensor(t, dtype=torch.float64)
+        for _ in range(20):  # Newton
+            t = t - ((9.95 * t**2 + 0.1 * t) - np.log1p(sigma**2)) / (19.9 * t + 0.1)
+        want = x - sigma * net(x / (1 + sigma**2) ** 0.5, (999 * t).float().expand(2))
+        assert torch.allclose(model(x, sigma), want, atol=1e-3 * sigma)
+    assert model.sigma_min == pytest.approx(1.0e-3, rel=0.01) and model.sigma_max == pytest.approx(
+        152, rel=0.01
+    )
+
+    ve = wrapped("ncsnpp", wrapper="VEPrecond", sigma_min=0.02, sigma_max=100)
+    model, net = load_edm(written(tmp_path, layout, ve)), ve.model.eval()
+    assert type(model) is VE and (model.sigma_min, model.sigma_max) == (0.02, 100.0)
+    for sigma in (0.5, 20.0):
+        want = x + sigma * net(x, torch.tensor(sigma / 2).log().expand(2))
+        assert torch.allclose(model(x, torch.full((2,), sigma)), want, atol=1e-5 * sigma)
+
+
+def test_a_pickle_becomes_a_teacher_like_any_other(tmp_path, layout):
+    """Distilled, saved as safetensors and loaded again, with its network in the recipe."""
+    teacher = load_edm(written(tmp_path, layout, wrapped("ncsnpp", classes=3)))
+    known = Recipe.from_dict(teacher.header["recipe"])
+    assert (known.network.kind, known.network.classes, known.network.dropout) == ("ncsnpp", 3, 0.1)
+    recipe = replace(known, student=StudentStage(steps=1, batch=2, points=3))
+    pictures = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
+    labels = torch.arange(4) % 3
+    *_, state = distill(recipe, teacher, Dataset("pictures", pictures, pictures, labels, labels))
+    assert isinstance(state.result, ConsistencyModel)
+    x = torch.randn(2, 3, 8, 8)
+    for name, model in (("teacher", teacher), ("student", state.result.eval())):
+        checkpoints.save(tmp_path / f"{name}.safetensors", model, recipe, teacher.header["shape"])
+        assert checkpoints.load(tmp_path / f"{name}.safetensors")(x, 3.0).equal(model(x, 3.0))
+
+
+class Trap:
+    """Calls something when it is unpickled in the ordinary way."""
+
+    def __init__(self, *call) -> None:
+        self.call = call
+
+    def __reduce__(self):
+        return self.call[0], self.call[1:]
+
+
+def blob(content) -> bytes:
+    """What a storage of the file would hold."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer, _use_new_zipfile_serialization=False)
+    return buffer.getvalue()
+
+
+# A class that the file may name, handed a method of the file's own choice: OrderedDict.__setstate__ = OrderedDict
+SETS_A_METHOD = (
+    b"\x80\x02ccollections\nOrderedDict\n(N}X\x0c\x00\x00\x00__setstate__ccollections\nOrderedDict\nstb."
+)
+
+POISONS = {
+    "os.system": lambda mark: Trap(os.system, f"touch {mark}"),
+    "os.mkdir": lambda mark: Trap(os.mkdir, mark),
+    "eval": lambda mark: Trap(eval, f"open({mark!r}, 'w')"),
+    "exec": lambda mark: Trap(exec, f"open({mark!r}, 'w')"),
+    "getattr": lambda mark: Trap(getattr, "a", "upper"),
+    "another class": lambda mark: Counter("ab"),
+    "another function of torch": lambda mark: Trap(torch.load, mark),
+    "a method": lambda mark: Trap(OrderedDict.fromkeys, "ab"),
+    "a module": lambda mark: Trap(__import__, "this"),
+    "nested": lambda mark: Trap(OrderedDict, [("a", Trap(os.mkdir, mark))]),
+    "in a storage": lambda mark: Trap(torch.storage._load_from_bytes, blob(Trap(os.mkdir, mark))),
+}
+
+
+@pytest.mark.parametrize("place", ["top", "beside", "state", "parameter", "arguments"])
+@pytest.mark.parametrize("poison", POISONS)
+def test_a_poisoned_file_is_refused_and_nothing_in_it_runs(tmp_path, layout, poison, place):
+    mark, path = tmp_path / "mark", tmp_path / "edm.pkl"
+    trap, outer = POISONS[poison](str(mark)), wrapped()
+    if poison == "in a storage" and place == "parameter":
+        trap = Trap(torch._utils._rebuild_tensor_v2, trap, 0, (8,), (1,), False, OrderedDict())
+    content = {"ema": outer}
+    if place == "top":
+        content = trap
+    elif place == "beside":
+        content["loss_fn"] = trap
+    elif place == "state":
+        outer.model.mystery = trap
+    elif place == "parameter":
+        outer.model.map_layer0._parameters["bias"] = trap
+    else:
+        outer.model._init_kwargs["model_channels"] = trap
+    path.write_bytes(Published(layout).bytes(content))
+    if poison == "in a storage" and place in ("beside", "state"):
+        load_edm(path)  # a storage that no tensor of the network lies in is not opened
+    else:
+        with pytest.raises(ValueError, match="edm.pkl is refused, and nothing in it was run") as error:
+            load_edm(path)
+        assert len(str(error.value).splitlines()) == 1
+    assert not mark.exists()
+
+
+def test_source_code_in_the_file_is_not_run(tmp_path, layout):
+    mark, path = tmp_path / "mark", tmp_path / "edm.pkl"
+    path.write_bytes(Published(layout, f"open({str(mark)!r}, 'w')").bytes({"ema": wrapped()}))
+    assert isinstance(load_edm(path), Teacher) and not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "code", [SETS_A_METHOD, b"\x80\x02X\x01\x00\x00\x00aQ.", b"\x80\x02(cos\nsystem\no."]
+)
+def test_strange_codes_of_a_pickle_change_nothing(tmp_path, layout, code):
+    path = tmp_path / "strange.pkl"
+    path.write_bytes(code)
+    with pytest.raises(ValueError, match="strange.pkl is refused"):
+        load_edm(path)
+    assert isinstance(load_edm(written(tmp_path, layout, wrapped())), Teacher)
+
+
+def test_a_module_that_contains_itself_ends(tmp_path, layout):
+    outer = wrapped()
+    net = outer.model
+    again = nn.ModuleDict()
+    again._modules |= {str(i): net.enc for i in range(3)} | {"self": again}
+    net._modules["again"] = again
+    with pytest.raises(ValueError, match="is refused"):
+        load_edm(written(tmp_path, layout, outer))
+
+
+DAMAGES = {
+    "empty": lambda b: b"",
+    "text": lambda b: b"<html>404</html>\n",
+    "half": lambda b: b[: len(b) // 2],
+    "without its end": lambda b: b[:-1],
+    "cut in its head": lambda b: b[:100],
+    "without its middle": lambda b: b[: len(b) // 3] + b[len(b) // 2 :],
+    "no network": lambda b: pickle.dumps({"weights": [1, 2]}, 4),
+    "not a dictionary": lambda b: pickle.dumps([1, 2], 4),
+    "no module": lambda b: pickle.dumps({"ema": OrderedDict(a=1)}, 4),
+    "of torch": lambda b: blob({"a": torch.zeros(2)}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_wrong_or_truncated_file_is_refused_in_one_line(tmp_path, layout, damage):
+    path = written(tmp_path, layout, wrapped())
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    with pytest.raises(ValueError, match="edm.pkl is refused") as error:
+        load_edm(path)
+    assert len(str(error.value).splitlines()) == 1
+    with pytest.raises(FileNotFoundError):
+        load_edm(tmp_path / "nowhere.pkl")
+    assert not is_edm(tmp_path / "nowhere.pkl") and not is_edm(tmp_path)
+
+
+def other(change) -> nn.Module:
+    outer = wrapped()
+    change(outer, outer.model, outer.model._init_kwargs)
+    return outer
+
+
+UNKNOWN = {
+    "network 'UNet2'": lambda o, n, kw: setattr(n, "edm_name", "UNet2"),
+    "preconditioning 'iDDPMPrecond'": lambda o, n, kw: setattr(o, "edm_name", "iDDPMPrecond"),
+    "option 'logvar_channels'": lambda o, n, kw: kw.update(logvar_channels=8),
+    "none of ddpmpp, ncsnpp": lambda o, n, kw: kw.update(encoder_type="skip"),
+    "SongUNet is none of": lambda o, n, kw: kw.update(out_channels=6),
+    "tensor '.*' is in only one": lambda o, n, kw: kw.update(num_blocks=2),
+    "tensor '.*' has shape": lambda o, n, kw: kw.update(model_channels=16),
+    "KeyError: 'in_channels'": lambda o, n, kw: kw.pop("in_channels"),
+    "tensor 'map_layer1.bias' is in only one": lambda o, n, kw: setattr(n.map_layer1, "bias", None),
+    "tensor 'scale' is in only one": lambda o, n, kw: n.register_buffer("scale", torch.ones(1)),
+}
+
+
+@pytest.mark.parametrize("why", UNKNOWN)
+def test_an_unknown_architecture_is_named(tmp_path, layout, why):
+    with pytest.raises(ValueError, match=why) as error:
+        load_edm(written(tmp_path, layout, other(UNKNOWN[why])))
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage")
+def test_a_tensor_larger_than_its_storage_is_refused(tmp_path, layout):
+    outer = wrapped()
+    bias = Trap(
+        torch._utils._rebuild_tensor_v2, torch.zeros(3).storage(), 0, (32,), (1,), False, OrderedDict()
+    )
+    outer.model.map_layer1._parameters["bias"] = bias
+    with pytest.raises(ValueError, match="out of bounds"):
+        load_edm(written(tmp_path, layout, outer))
+
+
+def test_half_precision_is_read_as_float32(tmp_path, layout):
+    outer = wrapped()
+    outer.model.half()
+    teacher = load_edm(written(tmp_path, layout, outer))
+    assert {p.dtype for p in teacher.parameters()} == {torch.float32}
+    assert teacher.network.map_layer0.weight.equal(outer.model.map_layer0.weight.float())
+
+
+def test_image_down_is_told_apart_by_its_name():
+    """The walk down the encoder goes by type; the file goes by names."""
+    net = wrapped("ncsnpp").model
+    assert {n for n, m in net.enc.items() if isinstance(m, ImageDown)} == {"4x4_aux_residual"}
