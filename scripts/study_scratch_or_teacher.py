@@ -43,10 +43,10 @@ class Study:
     """Sampling seeds, of which the median is taken for each student."""
 
     def budgets_of(self, method: str) -> tuple[int, ...]:
-        """In pilot runs the loss of iCT was the better one with the largest budget, and the worse one below it."""
+        """In pilot runs the loss of iCT was the better one with the largest budget, and the worse one with small ones."""
         if "ct_huber" not in self.tuned or method == "cd":
             return self.budgets
-        return self.budgets[-1:] if method == "ct_huber" else self.budgets[:-1]
+        return self.budgets[-2:] if method == "ct_huber" else self.budgets[:-1]
 
     def recipe_of(self, method: str, budget: int, seed: int) -> Recipe:
         """The recipe that uses up the budget."""
@@ -187,7 +187,7 @@ def main() -> None:
                 PATH,
                 metrics=metrics,
                 command="python scripts/study_scratch_or_teacher.py",
-                recipe={s.recipe.name: s.recipe.to_dict() for s in STUDIES},
+                recipe={"name": ", ".join(metrics)} | {s.recipe.name: s.recipe.to_dict() for s in STUDIES},
                 seconds=before + time.perf_counter() - start,
                 runs=done,
             )
