@@ -28,10 +28,17 @@ PAGES = "book/reference/"
 MODULES = {
     "The method": ("noise", "teacher", "student", "solvers", "losses", "samplers"),
     "Editing": ("editing",),
-    "Networks and data": ("networks", "ddpmpp", "data", "images"),
+    "Networks and data": ("networks", "ddpmpp", "adm", "data", "images"),
     "Training": ("recipes", "runtime", "training", "progressive", "checkpoints", "runs"),
     "Measuring": ("evaluation", "comparison", "inception", "records"),
-    "Pretrained teachers and export": ("pretrained", "pretrained.onnx"),
+    "Pretrained teachers and export": (
+        "pretrained",
+        "pretrained.diffusers",
+        "pretrained.edm",
+        "pretrained.pipeline",
+        "pretrained.onnx",
+        "guidance",
+    ),
     "Figures and sliders": ("plotting", "interactive", "widgets"),
     "Exercises": ("checks",),
     "Command line": ("cli",),
@@ -179,7 +186,7 @@ def _results(app: Sphinx) -> str:
             for key in ("recipe", "seed", "commit", "data", "hardware", "date", "seconds", "peak_memory_mb")
             if record.get(key) not in (None, "", {})
         ]
-        parts.append(_table("run", "", facts))
+        parts.append(_table("run", "value", facts))
         parts.append(
             "```{dropdown} Every number of this record\n"
             + _table("metric", "value", results.flatten(record.get("metrics", {})))
