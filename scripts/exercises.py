@@ -119,6 +119,8 @@ def derive(source: NotebookNode, version: str, name: str) -> NotebookNode:
         if cell.cell_type == "markdown" and version != "student":
             cell.source = cell.source.replace("](../book/", "](../../book/")
         if i == 0:
+            if version != "student":
+                cell.source = cell.source.replace("# Exercises", "# Solutions of the exercises", 1)
             cell.source += "\n\n" + links(version, name)
         if version == "student":
             if "solution" in tags:
