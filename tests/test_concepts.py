@@ -33,7 +33,8 @@ def test_an_introduction_is_seen(monkeypatch, pages):
 
 
 @pytest.mark.parametrize(
-    "pages", [("The denoiser, and a *denoiser* is a function.",), ("With *care*: denoisers.", "A *denoiser*.")]
+    "pages",
+    [("The denoiser, and a *denoiser* is a function.",), ("With *care*: denoisers.", "A *denoiser*.")],
 )
 def test_a_use_before_the_introduction_is_named(monkeypatch, pages):
     (what,) = found(monkeypatch, *pages)
