@@ -85,6 +85,11 @@ def _(mix: object, g: Generator) -> str:
                 "It scales to what it measures in these 64 numbers. Noise scatters: at a corner it would not return the corner's noise. "
                 "The weights alone say by how much.",
             ),
+            "measured length": (
+                80 * 8 * average / average.norm(),
+                "It scales to the length of these 64 numbers. That scatters: at a corner it would not return the corner's noise. "
+                "The weights alone say by how much.",
+            ),
         },
     )  # fmt: skip
     return "At a corner the weights are 1, 0, 0, 0, and the noise stays as it is."
@@ -190,7 +195,7 @@ def _redraw(
 
 @exercise(
     "edit-index",
-    "Seven, whatever you draw",
+    "Blots, whatever you draw",
     "bug",
     "hard",
     20,

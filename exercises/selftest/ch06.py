@@ -37,6 +37,17 @@ def _(mu_x, var_x, mu_y, var_y):
     return (mu_x - mu_y).square().sum() + var_x.sum() + var_y.sum()
 
 
+@wrong("digits-diagonal", "root of the traces")
+def _(mu_x, var_x, mu_y, var_y):
+    root = (var_x.sum() * var_y.sum()).sqrt()
+    return (mu_x - mu_y).square().sum() + var_x.sum() + var_y.sum() - 2 * root
+
+
+@wrong("digits-diagonal", "factor 2")
+def _(mu_x, var_x, mu_y, var_y):
+    return ((mu_x - mu_y).square() + var_x + var_y - (var_x * var_y).sqrt()).sum()
+
+
 @wrong("digits-diagonal", "means only")
 def _(mu_x, var_x, mu_y, var_y):
     return (mu_x - mu_y).square().sum()
@@ -121,7 +132,7 @@ def clamp(x, most=1):
 wrong("digits-clamp", "first left", walk=heun(first=clamp))
 wrong("digits-clamp", "second left", walk=heun(second=clamp))
 wrong("digits-clamp", "at the end", walk=heun(end=clamp))
-wrong("digits-clamp", "still limited", walk=heun(lambda x: clamp(x, 100), lambda x: clamp(x, 100)))
+wrong("digits-clamp", "still limited", walk=heun(lambda x: clamp(x, 5), lambda x: clamp(x, 5)))
 wrong("digits-clamp", "Euler", walk=cdedu.sample_euler)
 
 

@@ -55,6 +55,12 @@ def _(noises, weights):
     return torch.einsum("k,kchw->chw", weights, noises) * weights.norm()
 
 
+@wrong("edit-pad", "measured length")
+def _(noises, weights):
+    average = torch.einsum("k,kchw->chw", weights, noises)
+    return 80 * average.numel() ** 0.5 * average / average.norm()
+
+
 @wrong("edit-pad", "measured")
 def _(noises, weights):
     x = torch.einsum("k,kchw->chw", weights, noises)
