@@ -199,7 +199,10 @@ def _ideas(app: Sphinx) -> str:
     app.env.note_dependency(str(ideas.IDEAS))
     for problem in ideas.problems():
         logger.warning(problem)
-    return ideas.table("undergraduate")
+    return "\n\n".join(
+        f"## {track.capitalize()} track\n\n{ideas.table(track)}"
+        for track in ("undergraduate", "postgraduate")
+    )
 
 
 def _table(left: str, right: str, rows: list[tuple[str, Any]]) -> str:
