@@ -76,6 +76,7 @@ def build(root: Path) -> tuple[Path, str]:
     warnings = io.StringIO()
     settings: dict[str, Any] = {
         "extensions": ["myst_nb", "book_launch"],
+        "source_suffix": {".rst": "restructuredtext"},  # of its own: Sphinx writes into its default
         "nb_execution_mode": "off",
         "html_theme": "sphinx_book_theme",
         "html_theme_options": {

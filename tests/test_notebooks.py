@@ -173,7 +173,12 @@ def warnings_of(text: str, tmp_path: Path) -> str:
     source.mkdir()
     (source / "index.md").write_text("# Title\n\n" + text)
     extensions = ["myst_parser", "sphinx.ext.mathjax", "bookext"]
-    settings = {"extensions": extensions, "myst_enable_extensions": ["dollarmath"]}
+    suffix = {".rst": "restructuredtext"}  # of its own: Sphinx writes into its default
+    settings = {
+        "extensions": extensions,
+        "source_suffix": suffix,
+        "myst_enable_extensions": ["dollarmath"],
+    }
     with docutils_namespace():
         app = Sphinx(source, None, out, out / "trees", "html", settings, status=None, warning=warnings)
         app.build()

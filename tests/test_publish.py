@@ -90,7 +90,11 @@ def redirect(tmp_path: Path, lines: str) -> tuple[Path, str]:
     (source / "index.md").write_text("# Title\n\n```{toctree}\nbook/here\n```\n")
     (source / "book" / "here.md").write_text("# Here\n")
     (source / "book" / "redirects.yml").write_text(lines)
-    settings = {"extensions": ["myst_parser", "book_redirects"]}
+    # A source_suffix of its own: Sphinx writes into its default.
+    settings = {
+        "extensions": ["myst_parser", "book_redirects"],
+        "source_suffix": {".rst": "restructuredtext"},
+    }
     with docutils_namespace():
         Sphinx(source, None, tmp_path / "html", tmp_path / "trees", "html", settings, None, warnings).build()
     return tmp_path / "html", warnings.getvalue()
