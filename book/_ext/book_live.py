@@ -17,7 +17,7 @@ LIVE = BOOK / "_static" / "live"
 
 
 def configure(app: Sphinx, config: Any) -> None:
-    config.templates_path = [*config.templates_path, str(BOOK / "_templates")]
+    config.templates_path = [str(BOOK / "_templates"), *config.templates_path]  # before the themes' own
 
 
 def choose_scripts(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:

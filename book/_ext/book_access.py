@@ -1,0 +1,85 @@
+"""What the theme leaves out: progress through a track, next and previous that follow it, names for all that assistive
+technology reads.
+
+- below the title stands how far along its track the page is, from the table of contents;
+- next leads from a chapter to its exercises and from there to the next chapter; solutions are reached from the sidebar;
+- the sidebar's toggles have names, a table's empty corner is no header, and the bibliography is a list of items.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from bs4 import BeautifulSoup
+from sphinx.application import Sphinx
+
+SOLUTIONS = "exercises/solutions/"
+
+
+def steps(toc: Path) -> dict[str, tuple[str, int, int, str]]:
+    """page -> (track, step, steps of that track, what kind of page), for the parts that are tracks."""
+    found = {}
+    for part in yaml.safe_load(toc.read_text(encoding="utf-8"))["parts"]:
+        if not part["caption"].endswith("track"):
+            continue
+        for step, chapter in enumerate(part["chapters"], start=1):
+            place = (part["caption"], step, len(part["chapters"]))
+            found[chapter["file"]] = (*place, "")
+            for section in chapter.get("sections", []):
+                kind = "solutions" if section["file"].startswith(SOLUTIONS) else "exercises"
+                found[section["file"]] = (*place, f", {kind}")
+    return found
+
+
+def progress(track: str, step: int, count: int, kind: str) -> str:
+    return f'<p class="track-progress" style="--done: {100 * step / count:.0f}%">{track}, step {step} of {count}{kind}</p>'
+
+
+def neighbour(app: Sphinx, page: str, side: int) -> str | None:
+    """The page before (side 1) or after (side 2) in the contents that is no page of solutions."""
+    relations = app.builder.relations  # type: ignore[attr-defined]
+    there: str | None = relations.get(page, [None] * 3)[side]
+    while there and there.startswith(SOLUTIONS):
+        there = relations[there][side]
+    return there
+
+
+def name_toggles(sidebar: BeautifulSoup) -> BeautifulSoup:
+    for toggle in sidebar("summary"):
+        toggle["aria-label"] = f"Pages below {toggle.find_parent('li').a.get_text(strip=True)}"
+    return sidebar
+
+
+def mend(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    if doctree is None:
+        return
+    body = re.sub(r'<th class="([^"]*)">(?:<p></p>)?</th>', r'<td class="\1"></td>', context["body"])
+    body = body.replace("<th></th>", "<td></td>")
+    # A deprecated role, not allowed in a list.
+    body = body.replace('role="doc-biblioentry"', 'role="listitem"')
+    # Folded cells are called what they show: "Show code cell source".
+    body = body.replace(' aria-label="Toggle hidden content"', "")
+    place = steps(Path(app.srcdir, app.config.external_toc_path)).get(page)
+    context["body"] = body.replace("</h1>", f"</h1>\n{progress(*place)}", 1) if place else body
+
+    for name, side in (("prev", 1), ("next", 2)):
+        there = neighbour(app, page, side)
+        if there and context.get(name):
+            title = app.builder.render_partial(app.env.titles[there])["title"]  # type: ignore[attr-defined]
+            context[name] = {"link": app.builder.get_relative_uri(page, there), "title": title}
+        else:
+            context[name] = None
+
+    toctree = context["generate_toctree_html"]
+
+    def named(*args: Any, **options: Any) -> BeautifulSoup:
+        return name_toggles(BeautifulSoup(str(toctree(*args, **options)), "html.parser"))
+
+    context["generate_toctree_html"] = named
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_js_file("scroll.js", defer="defer")
+    app.connect("html-page-context", mend, priority=950)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,19 @@
+// What scrolls inside itself, a long formula or a wide table, can be reached and scrolled by keyboard.
+"use strict";
+
+addEventListener("load", async () => {
+  await window.MathJax?.startup?.promise;
+  const watch = new ResizeObserver((entries) => {
+    for (const { target } of entries) {
+      const { overflowX, overflowY } = getComputedStyle(target);
+      const hidden = 8; // pixels; less is rounding
+      const scrolls =
+        (target.scrollWidth > target.clientWidth + hidden && /auto|scroll/.test(overflowX)) ||
+        (target.scrollHeight > target.clientHeight + hidden && /auto|scroll/.test(overflowY));
+      if (scrolls) target.tabIndex = 0;
+      else target.removeAttribute("tabindex");
+    }
+  });
+  const wide = "div.math, mjx-container[display], table, .pst-scrollable-table-container, pre, .cell_output .output";
+  for (const one of document.querySelectorAll(`article :is(${wide})`)) watch.observe(one);
+});
