@@ -41,7 +41,7 @@ def test_every_notebook_has_the_same_set_up_cell() -> None:
 @pytest.mark.parametrize("page", NOTEBOOKS)
 def test_a_chapter_can_be_launched_and_taken_along(page: str, html: Path) -> None:
     tree = BeautifulSoup((html / f"{page}.html").read_text(), "html.parser")
-    row = tree.select_one("article h1 + p.launch")
+    row = tree.select_one("article h1 ~ p.launch")
     assert row is not None, "no line of links below the title"
     colab, download = (str(a["href"]) for a in row.find_all("a"))
     assert re.fullmatch(rf"https://colab\.research\.google\.com/github/[^/]+/[^/]+/blob/gh-pages/.*notebooks/{page}\.ipynb", colab)  # fmt: skip
