@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from cdedu.files import replacing
 from cdedu.recipes import Recipe
 from cdedu.student import ConsistencyModel
 from cdedu.teacher import Teacher
@@ -133,19 +134,15 @@ def sha256(path: str | Path) -> str:
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
     """Tensors and a JSON header into one file, atomically."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    flat = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     try:
-        flat = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-        save_file(flat, temporary, {"cdedu": json.dumps(header)})
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o644)  # safetensors makes files that only their owner can read
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            save_file(flat, temporary, {"cdedu": json.dumps(header)})
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+                os.fchmod(file.fileno(), 0o644)  # safetensors makes files that only their owner can read
     except SafetensorError as error:
         raise OSError(f"cannot write {path}: {error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,6 +1,5 @@
 """Figures in one style: transparent, mid-grey text, legible on white and on black and in grey; one colour for each role."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
+
+from cdedu.files import replacing
 
 TEACHER, STUDENT, TARGET, DATA, INK = "#0072B2", "#D55E00", "#009E73", "#8a8a8a", "#777777"
 """Colours of the roles, and of text and axes."""
@@ -73,7 +74,6 @@ def image_grid(ax: Axes, x: Tensor, columns: int = 8, title: str | None = None, 
 def save_samples(path: str | Path, x: Tensor, title: str) -> None:
     """A picture of samples, images or points, written atomically."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     use_style()
     figure, ax = plt.subplots(figsize=(5, 5))
     if x.ndim == 4:
@@ -82,10 +82,9 @@ def save_samples(path: str | Path, x: Tensor, title: str) -> None:
         scatter(ax, x, STUDENT)
         ax.set(aspect="equal")
     ax.set_title(title)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix or '.png'}")
     try:
-        figure.savefig(temporary, facecolor="white", transparent=False, dpi=120)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            kind = path.suffix[1:] or "png"
+            figure.savefig(temporary, format=kind, facecolor="white", transparent=False, dpi=120)
     finally:
-        temporary.unlink(missing_ok=True)
         plt.close(figure)

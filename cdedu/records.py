@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from cdedu.files import replacing
+
 
 def write_record(
     path: str | Path,
@@ -46,10 +48,8 @@ def write_record(
         **more,
         "metrics": metrics,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(record, indent=1) + "\n")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n")
     return path
 
 

@@ -11,7 +11,6 @@ The same weights give the same bytes. The runtime is vendored anew, from the npm
 import gzip
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from torch import Tensor
 
 import cdedu
 from cdedu.checkpoints import WEIGHTS
+from cdedu.files import replacing
 from cdedu.pretrained import export_onnx
 from cdedu.recipes import recipes
 
@@ -131,14 +131,8 @@ def to_json(value: Any) -> bytes:
 
 def write(name: str | Path, data: bytes) -> None:
     """Into book/_static/live, under a temporary name first."""
-    path = LIVE / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(LIVE / name) as temporary:
         temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ MODULES = {
     "The method": ("noise", "teacher", "student", "solvers", "losses", "samplers"),
     "Editing": ("editing",),
     "Networks and data": ("networks", "ddpmpp", "adm", "data", "images"),
-    "Training": ("recipes", "runtime", "training", "progressive", "checkpoints", "runs"),
+    "Training": ("recipes", "runtime", "training", "progressive", "checkpoints", "files", "runs"),
     "Measuring": ("evaluation", "comparison", "inception", "records"),
     "Pretrained teachers and export": (
         "pretrained",
