@@ -50,12 +50,7 @@ def introduced(page: str, start: int, end: int) -> bool:
     """Whether the words at this place stand between asterisks."""
     line = page[page.rfind("\n", 0, start) + 1 : start]
     rest = page[end : page.find("\n", end) if "\n" in page[end:] else None]
-    return (
-        line.count("*") % 2 == 1
-        and "*" in rest
-        or line.endswith("**")
-        or re.search(r"\*\*[^*]*$", line) is not None
-    )
+    return line.count("*") % 2 == 1 and "*" in rest or re.search(r"\*\*[^*]*$", line) is not None
 
 
 def problems(name: str, words: dict[str, str]) -> Iterator[str]:

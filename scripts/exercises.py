@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -255,14 +256,21 @@ def namespaces(version: Callable[[str], str]) -> dict[str, dict[str, Any]]:
     return out
 
 
-_solutions: dict[str, dict[str, Any]] = {}
+@cache
+def solutions() -> dict[str, dict[str, Any]]:
+    """Exercise → what the solved notebook's names hold."""
+    return namespaces(solved)
+
+
+@cache
+def stubs() -> dict[str, dict[str, Any]]:
+    """Exercise → what the untouched notebook's names hold."""
+    return namespaces(stub)
 
 
 def judge(task: Exercise, answer: Answer, seed: int = 0) -> Result:
     """Grade a prepared answer; names that it does not give hold the solution."""
-    if not _solutions:
-        _solutions.update(namespaces(solved))
-    return grade(task.name, {**_solutions[task.name], **answer.values}, seed=seed)
+    return grade(task.name, {**solutions()[task.name], **answer.values}, seed=seed)
 
 
 def broken() -> list[Answer]:
@@ -298,7 +306,7 @@ def failures(task: Exercise, seeds: int = SEEDS) -> list[str]:
         found.append(f"it needs five wrong answers with a diagnosis each, and has {keys}")
     if not 2 <= len(task.hints) <= 3:
         found.append(f"it needs two or three hints, and has {len(task.hints)}")
-    untouched = namespaces_of_stubs()[task.name]
+    untouched = stubs()[task.name]
     for seed in range(seeds):
         for i, answer in enumerate([Answer("", {}), *prepared.right]):
             result = judge(task, answer, seed)
@@ -317,19 +325,10 @@ def failures(task: Exercise, seeds: int = SEEDS) -> list[str]:
     if grade(task.name, {}).key != "missing":
         found.append("a missing name is not noticed")
     for answer in broken():
-        result = grade(task.name, {**_solutions[task.name], task.answers[0]: answer.values[""]}, seconds=0.3)
+        result = grade(task.name, {**solutions()[task.name], task.answers[0]: answer.values[""]}, seconds=0.3)
         if result.status == "right" or not result.message or "cdedu/checks" in result.message:
             found.append(f"broken answer {answer.key!r} got {result}")
     return found
-
-
-_stubs: dict[str, dict[str, Any]] = {}
-
-
-def namespaces_of_stubs() -> dict[str, dict[str, Any]]:
-    if not _stubs:
-        _stubs.update(namespaces(stub))
-    return _stubs
 
 
 def selftest() -> int:

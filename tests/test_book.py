@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
+import release
 import yaml
 from bs4 import BeautifulSoup, Tag
 from conftest import HTML, ROOT
@@ -21,9 +22,7 @@ FETCHED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "vid
 
 def pages() -> list[str]:
     """Every page that the table of contents names, without suffix."""
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
-    chapters = [c for part in toc["parts"] for c in part["chapters"]]
-    return [toc["root"], *(page["file"] for c in chapters for page in (c, *c.get("sections", [])))]
+    return list(release.pages(yaml.safe_load((ROOT / "_toc.yml").read_text())))
 
 
 BUILT = [f"{page}.html" for page in pages()]
