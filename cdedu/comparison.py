@@ -23,6 +23,8 @@ from cdedu.samplers import Progress, sample_consistency, sample_ddpm, sample_eul
 from cdedu.teacher import Denoiser
 
 Sampler = Callable[[Tensor, torch.Generator], Tensor]
+Row = dict[str, dict[str, float]]
+"""For each metric the median, least and greatest value over seeds."""
 BATCH, IMAGE_BATCH = 5000, 500
 """Samples drawn at once: points and small images, and images of 32 × 32 and larger."""
 
@@ -58,6 +60,60 @@ def samplers(
     return out
 
 
+class Ruler:
+    """Distances of samples to held-out data, at equal sizes: the sliced Wasserstein distance (``sw``) of points; Fréchet and
+    kernel distance (``fd``, ``kd``), precision and recall in the features of a frozen classifier where the data have one.
+
+    Args:
+        data: its ``test`` part is what is compared with.
+        n: how many samples; all of the smaller part by default.
+
+    Raises:
+        ValueError: if fewer than 2 samples are left.
+    """
+
+    def __init__(self, data: Dataset, n: int | None = None) -> None:
+        self.n = min(n or len(data.test), len(data.test), len(data.train))
+        if self.n < 2:
+            raise ValueError(f"{self.n} samples are too few to compare; use at least 2")
+        order = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))
+        self.train, self.real = data.train, to_unit(data.test[order[: self.n]])
+        self.shape = tuple(self.real.shape[1:])
+        self.large = self.real[0].numel() >= 3 * 32 * 32
+        self.classifier = frozen_classifier(data)
+        self.first = "sw" if self.classifier is None else "fd"
+        """The metric that ratios are taken of."""
+        if self.classifier is not None:
+            self._real_features = features(self.classifier, self.real)
+
+    @torch.no_grad()
+    def measure(self, x: Tensor) -> dict[str, float]:
+        """All metrics of the samples x, (n, ...)."""
+        if self.classifier is None:
+            return {"sw": sliced_wasserstein(self.real.flatten(1), x.cpu().flatten(1))}
+        fake = features(self.classifier, x.cpu())
+        precision, recall = precision_recall(self._real_features, fake, k=min(3, self.n - 1))
+        return {
+            "fd": frechet_distance(self._real_features, fake),
+            "kd": kernel_distance(self._real_features, fake),
+            "precision": precision,
+            "recall": recall,
+        }
+
+    def over_seeds(self, draw: Callable[[torch.Generator], Tensor], seeds: int) -> Row:
+        """The metrics of ``draw(generator)`` for sampling seeds 0, 1, ..."""
+        runs = [self.measure(draw(torch.Generator().manual_seed(seed))) for seed in range(seeds)]
+        return {key: spread([run[key] for run in runs]) for key in runs[0]}
+
+    def floor(self, seeds: int) -> Row:
+        """Real against real: training data, drawn at random, in place of samples."""
+
+        def draw(g: torch.Generator) -> Tensor:
+            return to_unit(self.train[torch.randperm(len(self.train), generator=g)[: self.n]])
+
+        return self.over_seeds(draw, seeds)
+
+
 @torch.no_grad()
 def compare(
     recipe: Recipe,
@@ -77,61 +133,36 @@ def compare(
         dimensions; on digits, in the features of the frozen classifier, Fréchet and kernel distance (``fd``, ``kd``), precision
         and recall. ``ratio`` is of the students' distances to that of the first sampler, ``base``.
     """
-    n = min(samples or len(data.test), len(data.test), len(data.train))
-    if n < 2:
-        raise ValueError(f"{n} samples are too few to compare; use at least 2")
     if seeds < 1:
         raise ValueError(f"seeds = {seeds}, but medians need at least one sampling seed")
-    order = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))
-    test, train = to_unit(data.test[order[:n]]), data.train
-    shape = tuple(test.shape)
+    ruler = Ruler(data, samples)
     device = next(student.parameters()).device  # type: ignore[attr-defined]
-    large = test[0].numel() >= 3 * 32 * 32
-    classifier = frozen_classifier(data)
-    if classifier is not None:
-        real = features(classifier, test)
-
-        def measure(x: Tensor) -> dict[str, float]:
-            fake = features(classifier, x.cpu())
-            precision, recall = precision_recall(real, fake, k=min(3, n - 1))
-            return {
-                "fd": frechet_distance(real, fake), "kd": kernel_distance(real, fake),
-                "precision": precision, "recall": recall,
-            }  # fmt: skip
-    else:
-
-        def measure(x: Tensor) -> dict[str, float]:
-            return {"sw": sliced_wasserstein(test.flatten(1), x.cpu().flatten(1))}
-
-    def over_seeds(draw: Callable[[torch.Generator], Tensor]) -> dict[str, dict[str, float]]:
-        runs = [measure(draw(torch.Generator().manual_seed(seed))) for seed in range(seeds)]
-        return {key: spread([run[key] for run in runs]) for key in runs[0]}
+    n, shape, large = ruler.n, ruler.shape, ruler.large
 
     def sample(sampler: Sampler, generator: torch.Generator) -> Tensor:
         parts, batch = [], IMAGE_BATCH if large else BATCH
         for start in range(0, n, batch):
             size = min(batch, n - start)
-            x = recipe.sigma_max * torch.randn((size, *shape[1:]), generator=generator).to(device)
+            x = recipe.sigma_max * torch.randn((size, *shape), generator=generator).to(device)
             parts.append(sampler(x, generator).cpu())
         return torch.cat(parts)
 
     out: dict[str, Any] = {"n": n, "seeds": seeds, "second_sigma": recipe.student.second_sigma}
-    out["features"] = None if classifier is None else type(classifier).__name__
-    out["floor"] = over_seeds(lambda g: to_unit(train[torch.randperm(len(train), generator=g)[:n]]))
+    out["features"] = None if ruler.classifier is None else type(ruler.classifier).__name__
+    out["floor"] = ruler.floor(seeds)
     out["samplers"] = {}
     rows = list(samplers(recipe, teacher, student, large, trial).items())
     for name, (evaluations, sampler) in rows if progress is None else progress(rows):
-        values = over_seeds(lambda g, sampler=sampler: sample(sampler, g))  # type: ignore[misc]
+        values = ruler.over_seeds(lambda g, sampler=sampler: sample(sampler, g), seeds)  # type: ignore[misc]
         out["samplers"][name] = {"evaluations": evaluations, **values}
-    key = "sw" if classifier is None else "fd"
-    base = out["samplers"][rows[0][0]][key]["median"]
+    base, key = out["samplers"][rows[0][0]][ruler.first]["median"], ruler.first
     out["trial"], out["base"] = trial, rows[0][0]
     out["ratio"] = {name: out["samplers"][name][key]["median"] / base for name in ("student_1", "student_2")}
     out["speed"] = speed(
         recipe,
         teacher,
         student,
-        shape[1:],
+        shape,
         device,
         batch=2 if trial else 16 if large and device.type == "cpu" else min(256, n),
         repeats=1 if trial else 3 if large else 7,

@@ -6,6 +6,8 @@ import platform
 import resource
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,51 @@ def write_record(
 def read_record(path: str | Path) -> dict[str, Any]:
     """A record as written by :func:`write_record`."""
     return dict(json.loads(Path(path).read_text()))
+
+
+class Study:
+    """The runs of a study, each kept in the record as soon as it is finished; started again, the study goes on from there.
+
+    ::
+
+        study = Study("results/grid.json", "python scripts/study_grid.py")
+        for n in (9, 18, 36):
+            value = study.run(f"toy/{n}", lambda: distance_after_training(n))
+            study.write({...})
+
+    Args:
+        path: where the record is, or will be.
+        command: what reproduces it.
+        afresh: begin anew, whatever the record holds.
+        **fixed: fields of the record, as in :func:`write_record`; of those, ``settings`` must be the same when a study goes on.
+
+    Raises:
+        ValueError: if the record was made with other settings.
+    """
+
+    def __init__(self, path: str | Path, command: str, *, afresh: bool = False, **fixed: Any) -> None:
+        self.path, self.command, self.fixed = Path(path), command, fixed
+        old = read_record(path) if self.path.is_file() and not afresh else {}
+        settings = json.loads(json.dumps(fixed.get("settings")))
+        if old and old.get("settings") != settings:
+            raise ValueError(f"{path} was made with other settings; go on with those, or begin afresh")
+        self.runs: dict[str, Any] = old.get("runs", {})
+        self.metrics: dict[str, Any] = old.get("metrics", {})
+        self._before, self._start = old.get("seconds") or 0.0, time.perf_counter()
+
+    def run(self, key: str, function: Callable[[], Any]) -> Any:
+        """What ``function()`` returned when the run ``key`` was made, now or earlier; plain numbers, lists and dictionaries."""
+        if key not in self.runs:
+            self.runs[key] = function()
+            self.write(self.metrics)
+        return self.runs[key]
+
+    def write(self, metrics: dict[str, Any]) -> Path:
+        """The record, with these metrics and all runs so far."""
+        self.metrics, seconds = metrics, self._before + time.perf_counter() - self._start
+        return write_record(
+            self.path, metrics=metrics, command=self.command, seconds=seconds, runs=self.runs, **self.fixed
+        )
 
 
 def hardware(device: str = "cpu") -> dict[str, Any]:

@@ -6,8 +6,6 @@ What is finished is in the record; started again, the study goes on from there.
 """
 
 import argparse
-import statistics
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +16,11 @@ from torch import nn
 from tqdm.auto import tqdm
 
 import cdedu
+from cdedu import records
+from cdedu.comparison import Ruler
 from cdedu.data import load_data
-from cdedu.evaluation import digits_classifier, features, frechet_distance, sliced_wasserstein, spread
+from cdedu.evaluation import spread
 from cdedu.recipes import Recipe, get_recipe
-from cdedu.records import read_record, write_record
 from cdedu.training import distill, train_consistency
 
 PATH = Path("results/scratch-or-teacher.json")
@@ -55,45 +54,36 @@ class Study:
         return replace(self.recipe, student=replace(stage, steps=steps), seed=seed)
 
 
-class Ruler:
-    """Distance of samples to held-out data: sliced Wasserstein of points, Fréchet distance of digits."""
+class Scale:
+    """One number for a student or teacher: the median over sampling noises of its first metric."""
 
     def __init__(self, study: Study) -> None:
         self.study, self.data = study, load_data(study.recipe.data)
-        self.classifier = digits_classifier() if study.recipe.data == "digits" else None
-        self.real = self.data.test[: study.samples]
+        self.ruler = Ruler(self.data, study.samples)
 
-    def distance(self, x: torch.Tensor) -> float:
-        if self.classifier is None:
-            return sliced_wasserstein(x, self.real)
-        return frechet_distance(features(self.classifier, self.real), features(self.classifier, x))
+    def median(self, sampler: Any) -> float:
+        """Of ``sampler(noise, generator)``."""
 
-    def over_draws(self, sampler: Any) -> float:
-        """Median over noises of the distance of ``sampler(noise, generator)``."""
-        values = []
-        for seed in range(self.study.draws):
-            g = torch.Generator().manual_seed(seed)
-            x = self.study.recipe.sigma_max * torch.randn(self.real.shape, generator=g)
-            values.append(self.distance(sampler(x, g)))
-        return statistics.median(values)
+        def draw(g: torch.Generator) -> torch.Tensor:
+            return sampler(self.study.recipe.sigma_max * torch.randn(self.ruler.real.shape, generator=g), g)
+
+        return self.ruler.over_seeds(draw, self.study.draws)[self.ruler.first]["median"]
 
     def student(self, model: nn.Module) -> list[float]:
         """With one step and with two."""
         levels = [self.study.recipe.student_sigmas(steps) for steps in (1, 2)]
-        return [self.over_draws(lambda x, g, s=s: cdedu.sample_consistency(model, x, s, g)) for s in levels]
+        return [self.median(lambda x, g, s=s: cdedu.sample_consistency(model, x, s, g)) for s in levels]
 
-    def teacher(self, model: nn.Module) -> float:
+    def fixed(self, teacher: nn.Module) -> dict[str, float]:
+        """The teacher, and real against real at the same size."""
         grid = self.study.recipe.sigmas(18)
-        return self.over_draws(lambda x, g: cdedu.sample_heun(model, x, grid))
-
-    def floor(self) -> float:
-        """Real against real, at the same size."""
-        draws = [torch.Generator().manual_seed(seed) for seed in range(self.study.draws)]
-        picks = [torch.randperm(len(self.data.train), generator=g)[: len(self.real)] for g in draws]
-        return statistics.median(self.distance(self.data.train[i]) for i in picks)
+        return {
+            "floor": self.ruler.floor(self.study.draws)[self.ruler.first]["median"],
+            "teacher": self.median(lambda x, g: cdedu.sample_heun(teacher, x, grid)),
+        }
 
 
-def runs(study: Study, ruler: Ruler, teacher: nn.Module, done: dict[str, Any]) -> Iterator[None]:
+def runs(study: Study, scale: Scale, teacher: nn.Module, done: dict[str, Any]) -> Iterator[None]:
     """Train what is not in ``done``, put the distances there, and yield after each run."""
     name = study.recipe.name
     for seed in range(study.seeds):
@@ -102,18 +92,18 @@ def runs(study: Study, ruler: Ruler, teacher: nn.Module, done: dict[str, Any]) -
         stops = {recipe.student.steps: f"{name}/cd/{seed}/{b}" for b, recipe in recipes.items()}
         if not all(key in done for key in stops.values()):
             longest = recipes[max(study.budgets)]
-            states = tqdm(distill(longest, teacher, ruler.data), total=longest.student.steps, desc=name)
+            states = tqdm(distill(longest, teacher, scale.data), total=longest.student.steps, desc=name)
             for state in states:
                 if state.step in stops:
-                    done[stops[state.step]] = ruler.student(state.result)
+                    done[stops[state.step]] = scale.student(state.result)
             yield
         for method, b in ((m, b) for m in study.tuned if m != "cd" for b in study.budgets_of(m)):
             key, recipe = f"{name}/{method}/{seed}/{b}", study.recipe_of(method, b, seed)
             if key in done:
                 continue
-            for state in tqdm(train_consistency(recipe, ruler.data), total=recipe.student.steps, desc=key):
+            for state in tqdm(train_consistency(recipe, scale.data), total=recipe.student.steps, desc=key):
                 pass
-            done[key] = ruler.student(state.result)
+            done[key] = scale.student(state.result)
             yield
 
 
@@ -170,27 +160,22 @@ def main() -> None:
     parser.add_argument("--afresh", action="store_true", help="do not go on from the record")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    old = read_record(PATH) if PATH.is_file() and not arguments.afresh else {}
-    done, metrics = old.get("runs", {}), old.get("metrics", {})
-    before, start = old.get("seconds", 0), time.perf_counter()
+    recipe = {"name": ", ".join(arguments.recipes)} | {s.recipe.name: s.recipe.to_dict() for s in STUDIES}
+    record = records.Study(
+        PATH, "python scripts/study_scratch_or_teacher.py", afresh=arguments.afresh, recipe=recipe
+    )
+    metrics = record.metrics
     for study in STUDIES:
         name = study.recipe.name
         if name not in arguments.recipes:
             continue
         if name in metrics and metrics[name]["tuned"] != study.tuned:
             parser.error(f"{PATH} holds {name} with other settings; start with --afresh")
-        ruler, teacher = Ruler(study), cdedu.load(f"{name}-teacher")
-        fixed = {"floor": ruler.floor(), "teacher": ruler.teacher(teacher)}
-        for _ in runs(study, ruler, teacher, done):
-            metrics[name] = summary(study, done, fixed)
-            write_record(
-                PATH,
-                metrics=metrics,
-                command="python scripts/study_scratch_or_teacher.py",
-                recipe={"name": ", ".join(metrics)} | {s.recipe.name: s.recipe.to_dict() for s in STUDIES},
-                seconds=before + time.perf_counter() - start,
-                runs=done,
-            )
+        scale, teacher = Scale(study), cdedu.load(f"{name}-teacher")
+        fixed = scale.fixed(teacher)
+        for _ in runs(study, scale, teacher, record.runs):
+            metrics[name] = summary(study, record.runs, fixed)
+            record.write(metrics)
         print(name, metrics[name], flush=True)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cdedu import records
-from cdedu.records import read_record, write_record
+from cdedu.records import Study, read_record, write_record
 
 FIELDS = {
     "name", "command", "recipe", "seed", "commit", "data", "hardware", "versions", "date", "seconds", "peak_memory_mb", "metrics",
@@ -67,3 +67,31 @@ def test_the_commit_is_marked_where_the_package_differs_and_none_outside_a_check
     monkeypatch.setattr(records.subprocess, "run", missing)
     assert records.commit() is None
     assert json.dumps(records.hardware())
+
+
+def test_a_study_goes_on_from_its_finished_runs(tmp_path):
+    path, made = tmp_path / "study.json", []
+
+    def trained(value: int) -> int:
+        made.append(value)
+        return value
+
+    for _ in range(2):
+        study = Study(path, "python study.py", settings={"grid": (1, 2)})
+        total = sum(study.run(f"run/{i}", lambda i=i: trained(i)) for i in (1, 2))
+        study.write({"total": total})
+    assert made == [1, 2]
+    record = read_record(path)
+    assert record["metrics"] == {"total": 3} and record["runs"] == {"run/1": 1, "run/2": 2}
+    assert FIELDS <= {*record} and record["settings"] == {"grid": [1, 2]}
+    with pytest.raises(ValueError, match="other settings"):
+        Study(path, "python study.py", settings={"grid": (1, 3)})
+    assert Study(path, "python study.py", settings={}, afresh=True).runs == {}
+
+
+def test_an_interrupted_study_keeps_what_was_finished(tmp_path):
+    study = Study(tmp_path / "study.json", "python study.py")
+    study.run("first", lambda: {"sw": 0.5})
+    with pytest.raises(KeyboardInterrupt):
+        study.run("second", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert Study(study.path, "python study.py").runs == {"first": {"sw": 0.5}}
