@@ -22,6 +22,9 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+from book_launch import address  # noqa: E402
+
 HTML = ROOT / "_build" / "html"
 NAME = "consistency-distillation"
 # The links of a page to others of the book must lead to the published book, not to the server that printed it.
@@ -47,9 +50,8 @@ class Quiet(SimpleHTTPRequestHandler):
 def published() -> str:
     """The address of the published book, of the repository and version that book_launch.py reads, too."""
     url = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
-    owner, name = (os.environ.get("BOOK_REPOSITORY") or "/".join(url.split("/")[-2:])).split("/")
-    version = os.environ.get("BOOK_VERSION", "")
-    return f"https://{owner}.github.io/{name}" + (f"/{version}" if version else "")
+    name = os.environ.get("BOOK_REPOSITORY") or "/".join(url.split("/")[-2:])
+    return address(name, os.environ.get("BOOK_VERSION", ""))
 
 
 def pages(entry: dict[str, Any]) -> Iterator[str]:

@@ -4,6 +4,7 @@ import io
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import book_launch
 import nbformat
@@ -120,11 +121,18 @@ def test_a_fork_needs_no_edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     found = links(html / "book/one.html")
     for url in (
         "https://colab.research.google.com/github/somebody/a-fork/blob/gh-pages/notebooks/book/one.ipynb",
-        "https://mybinder.org/v2/gh/somebody/a-fork/main?urlpath=lab/tree/book/one.ipynb",
         "https://github.com/somebody/a-fork/edit/main/book/one.ipynb",
         "https://github.com/somebody/a-fork",
     ):
         assert url in found
+    binder = next(url for url in found if "mybinder" in url)
+    assert binder.startswith("https://mybinder.org/v2/gh/somebody/a-fork/main?urlpath=")
+    pull = parse_qs(parse_qs(urlsplit(binder).query)["urlpath"][0].removeprefix("git-pull?"))
+    assert pull == {
+        "repo": ["https://github.com/somebody/a-fork"],
+        "branch": ["gh-pages"],
+        "urlpath": ["lab/tree/a-fork/notebooks/book/one.ipynb"],
+    }
     left = [p.name for p in html.rglob("*") if p.is_file() and b"cdedu/cdedu" in p.read_bytes()]
     assert not left, f"the first name is left in {left}"
 
@@ -145,6 +153,18 @@ def test_a_name_that_would_break_links_is_refused(
     monkeypatch.setenv(variable, value)
     with pytest.raises(ConfigError, match=f"{variable} is '{re.escape(value)}'; give"):
         build(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("repository", "version", "url"),
+    [
+        ("Some/book", "", "https://some.github.io/book"),
+        ("some/book", "v1.0", "https://some.github.io/book/v1.0"),
+        ("some/some.github.io", "", "https://some.github.io"),
+    ],
+)
+def test_the_address_is_that_of_pages(repository: str, version: str, url: str) -> None:
+    assert book_launch.address(repository, version) == url
 
 
 def test_a_notebook_without_set_up_cell_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

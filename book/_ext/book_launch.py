@@ -3,8 +3,9 @@
     BOOK_REPOSITORY=owner/name   default: the repository of _config.yml
     BOOK_VERSION=v1.0            a release, published in a folder of that name; default: the newest state of the branch
 
-The build writes a copy of each notebook to `html/notebooks/`, whose set-up cell installs that repository (and that release).
-Colab opens the copy on the branch `gh-pages`, to which `scripts/publish.sh` pushes the book, so that a fork edits no notebook.
+The build writes a copy of each notebook to `html/notebooks/`, whose set-up cell installs that repository (and that release), and whose
+text is plain Markdown (`book_plain.py`). Colab opens the copy on the branch `gh-pages`, to which `scripts/publish.sh` pushes the book,
+and Binder fetches it from there, so that a fork edits no notebook.
 """
 
 import os
@@ -12,7 +13,10 @@ import re
 from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlencode
 
+import nbformat
+from book_plain import Plain
 from sphinx.application import Sphinx
 from sphinx.errors import ConfigError
 from sphinx.util import logging
@@ -21,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 PUBLISHED = "gh-pages"
 EXERCISES = ("exercises", "exercises/solutions")  # opened from the book, also where they are no page of it
+MARK = re.compile(r'^\s*"# NBVAL_\w+\\n",\n', re.M)  # in the notebook's JSON
 SOURCE = re.compile(r"git\+https://github\.com/[\w.-]+/[\w.-]+")
 
 
@@ -41,9 +46,15 @@ def links(config: Any, path: str) -> dict[str, str]:
     """Where the notebook `path` (from the root of the repository, without suffix) can be run."""
     folder = f"{config.book_version}/notebooks" if config.book_version else "notebooks"
     branch = config.book_version or config.html_theme_options.get("repository_branch", "main")
+    # Binder builds its environment from the branch of the sources; nbgitpuller, which is in it, fetches the notebooks.
+    pull = {
+        "repo": f"https://github.com/{config.book_repository}",
+        "branch": PUBLISHED,
+        "urlpath": f"lab/tree/{config.book_repository.partition('/')[2]}/{folder}/{path}.ipynb",
+    }
     return {
         "Colab": f"https://colab.research.google.com/github/{config.book_repository}/blob/{PUBLISHED}/{folder}/{path}.ipynb",
-        "Binder": f"https://mybinder.org/v2/gh/{config.book_repository}/{branch}?urlpath=lab/tree/{path}.ipynb",
+        "Binder": f"https://mybinder.org/v2/gh/{config.book_repository}/{branch}?urlpath={quote('git-pull?' + urlencode(pull), safe='')}",
     }
 
 
@@ -62,6 +73,18 @@ def set_up(notebook: str, url: str) -> str:
     return SOURCE.sub(lambda _: url, notebook)
 
 
+def site(config: Any) -> str:
+    """The address of the published book."""
+    return address(config.book_repository, config.book_version)
+
+
+def address(repository: str, version: str) -> str:
+    """Where Pages serves a repository's book; a release lies in a folder of its own."""
+    owner, name = repository.split("/")
+    root = f"https://{owner.lower()}.github.io" + f"/{name}" * (name.lower() != f"{owner.lower()}.github.io")
+    return root + f"/{version}" * bool(version)
+
+
 def url(config: Any) -> str:
     """What the set-up cells of this build install."""
     version = f"@{config.book_version}" if config.book_version else ""
@@ -69,22 +92,24 @@ def url(config: Any) -> str:
 
 
 def name_repository(app: Sphinx, page: str, source: list[str]) -> None:
-    """The page shows the set-up cell as it is published."""
+    """The page shows the set-up cell as it is published, and no marks for the tests."""
     if app.env.doc2path(page).endswith(".ipynb"):
-        source[0] = set_up(source[0], url(app.config))
+        source[0] = MARK.sub("", set_up(source[0], url(app.config)))
 
 
 def write_notebooks(app: Sphinx, error: Exception | None) -> None:
     """The copies in `html/notebooks/`."""
     if error or app.builder.format != "html":
         return
+    plain = Plain(app, site(app.config))
     for name in notebooks(app):
         text = Path(app.srcdir, f"{name}.ipynb").read_text(encoding="utf-8")
         if not SOURCE.search(text):
             logger.warning("%s.ipynb has no set-up cell; copy the first code cell of another chapter", name)
         path = Path(app.outdir, "notebooks", f"{name}.ipynb")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(set_up(text, url(app.config)), encoding="utf-8")
+        copy = plain.notebook(nbformat.reads(text, as_version=4), name)
+        path.write_text(set_up(nbformat.writes(copy), url(app.config)) + "\n", encoding="utf-8")
 
 
 def add_buttons(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
