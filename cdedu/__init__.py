@@ -16,7 +16,7 @@ _HOME = {
     "student": ["ConsistencyModel"],
     "solvers": ["euler_step", "heun_step"],
     "losses": ["consistency_training_loss", "denoising_loss", "distillation_loss"],
-    "samplers": ["sample_consistency", "sample_ddpm", "sample_euler", "sample_heun"],
+    "samplers": ["sample_consistency", "sample_ddpm", "sample_dpm_solver", "sample_euler", "sample_heun"],
     "training": ["distill", "train_teacher"],
     "checkpoints": ["load", "save"],
 }

@@ -105,6 +105,38 @@ def nearest(x: Tensor, data: Tensor) -> tuple[Tensor, Tensor]:
     return index, distance
 
 
+def nearer_to_training(x: Tensor, seen: Tensor, unseen: Tensor) -> float:
+    """Share of the samples whose nearest neighbour among ``seen`` is nearer than that among ``unseen``: memory, if above ½.
+
+    Args:
+        x: (n, ...) samples.
+        seen, unseen: (m, ...) training data and held-out data, equally many of each, so that chance gives ½.
+    """
+    if len(seen) != len(unseen):
+        raise ValueError(
+            f"nearer_to_training compares sets of equal size, got {len(seen)} and {len(unseen)}; "
+            "the larger set would win by chance"
+        )
+    return float((nearest(x, seen)[1] < nearest(x, unseen)[1]).float().mean())
+
+
+def effective_classes(labels: Tensor, classes: int) -> float:
+    r"""How many classes a set of labels (n,) fills, :math:`\exp\big(-\sum_k p_k \ln p_k\big)` of its histogram p: from 1, where all
+    are alike, to ``classes``, where all are equally frequent.
+    """
+    if labels.ndim != 1 or not len(labels) or labels.is_floating_point():
+        raise ValueError(
+            f"effective_classes wants whole labels (n,), got {labels.dtype} {tuple(labels.shape)}"
+        )
+    if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise ValueError(
+            f"effective_classes: labels run from {int(labels.min())} to {int(labels.max())}, "
+            f"but with {classes} classes they lie in 0..{classes - 1}"
+        )
+    p = torch.bincount(labels, minlength=classes).double() / len(labels)
+    return float(torch.special.entr(p).sum().exp())
+
+
 def spread(values: list[float]) -> dict[str, float]:
     """Median, least and greatest."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from cdedu.evaluation import (
+    effective_classes,
     frechet_distance,
     kernel_distance,
     latency,
     median_over_seeds,
+    nearer_to_training,
     nearest,
     precision_recall,
     sliced_wasserstein,
@@ -116,3 +118,37 @@ def test_distances_refuse(distance):
     for x in (normal(10, 3), normal(1, 2), normal(10, 4).reshape(10, 2, 2)):
         with pytest.raises(ValueError, match=r"want two sets of features"):
             distance(good, x)
+
+
+def test_a_generator_without_memory_is_nearer_to_training_data_half_the_time():
+    seen, unseen, fresh = (normal(300, 2, seed) for seed in range(3))
+    assert nearer_to_training(fresh, seen, unseen) == pytest.approx(0.5, abs=0.1)
+    assert (
+        nearer_to_training(seen + 1e-6, seen, unseen) == 1 and nearer_to_training(unseen, seen, unseen) == 0
+    )
+    with pytest.raises(ValueError, match="equal size, got 300 and 299"):
+        nearer_to_training(fresh, seen, unseen[1:])
+
+
+def test_effective_classes_count_what_is_filled():
+    assert effective_classes(torch.full((7,), 3), 10) == pytest.approx(1)
+    assert effective_classes(torch.arange(40) % 10, 10) == pytest.approx(10)
+    assert effective_classes(torch.arange(40) % 4, 10) == pytest.approx(4)
+    p = [0.5, 0.25, 0.25]
+    assert effective_classes(torch.tensor([0, 0, 1, 2]), 5) == pytest.approx(
+        math.exp(-sum(q * math.log(q) for q in p))
+    )
+
+
+@pytest.mark.parametrize(
+    "labels, words",
+    [
+        (torch.tensor([0, 10]), "from 0 to 10"),
+        (torch.tensor([-1, 3]), "from -1 to 3"),
+        (torch.zeros(3), "whole labels"),
+        (torch.zeros(0, dtype=torch.long), "whole labels"),
+    ],
+)
+def test_effective_classes_refuse(labels, words):
+    with pytest.raises(ValueError, match=words):
+        effective_classes(labels, 10)

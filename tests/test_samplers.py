@@ -7,11 +7,11 @@ import torch
 
 from cdedu.networks import MLP
 from cdedu.noise import karras_sigmas, normal
-from cdedu.samplers import sample_consistency, sample_ddpm, sample_euler, sample_heun
+from cdedu.samplers import sample_consistency, sample_ddpm, sample_dpm_solver, sample_euler, sample_heun
 from cdedu.teacher import GaussianMixture, Teacher
 
 F64 = torch.float64
-SAMPLERS = [sample_euler, sample_heun, sample_ddpm]
+SAMPLERS = [sample_euler, sample_heun, sample_ddpm, sample_dpm_solver]
 
 
 def random_teacher(dtype: torch.dtype = F64) -> Teacher:
@@ -150,7 +150,59 @@ def test_between_two_steps_the_noise_is_put_back_up_to_the_level_that_the_studen
     assert torch.allclose(y, 0.1 * calls[2][0])
 
 
-@pytest.mark.parametrize("sampler, evaluations", [(sample_euler, 18), (sample_heun, 35), (sample_ddpm, 18)])
+@pytest.mark.parametrize("to_zero", [True, False])
+def test_dpm_solver_is_its_formula(to_zero):
+    """Lu et al.'s 2M, written out in σ; the first step is Euler's, and so is a last one to 0."""
+    teacher, grid = random_teacher(), karras_sigmas(9, dtype=F64)
+    x = z = 80 * torch.randn(6, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
+    t, before = [*grid.tolist(), 0.0][: 9 + to_zero], None
+    with torch.no_grad():
+        for i in range(len(t) - 1):
+            d = guess = teacher(x, t[i])
+            if 0 < i and t[i + 1]:
+                ratio = math.log(t[i] / t[i + 1]) / math.log(t[i - 1] / t[i])
+                guess = d + ratio / 2 * (d - before)
+            x, before = t[i + 1] / t[i] * x + (1 - t[i + 1] / t[i]) * guess, d
+    assert (sample_dpm_solver(teacher, z, grid, to_zero) - x).abs().max() < 1e-10
+
+
+def test_dpm_solver_is_diffusers_stepping():
+    """As a pipeline of diffusers would call it, with the raw network and its own preconditioning."""
+    from diffusers import EDMDPMSolverMultistepScheduler
+
+    teacher = random_teacher(torch.float32)
+    scheduler = EDMDPMSolverMultistepScheduler(sigma_data=0.5, sigma_min=0.002, sigma_max=80.0)
+    scheduler.set_timesteps(20)
+    x = z = 80 * torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            output = teacher.network(scheduler.scale_model_input(x, t), t.expand(6))
+            x = scheduler.step(output, t, x).prev_sample
+    assert torch.allclose(sample_dpm_solver(teacher, z, karras_sigmas(20)), x, atol=2e-4)
+
+
+def test_dpm_solver_is_of_second_order_and_has_no_memory_between_calls():
+    teacher = GaussianMixture(torch.tensor([[0.3, -0.2], [-0.4, 0.1]], dtype=F64), 0.4)
+    x = 80 * torch.randn(20, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
+    exact = sample_heun(teacher, x, karras_sigmas(1000, dtype=F64), to_zero=False)
+
+    def error(n: int) -> float:
+        y = sample_dpm_solver(teacher, x, karras_sigmas(n, dtype=F64), to_zero=False)
+        return float((y - exact).square().mean().sqrt())
+
+    errors = [error(40), error(80), error(40)]
+    assert 3 < errors[0] / errors[1] < 5 and errors[0] == errors[2]
+
+
+def test_dpm_solver_refuses_equal_neighbours():
+    with pytest.raises(ValueError, match="two neighbours of sigmas are equal"):
+        sample_dpm_solver(random_teacher(), torch.zeros(1, 2, dtype=F64), torch.tensor([80.0, 1.0, 1.0]))
+
+
+@pytest.mark.parametrize(
+    "sampler, evaluations",
+    [(sample_euler, 18), (sample_heun, 35), (sample_ddpm, 18), (sample_dpm_solver, 18)],
+)
 def test_evaluations_progress_and_states_are_counted(sampler, evaluations):
     calls, bars, states = [], [], []
 
