@@ -1,5 +1,6 @@
 """The page that says where each idea is taught, exercised and checked, from book/ideas.yml and the exercises themselves."""
 
+import re
 from functools import cache
 from typing import Any
 
@@ -28,11 +29,31 @@ def read() -> list[dict[str, Any]]:
     return yaml.safe_load(IDEAS.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
+@cache
+def contents() -> set[str]:
+    """The pages of the table of contents."""
+    text = (results.ROOT / "_toc.yml").read_text(encoding="utf-8")
+    return set(re.findall(r"^\s*(?:- file|root): (\S+)$", text, re.M))
+
+
+def to_come(row: dict[str, Any]) -> bool:
+    """Whether the chapter that teaches it is not in the book yet."""
+    return bool(row.get("taught")) and f"book/{row['taught'][0]}" not in contents()
+
+
+def link(page: str) -> str:
+    """A chapter's title with a link, or its name where it is still to come."""
+    if f"book/{page}" in contents():
+        return f"{{doc}}`/book/{page}`"
+    name = page.rpartition("/")[2].replace("_", " ").capitalize()
+    return f"{{chapter}}`{name} <{page}>`"
+
+
 def problems() -> list[str]:
     """Ideas without a chapter or an exercise, exercises that no idea names or that do not exist."""
     found, named = [], set()
     for row in read():
-        if not row.get("taught") or not row.get("exercises"):
+        if not row.get("taught") or not (row.get("exercises") or to_come(row)):
             found.append(f"{row['idea']!r} needs a chapter and an exercise")
         named |= set(row.get("exercises") or [])
     found += [f"there is no exercise {name!r}" for name in sorted(named - set(sets()))]
@@ -55,11 +76,12 @@ def table(track: str) -> str:
         "  - exercised and checked in",
     ]
     for row in (row for row in read() if row["track"] == track):
-        taught = ", ".join(f"{{doc}}`/book/{page}`" for page in row["taught"])
+        taught = ", ".join(link(page) for page in row["taught"])
         asked = "; ".join(
             f"{{doc}}`{tasks[name].title} </exercises/{sets()[name]}>` ({KINDS[tasks[name].kind]})"
             for name in row["exercises"]
             if name in sets()
         )
+        asked = asked or "with the chapter, which is to come"
         rows += [f"* - {row['idea']}", f"  - {taught}", f"  - {asked}"]
     return "\n".join([*rows, "```"])
