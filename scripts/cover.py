@@ -53,7 +53,8 @@ def main() -> None:
 <g class="cover-data"><path d="{density(-1)}"/><path d="{density(1, blobs, width)}"/></g>
 <g class="cover-teacher">{paths}{dots}</g>
 <g class="cover-student">{leaps}</g>
-<g class="cover-words"><text x="60" y="176">noise</text><text x="660" y="176">data</text></g>
+<g class="cover-words"><text class="data" x="60" y="176">noise</text><text class="data" x="660" y="176">data</text>
+<text class="student" x="360" y="16">student: one leap</text><text class="teacher" x="360" y="176">teacher: many small steps</text></g>
 </svg>
 """
     with replacing(PATH) as temporary:

@@ -62,20 +62,27 @@ def pages(entry: dict[str, Any]) -> Iterator[str]:
         yield from pages(below)
 
 
+def chromium() -> str:
+    """The browser of this machine."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    if found := next(filter(None, map(shutil.which, names)), None):
+        return found
+    sys.exit("there is no Chromium on this machine (apt-get install chromium)")
+
+
 def write_pdf(path: Path, html: Path) -> None:
     """Every page of the table of contents, printed by Chromium, one after the other, with a bookmark each."""
     from playwright.sync_api import sync_playwright
     from pypdf import PdfWriter
 
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        sys.exit("release: there is no Chromium on this machine (apt-get install chromium)")
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(html)))
     Thread(target=server.serve_forever, daemon=True).start()
     site = f"http://127.0.0.1:{server.server_address[1]}"
     book = PdfWriter()
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(
+            executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"]
+        )
         tab = browser.new_page(color_scheme="light")
         for page in pages(yaml.safe_load((ROOT / "_toc.yml").read_text())):
             answer = tab.goto(f"{site}/{page}.html", wait_until="load")

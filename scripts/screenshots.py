@@ -1,4 +1,4 @@
-"""Pictures of the built book, to be looked at: each page in light, dark and at phone width.
+"""Pictures of the built book, to be looked at: each page in light, dark, at phone width and as printed.
 
     python scripts/screenshots.py FOLDER [book/index book/undergraduate/01_noise ...]
 
@@ -7,17 +7,39 @@ Without pages: all of them. Needs `make book` first, and Chromium.
 
 import sys
 from pathlib import Path
-
-from playwright.sync_api import sync_playwright
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "scripts")]
 from conftest import CHROMIUM_FLAGS, HTML  # noqa: E402
+from release import chromium  # noqa: E402
 
-VIEWS = {"light": (1280, 900, "light"), "dark": (1280, 900, "dark"), "phone": (390, 844, "light")}
+VIEWS = {
+    "light": (1280, 900, "light", "screen"),
+    "dark": (1280, 900, "dark", "screen"),
+    "phone": (390, 844, "light", "screen"),
+    "print": (794, 1123, "light", "print"),
+}
+
+
+def take(browser: Any, page: str, view: str, folder: Path) -> Path:
+    """One page in one view, from its top to its bottom."""
+    width, height, scheme, media = VIEWS[view]
+    path = folder / f"{page.replace('/', '-')}-{view}.png"
+    with browser.new_context(
+        viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
+    ) as context:
+        tab = context.new_page()
+        tab.goto((HTML / f"{page}.html").as_uri(), wait_until="load")
+        tab.evaluate("() => window.MathJax?.startup?.promise")
+        tab.emulate_media(media=media)
+        tab.screenshot(path=path, full_page=True)
+    return path
 
 
 def main() -> None:
+    from playwright.sync_api import sync_playwright
+
     if len(sys.argv) < 2:
         sys.exit(__doc__)
     folder = Path(sys.argv[1])
@@ -26,20 +48,10 @@ def main() -> None:
     if not built:
         sys.exit("screenshots: the book is not built; run `make book` first")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM_FLAGS)
-        for view, (width, height, scheme) in VIEWS.items():
-            context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-            context.add_init_script(
-                f"localStorage.setItem('mode', '{scheme}'); localStorage.setItem('theme', '{scheme}')"
-            )
+        browser = playwright.chromium.launch(executable_path=chromium(), args=CHROMIUM_FLAGS)
+        for view in VIEWS:
             for page in sys.argv[2:] or built:
-                tab = context.new_page()
-                tab.goto((HTML / f"{page}.html").as_uri(), wait_until="load")
-                tab.evaluate("() => window.MathJax?.startup?.promise")
-                path = folder / f"{page.replace('/', '-')}-{view}.png"
-                tab.screenshot(path=path, full_page=True)
-                tab.close()
-                print(path)
+                print(take(browser, page, view, folder))
         browser.close()
 
 

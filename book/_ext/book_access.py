@@ -3,7 +3,9 @@ technology reads.
 
 - below the title stands how far along its track the page is, from the table of contents;
 - next leads from a chapter to its exercises and from there to the next chapter; solutions are reached from the sidebar;
-- the sidebar's toggles have names, a table's empty corner is no header, and the bibliography is a list of items.
+- the sidebar's toggles have names, a table's empty corner is no header, and the bibliography is a list of items;
+- a margin note is a note, not a landmark;
+- pictures keep their place while they load, and wide ones scroll on a phone instead of shrinking until nobody can read them.
 """
 
 import re
@@ -12,8 +14,12 @@ from typing import Any
 
 import yaml
 from bs4 import BeautifulSoup
+from PIL import Image
 from sphinx.application import Sphinx
 
+WIDE = 700  # pixels of a figure with several panels side by side
+NOTE = re.compile(r'<aside class="(margin [^"]*)">\s*(?:<p class="sidebar-title"></p>)?(.*?)</aside>', re.S)
+PICTURE = re.compile(r'<img (?P<rest>[^>]*?src="[^"]*_images/(?P<name>[^"]+\.png)"[^>]*?)\s*/?>')
 SOLUTIONS = "exercises/solutions/"
 
 
@@ -51,6 +57,22 @@ def name_toggles(sidebar: BeautifulSoup) -> BeautifulSoup:
     return sidebar
 
 
+def size_pictures(app: Sphinx, body: str) -> str:
+    """Every picture with its width and height; a wide one in a box that can scroll."""
+    images = {name: path for path, name in app.builder.images.items()}
+
+    def sized(found: re.Match[str]) -> str:
+        if found["name"] not in images:
+            return found[0]
+        with Image.open(Path(app.srcdir, images[found["name"]])) as picture:
+            width, height = picture.size
+        img = f'<img {found["rest"]} width="{width}" height="{height}" />'
+        wide = width > WIDE and width > 2 * height
+        return f'<span class="wide-picture">{img}</span>' if wide else img
+
+    return PICTURE.sub(sized, body)
+
+
 def mend(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
     if doctree is None:
         return
@@ -60,6 +82,7 @@ def mend(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree
     body = body.replace('role="doc-biblioentry"', 'role="listitem"')
     # Folded cells are called what they show: "Show code cell source".
     body = body.replace(' aria-label="Toggle hidden content"', "")
+    body = NOTE.sub(r'<div role="note" class="\1">\2</div>', size_pictures(app, body))
     place = steps(Path(app.srcdir, app.config.external_toc_path)).get(page)
     context["body"] = body.replace("</h1>", f"</h1>\n{progress(*place)}", 1) if place else body
 

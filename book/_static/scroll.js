@@ -14,6 +14,6 @@ addEventListener("load", async () => {
       else target.removeAttribute("tabindex");
     }
   });
-  const wide = "div.math, mjx-container[display], table, .pst-scrollable-table-container, pre, .cell_output .output";
+  const wide = "div.math, mjx-container[display], table, .pst-scrollable-table-container, pre, .cell_output .output, .wide-picture";
   for (const one of document.querySelectorAll(`article :is(${wide})`)) watch.observe(one);
 });

@@ -1,0 +1,30 @@
+"""Pictures of some pages, kept for whoever looks at the run: `_build/screenshots`, which CI stores. Needs `make book` first."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import screenshots
+from conftest import HTML
+from PIL import Image
+
+pytestmark = pytest.mark.book
+
+FOLDER = HTML.parent / "screenshots"
+PAGES = (
+    "book/index",
+    "book/undergraduate/04_consistency",
+    "book/postgraduate/13_any_teacher",
+    "exercises/04_consistency",
+)
+
+
+@pytest.mark.parametrize("view", screenshots.VIEWS)
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_is_pictured(page: str, view: str, html: Path, browser: Any) -> None:
+    FOLDER.mkdir(exist_ok=True)
+    with Image.open(screenshots.take(browser, page, view, FOLDER)) as picture:
+        colors = picture.convert("RGB").resize((200, 400)).getcolors(80_000)
+        assert picture.width >= screenshots.VIEWS[view][0] and len(colors) > 50, "an empty page"
+        dark = sum(n for n, (r, g, b) in colors if r + g + b < 200) > 40_000
+        assert dark == (view == "dark")
