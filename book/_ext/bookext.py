@@ -40,7 +40,7 @@ MODULES = {
         "guidance",
     ),
     "Figures and sliders": ("plotting", "interactive", "widgets"),
-    "Exercises": ("checks",),
+    "Exercises": ("checks", "quiz"),
     "Command line": ("cli",),
 }
 
