@@ -30,6 +30,7 @@ def _(one_image: object, students: object, g: Generator) -> str:
         {
             "one step": (6, "one_image: 6 is the cost with one step of Heun, each of which calls the teacher twice. Here it takes two steps."),
             "target forgotten": (7, "one_image: the target answers too, once, for every image."),
+            "all learn": (18, "one_image: only the student learns. The target and the teacher have no backward pass."),
             "everything doubled": (12, "one_image: only the teacher has more to do. Student and target answer once, as before."),
             "target learns": (10, "one_image: no gradient flows into the target, so it has no backward pass. It costs 1."),
             "teacher learns": (16, "one_image: the teacher is not trained any more. Its calls are forward passes, 1 each."),
@@ -106,6 +107,22 @@ def _(mean_neighbour: object, g: Generator) -> str:
                 guess,
                 "That is the mean of the data points behind x, not of their neighbours. Each neighbour still has noise: x₀ + σ′ z.",
             ),
+            "other axis": (
+                to((-square / (2 * sigma**2)).softmax(0) @ data),
+                "For each x the probabilities should add up to 1 over the data points. Here they do so over the points x.",
+            ),
+            "not probabilities": (
+                to((-square / (2 * sigma**2)).exp() @ data),
+                "The weights are not probabilities yet: for each x, divide them by their sum.",
+            ),
+            "σ lost": (
+                guess + sigma_next * (x - guess),
+                "x − x₀ is σ z, not z: divide it by σ.",
+            ),
+            "slope not divided": (
+                x + (sigma_next - sigma) * (x - guess),
+                "The step is (σ′ − σ) times z, and z is (x − x₀)/σ: the division by σ is missing.",
+            ),
             "wrong side": (2 * x - truth, "It goes away from the data: the step is (σ′ − σ), which is negative."),
             "other share": (
                 guess + (1 - share) * (x - guess),
@@ -118,7 +135,7 @@ def _(mean_neighbour: object, g: Generator) -> str:
 
 @exercise(
     "scratch-coin",
-    "What the last word is",
+    "Squares or absolute values?",
     "predict",
     "medium",
     10,
@@ -151,6 +168,7 @@ def _(by_squares: object, by_absolute: object, g: Generator) -> str:
         {
             "mean again": (mean, "by_absolute: that is the mean again. Move the answer up by a little: 73 % of the differences shrink, 27 % grow."),
             "middle": (0.0, "by_absolute: 0 lies between the two, but the median of the answers that the student is told at x = 0.5 is one of them."),
+            "point again": (0.5, "by_absolute: 0.5 is the noisy point. The student is told data points, +1 or −1."),
             "probability again": (likely, "by_absolute: that is the probability of +1. The median of +1 (73 %) and −1 (27 %) is asked."),
             "rarer one": (-1.0, "by_absolute: −1 is told in 27 % of the cases only. The median is the other one."),
         },
@@ -196,6 +214,10 @@ def _(schedules: object, g: Generator) -> str:
         points,
         {
             "points lost": (points - 1, "μ may be right, but now the grid has a point too few: at k = 0 it should have s₀ points."),
+            "rounded": (
+                torch.tensor([round(math.sqrt(k / steps * ((s1 + 1) ** 2 - s0**2) + s0**2) - 1) + 1 for k in ks]),
+                "The number of points is rounded to the nearest whole number. The brackets of the formula round up.",
+            ),
             "points twice": (points + 1, "Now 1 is added twice: at k = 0 the grid should have s₀ points, and at the end s₁ + 1."),
         },
         tolerance=1e-6,
@@ -207,6 +229,7 @@ def _(schedules: object, g: Generator) -> str:
         truth,
         {
             "start only": (torch.exp((s0 - 1) * math.log(mu0) / (points - 1)), "It is right at k = 0 and nowhere else. Mend what μ divides by, not what stands above it."),
+            "s₀ lost": (torch.exp(math.log(mu0) / points), "The s₀ of the formula is missing: at k = 0, where N = s₀, μ should be μ₀."),
             "clamped": (rates(points - 1).clamp(min=mu0), "At k = 0 μ is held at μ₀, but afterwards it is still the code's. Mend what μ divides by."),
             "one more": (rates(points + 1), "Now it divides by N + 1. At k = 0 it should divide by s₀, so that μ is μ₀."),
             "constant": (torch.full((6,), mu0), "μ is now μ₀ at every step. It should rise with the number of points."),

@@ -13,6 +13,7 @@ wrong("scratch-bill", "target forgotten", one_image=7)
 wrong("scratch-bill", "everything doubled", one_image=12)
 wrong("scratch-bill", "target learns", one_image=10)
 wrong("scratch-bill", "teacher learns", one_image=16)
+wrong("scratch-bill", "all learn", one_image=18)
 wrong("scratch-bill", "two", students=2)
 wrong("scratch-bill", "not whole", students=2.4)
 wrong("scratch-bill", "teacher for free", students=1)
@@ -89,6 +90,30 @@ def _(x, data, sigma, sigma_next):
     return guess + (sigma - sigma_next) * (x - guess) / sigma
 
 
+@wrong("scratch-average", "other axis")
+def _(x, data, sigma, sigma_next):
+    w = (-(torch.cdist(x, data) ** 2) / (2 * sigma**2)).softmax(0)
+    return step(x, w @ data, sigma, sigma_next)
+
+
+@wrong("scratch-average", "not probabilities")
+def _(x, data, sigma, sigma_next):
+    w = torch.exp(-(torch.cdist(x, data) ** 2) / (2 * sigma**2))
+    return step(x, w @ data, sigma, sigma_next)
+
+
+@wrong("scratch-average", "σ lost")
+def _(x, data, sigma, sigma_next):
+    guess = weighted(-(torch.cdist(x, data) ** 2) / (2 * sigma**2), data)
+    return guess + sigma_next * (x - guess)
+
+
+@wrong("scratch-average", "slope not divided")
+def _(x, data, sigma, sigma_next):
+    guess = weighted(-(torch.cdist(x, data) ** 2) / (2 * sigma**2), data)
+    return x + (sigma_next - sigma) * (x - guess)
+
+
 @wrong("scratch-average", "shape")
 def _(x, data, sigma, sigma_next):
     return step(x[:, None], data, sigma, sigma_next)
@@ -106,6 +131,7 @@ wrong("scratch-coin", "sign", by_squares=-0.46)
 wrong("scratch-coin", "mean again", by_absolute=0.462)
 wrong("scratch-coin", "middle", by_absolute=0)
 wrong("scratch-coin", "probability again", by_absolute=0.731)
+wrong("scratch-coin", "point again", by_absolute=0.5)
 wrong("scratch-coin", "rarer one", by_absolute=-1)
 
 
@@ -129,6 +155,18 @@ def as_a_power(k, steps, s0=2, s1=150, mu0=0.9):
 def _(k, steps, s0=2, s1=150, mu0=0.9):
     n = math.ceil(size(k, steps, s0, s1) - 1)
     return n, mu0 ** (s0 / (n + 1))
+
+
+@wrong("scratch-rate", "rounded")
+def _(k, steps, s0=2, s1=150, mu0=0.9):
+    n = round(size(k, steps, s0, s1) - 1) + 1
+    return n, mu0 ** (s0 / n)
+
+
+@wrong("scratch-rate", "s₀ lost")
+def _(k, steps, s0=2, s1=150, mu0=0.9):
+    n = math.ceil(size(k, steps, s0, s1) - 1) + 1
+    return n, mu0 ** (1 / n)
 
 
 @wrong("scratch-rate", "points twice")
