@@ -1,7 +1,9 @@
 """The closing quizzes: every question has one right answer and a sentence for each wrong one, and the same seed is the same quiz."""
 
 import book_ideas
+import nbformat
 import pytest
+from conftest import ROOT
 
 from cdedu.quiz import COUNT, TRACKS, Quiz, pool
 from cdedu.quiz.core import LETTERS
@@ -132,6 +134,14 @@ def test_answers_of_the_wrong_kind_are_named() -> None:
             quiz.answer(number, value)
     quiz.answer(letter, " B ")
     quiz.answer(number, "3.5")
+
+
+@pytest.mark.parametrize("track", TRACKS)
+def test_the_page_shows_the_quiz_of_its_seed(track: str) -> None:
+    nb = nbformat.read(ROOT / f"book/{track}/quiz_{track}.ipynb", as_version=4)
+    shown = [out.data["text/markdown"] for cell in nb.cells for out in cell.get("outputs", ())]
+    quiz = Quiz(track, 1)
+    assert shown == [quiz.ask(), quiz.grade(), quiz.key()]
 
 
 def test_a_name_is_given_once() -> None:

@@ -64,6 +64,8 @@ class Sheet(str):
     def _repr_markdown_(self) -> str:
         return str(self)
 
+    __repr__ = str.__str__
+
 
 Pool = dict[str, Question]
 _pools: dict[str, Pool] = {track: {} for track in TRACKS}
