@@ -12,6 +12,7 @@ import ctypes
 import importlib
 import math
 import pkgutil
+import random
 import sys
 import threading
 import traceback
@@ -139,7 +140,11 @@ def passed(name: str) -> bool:
 
 def grade(name: str, namespace: Mapping[str, Any], seed: int = 0, seconds: float = 5.0) -> Result:
     """Judge the answers in ``namespace``. Nothing that an answer does comes back as an exception."""
-    task = _find(name)
+    return judge(_find(name), namespace, seed, seconds)
+
+
+def judge(task: Exercise, namespace: Mapping[str, Any], seed: int = 0, seconds: float = 5.0) -> Result:
+    """The same for an exercise that need not be in the list."""
     for answer in task.answers:
         if answer not in namespace:
             return Result(
@@ -184,7 +189,8 @@ def _explain(error: Exception) -> str:
         if frame.line and not frame.filename.startswith(package) and "site-packages" not in frame.filename
     ]
     what = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
-    where = f" in the line `{lines[-1].strip()}`" if lines else ""
+    line = getattr(error, "answer_line", None) or (lines[-1] if lines else None)
+    where = f" in the line `{line.strip()}`" if isinstance(line, str) else ""
     if isinstance(error, NameError):
         return (
             f"It uses a name that does not exist yet ({what}){where}. Run the cells above it, from the top."
@@ -335,6 +341,11 @@ def spots(test: Any, right: Mapping[str, Any], defects: Mapping[str, tuple[Any, 
         raise Wrong("type", "This should be a function with assertions in it. Keep the line with `def`.")
     if getattr(test, "__code__", _nothing.__code__).co_code == _nothing.__code__.co_code:
         raise NotAttempted
+    # In an order of the seed, so that nobody passes by counting; then in the order given, for the diagnosis.
+    codes = [(code, True) for code in right.values()] + [(code, False) for code, _ in defects.values()]
+    mixed = random.Random(torch.initial_seed()).sample(codes, len(codes))
+    if all(_accepts(test, code) is fine for code, fine in mixed):
+        return
     for name, code in right.items():
         try:
             test(code)
@@ -346,3 +357,15 @@ def spots(test: Any, right: Mapping[str, Any], defects: Mapping[str, tuple[Any, 
         except AssertionError:
             continue
         raise Wrong(name, message)
+    raise Wrong("order", "Its verdict on the same code changes when it is asked in another order.")
+
+
+def _accepts(test: Callable[[Any], object], code: Any) -> bool | None:
+    """Whether a test function lets code pass; None where it raises something else than an AssertionError."""
+    try:
+        test(code)
+    except AssertionError:
+        return False
+    except Exception:
+        return None
+    return True
