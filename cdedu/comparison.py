@@ -201,6 +201,29 @@ def speed(
     }
 
 
+def break_even(training: float, calls: float, student_calls: float) -> float:
+    r"""After how many samples a student has paid for its training.
+
+    .. math:: n^* = \frac{C}{k_T - k_S}
+
+    Args:
+        training: C, what was spent to have the student, in evaluations.
+        calls: :math:`k_T`, evaluations a sample of what it replaces: a sampler of the teacher that is as good.
+        student_calls: :math:`k_S`, evaluations a sample of the student.
+
+    Raises:
+        ValueError: for a negative cost, or a student that saves nothing.
+    """
+    if not training >= 0:
+        raise ValueError(f"break_even: training = {training}, but a cost cannot be negative")
+    if not 0 < student_calls < calls:
+        raise ValueError(
+            f"break_even: a student of {student_calls:g} calls saves nothing over {calls:g}, so it never pays; "
+            "compare with a sampler that makes more calls"
+        )
+    return training / (calls - student_calls)
+
+
 def table(metrics: dict[str, Any]) -> str:
     """The comparison as a Markdown table."""
     names = list(metrics["floor"])

@@ -316,6 +316,47 @@ MUTANTS = [
         "return k.mean()",
         "test_evaluation.py::test_kernel_distance_is_unbiased",
     ),
+    # Trade-offs
+    Mutant(
+        "break-even that forgets the student's calls",
+        "a student's samples cost something too",
+        "comparison.py",
+        "return training / (calls - student_calls)",
+        "return training / calls",
+        "test_comparison.py::test_at_the_break_even_both_have_cost_the_same",
+    ),
+    Mutant(
+        "DPM-Solver++ preconditioned twice",
+        "the scheduler is given D, not the raw network",
+        "samplers.py",
+        "lambda output, sample: output  # which is D already",
+        "scheduler.convert_model_output",
+        "test_samplers.py::test_dpm_solver_is_its_formula",
+    ),
+    Mutant(
+        "DPM-Solver++ on a grid of its own",
+        "the scheduler's grid is not the one asked for",
+        "samplers.py",
+        "    scheduler.sigmas = torch.cat([levels, levels.new_zeros(1)])\n",
+        "",
+        "test_samplers.py::test_dpm_solver_is_its_formula",
+    ),
+    Mutant(
+        "entropy in the place of the number of classes",
+        "1 if all are alike, all classes if equally frequent",
+        "evaluation.py",
+        "torch.special.entr(p).sum().exp()",
+        "torch.special.entr(p).sum()",
+        "test_evaluation.py::test_effective_classes_count_what_is_filled",
+    ),
+    Mutant(
+        "memory test the wrong way round",
+        "the copier is nearer to what it has seen",
+        "evaluation.py",
+        "(nearest(x, seen)[1] < nearest(x, unseen)[1])",
+        "(nearest(x, seen)[1] > nearest(x, unseen)[1])",
+        "test_evaluation.py::test_a_generator_without_memory_is_nearer_to_training_data_half_the_time",
+    ),
     # Progressive distillation
     Mutant(
         "the student is taught the teacher's end",
@@ -405,6 +446,23 @@ MUTANTS = [
         ".round().to(torch.uint8)",
         ".to(torch.uint8)",
         "test_inception.py::test_images_become_8_bit_as_they_were_read",
+    ),
+    # Links of a student
+    Mutant(
+        "links along the student's own walk",
+        "the teacher finds the neighbour",
+        "anatomy.py",
+        "x = solver(teacher, x, sigma, sigma_next)",
+        "x = solver(student, x, sigma, sigma_next)",
+        "test_anatomy.py::test_links_add_up_to_the_distance_from_the_composed_solver",
+    ),
+    Mutant(
+        "the neighbour is asked at the level it came from",
+        "an answer needs the point and its own noise level",
+        "anatomy.py",
+        "answers.append(student(x, sigma_next))",
+        "answers.append(student(x, sigma))",
+        "test_anatomy.py::test_links_add_up_to_the_distance_from_the_composed_solver",
     ),
 ]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cdedu import comparison
-from cdedu.comparison import compare, samplers, speed, table
+from cdedu.comparison import break_even, compare, samplers, speed, table
 from cdedu.data import Dataset
 from cdedu.networks import MLP
 from cdedu.recipes import recipes
@@ -124,3 +124,18 @@ def test_images_are_compared_in_the_features_of_the_frozen_classifier(monkeypatc
 def test_too_few_samples_are_refused(pair):
     with pytest.raises(ValueError, match="1 samples are too few to compare; use at least 2"):
         compare(TOY, *pair, DATA, samples=1)
+
+
+def test_at_the_break_even_both_have_cost_the_same():
+    n = break_even(3_072_000, 35, 2)
+    assert 35 * n == pytest.approx(3_072_000 + 2 * n)
+    assert break_even(0, 18, 1) == 0
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [((1e6, 2, 2), "never pays"), ((1e6, 35, 0), "saves nothing"), ((-1.0, 35, 1), "cannot be negative")],
+)
+def test_break_even_refuses(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        break_even(*arguments)

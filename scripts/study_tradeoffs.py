@@ -1,0 +1,269 @@
+"""Chapter 12: `python scripts/study_tradeoffs.py`. Writes `results/tradeoffs.json`.
+
+Quality, diversity and cost of many ways to sample: the teachers that come with the course under four samplers, their shipped
+students, and progressive distillation at a small budget. Some fifteen minutes on one core; what is finished is in the record,
+and the study goes on from there. `--timing` measures only milliseconds, again, in less than a minute: on a quiet machine.
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm.auto import tqdm
+
+import cdedu
+from cdedu.comparison import Ruler
+from cdedu.data import load_data
+from cdedu.evaluation import (
+    effective_classes,
+    latency,
+    nearer_to_training,
+    precision_recall,
+    spread,
+)
+from cdedu.progressive import halve
+from cdedu.recipes import get_recipe
+from cdedu.records import Study
+from cdedu.samplers import sample_consistency, sample_ddpm, sample_dpm_solver, sample_euler, sample_heun
+from cdedu.solvers import euler_step
+from cdedu.teacher import Denoiser
+
+CALLS = {
+    "ddpm": (1, 2, 4, 6, 10, 18, 35, 70),
+    "ddim": (1, 2, 4, 6, 10, 18, 35),
+    "dpm_solver": (2, 4, 6, 10, 18, 35),
+    "heun": (3, 5, 7, 11, 19, 35),
+}
+"""Evaluations a sample, for each sampler of the teacher."""
+STUDENT_CALLS = (1, 2, 4)
+SAMPLES = {"digits": 600, "toy": 2000}
+SEEDS, TRAINING_SEEDS = 5, 3
+ROUND = {"steps": 200, "batch": 64, "lr": 8e-4, "ema": 0.98, "first": 16}
+"""A round of progressive distillation: from 16 Euler steps to 8, 4, 2, 1."""
+
+Sampler = Callable[[Tensor, torch.Generator], Tensor]
+
+
+def walk(name: str, teacher: Denoiser, calls: int, grid: Callable[[int], Tensor]) -> Sampler:
+    """The sampler that asks the teacher so many times."""
+    if calls == 1:
+        return lambda x, g: teacher(x, 80.0)
+    if name == "heun":
+        return lambda x, g: sample_heun(teacher, x, grid((calls + 1) // 2))
+    if name == "ddpm":
+        return lambda x, g: sample_ddpm(teacher, x, grid(calls), generator=g)
+    return lambda x, g: {"ddim": sample_euler, "dpm_solver": sample_dpm_solver}[name](teacher, x, grid(calls))
+
+
+class Measure:
+    """All metrics of a sampler, over sampling seeds: what the common ruler has, and diversity and memory beside it."""
+
+    def __init__(self, recipe: Any) -> None:
+        self.recipe, self.data = recipe, load_data(recipe.data)
+        self.ruler = Ruler(self.data, SAMPLES[recipe.name])
+
+    @torch.no_grad()
+    def metrics(self, x: Tensor) -> dict[str, float]:
+        ruler = self.ruler
+        out = ruler.measure(x)
+        if ruler.classifier is None:
+            out["precision"], out["recall"] = precision_recall(ruler.real, x)
+            return out
+        out["classes"] = effective_classes(ruler.classifier(x).argmax(1), 10)
+        out["memory"] = nearer_to_training(x, self.data.train[: ruler.n], ruler.real)
+        return out
+
+    def real(self) -> dict[str, Any]:
+        """Training data in place of samples; their memory is tested on those that are not among the set looked at."""
+
+        def runs(seed: int) -> dict[str, float]:
+            g = torch.Generator().manual_seed(seed)
+            row = self.metrics(
+                self.data.train[torch.randperm(len(self.data.train), generator=g)[: self.ruler.n]]
+            )
+            if "memory" in row:
+                rest = self.data.train[self.ruler.n :]
+                row["memory"] = nearer_to_training(rest, self.data.train[: self.ruler.n], self.ruler.real)
+            return row
+
+        return over([runs(seed) for seed in range(SEEDS)])
+
+    @torch.no_grad()
+    def seeds(self, sampler: Sampler) -> list[dict[str, float]]:
+        """The metrics for each sampling seed."""
+        out = []
+        for seed in range(SEEDS):
+            g = torch.Generator().manual_seed(seed)
+            z = torch.randn(self.ruler.real.shape, generator=g)
+            out.append(self.metrics(sampler(self.recipe.sigma_max * z, g)))
+        return out
+
+
+def over(rows: list[dict[str, float]]) -> dict[str, Any]:
+    """Median, least and greatest of each metric."""
+    return {key: spread([row[key] for row in rows]) for key in rows[0]}
+
+
+def medians(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+
+
+@torch.no_grad()
+def euler_walk(denoiser: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
+    """Euler steps along the grid and on to 0; a grid of one point is one call."""
+    for sigma, sigma_next in pairwise([*sigmas.tolist(), 0.0]):
+        x = euler_step(denoiser, x, sigma, sigma_next)
+    return x
+
+
+def fixed(study: Study, name: str) -> None:
+    """The shipped teacher under its samplers, and the shipped student."""
+    measure = Measure(get_recipe(name))
+    teacher, student = cdedu.load(f"{name}-teacher"), cdedu.load(f"{name}-student")
+    rows: dict[str, Sampler] = {
+        f"{kind}/{calls}": walk(kind, teacher, calls, measure.recipe.sigmas)
+        for kind, each in CALLS.items()
+        for calls in each
+    }
+    for calls in STUDENT_CALLS:
+        levels = measure.recipe.student_sigmas(calls)
+        rows[f"student/{calls}"] = lambda x, g, s=levels: sample_consistency(student, x, s, g)  # type: ignore[misc]
+    study.run(f"{name}/floor", measure.real)
+    for key, sampler in tqdm(rows.items(), desc=name):
+        study.run(f"{name}/{key}", lambda sampler=sampler: over(measure.seeds(sampler)))  # type: ignore[misc]
+
+
+def progressive(study: Study) -> None:
+    """Rounds of halving on digits, for each training seed."""
+    base = get_recipe("digits")
+    measure, teacher = Measure(base), cdedu.load("digits-teacher")
+    stage = {key: ROUND[key] for key in ("steps", "batch", "lr", "ema")}
+    for seed in range(TRAINING_SEEDS):
+
+        def train(seed: int = seed) -> dict[str, Any]:
+            recipe = replace(base, student=replace(base.student, **stage), seed=seed)  # type: ignore[arg-type]
+            model, grid, out = teacher, base.sigmas(int(ROUND["first"])), {}
+            while len(grid) > 1:
+                for state in tqdm(
+                    halve(recipe, model, grid, measure.data), total=recipe.student.steps, leave=False
+                ):
+                    pass
+                model, grid = state.result, grid[::2]
+                out[str(len(grid))] = medians(
+                    measure.seeds(lambda x, g, m=model, s=grid: euler_walk(m, x, s))  # type: ignore[misc]
+                )
+            return out
+
+        study.run(f"digits/progressive/{seed}", train)
+
+
+def flops(model: torch.nn.Module, shape: tuple[int, ...]) -> int:
+    """Floating-point operations of one call for one sample, a multiplication and an addition each counted."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, *shape), 1.0)
+    return counter.get_total_flops()
+
+
+@torch.no_grad()
+def timing() -> dict[str, Any]:
+    """Milliseconds at batch 1 and 64, each sampler in turn beside single calls of the network, and the ratio of the two."""
+    recipe = get_recipe("digits")
+    teacher, student = cdedu.load("digits-teacher"), cdedu.load("digits-student")
+    levels = recipe.student_sigmas(2)
+    rows: dict[str, Sampler] = {
+        f"{kind}/{calls}": walk(kind, teacher, calls, recipe.sigmas)
+        for kind, calls in (("ddim", 10), ("dpm_solver", 10), ("ddpm", 10), ("heun", 11), ("heun", 35))
+    }
+    rows["student/1"] = lambda x, g: sample_consistency(student, x, (80.0,), g)
+    rows["student/2"] = lambda x, g: sample_consistency(student, x, levels, g)
+
+    def beside(sampler: Sampler, batch: int, repeats: int) -> list[tuple[float, float]]:
+        """Seconds of the sampler and of one call, measured one after the other."""
+        g = torch.Generator().manual_seed(0)
+        x = 80 * torch.randn(batch, 1, 8, 8, generator=g)
+        sampler(x, g)
+        return [
+            (latency(lambda: sampler(x, g), 1), latency(lambda: teacher(x, 1.0), 5)) for _ in range(repeats)
+        ]
+
+    out: dict[str, Any] = {
+        "note": "a ratio is of neighbours in time, so that other work on the machine cancels"
+    }
+    for batch, repeats in ((1, 25), (64, 9)):
+        pairs = {name: beside(sampler, batch, repeats) for name, sampler in rows.items()}
+        calls = [call for row in pairs.values() for _, call in row]
+        out[str(batch)] = {
+            "call_milliseconds": 1e3 * statistics.median(calls),
+            "milliseconds": {name: 1e3 * statistics.median(a for a, _ in row) for name, row in pairs.items()},
+            "in_calls": {name: spread([a / b for a, b in row]) for name, row in pairs.items()},
+        }
+    one, many = (out[batch]["call_milliseconds"] for batch in ("1", "64"))
+    out["batch_gain"] = 64 * one / many
+    return out
+
+
+def summary(study: Study) -> dict[str, Any]:
+    """The metrics of the record, from the runs that are finished."""
+    runs = study.runs
+    metrics: dict[str, Any] = {"seeds": SEEDS, "training_seeds": TRAINING_SEEDS}
+    if "timing" in study.metrics:
+        metrics["timing"] = study.metrics["timing"]
+    for name in SAMPLES:
+        recipe, teacher = get_recipe(name), cdedu.load(f"{name}-teacher")
+        shape = tuple(load_data(recipe.data).train.shape[1:])
+        cost = {
+            "teacher": 3 * recipe.teacher.batch * recipe.teacher.steps,
+            "student": 6 * recipe.student.batch * recipe.student.steps,
+        }
+        part = metrics[name] = {"n": SAMPLES[name], "flops": flops(teacher, shape), "training": cost}
+        part["parameters"] = sum(p.numel() for p in teacher.parameters())
+        part["floor"] = runs.get(f"{name}/floor")
+        part["samplers"] = {
+            key.removeprefix(f"{name}/"): {"evaluations": int(key.rsplit("/", 1)[1]), **value}
+            for key, value in runs.items()
+            if key.startswith(f"{name}/") and "floor" not in key and "progressive" not in key
+        }
+    done = [runs[k] for k in sorted(runs) if k.startswith("digits/progressive/")]
+    if done:
+        rounds = len(done[0])
+        metrics["digits"]["progressive"] = {
+            "training": 5 * int(ROUND["batch"]) * int(ROUND["steps"]) * rounds,
+            "samplers": {n: {"evaluations": int(n), **over([run[n] for run in done])} for n in done[0]},
+        }
+    return metrics
+
+
+def main() -> None:
+    """All parts, or the timing alone."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--timing", action="store_true", help="only the milliseconds, again")
+    parser.add_argument("--afresh", action="store_true", help="do not go on from the record")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    settings = {"calls": CALLS, "student_calls": STUDENT_CALLS, "n": SAMPLES, "seeds": SEEDS, "round": ROUND}
+    study = Study(
+        "results/tradeoffs.json",
+        "python scripts/study_tradeoffs.py",
+        afresh=arguments.afresh,
+        settings=settings,
+        recipe={name: get_recipe(name).to_dict() for name in SAMPLES},
+    )
+    if not arguments.timing:
+        for part in (lambda: fixed(study, "toy"), lambda: fixed(study, "digits"), lambda: progressive(study)):
+            part()
+            study.write(summary(study))
+    if arguments.timing or "timing" not in study.metrics:
+        study.metrics["timing"] = timing()
+        study.write(summary(study))
+
+
+if __name__ == "__main__":
+    main()
