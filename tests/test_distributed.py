@@ -35,13 +35,13 @@ def two(*words: object) -> str:
     """The command line in two processes, with one thread each."""
     done = subprocess.run(
         [*TORCHRUN, "-m", "cdedu.cli", *map(str, words)],
-        env=ENV | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120,
+        env=ENV | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
-def until(ready, what: str, seconds: float = 60) -> None:
+def until(ready, what: str, seconds: float = 180) -> None:
     end = time.monotonic() + seconds
     while not ready():
         assert time.monotonic() < end, f"no {what} after {seconds} s"
