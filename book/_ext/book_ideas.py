@@ -45,8 +45,9 @@ def link(page: str) -> str:
     """A chapter's title with a link, or its name where it is still to come."""
     if f"book/{page}" in contents():
         return f"{{doc}}`/book/{page}`"
-    name = page.rpartition("/")[2].replace("_", " ").capitalize()
-    return f"{{chapter}}`{name} <{page}>`"
+    index = (results.ROOT / "book" / "index.md").read_text(encoding="utf-8")
+    named = re.search(rf"\{{chapter\}}`[^`]*<{re.escape(page)}>`", index)
+    return named[0] if named else page
 
 
 def problems() -> list[str]:

@@ -1,0 +1,240 @@
+"""The teaching plans of book/teaching.yml: the generated parts of the instructor's guide, and what the slides' notes take from them.
+
+The guide (book/reference/instructors.md) has marks such as `<!-- plan undergraduate -->`. The build stops where a plan names a
+chapter's section, an exercise or an idea that does not exist, and where an idea that the course promises has no chapter, exercise,
+quiz question or minutes.
+"""
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import book_ideas as ideas
+import book_results as results
+import nbformat
+import yaml
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util import logging
+
+logger = logging.getLogger(__name__)
+
+TEACHING = results.ROOT / "book" / "teaching.yml"
+GUIDE = "book/reference/instructors"
+TRACKS = ("undergraduate", "postgraduate")
+Class = dict[str, Any]
+
+
+@cache
+def read() -> dict[str, Any]:
+    """Track → its classes; machines → what a chapter wants beyond two CPU cores."""
+    return yaml.safe_load(TEACHING.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def classes(page: str = "") -> list[Class]:
+    """All classes, or those on one chapter, in order."""
+    return [one for track in TRACKS for one in read()[track] if not page or page in one["chapters"]]
+
+
+def minutes(idea: str) -> int:
+    """What the plans spend on an idea, in class."""
+    return sum(step[0] for one in classes() for step in one["steps"] if step[2:] == [idea])
+
+
+@cache
+def sections(page: str) -> list[str]:
+    """The headings below a chapter's title."""
+    path = results.ROOT / "book" / f"{page}.ipynb"
+    cells = nbformat.read(path, as_version=4).cells if path.exists() else []
+    text = [cell.source for cell in cells if cell.cell_type == "markdown"]
+    return [head for source in text for head in re.findall(r"^##+ (.+)$", source, re.M)]
+
+
+def quiz(idea: str) -> list[str]:
+    """The questions of the closing quizzes that ask for it."""
+    from cdedu.quiz import pool
+
+    return [name for track in TRACKS for name, one in pool(track).items() if one.idea == idea]
+
+
+# --- for the slides ----------------------------------------------------------------------------------
+
+
+def opening(page: str) -> list[str]:
+    """The notes of a chapter's first slide: goals, and remarks that belong to no section."""
+    found = []
+    for one in classes(page):
+        goals = "\n".join(f"- {goal}" for goal in one["goals"])
+        found.append(f"**{one['title']}** ({length(one)} minutes)\n\n{goals}")
+        found += [remark(note) for note in one["notes"] if "at" not in note]
+    return found
+
+
+def remarks(page: str, section: str) -> list[str]:
+    """The notes of the slide that opens a section."""
+    return [remark(note) for one in classes(page) for note in one["notes"] if note.get("at") == section]
+
+
+def remark(note: dict[str, str]) -> str:
+    words = {"stumble": "Where they stumble", "ask": "Ask"}
+    return "\n\n".join(f"**{name}.** {note[key]}" for key, name in words.items() if key in note)
+
+
+# --- for the guide -----------------------------------------------------------------------------------
+
+
+def length(one: Class) -> int:
+    """Minutes of a class."""
+    return sum(step[0] for step in one["steps"])
+
+
+def at_home(one: Class) -> list[str]:
+    """The exercises of its sets that no class does."""
+    done = {name for other in classes() for name in other["exercises"]}
+    return [name for name, where in ideas.sets().items() if where in one["home"] and name not in done]
+
+
+def exercise_links(names: list[str]) -> str:
+    from cdedu.checks.core import exercises
+
+    return "; ".join(
+        f"{{doc}}`{exercises()[name].title} </exercises/{ideas.sets()[name]}>` ({exercises()[name].minutes})"
+        for name in names
+    )
+
+
+def plan(track: str) -> str:
+    """All classes of a track, by week."""
+    out: list[str] = []
+    week = 0
+    for number, one in enumerate(read()[track], 1):
+        if one["week"] != week:
+            week = one["week"]
+            out.append(f"### Week {week}, {track} track")
+        out.append(f"#### Class {number}: {one['title']}")
+        about = [f"{length(one)} minutes"]
+        about += [f"{ideas.link(page)}{slides(page)}" for page in one["chapters"]]
+        out += [" · ".join(about), f"**Before.** {one['before']}", "**Goals.**"]
+        out.append("\n".join(f"- {goal}" for goal in one["goals"]))
+        rows = [f"* - {step[0]}\n  - {step[1]}\n  - {''.join(step[2:])}" for step in one["steps"]]
+        head = "```{list-table}\n:header-rows: 1\n:widths: 10 60 30\n"
+        out.append("\n".join([head, "* - minutes\n  - what\n  - idea", *rows, "```"]))
+        for title, names in (("In class", one["exercises"]), ("At home", at_home(one))):
+            if names:
+                out.append(f"**{title}** (minutes). {exercise_links(names)}.")
+            elif title == "At home" and one["home"]:
+                out.append("**At home.** The exercises of the chapter.")
+        for key, title in (("stumble", "Where students stumble"), ("ask", "What to ask")):
+            lines = [
+                f"- *{note['at']}*: {note[key]}" if "at" in note else f"- {note[key]}"
+                for note in one["notes"]
+                if key in note
+            ]
+            if lines:
+                out.append(f"**{title}.**\n\n" + "\n".join(lines))
+    return "\n\n".join(out)
+
+
+def slides(page: str) -> str:
+    """A link to the deck of a chapter that has one."""
+    if f"book/{page}" not in ideas.contents() or "/quiz" in page:
+        return ""
+    name = Path(page).name
+    return f' (<a href="../../slides/{name}.html">slides {name.replace("_", " ")}</a>)'
+
+
+def machines() -> str:
+    """Time and memory of each chapter as recorded, and what it wants besides."""
+    record = results.load("chapters.json")
+    rows = [
+        "```{list-table} Time and memory of the chapters, as recorded",
+        ":header-rows: 1",
+        "",
+        "* - chapter\n  - seconds\n  - memory\n  - machine",
+    ]
+    for page in sorted(ideas.contents(), key=lambda page: ("/post" in page, "bridge" not in page, page)):
+        name = Path(page).name
+        if not re.match(r"book/(under|post)graduate/(?!quiz)", page):
+            continue
+        known = record["metrics"].get(name)
+        seconds = f"{known['seconds']:.0f}" if known else "not yet measured"
+        memory = f"{known['peak_memory_mb']:,} MB" if known else "not yet measured"
+        machine = read()["machines"].get(page.removeprefix("book/"), "Any laptop, or Colab without a GPU")
+        rows.append(f"* - {{doc}}`/{page}`\n  - {seconds}\n  - {memory}\n  - {machine}")
+    return "\n".join([*rows, "```"])
+
+
+def table(track: str) -> str:
+    """Each idea of a track with chapter, exercises, quiz questions and minutes."""
+    from cdedu.checks.core import exercises
+
+    rows = [
+        f"```{{list-table}} The ideas of the {track} track",
+        ":header-rows: 1",
+        ":widths: 22 18 26 22 12",
+        "",
+        "* - idea\n  - chapter\n  - exercises\n  - quiz questions\n  - minutes",
+    ]
+    for row in (row for row in ideas.read() if row["track"] == track):
+        names = [name for name in row["exercises"] or [] if name in ideas.sets()]
+        idea = f"**{row['idea']}**" if row.get("core") else row["idea"]
+        asked = "; ".join(f"{{doc}}`{exercises()[n].title} </exercises/{ideas.sets()[n]}>`" for n in names)
+        questions = ", ".join(f"`{name}`" for name in quiz(row["idea"]))
+        time = [f"{minutes(row['idea'])} in class"] if minutes(row["idea"]) else []
+        time += [f"{sum(exercises()[name].minutes for name in names)} of exercises"] if names else []
+        taught = ", ".join(ideas.link(page) for page in row["taught"])
+        parts = [idea, taught, asked or "chapter to come", questions or "–", ", ".join(time) or "–"]
+        rows.append("* - " + "\n  - ".join(parts))
+    return "\n".join([*rows, "```"])
+
+
+def problems() -> list[str]:
+    """What a plan names and nothing has, and what an idea of the course lacks."""
+    known, found = {row["idea"] for row in ideas.read()}, []
+    for one in classes():
+        here = f"book/teaching.yml, {one['title']!r}"
+        for step in one["steps"]:
+            if len(step) not in (2, 3) or not isinstance(step[0], int):
+                found.append(f"{here}: a step is [minutes, what, idea], not {step}")
+            elif step[2:] and step[2] not in known:
+                found.append(f"{here}: book/ideas.yml has no idea {step[2]!r}")
+        found += [f"{here}: there is no exercise {n!r}" for n in one["exercises"] if n not in ideas.sets()]
+        pages = [page for page in one["chapters"] if f"book/{page}" in ideas.contents()]
+        heads = {head for page in pages for head in sections(page)}
+        if len(pages) == len(one["chapters"]):
+            names = [note["at"] for note in one["notes"] if "at" in note and note["at"] not in heads]
+            found += [f"{here}: {', '.join(pages)} has no section {name!r}" for name in names]
+    for row in ideas.read():
+        if row.get("core") and not quiz(row["idea"]):
+            found.append(f"no question of cdedu/quiz asks for {row['idea']!r}")
+        if row.get("core") and not minutes(row["idea"]):
+            found.append(f"no class of book/teaching.yml spends minutes on {row['idea']!r}")
+    return found
+
+
+# --- in the build ------------------------------------------------------------------------------------
+
+
+def write_guide(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Fill in the generated parts of the guide."""
+    if docname != GUIDE:
+        return
+    app.env.note_dependency(str(TEACHING))
+    for problem in problems():
+        logger.warning(problem)
+    parts = {"machines": machines()}
+    for track in TRACKS:
+        parts |= {f"plan {track}": plan(track), f"ideas {track}": table(track)}
+    for mark, text in parts.items():
+        source[0] = source[0].replace(f"<!-- {mark} -->", text)
+
+
+def reread(app: Sphinx, env: BuildEnvironment, *_: Any) -> list[str]:
+    return [GUIDE] if GUIDE in env.found_docs else []
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.connect("source-read", write_guide)
+    app.connect("env-get-outdated", reread)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
