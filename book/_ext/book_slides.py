@@ -112,6 +112,13 @@ def lines_of(text: str, letters: int = LETTERS) -> int:
     return sum(1 + len(line) // letters for line in text.split("\n") if line.strip())
 
 
+def row_height(row: str) -> float:
+    """Of a row of a table, whose cells share the width; the line below the head counts nothing."""
+    cells = row.strip("|").split("|")
+    lines = max(lines_of(cell, 84 // len(cells)) for cell in cells)
+    return 0 if set(row) <= set("|-: ") else 11 + 30 * max(1, lines)
+
+
 class Deck:
     """The sheets of one chapter."""
 
@@ -156,7 +163,7 @@ class Deck:
                 self.put(new_markdown_cell(self.plain.inline(raw, self.page)), 70 + 55 * raw.count("\\\\"))
             elif kind == "table_open" or info.startswith("{list-table}"):
                 table = self.plain.text(raw, self.page)
-                self.put(new_markdown_cell(table), 20 + 41 * len(table.strip().split("\n")))
+                self.put(new_markdown_cell(table), 20 + sum(map(row_height, table.strip().split("\n"))))
             elif kind in ("bullet_list_open", "ordered_list_open"):
                 self.put(new_markdown_cell(self.plain.text(raw, self.page)), 14 + LINE * lines_of(raw))
 
@@ -198,7 +205,8 @@ class Deck:
         printed = [o for o in cell.outputs if o.output_type == "stream"]
         lines = lines_of(cell.source, CODE_LETTERS) + cell.source.count("\n\n")
         tall = CODE_LINE * sum(lines_of(o.text, CODE_LETTERS) for o in printed)
-        if "hide-input" not in cell.metadata.get("tags", ()) and lines <= (5 if pictures else 17):
+        hidden = "hide-input" in cell.metadata.get("tags", ())
+        if not hidden and (2 < lines < 6 if pictures else lines < 18):
             code, above = self.plain_code(cell.source), 30 + CODE_LINE * lines
             if above + tall <= HEIGHT:
                 self.put(new_code_cell(code, outputs=printed), above + tall)

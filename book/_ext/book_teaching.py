@@ -90,8 +90,9 @@ def length(one: Class) -> int:
 
 
 def at_home(one: Class) -> list[str]:
-    """The exercises of its sets that no class does."""
-    done = {name for other in classes() for name in other["exercises"]}
+    """The exercises of its sets that no class of its track does."""
+    track = next(track for track in TRACKS if one in read()[track])
+    done = {name for other in read()[track] for name in other["exercises"]}
     return [name for name, where in ideas.sets().items() if where in one["home"] and name not in done]
 
 

@@ -1,0 +1,245 @@
+"""The slides: made of the chapters' own cells, each with notes, and nothing hangs over the edge of a sheet.
+
+The last tests need `make book` and Chromium.
+"""
+
+import base64
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import book_slides
+import book_teaching
+import nbformat
+import pytest
+import slides
+from book_plain import Plain
+from conftest import HTML, ROOT
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from test_book import pages
+
+PICTURE = base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"\0" * 8 + struct.pack(">II", 600, 300)).decode()
+FIGURE = new_output("display_data", data={"image/png": PICTURE})
+ALT = {"mystnb": {"image": {"alt": "A line"}}, "tags": ["hide-input"]}
+DECKS = [page for page in book_slides.chapters(pages()) if (ROOT / f"{page}.ipynb").exists()]
+
+
+class Raw:
+    """Leaves the text as it is: roles belong to the tests of book_plain."""
+
+    def inline(self, text: str, page: str) -> str:
+        return text
+
+    text = inline
+
+
+def deck(*cells: Any) -> book_slides.Deck:
+    nb = new_notebook(cells=[new_markdown_cell("# T\n\n**The question.** Why?\n\nIt assumes much."), *cells])
+    for cell in nb.cells:
+        cell.metadata.setdefault("slideshow", {"slide_type": "slide"})
+    return book_slides.Deck(nb, "book/undergraduate/xx", Raw())  # type: ignore[arg-type]
+
+
+def chapter(page: str) -> book_slides.Deck:
+    """With roles as their text, and no names of equations: those need a build."""
+    data = {"math": {"objects": {}}, "std": {"labels": {}}}
+    titles = {one: SimpleNamespace(astext=lambda: "a page") for one in pages()}
+    env = SimpleNamespace(domaindata=data, domains={}, found_docs=set(pages()), titles=titles)
+    nb = nbformat.read(ROOT / f"{page}.ipynb", as_version=4)
+    return book_slides.Deck(nb, page, Plain(SimpleNamespace(env=env), ".."))  # type: ignore[arg-type]
+
+
+def shown(one: book_slides.Slide) -> str:
+    return "\n".join(cell.source for cell in one.body)
+
+
+# --- what is on a sheet ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("paragraph", "first"),
+    [
+        (
+            "Every dot on a path has the same end as the next. That is the idea.",
+            "Every dot on a path has the same end as the next.",
+        ),
+        (
+            "The answer is (c). The best guess is a mean. More.",
+            "The answer is (c). The best guess is a mean.",
+        ),
+        (
+            "With $f(x). A$ in it, this sentence goes on to here. Next.",
+            "With $f(x). A$ in it, this sentence goes on to here.",
+        ),
+        ("No full stop", "No full stop"),
+    ],
+)
+def test_the_first_sentence_is_shown(paragraph: str, first: str) -> None:
+    assert book_slides.lead(paragraph) == first
+
+
+def test_the_opening_shows_the_question_and_says_the_rest() -> None:
+    (one,) = deck().slides
+    assert shown(one) == "**The question.** Why?" and "It assumes much." in one.notes
+
+
+def test_sections_open_sheets_and_sentences_become_notes() -> None:
+    text = "## S\n\nA first sentence that is long enough to stand alone. A second.\n\n$$\nx = 1\n$$ (eq-x)\n\nA third."
+    _, one = deck(new_markdown_cell(text)).slides
+    assert one.title == "S" and one.first
+    assert "stand alone." in shown(one) and "x = 1" in shown(one) and "second" not in shown(one)
+    assert one.notes == ["A first sentence that is long enough to stand alone. A second.", "A third."]
+
+
+def test_an_answer_waits_for_the_next_sheet() -> None:
+    box = ":::{admonition} Predict\n:class: predict\nWhere?\n:::"
+    _, asked, answered = deck(
+        new_markdown_cell(f"## S\n\n{box}"), new_code_cell("1", metadata=ALT, outputs=[FIGURE])
+    ).slides
+    assert "Where?" in shown(asked) and not [c for c in asked.body if c.cell_type == "code"]
+    assert answered.title == "S" and not answered.first
+    assert answered.body[0].outputs[0].metadata["image/png"]["alt"] == "A line"
+
+
+def test_asides_exercises_and_unmarked_cells_are_left_out() -> None:
+    aside = ":::{admonition} D\n:class: deeper\nOnly for some.\n:::"
+    skipped = new_markdown_cell("## Skipped", metadata={"slideshow": {"slide_type": "skip"}})
+    text = f"## S\n\nA sentence.\n\n{aside}\n\n## Exercises\n\nThey are many."
+    found = deck(new_markdown_cell(text), skipped)
+    assert [one.title for one in found.slides] == ["T", "S"]
+    assert "Only" not in shown(found.slides[1]) and "many" not in "".join(found.slides[1].notes)
+
+
+def test_notes_are_spoken_only() -> None:
+    spoken = new_markdown_cell("It takes ten seconds.", metadata={"slideshow": {"slide_type": "notes"}})
+    _, one = deck(new_markdown_cell("## S\n\nA sentence."), spoken).slides
+    assert "ten seconds" not in shown(one) and "It takes ten seconds." in one.notes
+
+
+def test_what_does_not_fit_goes_on_a_further_sheet() -> None:
+    rows = "\n".join(f"| {i} | x |" for i in range(9))
+    table = new_markdown_cell(f"## S\n\n| a | b |\n|---|---|\n{rows}")
+    _, one, two = deck(table, new_code_cell("1", metadata=ALT, outputs=[FIGURE])).slides
+    assert one.title == two.title == "S" and two.body[0].cell_type == "code"
+
+
+def test_the_rule_marks_text_figures_and_short_functions() -> None:
+    nb = new_notebook(
+        cells=[
+            new_markdown_cell("# T"),
+            new_code_cell("import cdedu"),
+            new_code_cell("import torch"),
+            new_markdown_cell("## S\n\nText."),
+            new_code_cell("def f(x):\n    return x"),
+            new_code_cell("y = 1"),
+            new_code_cell("plot()", metadata=ALT, outputs=[FIGURE]),
+            new_markdown_cell("## Exercises"),
+            new_code_cell("plot()", metadata=ALT, outputs=[FIGURE]),
+        ]
+    )
+    assert book_slides.by_rule(nb) == {0: "slide", 3: "slide", 4: "subslide", 6: "subslide"}
+
+
+def test_marking_changes_metadata_alone_and_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.ipynb"
+    nbformat.write(new_notebook(cells=[new_markdown_cell("# T"), new_code_cell("1")]), path)
+    before = nbformat.read(path, as_version=4)
+    assert slides.mark(path) and not slides.mark(path)
+    after = nbformat.read(path, as_version=4)
+    assert after.cells[0].metadata.pop("slideshow") == {"slide_type": "slide"}
+    assert after == before
+
+
+# --- the chapters' decks -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", DECKS)
+def test_a_deck_is_made_of_its_chapter(page: str) -> None:
+    nb = nbformat.read(ROOT / f"{page}.ipynb", as_version=4)
+    sources = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "code")
+    found = chapter(page)
+    assert len(found.slides) >= 8
+    for one in found.slides:
+        assert one.height <= book_slides.HEIGHT and (one.body or one.notes), f"{page}: {one.title}"
+        for cell in one.body:
+            for line in cell.source.splitlines() if cell.cell_type == "code" else ():
+                assert line in sources
+            for out in cell.get("outputs", ()):
+                if "image/png" in out.get("data", {}):
+                    assert out.metadata["image/png"]["alt"].strip(), f"{page}: {one.title}"
+
+
+@pytest.mark.parametrize("page", DECKS)
+def test_the_notes_of_the_plan_are_on_the_slides(page: str) -> None:
+    said = "\n".join(note for one in chapter(page).slides for note in one.notes)
+    for one in book_teaching.classes(page.removeprefix("book/")):
+        for goal in one["goals"]:
+            assert goal in said
+        for note in one["notes"]:
+            here = "at" not in note or note["at"] in book_teaching.sections(page.removeprefix("book/"))
+            assert not here or book_teaching.remark(note) in said, f"{page}: {note}"
+
+
+# --- in a browser ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def context(browser: Any) -> Iterator[Any]:
+    with browser.new_context(viewport={"width": 1280, "height": 720}) as context:
+        yield context
+
+
+MEASURE = """async () => {
+    await MathJax.startup.promise;
+    const found = [];
+    for (const slide of Reveal.getSlides()) {
+        const { h, v } = Reveal.getIndices(slide);
+        Reveal.slide(h, v);
+        await new Promise((done) => setTimeout(done, 20));
+        const sheet = document.querySelector(".slides").getBoundingClientRect();
+        let low = 0, wide = 0;
+        for (const one of slide.querySelectorAll("*")) {
+            if (one.closest("aside, mjx-assistive-mml")) continue;
+            const box = one.getBoundingClientRect();
+            if (box.height) { low = Math.max(low, box.bottom); wide = Math.max(wide, box.right); }
+        }
+        const blank = [...slide.querySelectorAll("img")].filter((one) => !one.naturalWidth || !one.alt).length;
+        const notes = slide.querySelector("aside.notes")?.innerText.trim().length ?? 0;
+        found.push({ title: slide.querySelector("h1, h2").innerText, low: low - sheet.bottom,
+            wide: wide - sheet.right, blank, notes, wrong: slide.querySelectorAll("mjx-merror").length });
+    }
+    return found;
+}"""
+
+
+@pytest.mark.book
+@pytest.mark.parametrize("page", DECKS)
+def test_every_sheet_holds_what_it_shows(page: str, site: str, context: Any) -> None:
+    path = book_slides.address(page)
+    assert (HTML / path).is_file(), f"{path} was not built"
+    outside: list[str] = []
+    errors: list[str] = []
+    tab = context.new_page()
+    tab.on(
+        "request", lambda r: outside.append(r.url) if not r.url.startswith((site, "data:", "blob:")) else None
+    )
+    tab.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+    tab.on("pageerror", lambda e: errors.append(str(e)))
+    tab.on("response", lambda r: errors.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+    tab.goto(f"{site}/{path}", wait_until="load")
+    sheets = tab.evaluate(MEASURE)
+    text = tab.locator(".slides").inner_text()
+    tab.close()
+    assert not outside and not errors, f"{path}: {outside} {errors}"
+    assert "Traceback" not in text and "{eq}" not in text and "{result}" not in text
+    for sheet in sheets:
+        assert sheet["low"] <= 0 and sheet["wide"] <= 0, f"{path}: over the edge: {sheet}"
+        assert sheet["notes"] and not sheet["blank"] and not sheet["wrong"], f"{path}: {sheet}"
+
+
+@pytest.mark.book
+@pytest.mark.parametrize("page", DECKS)
+def test_a_chapter_leads_to_its_slides(page: str, html: Path) -> None:
+    assert f'{book_slides.address(page)}">Slides</a>' in (html / f"{page}.html").read_text(encoding="utf-8")
