@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from cdedu.files import replacing
 from cdedu.recipes import Recipe
-from cdedu.student import ConsistencyModel
+from cdedu.student import ConsistencyModel, DenoiserStudent
 from cdedu.teacher import Teacher
 from cdedu.training import Resume, State
 
@@ -30,28 +31,23 @@ def save(path: str | Path, model: nn.Module, recipe: Recipe, shape: Sequence[int
 
     Args:
         path: ends in ``.safetensors``; its folder is made if missing.
-        model: a :class:`~cdedu.teacher.Teacher` or :class:`~cdedu.student.ConsistencyModel`.
-        recipe, shape: from which :func:`load` rebuilds the network; shape is that of one sample.
+        model: a :class:`~cdedu.teacher.Teacher`, a :class:`~cdedu.student.ConsistencyModel`, a denoiser that
+            :func:`~cdedu.pretrained.load_teacher` made of somebody else's files, or a :class:`~cdedu.student.DenoiserStudent`
+            over one of these.
+        recipe, shape: from which :func:`load` rebuilds the network; shape is that of one sample. A network of diffusers that no
+            recipe builds is described in the header by its own configuration.
         facts: anything for the header that JSON can hold: step, data, metrics.
 
     Raises:
         OSError: if the file cannot be written; the previous one is untouched.
+        TypeError: for a model of another kind.
     """
-    if not isinstance(model, Teacher | ConsistencyModel):
-        raise TypeError(f"save: {type(model).__name__} is neither a Teacher nor a ConsistencyModel")
-    header = {
-        "class": type(model).__name__,
-        "sigma_data": model.sigma_data,
-        "sigma_min": model.sigma_min,
-        "noise_scale": model.noise_scale,
-        "recipe": recipe.to_dict(),
-        "shape": list(shape),
-        **facts,
-    }
-    write_tensors(path, model.network.state_dict(), header)
+    what, network = _describe(model)
+    header = {**what, "recipe": recipe.to_dict(), "shape": list(shape), **facts}
+    write_tensors(path, network.state_dict(), header)
 
 
-def load(source: str | Path, device: str | torch.device = "cpu") -> Teacher | ConsistencyModel:
+def load(source: str | Path, device: str | torch.device = "cpu") -> Any:
     """A saved teacher or student, in evaluation mode; ``model.header`` holds what was saved beside the weights.
 
     Args:
@@ -66,22 +62,84 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Teacher | Co
     if "class" not in header:
         raise ValueError(f"{path} holds no model for use (is it a .state file? give the file beside it)")
     try:
-        network = Recipe.from_dict(header["recipe"]).network.build(tuple(header["shape"]))
-    except (KeyError, TypeError) as error:
+        network = _network(header)
+        model = _rebuild(header, network)
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} was written by another version of this package ({error})") from None
     try:
-        network.load_state_dict(tensors)
+        network.load_state_dict(tensors, assign=_on_meta(header))
     except RuntimeError as error:
         raise ValueError(
             f"{path} does not fit its own recipe: {str(error).splitlines()[-1].strip()}"
         ) from None
-    model: Teacher | ConsistencyModel
-    if header["class"] == "Teacher":
-        model = Teacher(network, header["sigma_data"], header["noise_scale"])
-    else:
-        model = ConsistencyModel(network, header["sigma_data"], header["sigma_min"], header["noise_scale"])
     model.header = header  # type: ignore[assignment]
     return model.to(device).eval()
+
+
+_ARGUMENTS = {
+    "Teacher": ("sigma_data", "noise_scale"),
+    "ConsistencyModel": ("sigma_data", "sigma_min", "noise_scale"),
+    "DiffusersDenoiser": ("alphas_cumprod", "prediction"),
+    "VP": ("beta_d", "beta_min", "steps", "first"),
+    "VE": ("sigma_min", "sigma_max"),
+}
+"""What can stand around a network in a checkpoint, and what each is made with. The names are attributes as well."""
+
+
+def _class(name: str) -> type[nn.Module]:
+    if name == "DiffusersDenoiser":
+        from cdedu.pretrained.diffusers import DiffusersDenoiser
+
+        return DiffusersDenoiser
+    if name in ("VP", "VE"):
+        from cdedu.pretrained import edm
+
+        return edm.VP if name == "VP" else edm.VE
+    return {"Teacher": Teacher, "ConsistencyModel": ConsistencyModel}[name]
+
+
+def _describe(model: nn.Module) -> tuple[dict[str, Any], nn.Module]:
+    """What :func:`_rebuild` needs, and the network that it is to stand around."""
+    name = type(model).__name__
+    if isinstance(model, DenoiserStudent):
+        inner, network = _describe(model.denoiser)
+        unet = {"unet": inner.pop("unet")} if "unet" in inner else {}
+        return {"class": name, "sigma_min": model.sigma_min, "denoiser": inner, **unet}, network
+    if name not in _ARGUMENTS or not isinstance(model, _class(name)):
+        raise TypeError(f"save: a {name} is none of {', '.join(_ARGUMENTS)}, nor a DenoiserStudent over one")
+    network: nn.Module = model.network  # type: ignore[assignment,no-redef]
+    what = {"class": name, **{key: getattr(model, key) for key in _ARGUMENTS[name]}}
+    if name == "DiffusersDenoiser":
+        config = json.loads(network.net.to_json_string())  # type: ignore[operator,union-attr]
+        what["unet"] = {key: value for key, value in config.items() if not key.startswith("_")}
+    return what, network
+
+
+def _network(header: dict[str, Any]) -> nn.Module:
+    """The network of the recipe, or the one of diffusers that the header describes; only names and numbers are read."""
+    recipe = Recipe.from_dict(header["recipe"]).network
+    if "unet" not in header:
+        with torch.device("meta") if _on_meta(header) else nullcontext():
+            return recipe.build(tuple(header["shape"]))
+    from diffusers import UNet2DModel
+
+    from cdedu.guidance import WeightedUNet
+    from cdedu.networks import UNet
+
+    net = UNet(UNet2DModel(**header["unet"]))
+    return WeightedUNet(net) if recipe.guided else net
+
+
+def _on_meta(header: dict[str, Any]) -> bool:
+    """Whether the network is built without memory and takes the file's tensors as they are: EDM's, which are large."""
+    return header["recipe"]["network"]["kind"] in ("ddpmpp", "ncsnpp", "adm")
+
+
+def _rebuild(what: dict[str, Any], network: nn.Module) -> nn.Module:
+    """The inverse of :func:`_describe`."""
+    if what["class"] == "DenoiserStudent":
+        return DenoiserStudent(_rebuild(what["denoiser"], network), what["sigma_min"])
+    return _class(what["class"])(network, **{key: what[key] for key in _ARGUMENTS[what["class"]]})
 
 
 def save_state(path: str | Path, state: State) -> None:

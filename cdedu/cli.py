@@ -4,6 +4,7 @@ A run lives in ``runs/<recipe>/``: ``teacher.safetensors`` and ``student.safeten
 from. Every run leaves a record in ``results/runs/``, under a name of its own.
 """
 
+import copy
 import os
 import signal
 import sys
@@ -18,12 +19,14 @@ import tyro
 
 from cdedu import checkpoints
 from cdedu.data import Dataset, load_data, to_unit
+from cdedu.guidance import GuidedDenoiser, Labelled, WeightedUNet
+from cdedu.networks import UNet
 from cdedu.pretrained import export_pipeline, load_teacher, locate
-from cdedu.recipes import Recipe, get_recipe, recipes
+from cdedu.recipes import Network, Recipe, get_recipe, recipes
 from cdedu.records import read_record
 from cdedu.runs import Run, generate, writable, write_run_record
 from cdedu.runtime import Distributed, Runtime
-from cdedu.student import ConsistencyModel
+from cdedu.student import ConsistencyModel, DenoiserStudent
 from cdedu.teacher import Teacher
 from cdedu.training import distill, new_student, train_teacher, within
 
@@ -96,11 +99,19 @@ class Distill(_Run):
     teacher: str | None = None
     """A teacher: its file, the name of one that comes with the course, a folder that diffusers saved, a pickle of EDM, a name
     on the Hugging Face hub, or an address; the run's own by default, else the course's."""
+    network: Literal["recipe", "teacher"] = "recipe"
+    """Over a teacher that is not of this package's form: the recipe's network with random weights, whose student can be
+    exported, or a copy of the teacher's own network."""
+    guidance: tuple[float, ...] = ()
+    """Guide a teacher whose last label means none: one weight; or two, between which the student takes any as an input."""
 
     def __call__(self) -> None:
         run = _prepare(self, "student")
         source = _model_source(self.teacher, run.folder, run.recipe, "teacher")
-        teacher, student = _teacher_and_student(source, run)
+        teacher, student = _teacher_and_student(source, run, self.network)
+        weights = None
+        if self.guidance:
+            teacher, student, weights = _guided(self.guidance, teacher, student, source, run)
         _resume(self, run)
         if run.recipe.student.distance == "lpips" and run.recipe.student.method == "distillation":
             with run.runtime.first():
@@ -109,7 +120,7 @@ class Distill(_Run):
             print(f"teacher: {source}")
         run.facts["teacher"] = {"source": source, "sha256": _digest(source)}
         options = {"resume": run.resume, "start": _start(self, run), "runtime": run.runtime}
-        run.drive(distill(run.recipe, teacher, run.data, student=student, **options))
+        run.drive(distill(run.recipe, teacher, run.data, student=student, guidance=weights, **options))
 
 
 @dataclass(frozen=True)
@@ -117,13 +128,17 @@ class Sample:
     """Draw samples and write a picture of them."""
 
     recipe: tyro.conf.Positional[str]
-    """Name of a recipe, such as toy, digits or cifar10-small."""
+    """Name of a recipe, such as toy, digits or cifar10-small; or a model itself: its file, or a folder of diffusers."""
     steps: int = 1
     """Steps of the student, or points of the teacher's noise grid (n points are 2n − 1 evaluations)."""
     model: Literal["student", "teacher"] = "student"
     """Which of the two."""
     weights: str | None = None
     """A file, or the name of weights that come with the course; the run's own by default, else the course's."""
+    label: int | None = None
+    """Draw this class only; by default the classes take turns."""
+    guidance: float | None = None
+    """Guidance weight, of a student that takes it as an input or of a teacher whose last label means none."""
     number: int = 64
     """How many samples."""
     seed: int = 0
@@ -136,18 +151,25 @@ class Sample:
     def __call__(self) -> None:
         from cdedu.plotting import save_samples
 
-        recipe, device = get_recipe(self.recipe), pick_device(self.device)
+        device = pick_device(self.device)
         if self.number < 1:
             raise ValueError(f"--number = {self.number}, but there must be at least one sample")
-        folder = Path("runs") / self.recipe
-        path = self.out or folder / f"{self.model}-{self.steps}.png"
+        if self.recipe not in recipes and (Path(self.recipe).exists() or "/" in self.recipe):
+            source, model = self.recipe, _load(self.recipe, device)
+            recipe, folder = _recipe_of(model), Path("runs") / Path(source).stem
+            role = "student" if isinstance(model, ConsistencyModel | DenoiserStudent) else "teacher"
+        else:
+            recipe, folder, role = get_recipe(self.recipe), Path("runs") / self.recipe, self.model
+            source = _model_source(self.weights, folder, recipe, role)
+            model = _load(source, device)
+        path = self.out or folder / f"{role}-{self.steps}.png"
         writable(path.parent)
-        source = _model_source(self.weights, folder, recipe, self.model)
-        model = _load(source, device)
-        x = generate(
-            model, within(recipe, model), tuple(model.header["shape"]), self.steps, self.number, self.seed
-        )  # type: ignore[arg-type,index]
-        save_samples(path, x.cpu(), f"{self.model}, {source}")
+        recipe, shape = within(recipe, model), tuple(model.header["shape"])
+        model, cond = _conditioned(model, source, self.guidance, self.label)
+        if "labels" in cond:
+            cond["labels"] = cond["labels"][torch.arange(self.number) % len(cond["labels"])]
+        x = generate(model, recipe, shape, self.steps, self.number, self.seed, **cond)
+        save_samples(path, x.cpu(), f"{role}, {source}")
         print(f"{self.number} samples of {source} in {path}")
 
 
@@ -158,9 +180,11 @@ class Evaluate:
     recipe: tyro.conf.Positional[str]
     """Name of a recipe, such as toy, digits or cifar10-small."""
     teacher: str | None = None
-    """A teacher's file or name; the run's own by default, else the course's."""
+    """A teacher's file or name, or a folder of diffusers; the run's own by default, else the course's."""
     student: str | None = None
-    """A student's file or name; the run's own by default, else the course's."""
+    """A student's file or name, or a folder of diffusers; the run's own by default, else the course's."""
+    guidance: float | None = None
+    """Guidance weight, of a teacher whose last label means none, and of a student that takes it as an input."""
     data: str | None = None
     """Another data set than the recipe's: a name, or a folder or zip of images."""
     test_data: Path | None = None
@@ -196,7 +220,15 @@ class Evaluate:
         models = [_load(source, device) for source in sources.values()]
         for model, source in zip(models, sources.values(), strict=True):
             _same_shape(model, source, data)
-        recipe = within(recipe, models[0])
+        recipe = within(within(recipe, models[0]), models[1])
+        if self.guidance is not None or any(map(_classes, models)):
+            if data.test_labels is None and any(map(_classes, models)):
+                raise ValueError(f"{sources['teacher']} needs labels, which {data.name} does not have")
+            for i, (model, source) in enumerate(zip(models, sources.values(), strict=True)):
+                weight = self.guidance if i == 0 or _takes_guidance(model) else None
+                model, cond = _conditioned(model, source, weight)
+                if cond.pop("labels", None) is not None:
+                    models[i] = Labelled(model, data.test_labels, **cond)
         if self.inception:
             from cdedu.inception import check
 
@@ -237,6 +269,8 @@ class Export:
     """Where to write; new or empty."""
     record: Path | None = None
     """A results record, such as `cdedu evaluate` leaves: its figures go into the model card."""
+    guidance: float | None = None
+    """The weight to fix in a student that takes it as an input."""
     license: str | None = None
     """Of the weights, for the model card, such as apache-2.0; the teacher's and the data's terms bind a student too."""
     push_to_hub: str | None = None
@@ -246,7 +280,7 @@ class Export:
         student = _load(self.weights, torch.device("cpu"))
         metrics = read_record(self.record)["metrics"] if self.record else None
         options = {"metrics": metrics, "license": self.license, "push_to_hub": self.push_to_hub}
-        export_pipeline(student, self.folder, **options)
+        export_pipeline(student, self.folder, guidance=self.guidance, **options)
         print(f"{self.weights} in {self.folder}, to be loaded by ConsistencyModelPipeline.from_pretrained")
 
 
@@ -369,35 +403,128 @@ def _load(source: str, device: torch.device) -> Any:
     return load_teacher(source).to(device)
 
 
-def _teacher_and_student(source: str, run: Run) -> tuple[torch.nn.Module, torch.nn.Module | None]:
+def _teacher_and_student(
+    source: str, run: Run, network: str
+) -> tuple[torch.nn.Module, torch.nn.Module | None]:
     """A teacher from anywhere, the run's recipe fitted to it, and the student where it cannot start as the teacher's copy.
 
     A teacher of this package's form must have the recipe's network; EDM's bring theirs. The student of any other denoiser
-    has the recipe's network with random weights, so that it can be saved, sampled and exported like all students.
+    has the recipe's network with random weights, so that it can be exported; or, with ``network="teacher"``, the teacher's own.
     """
-    teacher = load_teacher(source)
-    if isinstance(teacher, ConsistencyModel):
+    teacher: Any = load_teacher(source)
+    if isinstance(teacher, ConsistencyModel | DenoiserStudent):
         raise ValueError(f"{source} is a student; distillation needs a teacher")
     _same_shape(teacher, source, run.data)
     if isinstance(teacher, Teacher):
         if locate(source).suffix != ".safetensors":
-            network = Recipe.from_dict(teacher.header["recipe"]).network  # type: ignore[arg-type,index]
+            theirs = Recipe.from_dict(teacher.header["recipe"]).network
             scales = {"sigma_data": teacher.sigma_data, "noise_scale": teacher.noise_scale}
-            run.recipe = replace(run.recipe, network=network, **scales)
+            run.recipe = replace(run.recipe, network=theirs, **scales)
         _fits(teacher, source, run)
         return teacher, None
-    header: dict[str, Any] = teacher.header
-    classes = header.get("classes", header.get("recipe", {}).get("network", {}).get("classes", 0))
+    classes = _classes(teacher)
     if classes and run.data.train_labels is None:
         raise ValueError(f"{source} needs labels, which {run.data.name} does not have")
-    network = replace(run.recipe.network, classes=classes)
-    run.recipe = within(replace(run.recipe, network=network), teacher)
+    if network == "teacher":
+        header = teacher.header.get("recipe")
+        theirs = Recipe.from_dict(header).network if header else Network("foreign", classes=classes)
+        run.recipe = within(replace(run.recipe, network=theirs), teacher)
+        return teacher, DenoiserStudent(copy.deepcopy(teacher).requires_grad_(True), run.recipe.sigma_min)
+    run.recipe = within(replace(run.recipe, network=replace(run.recipe.network, classes=classes)), teacher)
     if run.runtime.main:
         print(
             f"The student has the recipe's network, with random weights; it learns σ from {run.recipe.sigma_min:g} to "
             f"{run.recipe.sigma_max:g}, as far as both teacher and recipe go."
         )
     return teacher, new_student(run.recipe, run.data)
+
+
+def _guided(
+    weights: tuple[float, ...],
+    teacher: torch.nn.Module,
+    student: torch.nn.Module | None,
+    source: str,
+    run: Run,
+) -> tuple[torch.nn.Module, Any, tuple[float, float] | None]:
+    """The teacher guided, its student, and the range of the weight where the student takes it as an input."""
+    if len(weights) > 2 or sorted(set(weights)) != [*weights] or weights[0] < 0:
+        raise ValueError(
+            f"--guidance {' '.join(f'{w:g}' for w in weights)}: give one weight, or a lower and a higher one; none below 0"
+        )
+    if run.recipe.student.method == "easy":
+        raise ValueError(
+            f"recipe {run.recipe.name!r} never asks its teacher, so --guidance would change nothing"
+        )
+    classes, known = _classes(teacher), run.data.train_labels
+    if not classes or known is None:
+        who = source if not classes else run.data.name
+        raise ValueError(f"{who} has no labels, so there is nothing to guide towards; leave --guidance out")
+    if classes <= int(known.max()) + 1:
+        raise ValueError(
+            f"{source} knows {classes} labels, as many as {run.data.name} has; guidance needs a teacher with one more, "
+            "that means none"
+        )
+    if student is None:
+        student = ConsistencyModel.from_teacher(teacher, run.recipe.sigma_min)
+    run.facts["guidance"] = [*weights]
+    if len(weights) == 1:
+        return GuidedDenoiser(teacher, weights[0], classes - 1), student, None
+    inner = student.denoiser if isinstance(student, DenoiserStudent) else student
+    if not isinstance(inner.network, UNet):
+        raise ValueError(
+            f"--guidance with two weights: {source} brings a {type(inner.network).__name__}, which cannot take the weight as "
+            "an input; give one weight"
+        )
+    inner.network = WeightedUNet(inner.network)
+    run.recipe = replace(run.recipe, network=replace(run.recipe.network, guided=True))
+    return GuidedDenoiser(teacher, None, classes - 1), student, (weights[0], weights[1])
+
+
+def _classes(model: Any) -> int:
+    """How many labels a loaded model takes, 0 for none."""
+    return int(
+        model.header.get("classes", model.header.get("recipe", {}).get("network", {}).get("classes", 0))
+    )
+
+
+def _takes_guidance(model: torch.nn.Module) -> bool:
+    return any(isinstance(part, WeightedUNet) for part in model.modules())
+
+
+def _recipe_of(model: Any) -> Recipe:
+    """The recipe that a loaded model came with, or one that says no more than its noise range does."""
+    known = model.header.get("recipe")
+    return Recipe.from_dict(known) if known else Recipe("unknown", data="")
+
+
+def _conditioned(
+    model: Any, source: str, guidance: float | None, label: int | None = None
+) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """The model, guided if it is a teacher, and what it is called with: each of its labels once, or the one that is wanted."""
+    classes, inputs = _classes(model), _takes_guidance(model)
+    if not classes:
+        for name, value in (("--label", label), ("--guidance", guidance)):
+            if value is not None:
+                raise ValueError(f"{source} knows no labels; leave {name} out")
+        return model, {}
+    if guidance is not None and not guidance >= 0:
+        raise ValueError(f"--guidance = {guidance:g}, but a guidance weight must not be negative")
+    student = isinstance(model, ConsistencyModel | DenoiserStudent)
+    if inputs and guidance is None:
+        low, high = model.header.get("guidance", (1, 4))
+        raise ValueError(
+            f"{source} takes the guidance weight as an input; give --guidance, from {low:g} to {high:g}"
+        )
+    if student and not inputs and guidance is not None:
+        raise ValueError(f"{source} is a student that takes no guidance weight; leave --guidance out")
+    guided = guidance is not None and not student
+    known = model.header.get("labels", classes - guided)  # without the label that means none
+    if label is not None and not 0 <= label < classes:
+        raise ValueError(f"--label = {label}, but {source} knows the labels 0 to {classes - 1}")
+    cond: dict[str, Any] = {"labels": torch.arange(known) if label is None else torch.tensor([label])}
+    if inputs:
+        cond["guidance"] = guidance
+    return (GuidedDenoiser(model, guidance, classes - 1) if guided else model), cond
 
 
 def _digest(source: str) -> str:
@@ -433,6 +560,10 @@ def _start(command: _Run, run: Run) -> torch.nn.Module | None:
     if command.from_weights is None:
         return None
     model = checkpoints.load(command.from_weights)
+    if not isinstance(model, Teacher | ConsistencyModel):
+        raise ValueError(
+            f"{command.from_weights} holds a {type(model).__name__}; --from-weights takes a model of this package's form"
+        )
     _fits(model, str(command.from_weights), run)
     digest = checkpoints.sha256(command.from_weights)
     run.facts["warm_restart"] = {

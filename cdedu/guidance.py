@@ -92,6 +92,27 @@ class ClassifierGuidedDenoiser(nn.Module):
         return (self.denoiser(x, sigma, **cond) + w * s**2 * gradient).to(x.dtype)
 
 
+class Labelled(nn.Module):
+    """A denoiser with its labels fixed, for what knows of none: sample i of a batch has the i-th, over and over.
+
+    Args:
+        denoiser: ``D(x, sigma, labels=..., **cond)``.
+        labels: (K,), drawn as the data's are.
+        cond: what else each call is given.
+    """
+
+    def __init__(self, denoiser: nn.Module, labels: Tensor, **cond: Any) -> None:
+        super().__init__()
+        self.denoiser, self.labels, self.cond = denoiser, labels, cond
+        for name in ("sigma_min", "sigma_max"):
+            if hasattr(denoiser, name):
+                setattr(self, name, getattr(denoiser, name))
+
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        labels = self.labels[torch.arange(len(x)) % len(self.labels)].to(x.device)
+        return self.denoiser(x, sigma, labels=labels, **self.cond)
+
+
 def _weight(weight: Weight | None, x: Tensor) -> Tensor:
     """w as a tensor that broadcasts over x."""
     if weight is None:
@@ -126,9 +147,21 @@ class WeightedUNet(UNet):
         self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None, guidance: Weight | None = None
     ) -> Tensor:
         w = _weight(guidance, x).flatten().expand(len(x))
-        phase = w[:, None].clamp(min=0).log1p() * torch.arange(8, device=x.device)
-        embedded = self.weight(torch.cat([phase.cos(), phase.sin()], 1).to(x.dtype))
-        return super().forward(x, c_noise, (labels, embedded))  # type: ignore[arg-type]
+        return super().forward(x, c_noise, (labels, self._embed(w)))  # type: ignore[arg-type]
+
+    def _embed(self, w: Tensor) -> Tensor:
+        """(B,) → (B, channels): waves of ln(1 + w), through one matrix."""
+        phase = w[:, None].clamp(min=0).log1p() * torch.arange(8, device=w.device)
+        return self.weight(torch.cat([phase.cos(), phase.sin()], 1).to(self.weight.weight.dtype))
+
+    @torch.no_grad()
+    def at(self, weight: float) -> UNet:
+        """The same network with the weight fixed, as a plain UNet: its share joins the embedding of each label."""
+        plain = UNet(copy.deepcopy(self.net))
+        embedding: nn.Embedding = plain.net.class_embedding.embedding  # type: ignore[assignment,union-attr]
+        embedding.weight += self._embed(torch.tensor([float(weight)], device=embedding.weight.device))
+        plain.net.class_embedding = embedding  # type: ignore[assignment]
+        return plain
 
 
 class _Sum(nn.Module):

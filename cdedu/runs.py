@@ -59,6 +59,8 @@ class Run:
         """Go through the loop to its end, or to Ctrl-C or SIGTERM, which leave a checkpoint and exit with 128 + signal."""
         from tqdm.auto import tqdm
 
+        if self.recipe.network.classes and self.data.train_labels is not None:
+            self.facts["labels"] = int(self.data.train_labels.max()) + 1
         stop: list[int] = []
 
         def ask_to_stop(number: int, frame: FrameType | None) -> None:
@@ -152,6 +154,15 @@ class Run:
         checkpoints.save_state(self.state_path, state)
         print(f"{self.path} (record: {record})")
 
+    def _condition(self) -> dict[str, Any]:
+        """What pictures of samples are drawn under: the labels in turn, and the middle of the guidance weights."""
+        network, cond = self.recipe.network, {}
+        if network.classes:
+            cond["labels"] = torch.arange(64) % self.facts.get("labels", network.classes)
+        if network.guided:
+            cond["guidance"] = sum(self.facts["guidance"]) / 2
+        return cond
+
     def _gpu_memory(self) -> int | None:
         if self.runtime.device.type != "cuda":
             return None
@@ -175,9 +186,8 @@ class Run:
         from cdedu.plotting import save_samples
 
         was_training = state.average.module.training
-        x = generate(
-            state.result, self.recipe, tuple(self.data.train.shape[1:]), 18 if state.role == "teacher" else 1
-        )
+        shape, steps = tuple(self.data.train.shape[1:]), 18 if state.role == "teacher" else 1
+        x = generate(state.result, self.recipe, shape, steps, **self._condition())
         state.average.module.train(was_training)
         save_samples(
             self.folder / f"{state.role}-{state.step:07d}.png", x.cpu(), f"{state.role}, step {state.step:,}"
@@ -191,16 +201,18 @@ def generate(
     steps: int,
     number: int = 64,
     seed: int = 0,
+    **cond: Any,
 ) -> Tensor:
-    """Samples (number, \\*shape) of a student in ``steps`` steps, or of a teacher on ``steps`` points."""
+    """Samples (number, \\*shape) of a student in ``steps`` steps, or of a teacher on ``steps`` points, under a condition."""
     from cdedu.samplers import sample_consistency, sample_heun
 
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     x = recipe.sigma_max * torch.randn((number, *shape), generator=generator).to(device)
+    cond = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in cond.items()}
     if isinstance(model, ConsistencyModel | DenoiserStudent):
-        return sample_consistency(model, x, recipe.student_sigmas(steps), generator)
-    return sample_heun(model, x, recipe.sigmas(steps))
+        return sample_consistency(model, x, recipe.student_sigmas(steps), generator, **cond)
+    return sample_heun(model, x, recipe.sigmas(steps), **cond)
 
 
 def write_run_record(

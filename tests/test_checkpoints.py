@@ -15,9 +15,12 @@ from safetensors.torch import save_file
 
 from cdedu import checkpoints
 from cdedu.checkpoints import load, load_state, read_tensors, save, save_state, shipped, write_tensors
-from cdedu.networks import MLP
+from cdedu.guidance import WeightedUNet
+from cdedu.networks import MLP, unet
+from cdedu.pretrained import DiffusersDenoiser
+from cdedu.pretrained.edm import VE, VP
 from cdedu.recipes import Network, Recipe, StudentStage, TeacherStage
-from cdedu.student import ConsistencyModel
+from cdedu.student import ConsistencyModel, DenoiserStudent
 from cdedu.teacher import Teacher
 from cdedu.training import distill
 
@@ -81,8 +84,72 @@ def test_a_state_of_another_recipe_or_role_is_refused(tmp_path):
 
 
 def test_what_is_no_model_is_not_saved(tmp_path):
-    with pytest.raises(TypeError, match="MLP is neither a Teacher nor a ConsistencyModel"):
-        save(tmp_path / "m.safetensors", MLP(), TINY, (2,))
+    for thing in (MLP(), DenoiserStudent(MLP())):
+        with pytest.raises(
+            TypeError, match="MLP is none of Teacher, ConsistencyModel, .* nor a DenoiserStudent"
+        ):
+            save(tmp_path / "m.safetensors", thing, TINY, (2,))
+
+
+def foreign(kind: str) -> tuple[torch.nn.Module, Network]:
+    """Denoisers as :func:`cdedu.pretrained.load_teacher` makes them of other people's files."""
+    torch.manual_seed(0)
+    if kind == "ddpm":
+        net = unet(8, 1, (8, 16), classes=3).net
+        alphas = torch.cumprod(1 - torch.linspace(1e-4, 0.3, 50), 0)
+        return DiffusersDenoiser(net, alphas, "v_prediction"), Network("foreign", classes=3)
+    network = Network("ddpmpp", width=8, depth=1, multipliers=(1,), classes=3)
+    net = network.build((1, 8, 8))
+    return (VP(net, 18.0, 0.2, 500, 1e-4) if kind == "vp" else VE(net, 0.03, 50.0)), network
+
+
+@pytest.mark.parametrize("over", [False, True], ids=["teacher", "student over it"])
+@pytest.mark.parametrize("kind", ["ddpm", "vp", "ve"])
+def test_somebody_elses_denoiser_comes_back_bitwise(tmp_path, kind, over):
+    original, network = foreign(kind)
+    recipe, path = replace(TINY, network=network), tmp_path / "m.safetensors"
+    if over:
+        original = DenoiserStudent(original, original.sigma_min)
+    save(path, original.eval(), recipe, (1, 8, 8))
+    back = load(path)
+    assert type(back) is type(original) and back.sigma_min == original.sigma_min
+    x, labels = torch.randn(3, 1, 8, 8), torch.arange(3)
+    for sigma in (original.sigma_min, 0.7, 20.0):
+        assert back(x, sigma, labels=labels).equal(original(x, sigma, labels=labels))
+    assert all(p.requires_grad for p in back.parameters())
+    assert str(tmp_path) not in json.dumps(read_tensors(path)[1])
+
+
+@pytest.mark.parametrize("over", [False, True], ids=["recipe's network", "ddpm's network"])
+def test_a_network_that_takes_the_guidance_weight_comes_back(tmp_path, over):
+    torch.manual_seed(0)
+    network = Network("foreign" if over else "unet", width=8, depth=1, classes=3, guided=True)
+    if over:
+        inner, _ = foreign("ddpm")
+        inner.network = WeightedUNet(inner.network)
+        model = DenoiserStudent(inner, inner.sigma_min)
+    else:
+        inner = model = ConsistencyModel(network.build((1, 8, 8)), noise_scale=250.0)
+    torch.nn.init.normal_(inner.network.weight.weight)
+    save(tmp_path / "m.safetensors", model.eval(), replace(TINY, network=network), (1, 8, 8))
+    back, x, labels = load(tmp_path / "m.safetensors"), torch.randn(3, 1, 8, 8), torch.arange(3)
+    seen = [back(x, 3.0, labels=labels, guidance=w) for w in (1.0, 4.0)]
+    assert seen[0].equal(model(x, 3.0, labels=labels, guidance=1.0)) and not seen[0].equal(seen[1])
+
+
+def test_a_header_can_name_no_other_class(tmp_path):
+    path = tmp_path / "m.safetensors"
+    original, network = foreign("ddpm")
+    save(path, original, replace(TINY, network=network), (1, 8, 8))
+    tensors, header = read_tensors(path)
+    for change in ({"class": "system"}, {"class": "Module"}, {"unet": {"_class_name": "X", "command": "ls"}}):
+        write_tensors(path, tensors, header | change)
+        with pytest.raises(ValueError, match="m.safetensors was written by another version"):
+            load(path)
+    with pytest.raises(ValueError, match="no recipe can build it"):
+        network.build((1, 8, 8))
+    with pytest.raises(ValueError, match="needs a unet, not mlp"):
+        Network(guided=True).build((2,))
 
 
 def damaged(kind: str, path: Path) -> None:

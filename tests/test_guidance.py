@@ -1,13 +1,20 @@
 """Guided denoisers against exact mixtures, where labels and classifiers are known in closed form."""
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
 
 from cdedu.data import Dataset
-from cdedu.guidance import ClassifierGuidedDenoiser, GuidedDenoiser, WeightedUNet, with_null_labels
-from cdedu.networks import unet
+from cdedu.guidance import (
+    ClassifierGuidedDenoiser,
+    GuidedDenoiser,
+    Labelled,
+    WeightedUNet,
+    with_null_labels,
+)
+from cdedu.networks import UNet, unet
 from cdedu.recipes import Network, get_recipe
 from cdedu.samplers import sample_heun
 from cdedu.student import ConsistencyModel
@@ -91,6 +98,30 @@ def test_a_guided_denoiser_knows_the_range_of_its_denoiser():
     guided = GuidedDenoiser(Narrow(), 2.0, 3)
     assert (guided.sigma_min, guided.sigma_max) == (0.01, 157.0)
     assert not hasattr(GuidedDenoiser(labelled, 2.0, NULL), "sigma_min")
+
+
+def test_a_network_with_the_weight_fixed_is_the_one_that_takes_it():
+    torch.manual_seed(0)
+    free = WeightedUNet(unet(8, 1, (8, 16), classes=3)).eval()
+    torch.nn.init.normal_(free.weight.weight)
+    x, c_noise, labels = torch.randn(3, 1, 8, 8), torch.tensor([-100.0, 0.0, 900.0]), torch.arange(3)
+    before = copy.deepcopy(free.state_dict())
+    with torch.no_grad():
+        for w in (0.0, 2.5):
+            fixed = free.at(w)
+            assert type(fixed) is UNet
+            assert torch.allclose(fixed(x, c_noise, labels), free(x, c_noise, labels, guidance=w), atol=1e-5)
+        assert not torch.allclose(
+            fixed(x, c_noise, labels), free(x, c_noise, labels, guidance=0.0), atol=1e-3
+        )
+    assert all(t.equal(before[name]) for name, t in free.state_dict().items())
+
+
+def test_labels_can_be_fixed_for_what_knows_of_none():
+    x, sigma, _ = batch()
+    fixed = Labelled(GuidedDenoiser(labelled, None, NULL), torch.tensor([0, 1, 1]), guidance=2.0)
+    wanted = GuidedDenoiser(labelled, 2.0, NULL)(x, sigma, labels=torch.tensor([0, 1, 1, 0, 1, 1]))
+    assert torch.equal(fixed(x, sigma), wanted)
 
 
 def test_null_labels_are_one_in_ten_of_each_sample():

@@ -21,6 +21,7 @@ from cdedu import checkpoints, pretrained
 from cdedu.data import Dataset
 from cdedu.pretrained import load_diffusers, load_teacher
 from cdedu.pretrained.diffusers import DiffusersDenoiser
+from cdedu.pretrained.edm import VE, VP
 from cdedu.recipes import Network, get_recipe
 from cdedu.samplers import sample_ddpm
 from cdedu.solvers import euler_step
@@ -161,6 +162,35 @@ def test_labels_and_learned_variances(tmp_path):
     x = noise() * sigma
     answer = net(x / (1 + sigma**2) ** 0.5, 300, labels).sample[:, :1]
     assert torch.allclose(denoiser(x, sigma, labels=labels), x - sigma * answer, atol=1e-5)
+
+
+class Slope(torch.nn.Module):
+    """The least that can stand for a network."""
+
+    def forward(self, x, c_noise, labels=None, class_labels=None, return_dict=True):
+        out = x * c_noise[:, None, None, None]
+        return out if return_dict else (out,)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        DiffusersDenoiser(Slope(), DDPMScheduler().alphas_cumprod, "v_prediction"),
+        VP(Slope()),
+        VE(Slope()),
+        ConsistencyModel(Slope()),
+        DenoiserStudent(DiffusersDenoiser(Slope(), DDPMScheduler().alphas_cumprod), 0.01),
+    ],
+    ids=lambda m: type(m).__name__,
+)
+@pytest.mark.parametrize(
+    "sigma", [3.0, torch.tensor(3.0), torch.linspace(0.5, 20, 4)], ids=["number", "scalar", "each"]
+)
+def test_a_compiled_adapter_is_one_graph(model, sigma):
+    """``fullgraph`` refuses a graph with a break in it; this backend needs no compiler."""
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    assert torch.allclose(compiled(noise(), sigma), model(noise(), sigma), atol=1e-5)
 
 
 def test_a_student_over_a_ddpm_learns_and_keeps_its_boundary(ddpm):

@@ -8,10 +8,11 @@ import torch
 from diffusers import ConsistencyModelPipeline
 
 from cdedu import checkpoints
+from cdedu.guidance import WeightedUNet
 from cdedu.networks import MLP, unet
 from cdedu.pretrained import export_pipeline, load_teacher
 from cdedu.pretrained.pipeline import model_card, second_index
-from cdedu.recipes import Network, get_recipe
+from cdedu.recipes import Network, Recipe, get_recipe
 from cdedu.samplers import sample_consistency
 from cdedu.student import ConsistencyModel, DenoiserStudent
 from cdedu.teacher import Teacher
@@ -72,15 +73,21 @@ def test_clipping_is_off_because_it_changes_images(tmp_path):
 def test_what_was_exported_serves_as_student_and_as_teacher(tmp_path):
     model = student()
     back = load_teacher(export_pipeline(model, tmp_path / "a", recipe=recipe()))
-    assert isinstance(back, ConsistencyModel) and back.header == {"shape": [1, 8, 8], "classes": 0}
+    assert (
+        isinstance(back, ConsistencyModel)
+        and back.header["shape"] == [1, 8, 8]
+        and back.header["classes"] == 0
+    )
     assert (back.sigma_data, back.sigma_min, back.sigma_max, back.noise_scale) == (0.5, 0.002, 80.0, 250.0)
     # As a teacher: the same network with ε = 0, from which a student starts as from any other.
     teacher = Teacher(back.network, back.sigma_data, back.noise_scale)
     copied = ConsistencyModel.from_teacher(teacher, back.sigma_min)
     x = torch.randn(2, 1, 8, 8)
     assert torch.equal(copied(x, 1.0), model(x, 1.0))
-    # And exported once more it is the same file.
-    export_pipeline(copied, tmp_path / "b", recipe=recipe())
+    # And exported once more it is the same file. The folder knows the recipe.
+    assert Recipe.from_dict(back.header["recipe"]) == recipe()
+    copied.header = back.header
+    export_pipeline(copied, tmp_path / "b")
     name = "unet/diffusion_pytorch_model.safetensors"
     assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
@@ -145,6 +152,23 @@ def test_the_card_says_what_is_known(tmp_path):
     assert (
         "| teacher | not recorded |" in plain and "Nothing was recorded." in plain and "license:" not in plain
     )
+
+
+def test_a_student_that_takes_the_guidance_weight_leaves_with_one(tmp_path):
+    torch.manual_seed(0)
+    free = student(3).network
+    model = ConsistencyModel(WeightedUNet(free), noise_scale=250.0).eval()
+    torch.nn.init.normal_(model.network.weight.weight)
+    with pytest.raises(ValueError, match="fix it: guidance=2.0"):
+        export_pipeline(model, tmp_path / "a", recipe=recipe(3))
+    with pytest.raises(ValueError, match="guidance = 2, but the student takes no guidance weight"):
+        export_pipeline(student(3), tmp_path / "a", recipe=recipe(3), guidance=2.0)
+    pipe = ConsistencyModelPipeline.from_pretrained(
+        export_pipeline(model, tmp_path / "a", recipe=recipe(3), guidance=2.5)
+    )
+    at = lambda x, sigma, labels: model(x, sigma, labels=labels, guidance=2.5)  # noqa: E731
+    assert (theirs(pipe, None, 3) - ours(at, [80.0], 3)).abs().max() <= 1e-5
+    assert isinstance(model.network, WeightedUNet)
 
 
 def test_uploading_is_left_to_the_hubs_client(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ our noisy sample on another scale. Nothing else separates the two.
 
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from cdedu.noise import sigma_like
 from cdedu.student import ConsistencyModel
 
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
+RECIPE = "recipe.json"
+"""Where an exported folder keeps the recipe of its student."""
 
 
 class DiffusersDenoiser(nn.Module):
@@ -45,13 +48,15 @@ class DiffusersDenoiser(nn.Module):
     Source: Ho et al. 2020; Salimans & Ho 2022 (v); Karras et al. 2022, table 1, column VP.
     """
 
-    def __init__(self, unet: nn.Module, alphas_cumprod: Tensor, prediction: str = "epsilon") -> None:
+    def __init__(
+        self, unet: nn.Module, alphas_cumprod: Tensor | Sequence[float], prediction: str = "epsilon"
+    ) -> None:
         super().__init__()
         if prediction not in PREDICTIONS:
             raise ValueError(
                 f"prediction_type {prediction!r} is not a diffusion's; known are {', '.join(PREDICTIONS)}"
             )
-        alphas = alphas_cumprod.double().cpu()
+        alphas = torch.as_tensor(alphas_cumprod, dtype=torch.float64).cpu()
         if not alphas[-1] > 0:
             raise ValueError(
                 "the schedule ends without any signal (zero terminal SNR), where σ is infinite; "
@@ -60,7 +65,8 @@ class DiffusersDenoiser(nn.Module):
         sigmas = ((1 - alphas) / alphas).sqrt()
         if not (len(sigmas) > 1 and sigmas[0] > 0 and (sigmas[1:] > sigmas[:-1]).all()):
             raise ValueError("the schedule's noise must grow from each time to the next")
-        self.network, self.prediction = UNet(unet), prediction
+        self.network = unet if isinstance(unet, UNet) else UNet(unet)
+        self.prediction, self.alphas_cumprod = prediction, alphas.tolist()
         self.sigma_min, self.sigma_max = float(sigmas[0]), float(sigmas[-1])
         self.log_sigmas = sigmas.log()  # no buffer: it must stay in float64 when weights are cast
 
@@ -72,7 +78,10 @@ class DiffusersDenoiser(nn.Module):
         known = self.log_sigmas
         log_sigma = sigma.to(known.dtype).log()
         i = torch.searchsorted(known, log_sigma.contiguous()).clamp(1, len(known) - 1)
-        low, high = known[i - 1], known[i]
+        low, high = (
+            known.take(i - 1),
+            known.take(i),
+        )  # not known[i], which would break a compiled graph where i is one number
         return (i - 1 + (log_sigma - low) / (high - low)).clamp(0, len(known) - 1).float()
 
     def forward(self, x: Tensor, sigma: float | Tensor, **cond: Any) -> Tensor:
@@ -98,7 +107,7 @@ class DiffusersDenoiser(nn.Module):
 def load_diffusers(folder: str | Path) -> DiffusersDenoiser | ConsistencyModel:
     """A pipeline saved by diffusers: a DDPM as a teacher, a consistency model as a student, in float32 and evaluation mode.
 
-    ``model.header`` holds the shape of a sample and the number of labels. Weights are read from safetensors files, or by
+    ``model.header`` holds the shape of a sample and the number of labels, and the recipe of a student that was exported here. Weights are read from safetensors files, or by
     ``torch.load(weights_only=True)`` from older ones; nothing is executed.
 
     Args:
@@ -130,6 +139,8 @@ def load_diffusers(folder: str | Path) -> DiffusersDenoiser | ConsistencyModel:
         "shape": [unet_config["in_channels"], height, width],
         "classes": unet_config.get("num_class_embeds") or 0,
     }
+    if (folder / RECIPE).is_file():
+        model.header["recipe"] = _read_json(folder / RECIPE)  # type: ignore[operator]
     return model.eval()
 
 

@@ -35,6 +35,7 @@ class VP(nn.Module):
     Args:
         network: F, called as ``network(x, c_noise, **cond)``.
         steps: M, the number of time steps by whose count the network knows t.
+        first: the least t that it was trained at.
     """
 
     def __init__(
@@ -46,7 +47,8 @@ class VP(nn.Module):
         first: float = 1e-5,
     ) -> None:
         super().__init__()
-        self.network, self.beta_d, self.beta_min, self.steps = network, beta_d, beta_min, steps
+        self.network, self.beta_d, self.beta_min = network, beta_d, beta_min
+        self.steps, self.first = steps, first
         self.sigma_min, self.sigma_max = (
             math.sqrt(math.expm1(beta_d / 2 * t**2 + beta_min * t)) for t in (first, 1.0)
         )

@@ -1,5 +1,6 @@
 """A consistency student as a diffusers pipeline: a folder that ``ConsistencyModelPipeline.from_pretrained`` loads."""
 
+import copy
 import json
 import os
 import shutil
@@ -8,7 +9,9 @@ from typing import Any
 
 from torch import nn
 
+from cdedu.guidance import WeightedUNet
 from cdedu.networks import UNet
+from cdedu.pretrained.diffusers import RECIPE
 from cdedu.recipes import Recipe
 from cdedu.student import ConsistencyModel
 
@@ -23,6 +26,7 @@ def export_pipeline(
     recipe: Recipe | None = None,
     metrics: dict[str, Any] | None = None,
     license: str | None = None,
+    guidance: float | None = None,
     push_to_hub: str | None = None,
 ) -> Path:
     """Write network, scheduler and a model card; diffusers samples from them what this package samples.
@@ -35,6 +39,7 @@ def export_pipeline(
         recipe: for the grid and the card; by default the one in the student's checkpoint.
         metrics: what was measured, for the card: name → number, or a record's ``metrics``.
         license: of the weights, as the hub spells it (``apache-2.0``); the teacher's and the data's terms bind a student too.
+        guidance: the weight to fix in a student that takes it as an input, since no pipeline of this kind passes it on.
         push_to_hub: upload to this repository, ``owner/name``, once the folder is written.
 
     Raises:
@@ -44,7 +49,8 @@ def export_pipeline(
     """
     from diffusers import CMStochasticIterativeScheduler, ConsistencyModelPipeline
 
-    net, folder = _unet(student), Path(folder)
+    student, folder = _at(student, guidance), Path(folder)
+    net = _unet(student)
     header = getattr(student, "header", None) or {}
     if recipe is None and "recipe" in header:
         recipe = Recipe.from_dict(header["recipe"])
@@ -65,6 +71,7 @@ def export_pipeline(
     training = net.training
     try:
         ConsistencyModelPipeline(net.eval(), scheduler).save_pretrained(temporary)
+        (temporary / RECIPE).write_text(json.dumps(recipe.to_dict(), indent=1) + "\n")
         (temporary / "README.md").write_text(model_card(folder.name, recipe, header, metrics, license))
         os.replace(temporary, folder)
     finally:
@@ -136,12 +143,31 @@ def _measured(metrics: dict[str, Any] | None) -> str:
     return f"| | |\n|---|---|\n{rows}"
 
 
+def _at(student: nn.Module, guidance: float | None) -> nn.Module:
+    """The student at one guidance weight, where it takes one."""
+    network = getattr(student, "network", None)
+    if not isinstance(network, WeightedUNet):
+        if guidance is not None:
+            raise ValueError(
+                f"export_pipeline: guidance = {guidance:g}, but the student takes no guidance weight"
+            )
+        return student
+    if guidance is None:
+        raise ValueError(
+            "export_pipeline: the student takes the guidance weight as an input, which no pipeline passes on; "
+            "fix it: guidance=2.0, or --guidance 2 on the command line"
+        )
+    fixed = copy.copy(student)
+    fixed._modules = {"network": network.at(guidance)}
+    return fixed
+
+
 def _unet(student: nn.Module) -> nn.Module:
     """The diffusers network inside, if the pipeline's scheduler can be its surroundings."""
     if not isinstance(student, ConsistencyModel):
         raise ValueError(
             f"export_pipeline: {type(student).__name__} is not of the form that a ConsistencyModelPipeline computes; "
-            "distil a student with the recipe's own network"
+            "distil a student with the recipe's own network (on the command line: without --network teacher)"
         )
     if not isinstance(student.network, UNet):
         raise ValueError(
