@@ -18,6 +18,7 @@ import slides
 from book_plain import Plain
 from conftest import HTML, ROOT
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from test_accessibility import AXE
 from test_book import pages
 
 PICTURE = base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"\0" * 8 + struct.pack(">II", 600, 300)).decode()
@@ -231,7 +232,15 @@ def test_every_sheet_holds_what_it_shows(page: str, site: str, context: Any) -> 
     tab.goto(f"{site}/{path}", wait_until="load")
     sheets = tab.evaluate(MEASURE)
     text = tab.locator(".slides").inner_text()
+    tab.evaluate(AXE.read_text(encoding="utf-8"))
+    violations = []
+    for place in (0, len(sheets) // 2):
+        tab.evaluate(
+            "i => { const { h, v } = Reveal.getIndices(Reveal.getSlides()[i]); Reveal.slide(h, v); }", place
+        )
+        violations += [one["id"] for one in tab.evaluate("() => axe.run()")["violations"]]
     tab.close()
+    assert not violations, f"{path}: {violations}"
     assert not outside and not errors, f"{path}: {outside} {errors}"
     assert "Traceback" not in text and "{eq}" not in text and "{result}" not in text
     for sheet in sheets:
