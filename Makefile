@@ -48,8 +48,9 @@ execute: $(STAMP)  ## run all notebooks and store their outputs (NB=path for one
 glue: $(STAMP)  ## write the numbers of results/ into the {result} roles of the text
 	@$(BIN)/python scripts/notebooks.py glue $(NB)
 
-bench: $(STAMP)  ## measure what the book quotes, into results/
+bench: book  ## measure what the book quotes, into results/ (needs Chromium)
 	@$(BIN)/python scripts/bench.py
+	@$(BIN)/python scripts/bench_browser.py
 
 mutants: $(STAMP)  ## show that each wrong formula fails a test
 	@$(BIN)/python scripts/mutants.py

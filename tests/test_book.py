@@ -144,48 +144,48 @@ def context(browser: Any) -> Iterator[Any]:
         yield context
 
 
-@pytest.mark.parametrize("page", BUILT)
-def test_a_browser_shows_the_page(page: str, site: str, context: Any) -> None:
-    outside: list[str] = []
-    errors: list[str] = []
+@pytest.fixture(scope="module", params=BUILT)
+def shown(request: pytest.FixtureRequest, site: str, context: Any) -> Iterator[tuple[str, Any]]:
+    """A page with formulas drawn, loaded once for its tests with the network cut; what it asked for and what went wrong."""
+    tab = context.new_page()
+    tab.outside, tab.errors = [], []
 
     def guard(route: Any) -> None:
         if route.request.url.startswith((site, "data:", "blob:")):
             route.continue_()
         else:
-            outside.append(route.request.url)
+            tab.outside.append(route.request.url)
             route.abort()
 
-    tab = context.new_page()
     tab.route("**/*", guard)
-    tab.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
-    tab.on("pageerror", lambda e: errors.append(str(e)))
-    tab.on("response", lambda r: errors.append(f"{r.status} {r.url}") if r.status >= 400 else None)
-    tab.goto(f"{site}/{page}", wait_until="load")
+    tab.on("console", lambda m: tab.errors.append(m.text) if m.type == "error" else None)
+    tab.on("pageerror", lambda e: tab.errors.append(str(e)))
+    tab.on("response", lambda r: tab.errors.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+    tab.goto(f"{site}/{request.param}", wait_until="load")
     tab.evaluate("() => window.MathJax?.startup?.promise")
+    yield request.param, tab
+    tab.close()
+
+
+def test_a_browser_shows_the_page(shown: tuple[str, Any]) -> None:
+    page, tab = shown
     raw = tab.locator(".math").count()
     drawn = tab.locator(".math mjx-container").count()
     wrong = tab.locator("mjx-merror").count()
     narrow = tab.evaluate(
         """() => [...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)"""
     )
-    tab.close()
-    assert not outside, f"{page} asked for {outside}"
-    assert not errors, f"{page}: {errors}"
+    assert not tab.outside, f"{page} asked for {tab.outside}"
+    assert not tab.errors, f"{page}: {tab.errors}"
     assert not narrow, f"{page}: pictures that do not load: {narrow}"
     assert drawn >= raw and not wrong, f"{page}: {raw} formulas, {drawn} drawn, {wrong} with errors"
 
 
-@pytest.mark.parametrize("page", BUILT)
-def test_a_phone_need_not_scroll_sideways(page: str, site: str, context: Any) -> None:
-    tab = context.new_page()
-    tab.set_viewport_size({"width": 390, "height": 844})
-    tab.goto(f"{site}/{page}", wait_until="load")
-    tab.evaluate("() => window.MathJax?.startup?.promise")
+def test_a_phone_need_not_scroll_sideways(shown: tuple[str, Any]) -> None:
+    page, tab = shown
     widths = {}
     for screen in (390, 320):
         tab.set_viewport_size({"width": screen, "height": 844})
         widths[screen] = tab.evaluate("() => document.documentElement.scrollWidth")
-    tab.close()
     wide = {screen: width for screen, width in widths.items() if width > screen + 1}
     assert not wide, f"{page} is wider than the screen: {wide}"

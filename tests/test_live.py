@@ -295,6 +295,27 @@ def test_without_workers_the_page_computes(script: str, open_page: Callable[...,
     assert drawn(tab, ".live-teacher") and not tab.errors
 
 
+HIDDEN = """
+Object.defineProperty(document, "hidden", { get: () => true });
+Object.defineProperty(document, "visibilityState", { get: () => "hidden" });
+window.requestAnimationFrame = () => 0;
+"""
+
+
+@pytest.mark.parametrize("script", [HIDDEN, HIDDEN + "delete window.Worker;"], ids=["worker", "page"])
+def test_in_a_background_tab_it_finishes(script: str, open_page: Callable[..., Any]) -> None:
+    """Such a tab gets no frames to draw in."""
+    tab = open_page(script=script)
+    assert "times as long" in press(tab)
+    assert drawn(tab, ".live-teacher") and drawn(tab, ".live-digit") and not tab.errors
+
+
+def test_without_webgpu_nothing_is_missing(live: Any) -> None:
+    """The tests' browser has none, and the sentence names no fault."""
+    assert not live.evaluate("async () => Boolean(await navigator.gpu?.requestAdapter())")
+    assert live.sentence.strip().endswith("times as long.")
+
+
 def test_without_javascript_the_still_picture_is_there(open_page: Callable[..., Any]) -> None:
     tab = open_page(java_script_enabled=False)
     assert tab.locator(".live-generator > figure img").is_visible()

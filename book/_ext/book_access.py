@@ -5,6 +5,7 @@ technology reads.
 - next leads from a chapter to its exercises and from there to the next chapter; solutions are reached from the sidebar;
 - the sidebar's toggles have names, a table's empty corner is no header, and the bibliography is a list of items;
 - a margin note is a note, not a landmark;
+- without JavaScript the light theme is there, and a sentence says what is missing;
 - pictures keep their place while they load, and wide ones scroll on a phone instead of shrinking until nobody can read them.
 """
 
@@ -73,6 +74,28 @@ def size_pictures(app: Sphinx, body: str) -> str:
     return PICTURE.sub(sized, body)
 
 
+def without_script(body: str) -> str:
+    """What a reader without JavaScript is told, if the page needs it."""
+    missing = [
+        words
+        for mark, words in (('class="math', "formulas appear as TeX"), ('class="cd-', "figures stand still"))
+        if mark in body
+    ]
+    if not missing:
+        return ""
+    return f"<noscript><p><em>Without JavaScript {' and '.join(missing)} on this page.</em></p></noscript>\n"
+
+
+def set_theme(app: Sphinx, error: Exception | None) -> None:
+    """Every page says a theme that exists; the theme's script, where it runs, replaces it before anything is drawn."""
+    if error or app.builder.format != "html":
+        return
+    for path in Path(app.outdir).rglob("*.html"):
+        page = path.read_text(encoding="utf-8")
+        if 'data-theme="auto"' in page:
+            path.write_text(page.replace('data-theme="auto"', 'data-theme="light"', 1), encoding="utf-8")
+
+
 def mend(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
     if doctree is None:
         return
@@ -80,11 +103,12 @@ def mend(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree
     body = body.replace("<th></th>", "<td></td>")
     # A deprecated role, not allowed in a list.
     body = body.replace('role="doc-biblioentry"', 'role="listitem"')
-    # Folded cells are called what they show: "Show code cell source".
+    # Folded cells are called what they show: "Show the code".
     body = body.replace(' aria-label="Toggle hidden content"', "")
     body = NOTE.sub(r'<div role="note" class="\1">\2</div>', size_pictures(app, body))
     place = steps(Path(app.srcdir, app.config.external_toc_path)).get(page)
-    context["body"] = body.replace("</h1>", f"</h1>\n{progress(*place)}", 1) if place else body
+    head = (progress(*place) if place else "") + without_script(body)
+    context["body"] = body.replace("</h1>", f"</h1>\n{head}", 1)
 
     for name, side in (("prev", 1), ("next", 2)):
         there = neighbour(app, page, side)
@@ -105,4 +129,5 @@ def mend(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_js_file("scroll.js", defer="defer")
     app.connect("html-page-context", mend, priority=950)
+    app.connect("build-finished", set_theme)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

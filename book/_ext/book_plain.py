@@ -170,6 +170,8 @@ class Plain:
             return ", ".join(self.cite(key.strip(), " ") for key in content.split(","))
         if name == "doc":
             there = self.page(target, page)
+            if there not in self.env.titles:
+                return shown or target  # the build has warned
             return f"[{shown or self.env.titles[there].astext()}]({self.url(there)})"
         if name in ("ref", "numref"):
             there, anchor, title = self.env.domaindata["std"]["labels"].get(target, (page, "", target))
@@ -189,10 +191,12 @@ class Plain:
         source = self.citations.get(key)
         if source is None:
             return key
-        names = [" ".join((*one.prelast_names, *one.last_names)) for one in source.entry.persons["author"]]
+        names = [
+            " ".join((*one.prelast_names, *one.last_names)) for one in source.entry.persons.get("author", ())
+        ]
         who, year = (
             " and ".join(names) if len(names) < 3 else f"{names[0]} et al.",
-            source.entry.fields["year"],
+            source.entry.fields.get("year", ""),
         )
         link = self.url(source.bibliography_key.docname, source.citation_id)
         words = f"{who}{comma}{year}" if comma == ", " else f"{who} ({year})"
