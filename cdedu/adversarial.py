@@ -1,0 +1,309 @@
+"""Adversarial distillation: a discriminator says whether a sample looks real, the teacher says where it should go.
+
+Four networks: the **teacher** is frozen; the **student** is trained and samples in few steps; the **features** are hidden layers of
+some frozen network; the **heads** on them are trained against the student, and are all that the discriminator learns::
+
+    features = Features(teacher, ["network.layers.1", "network.layers.3"], sigma=0.1)
+    for state in train_adversarial(recipe, teacher, features):
+        ...
+    student = state.result
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from cdedu.data import Dataset, load_data
+from cdedu.losses import l2
+from cdedu.noise import add_noise, draw_steps, normal, sigma_like
+from cdedu.recipes import Recipe
+from cdedu.runtime import Runtime
+from cdedu.student import EMA, ConsistencyModel
+from cdedu.teacher import Denoiser, Teacher
+from cdedu.training import State, _Sampler, _seeded, _update
+
+
+class Features(nn.Module):
+    """Hidden layers of a frozen network, as they answer to x: (B, ...) → a list of (B, d_k), one for each layer.
+
+    Its weights get no gradient; x does.
+
+    Args:
+        network: a copy of it is kept, frozen.
+        layers: names of its modules, as in ``network.named_modules()``.
+        sigma: the noise level that a denoiser is told; None for a network that is called with x alone.
+
+    Raises:
+        ValueError: without layers, or for one that the network has not.
+    """
+
+    def __init__(self, network: nn.Module, layers: Sequence[str], sigma: float | None = None) -> None:
+        super().__init__()
+        if not layers:
+            raise ValueError(
+                "Features: no layers are named, but a discriminator needs features to look at; name at least one"
+            )
+        known = dict(network.named_modules())
+        for name in layers:
+            if name not in known:
+                raise ValueError(
+                    f"Features: {type(network).__name__} has no layer {name!r}; its last ones are {', '.join([*known][-3:])}"
+                )
+        self.network, self.layers, self.sigma = copy.deepcopy(network).eval(), tuple(layers), sigma
+        self.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        found: list[Tensor] = []
+
+        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+            found.append((output[0] if isinstance(output, tuple) else output).flatten(1))
+
+        hooks = [self.network.get_submodule(name).register_forward_hook(keep) for name in self.layers]
+        try:
+            _ = self.network(x) if self.sigma is None else self.network(x, self.sigma)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return found
+
+
+class Discriminator(nn.Module):
+    r"""A small head on each feature; the score is their sum, high where x looks real.
+
+    .. math:: S(x) = \sum_k H_k\big(F_k(x)\big)
+
+    Args:
+        features: :math:`F`, x → a list of (B, d_k); frozen, or a function without weights.
+        shape: of one sample, from which the widths :math:`d_k` are found.
+        width: of the one hidden layer of each head :math:`H_k`.
+
+    Raises:
+        ValueError: if the features are not a list of (B, d).
+
+    Source: Sauer et al. 2023 (ADD), section 3.2; the heads there also see the prompt and an image's embedding.
+    """
+
+    def __init__(self, features: Any, shape: tuple[int, ...], width: int = 64) -> None:
+        super().__init__()
+        with torch.no_grad():
+            found = features(torch.zeros(2, *shape))
+        if not isinstance(found, list | tuple) or not found or any(f.ndim != 2 or len(f) != 2 for f in found):
+            raise ValueError(
+                "Discriminator: features must turn (B, ...) into a list of (B, d), with one at least; "
+                "make them with Features(network, layers)"
+            )
+        self.features = features
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Linear(f.shape[1], width), nn.LeakyReLU(0.2), nn.Linear(width, 1)) for f in found
+        )
+
+    def score(self, found: Sequence[Tensor]) -> Tensor:
+        """The score of features that are known already: (B,)."""
+        return torch.stack([head(f)[:, 0] for head, f in zip(self.heads, found, strict=True)]).sum(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, ...) → (B,)."""
+        return self.score(self.features(x))
+
+
+def discriminator_loss(discriminator: Any, real: Tensor, fake: Tensor, r1: float = 1e-2) -> Tensor:
+    r"""What the discriminator minimises: the hinge loss, and a penalty on its slope at real data (R1).
+
+    .. math::
+        \mathcal L_S = \max\big(0,\ 1 - S(x_0)\big) + \max\big(0,\ 1 + S(\hat x)\big)
+        + \frac{\gamma}{2}\,\big\|\nabla_{F} S(x_0)\big\|^2
+
+    The slope is taken with respect to the features, where the heads begin, and not to the pixels. The sample gets no gradient.
+
+    Args:
+        discriminator: a :class:`Discriminator`.
+        real: :math:`x_0`, (B, ...); fake: :math:`\hat x`, as many samples of the student.
+        r1: γ ≥ 0.
+
+    Returns:
+        (B,) losses.
+
+    Source: Lim & Ye 2017 (hinge); Mescheder et al. 2018 (R1); Sauer et al. 2023, section 3.2.
+    """
+    if real.shape != fake.shape:
+        raise ValueError(
+            f"discriminator_loss: real has shape {tuple(real.shape)} and fake {tuple(fake.shape)}; they must be equal"
+        )
+    if not r1 >= 0:
+        raise ValueError(f"discriminator_loss: r1 = {r1}, but a penalty's weight cannot be negative")
+    with torch.no_grad():
+        found, made = discriminator.features(real), discriminator.features(fake)
+    found = [f.requires_grad_(r1 > 0) for f in found]
+    score = discriminator.score(found)
+    loss: Tensor = (1 - score).relu() + (1 + discriminator.score(made)).relu()
+    if r1:
+        slopes = torch.autograd.grad(score.sum(), found, create_graph=True)
+        loss = loss + r1 / 2 * sum(s.square().sum(1) for s in slopes)
+    return loss
+
+
+def adversarial_loss(discriminator: nn.Module, fake: Tensor) -> Tensor:
+    r"""What the student minimises of the game: :math:`\mathcal L_G = -S(\hat x)`, (B, ...) → (B,).
+
+    The gradient passes through heads and features to the sample; the discriminator's weights get none.
+    """
+    weights = {name: p.detach() for name, p in discriminator.named_parameters()}
+    score: Tensor = functional_call(discriminator, weights, (fake,))
+    return -score
+
+
+def renoised_distillation_loss(
+    teacher: Denoiser,
+    fake: Tensor,
+    sigma: Tensor,
+    *,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    **cond: Any,
+) -> Tensor:
+    r"""The distillation term of ADD: the student's sample against the teacher's guess of it, after noise was put back.
+
+    .. math::
+        \mathcal L_D = c(\tau)\,\big\|\hat x - D_\phi\big(\operatorname{sg}(\hat x) + \tau z',\ \tau\big)\big\|^2, \qquad
+        c(\tau) = \frac{1}{\sqrt{1 + \tau^2}}
+
+    sg stops the gradient: it reaches :math:`\hat x` only directly, never through the teacher. c is :math:`\sqrt{\bar\alpha}` at this
+    noise, so that much noise counts less. Mean over the dimensions, as in :func:`~cdedu.losses.l2`.
+
+    Args:
+        teacher: any denoiser.
+        fake: :math:`\hat x`, (B, ...), the student's samples.
+        sigma: τ, (B,); noise: z', drawn where it is not given.
+
+    Returns:
+        (B,) losses.
+
+    Source: Sauer et al. 2023, section 3.3, with the "exponential" weighting.
+    """
+    if sigma.shape != fake.shape[:1]:
+        raise ValueError(
+            f"renoised_distillation_loss: sigma has shape {tuple(sigma.shape)}, want one noise level a sample, ({len(fake)},)"
+        )
+    noise = normal(tuple(fake.shape), generator, like=fake) if noise is None else noise
+    with torch.no_grad():
+        guess = teacher(add_noise(fake.detach(), sigma, noise), sigma, **cond)
+    weight = (1 + sigma_like(sigma, fake).flatten() ** 2) ** -0.5
+    loss: Tensor = weight.to(fake) * l2(fake, guess)
+    return loss
+
+
+@dataclass
+class Duel(State):
+    """A :class:`~cdedu.training.State` with the student's opponent, which is not part of :meth:`tensors`."""
+
+    opponent: nn.Module | None = None
+    """The discriminator; in :mod:`cdedu.dmd` the denoiser of the student's samples."""
+    opponent_loss: float = float("nan")
+
+
+def train_adversarial(
+    recipe: Recipe,
+    teacher: Teacher,
+    features: Any,
+    data: Dataset | None = None,
+    *,
+    levels: Sequence[float] | None = None,
+    distillation: float = 2.5,
+    adversarial: float = 1.0,
+    r1: float = 1e-2,
+    critic_lr: float = 1e-3,
+    device: str | torch.device = "cpu",
+) -> Iterator[Duel]:
+    r"""Adversarial diffusion distillation (ADD); yields after every step.
+
+    .. math:: \mathcal L = \mathcal L_G + \lambda\,\mathcal L_D, \qquad \hat x = f_\theta(x_0 + s z,\ s), \quad s \in \{s_1, \dots, s_4\}
+
+    Each step draws a batch of data and one of the student's few noise levels for each of its samples; the heads are updated first,
+    then the student, on the same samples. A step costs 8 evaluations an image: student 3, teacher 1, features 2 + 2 (those of data
+    and sample without gradient for the heads, and of the sample with a backward pass to it). The heads are small and not counted.
+    A run cannot be resumed.
+
+    Args:
+        recipe: its ``student`` part says how many steps, which batch, learning rate and sampling average, and ``points`` on which
+            grid τ is drawn, evenly by index.
+        teacher: what the student starts from, and what the distillation term asks.
+        features: what the discriminator looks at: :class:`Features`, or a function.
+        data: loaded by the recipe's name where not given.
+        levels: noise levels s that the student is to sample at; by default ``recipe.student_sigmas(4)``.
+        distillation: λ; 0 leaves the term out, and the teacher is not asked.
+        adversarial: weight of the game; 0 leaves it out, and the discriminator is not trained.
+        r1, critic_lr: γ and the learning rate of the heads.
+        device: where to train.
+
+    Raises:
+        ValueError: for weights that are negative or both 0, or levels outside the recipe's range.
+        FloatingPointError: when the loss stops being a number; the state yielded last is the last good one.
+
+    Source: Sauer et al. 2023 (ADD), section 3.
+    """
+    if min(distillation, adversarial) < 0 or not distillation + adversarial > 0:
+        raise ValueError(
+            f"train_adversarial: distillation = {distillation} and adversarial = {adversarial}, but neither may be negative, "
+            "nor both 0"
+        )
+    data, runtime = data or load_data(recipe.data), Runtime(device)
+    few = few_levels(recipe, levels, "train_adversarial").to(runtime.device)
+    state = duel(recipe, teacher, runtime)
+    with _seeded(recipe.seed, "discriminator"):
+        critic = Discriminator(features, tuple(data.train.shape[1:])).to(runtime.device)
+    state.opponent = critic
+    optimizer = torch.optim.Adam(critic.heads.parameters(), lr=critic_lr, betas=(0.5, 0.9))
+    frozen, grid = runtime.freeze(teacher), recipe.sigmas().to(runtime.device)
+    sampler = _Sampler(recipe, "student", recipe.student.batch, data, runtime)
+
+    def loss_of(part: range) -> Tensor:
+        x0, which, noise, cond = sampler.draw(
+            state.step, part, partial(draw_steps, torch.ones(len(few) * len(grid)))
+        )
+        level, again = few[which % len(few)], grid[which // len(few)]
+        fake = state.model(add_noise(x0, level, noise), level, **cond)
+        loss = torch.zeros(len(x0), device=x0.device)
+        if adversarial:
+            step_opponent(state, optimizer, discriminator_loss(critic, x0, fake.detach(), r1))
+            loss = loss + adversarial * adversarial_loss(critic, fake)
+        if distillation:
+            loss = loss + distillation * renoised_distillation_loss(frozen, fake, again, **cond)
+        return loss
+
+    while state.step < state.steps:
+        _update(state, state.model, loss_of, sampler, runtime)
+        yield state
+
+
+def few_levels(recipe: Recipe, levels: Sequence[float] | None, place: str) -> Tensor:
+    """The student's few noise levels, checked: (n,)."""
+    few = torch.tensor(recipe.student_sigmas(4) if levels is None else list(levels))
+    if not len(few) or not ((few > recipe.sigma_min) & (few <= recipe.sigma_max)).all():
+        raise ValueError(
+            f"{place}: levels = {few.tolist()}, but the student needs at least one, each above {recipe.sigma_min:g} and at "
+            f"most {recipe.sigma_max:g}"
+        )
+    return few
+
+
+def duel(recipe: Recipe, teacher: Teacher, runtime: Runtime) -> Duel:
+    """The student, a copy of the teacher, with its sampling average and optimiser; no opponent yet."""
+    stage = recipe.student
+    student = ConsistencyModel.from_teacher(teacher, recipe.sigma_min).to(runtime.device).train()
+    optimizer = torch.optim.Adam(student.parameters(), lr=stage.lr, betas=(0.5, 0.9))
+    return Duel(recipe, "student", stage.steps, student, EMA(student, stage.ema), optimizer)
+
+
+def step_opponent(state: Duel, optimizer: torch.optim.Optimizer, losses: Tensor) -> None:
+    """One step of the opponent on its own losses (B,)."""
+    optimizer.zero_grad(set_to_none=True)
+    loss = losses.mean()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    state.opponent_loss = float(loss.detach())

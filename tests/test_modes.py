@@ -1,0 +1,69 @@
+"""Counting modes: true draws reach all of them, a collapse is seen, and samples between modes count for none."""
+
+import math
+
+import pytest
+import torch
+
+from cdedu.evaluation import effective_classes
+from cdedu.modes import mode_coverage, mode_data, mode_grid
+from cdedu.teacher import GaussianMixture
+
+GRID = mode_grid()
+
+
+def test_true_draws_reach_every_mode_evenly():
+    found = mode_coverage(mode_data(GRID).test, GRID)
+    assert found["near"] == pytest.approx(1 - math.exp(-9 / 2), abs=0.005)
+    assert found["hit"] == 25 and 24.8 < found["effective"] <= 25
+
+
+def test_the_data_have_the_size_that_networks_expect():
+    assert mode_data(GRID).train.std().item() == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_collapse_is_seen():
+    x = mode_data(GRID).test
+    few = x[torch.cdist(x, GRID.means).argmin(1) < 4]
+    assert mode_coverage(few, GRID)["hit"] == 4
+    assert mode_coverage(few, GRID)["effective"] == pytest.approx(4, abs=0.05)
+
+
+def test_a_mode_with_a_few_strays_is_not_hit():
+    x = torch.cat([GRID.means[:1].expand(980, 2), GRID.means[1:2].expand(20, 2)])
+    assert mode_coverage(x, GRID)["hit"] == 2  # due 40 each, and a tenth of that is enough
+    x = torch.cat([GRID.means[:1].expand(997, 2), GRID.means[1:2].expand(3, 2)])
+    found = mode_coverage(x, GRID)
+    assert found["hit"] == 1
+    assert found["effective"] == pytest.approx(effective_classes(torch.arange(1000) // 997, 25))
+
+
+def test_samples_between_the_modes_belong_to_none():
+    x = (GRID.means[0] + GRID.means[1]).expand(10, 2) / 2
+    assert mode_coverage(x, GRID) == {"near": 0.0, "hit": 0, "effective": 0.0}
+
+
+def test_data_are_the_same_each_time():
+    assert torch.equal(mode_data(GRID).train, mode_data(GRID).train)
+    assert not torch.equal(mode_data(GRID).train[:5000], mode_data(GRID).test)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: mode_grid(1), "at least 2 in a row"),
+        (lambda: mode_grid(std=0.2), "told apart"),
+        (lambda: mode_grid(std=0.0), "told apart"),
+        (lambda: mode_coverage(torch.zeros(5, 3), GRID), r"want \(n, 2\)"),
+        (lambda: mode_coverage(torch.zeros(0, 2), GRID), r"want \(n, 2\)"),
+        (
+            lambda: mode_coverage(
+                torch.zeros(5, 2), GaussianMixture(torch.zeros(2, 2), 0.1, torch.tensor([0.3, 0.7]))
+            ),
+            "equal weights",
+        ),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
