@@ -1,0 +1,583 @@
+"""Submissions that are good, broken or hostile: each gets its line, and nobody else is touched."""
+
+import csv
+import json
+import sys
+import time
+import unicodedata
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+
+from cdedu import checks
+from cdedu.checks import core
+from cdedu.grading import Limits, folder, grade_folder, judge, wire
+from cdedu.grading.notebooks import Handout, read_notebook
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+import exercises as script
+
+ROOT = Path(__file__).resolve().parents[1]
+HANDED_OUT = ROOT / "exercises" / "01_noise.ipynb"
+HIDDEN = ROOT / "exercises" / "instructor" / "hidden" / "01_noise.py"
+LIMITS = Limits(wall_seconds=25, cell_seconds=3, check_seconds=4, cpu_seconds=15, memory_mb=400)
+POINTS = {name: checks.exercises()[name].points for name in Handout(HANDED_OUT).exercises}
+FULL = sum(POINTS.values())
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="grading forks")
+
+
+def solved(**instead):
+    """A right submission; ``name="code"`` replaces the answer to noise-<name>."""
+    nb = nbformat.read(ROOT / "exercises" / "source" / "01_noise.ipynb", as_version=4)
+    nb = script.derive(nb, "solution", "01_noise")
+    name = ""
+    for cell in nb.cells:
+        name = cell.metadata.get("exercise", name).removeprefix("noise-")
+        if "answer" in cell.metadata.get("tags", []) and name in instead:
+            cell.source = instead[name]
+    return nb
+
+
+def with_cell(source, **instead):
+    """A right submission with a cell more, before the first exercise."""
+    nb = solved(**instead)
+    nb.cells.insert(3, nbformat.v4.new_code_cell(source))
+    return nb
+
+
+def remade():
+    """Every cell deleted and made anew: no ids that we know, no tags, no metadata; and some are not made anew."""
+    nb = solved()
+    nb.cells = [
+        getattr(nbformat.v4, f"new_{c.cell_type}_cell")(c.source)
+        for c in nb.cells
+        if not c.source.startswith(("import math", 'check("noise-floor")', "sigma_double"))
+    ]
+    return nb
+
+
+def reordered():
+    nb = solved()
+    nb.cells[3:] = nb.cells[:2:-1]
+    return nb
+
+
+FORKS = """
+import ctypes, time
+libc, made = ctypes.CDLL(None), 0
+for _ in range(200):
+    pid = libc.fork()
+    if pid == 0:
+        time.sleep(60)
+    made += pid > 0
+raise RuntimeError(f"forks: {made}")
+"""
+EDITS = """
+import sys, torch, os
+import cdedu.checks.core as core
+core.grade = core.judge = lambda *_, **__: core.Result("right")
+core.agree = core.near = core.spots = core.call = lambda *_, **__: None
+for task in core.exercises().values():
+    object.__setattr__(task, "test", lambda *_: "")
+sys.modules["cdedu.checks"].passed = lambda name: True
+torch.allclose = torch.equal = lambda *_, **__: True
+print("✓ noise-double: right. ✓ noise-floor: right.")
+"""
+COUNTS = """
+calls = 0
+def test_time(denoise):
+    global calls
+    calls += 1
+    assert calls <= 2
+"""
+STUBBORN = """
+def denoise_weighted(x, sigma, points, weights):
+    while True:
+        try:
+            while True:
+                pass
+        except BaseException:
+            pass
+"""
+FORGES = """
+import os, struct
+for fd in range(3, 64):
+    for text in (b'{"sizes": [], "value": {"is": "dict", "of": []}}', b"rubbish"):
+        try:
+            os.write(fd, struct.pack(">QQ", len(text), 0) + text)
+        except OSError:
+            pass
+"""
+PEEKS = """
+import sys
+def denoise_weighted(x, sigma, points, weights):
+    frame = sys._getframe()
+    while frame:
+        for value in list(frame.f_locals.values()):
+            if callable(value) and getattr(value, "__name__", "") == "mean":
+                return value(weights)
+        frame = frame.f_back
+    raise LookupError("no truth in sight")
+"""
+
+
+def bad(secret, port):
+    """File → (submission, exercises that are lost, words of the report)."""
+    wrong = {"double": "sigma_double = 0.5", "floor": "settled_loss = 0.16", "weights": "", "stretched": "", "time": ""}  # fmt: skip
+    nothing = set(POINTS)
+    return {
+        "endless cell.ipynb": (with_cell("while True:\n    pass"), set(), "cell 4 was stopped after 3 s"),
+        "endless answer.ipynb": (solved(weights=STUBBORN), {"noise-weights"}, "noise-weights: its check did not end in time"),
+        "forks.ipynb": (with_cell("import os\nwhile True:\n    os.fork()"), set(), "tried to start another process: refused"),
+        "gigabyte.ipynb": (
+            with_cell("for _ in range(1000):\n    print('x' * 10**6)\nopen('big', 'wb').write(bytes(10**9))"),
+            set(), "printed 1,0",
+        ),
+        "reads.ipynb": (with_cell(f"answer = open({secret!r}).read()"), set(), "tried to read"),
+        "deletes.ipynb": (with_cell(f"import os\nos.remove({secret!r})"), set(), "tried to remove"),
+        "overwrites.ipynb": (with_cell(f"open({secret!r}, 'w').write('gone')"), set(), "tried to write to"),
+        "calls home.ipynb": (
+            with_cell(f"import socket\nsocket.create_connection(('127.0.0.1', {port}), 1)"), set(), "tried to open a network",
+        ),
+        "edits the checks.ipynb": (with_cell(EDITS, **wrong), nothing, ""),
+        "forges.ipynb": (with_cell(FORGES, **wrong), nothing, ""),
+        "counts.ipynb": (solved(time=COUNTS), {"noise-time"}, ""),
+        "peeks.ipynb": (solved(weights=PEEKS), {"noise-weights"}, ""),
+        "ends.ipynb": (with_cell("import os\nos._exit(0)"), set(), "cell 4 ended the whole process; left out"),
+        "exits.ipynb": (solved(double="sigma_double = 0.87\nraise SystemExit"), set(), "raised SystemExit"),
+        "memory.ipynb": (with_cell("x = bytearray(4 * 10**9)"), set(), "cell 4 raised MemoryError"),
+        "magic.ipynb": (with_cell("%matplotlib inline\n!rm -rf ~\n%%time"), set(), ""),
+        "remade.ipynb": (remade(), {"noise-double"}, "cell metadata lost"),
+        "reordered.ipynb": (reordered(), set(), "another order"),
+        "untouched.ipynb": (nbformat.read(HANDED_OUT, as_version=4), nothing, ""),
+        "no notebook.ipynb": (b"\x89PNG\xff", nothing, "is no notebook: it is not text"),
+        "no json.ipynb": (b"print('hello')", nothing, "is no notebook: it is not JSON"),
+        "no cells.ipynb": (b"[1, 2]", nothing, "no list of cells"),
+        "nothing.ipynb": (b"", nothing, "is empty"),
+        "report.pdf": (b"%PDF", nothing, "its name ends in .pdf"),
+        "=1+1.ipynb": (solved(), set(), ""),
+        "Bo.ipynb": (solved(floor="settled_loss = None"), set(), "2 files, the best counts: Bo (1).ipynb, Bo.ipynb"),
+        "Bo (1).ipynb": (solved(), None, ""),
+        unicodedata.normalize("NFD", "Zoé d'Ångström 01_noise.ipynb"): (solved(), set(), ""),
+        "AAA innocent.ipynb": (solved(), set(), ""),
+        "zzz innocent.ipynb": (solved(), set(), ""),
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def graded(tmp_path_factory):
+    """Everybody, graded once: (grades by student, cases by file, folder of the results, folder of the submissions, secret)."""
+    import socket
+
+    base = tmp_path_factory.mktemp("course")
+    secret, handed_in, out = base / "secret", base / "handed in", base / "grades"
+    secret.write_text("keep")
+    handed_in.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        cases = bad(str(secret), server.getsockname()[1])
+        for name, (content, _, _) in cases.items():
+            path = handed_in / name
+            path.write_bytes(content) if isinstance(content, bytes) else nbformat.write(content, path)
+        (handed_in / "Nora Niemand").mkdir()
+        grades = grade_folder(HANDED_OUT, handed_in, out, jobs=1, limits=LIMITS, seed=3, progress=False)
+        server.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            server.accept()
+    return {g.student: g for g in grades}, cases, out, handed_in, secret
+
+
+def student(file):
+    return folder._student(Path(file).stem, "01_noise")
+
+
+@pytest.mark.parametrize("file", list(bad("", 0)))
+def test_each_submission_gets_its_points_and_its_line(graded, file):
+    grades, cases, out, _, _ = graded
+    _, lost, words = cases[file]
+    if lost is None:
+        return  # the second file of a student
+    grade = grades[student(file)]
+    assert {n for n in POINTS if not grade.points.get(n)} == lost, (grade.results, grade.remarks)
+    assert words in "; ".join(grade.remarks)
+    if words:
+        assert f"{grade.student}: " in (out / "report.txt").read_text()
+    else:
+        assert not [r for r in grade.remarks if "refused" in r or "raised" in r]
+
+
+def test_nothing_outside_was_touched(graded):
+    assert graded[4].read_text() == "keep"
+    assert not list(graded[3].glob("big"))
+
+
+def test_the_table_has_one_row_a_student(graded):
+    grades, _, out, _, _ = graded
+    rows = list(csv.reader((out / "grades.csv").read_text(encoding="utf-8-sig").splitlines()))
+    assert rows[0] == ["student", "file", *POINTS, "total", "out of", "remarks"]
+    table = {row[0]: row for row in rows[1:]}
+    assert len(table) == len(rows) - 1 == len(grades)
+    assert table["Zoé d'Ångström"][2:] == [*map(str, POINTS.values()), str(FULL), str(FULL), ""]
+    assert "'=1+1" in table, "a spreadsheet would take the name for a formula"
+    assert table["Nora Niemand"][-3:] == ["0", str(FULL), "handed in nothing"]
+    assert not [p for p in out.rglob("*") if p.name.startswith(".")], "temporary files are left"
+
+
+def test_pages_say_what_the_students_own_check_says(graded):
+    grades, _, out, _, _ = graded
+    text = (out / "feedback" / "edits the checks.html").read_text()
+    own = checks.grade("noise-double", {"sigma_double": 0.5})
+    assert own.key == grades["edits the checks"].results["noise-double"].key == "too narrow"
+    assert own.message in text and "http" not in text.replace("https://", "http")
+    assert "<script" not in text
+    assert (out / "feedback" / "Zoé d'Ångström.html").is_file()
+
+
+def test_the_same_student_gets_the_same_grade_twice_and_is_not_graded_twice(graded, monkeypatch):
+    grades, _, out, handed_in, _ = graded
+    before = (out / "grades.csv").read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folder, "Judge", None)  # would be called if anybody were graded again
+        grade_folder(HANDED_OUT, handed_in, out, jobs=1, limits=LIMITS, seed=3, progress=False)
+    assert (out / "grades.csv").read_bytes() == before
+    few = out.parent / "few"
+    few.mkdir()
+    for name in ("AAA innocent", "counts", "remade"):
+        (few / f"{name}.ipynb").write_bytes((handed_in / f"{name}.ipynb").read_bytes())
+    again = grade_folder(HANDED_OUT, few, out.parent / "again", jobs=1, limits=LIMITS, seed=3, progress=False)
+    for g in again:
+        assert (g.results, g.remarks) == (grades[g.student].results, grades[g.student].remarks)
+
+
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
+    handed_in, out = tmp_path / "in", tmp_path / "out"
+    handed_in.mkdir()
+    for name in "abc":
+        (handed_in / f"{name}.txt").write_text(name)
+    real, seen = folder.grade_student, []
+
+    class NoJudge:
+        protection = ""
+
+        def __init__(self, *_):
+            pass
+
+        __enter__, __exit__ = lambda self: self, lambda self, *_: None
+
+    def stops(judge, handout, student, *more):
+        seen.append(student)
+        if seen == ["a", "b"]:
+            raise KeyboardInterrupt
+        return real(judge, handout, student, *more)
+
+    monkeypatch.setattr(folder, "Judge", NoJudge)
+    monkeypatch.setattr(folder, "grade_student", stops)
+    with pytest.raises(KeyboardInterrupt):
+        grade_folder(HANDED_OUT, handed_in, out, jobs=1, progress=False)
+    assert (out / "grades.csv").read_text(encoding="utf-8-sig").count(".txt") == 2  # file, and its remark
+    grade_folder(HANDED_OUT, handed_in, out, jobs=1, progress=False)
+    assert seen == ["a", "b", "b", "c"]
+    (handed_in / "a.txt").write_text("changed")
+    grade_folder(HANDED_OUT, handed_in, out, jobs=1, progress=False)
+    assert seen[4:] == ["a"]
+
+
+# --- the judge -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    """A judge with hidden tests; one process that forks for all of them."""
+    task = judge.Task(tuple(POINTS), Handout(HANDED_OUT).given_cells, (0,), HIDDEN, LIMITS)
+    with judge.Judge(task) as made:
+        yield made
+
+
+@pytest.mark.parametrize("chapter", ["01", "04"])
+def test_verdicts_are_those_of_the_checks_in_the_notebook(theirs, chapter):
+    """Every prepared answer, through the other process: right stays right, wrong keeps its diagnosis."""
+    source = next((ROOT / "exercises" / "source").glob(f"{chapter}_*.ipynb"))
+    cells = nbformat.read(source, as_version=4).cells
+    prepared = (ROOT / "exercises" / "selftest" / f"ch{chapter}.py").read_text()
+    register = """
+import sys, types
+kept, module = {}, types.ModuleType("exercise_answers")
+def collect(kind):
+    def register(name, key="", **values):
+        place = kept.setdefault((name, kind), [])
+        return place.append(values) if values else lambda f: place.append(f)
+    return register
+module.right, module.wrong = collect("right"), collect("wrong")
+sys.modules["exercise_answers"] = module
+"""
+    with theirs.sandbox() as peer:
+        peer.deadline = time.monotonic() + 60
+        for c in cells:
+            if c.cell_type == "code" and not {"check", "expected"} & set(c.metadata.get("tags", [])):
+                assert peer.request("run", "given", script.solved(c.source), 10) == {}
+        for source in (register, prepared, "solution = dict(globals())"):
+            assert peer.request("run", "prepared", source, 10) == {}
+        tried = 0
+        for name in (c.metadata["exercise"] for c in cells if "exercise" in c.metadata):
+            task = checks.exercises()[name]
+            for kind, answers in (("right", script.answers()[name].right), ("wrong", script.answers()[name].wrong)):  # fmt: skip
+                for i, answer in enumerate(answers):
+                    take = f"globals().update({{n: solution[n] for n in {task.answers!r}}})\nv = kept[{name!r}, {kind!r}][{i}]\n"  # fmt: skip
+                    take += f"globals().update(v if isinstance(v, dict) else {{{task.answers[0]!r}: v}})"
+                    assert peer.request("run", "answer", take, 10) == {}
+                    space = peer.request("answers", list(task.answers), 10_007)
+                    got, own = core.judge(task, space, 1), script.judge(task, answer, 1)
+                    peer.forget()
+                    assert (got.status, got.key) == (own.status, own.key), (name, answer.key, got)
+                    assert got.message == own.message or own.key == "raised", (got, own)
+                    tried += 1
+    assert tried > 30
+
+
+def test_a_process_cannot_get_out(theirs):
+    """By native code, past the audit hooks: what the kernel forbids."""
+    if not theirs.namespaces:
+        pytest.skip(f"no namespaces here: {theirs.why}")
+    native = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+libc.socket.restype = ctypes.c_int
+s = libc.socket(2, 1, 0)
+address = bytes([2, 0, 0, 80, 127, 0, 0, 1]) + bytes(8)
+found = {
+    "connect": libc.connect(s, address, 16),
+    "remove": libc.unlink(FILE),
+    "open": libc.open(FILE, 0),
+    "write": libc.open(os.__file__.encode(), 2),
+    "kill": libc.kill(1, 0) + 2 * (len([p for p in os.listdir("/proc") if p.isdigit()]) - 1) if os.path.isdir("/proc/1") else 0,
+}
+raise RuntimeError(found)
+"""
+    native = native.replace("FILE", repr(str(HANDED_OUT).encode()))
+    with theirs.sandbox(hooks=False) as peer:
+        peer.deadline = time.monotonic() + 20
+        said = peer.request("run", "native", native, 10)["error"]
+    assert said == "RuntimeError: {'connect': -1, 'remove': -1, 'open': -1, 'write': -1, 'kill': 0}"
+    assert HANDED_OUT.is_file()
+    with theirs.sandbox(hooks=False) as peer:
+        peer.deadline = time.monotonic() + 20
+        said = peer.request("run", "forks", FORKS, 10)["error"]
+    assert 0 < int(said.partition("forks: ")[2]) < 16
+
+
+def test_hidden_tests_see_what_the_public_ones_do_not(theirs):
+    underflows = """
+def denoise_weighted(x, sigma, points, weights):
+    p = weights * torch.exp(-torch.cdist(x, points) ** 2 / (2 * sigma**2))
+    return p / p.sum(1, keepdim=True) @ points
+"""
+    cells = [("set-up", "import torch"), ("answer", underflows)]
+    verdicts = theirs.grade(cells, {})
+    assert checks.grade("noise-weights", _run(underflows)).status == "right"
+    assert verdicts.results["noise-weights"].key == "nan"
+    assert verdicts.results["noise-double"].key == "missing"
+
+
+def _run(source):
+    space = {"torch": torch}
+    exec(source, space)
+    return space
+
+
+def test_audit_hooks_alone_refuse_what_python_code_does(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("keep")
+    tries = {
+        "open": f"open({str(secret)!r})",
+        "write": f"open({str(tmp_path / 'new')!r}, 'w')",
+        "remove": f"import pathlib; pathlib.Path({str(secret)!r}).unlink()",
+        "list": f"import os; os.listdir({str(tmp_path)!r})",
+        "socket": "import socket; socket.socket()",
+        "shell": "import subprocess; subprocess.run(['ls'])",
+        "system": "import os; os.system('ls')",
+        "fork": "import os; os.fork()",
+        "kill": "import os; os.kill(os.getppid(), 9)",
+        "native": "import ctypes; ctypes.CDLL(None)",
+    }
+    with judge.Judge(judge.Task(()), "hooks") as alone:
+        assert "no boundary" in alone.protection
+        with alone.sandbox(memory_mb=400) as peer:
+            peer.deadline = time.monotonic() + 30
+            for source in tries.values():
+                assert "not allowed while grading" in peer.request("run", "try", source, 5)["error"], source
+            assert peer.request("run", "own folder", "open('mine', 'w').write('x'); print(open('mine').read())", 5) == {}  # fmt: skip
+            assert peer.request("run", "library", "import sklearn.datasets as d; d.load_digits()", 10) == {}
+            assert len(peer.request("facts")["noted"]) == len(tries) - 2  # processes are one kind
+    assert secret.read_text() == "keep" and not (tmp_path / "new").exists()
+
+
+# --- values between the two ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def line():
+    """Two peers in one process, the second served by a thread."""
+    import socket
+    from threading import Thread
+
+    a, b = socket.socketpair()
+    here, there = wire.Peer(a.fileno()), wire.Peer(b.fileno())
+    there._operations["echo"] = lambda value: value
+    there._operations["make"] = lambda make: make()
+
+    def serve():
+        with pytest.raises(wire.Gone):
+            there.serve()
+
+    thread = Thread(target=serve)
+    thread.start()
+    yield here, there
+    a.close()
+    thread.join(5)
+    b.close()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, True, 3, -0.5, "é", ..., (1, [2.0, "x"]), {"a": (1,), 2: None}, float("inf"), 10**30],
+)  # fmt: skip
+def test_values_arrive_as_they_were(line, value):
+    got = line[0].request("echo", value)
+    assert got == value and type(got) is type(value)
+
+
+@pytest.mark.parametrize("dtype", list(wire.DTYPES.values()))
+def test_tensors_arrive_as_they_were(line, dtype):
+    for value in (torch.randn(3, 2) * 3, torch.zeros(0, 4), torch.tensor(1.5), torch.ones(1, 3).expand(4, 3), torch.arange(6.0).reshape(2, 3).T):  # fmt: skip
+        value = value.to(dtype)
+        got = line[0].request("echo", value)
+        assert got.dtype == dtype and got.shape == value.shape and torch.equal(got, value)
+
+
+def test_changes_of_arguments_come_back(line):
+    here, there = line
+
+    def change(x, generator):
+        x += 1
+        return torch.rand(2, generator=generator)
+
+    there._operations["make"] = lambda: change
+    f = here.request("make")
+    x, g = torch.zeros(2), torch.Generator().manual_seed(4)
+    first, second = f(x, g), f(x, g)
+    want = torch.Generator().manual_seed(4)
+    assert x.tolist() == [2, 2]
+    assert torch.equal(first, torch.rand(2, generator=want))
+    assert torch.equal(second, torch.rand(2, generator=want))
+
+
+def test_gradients_flow_through_both_sides(line):
+    here, there = line
+    w, v = torch.tensor(3.0, requires_grad=True), torch.tensor(2.0, requires_grad=True)
+    there._operations["make"] = lambda: lambda f, x: (w * f(x)).sum()
+    loss = here.request("make")(lambda x: v * x**2, torch.tensor([1.0, 2.0]))
+    loss.backward()
+    assert w.grad == 10 and v.grad == 15
+
+
+def test_what_is_no_value_is_only_described(line):
+    class Fancy:
+        def __reduce__(self):
+            raise AssertionError("never pickled")
+
+        def __repr__(self):
+            return "fancy <b>"
+
+    got = line[0].request("echo", Fancy())
+    assert isinstance(got, wire.Remote)
+    line[1]._operations["make"] = Fancy
+    got = line[0].request("make")
+    assert type(got).__name__ == "Fancy" and repr(got) == "fancy <b>"
+    with pytest.raises(TypeError):
+        float(got)
+
+
+def test_errors_keep_their_kind(line):
+    class OwnError(AssertionError):
+        pass
+
+    def fail():
+        raise OwnError("see\nhere")
+
+    line[1]._operations["make"] = lambda: fail
+    with pytest.raises(AssertionError, match="see") as caught:
+        line[0].request("make")()
+    assert type(caught.value).__name__ == "OwnError"
+
+
+@pytest.mark.parametrize("data", [b"x" * 16, b"\xff" * 40, (5).to_bytes(8, "big") + bytes(8) + b"[1,2]"])
+def test_rubbish_is_no_message(data):
+    import os
+    import socket
+
+    a, b = socket.socketpair()
+    os.write(b.fileno(), data)
+    b.close()
+    with pytest.raises(wire.Gone):
+        wire.Peer(a.fileno())._receive()
+    a.close()
+
+
+# --- folders and notebooks -----------------------------------------------------------------------
+
+
+def test_who_handed_in_what(tmp_path):
+    for name in ("Ana_01_noise.ipynb", "Bo (2).ipynb", "Bo.ipynb", "bo.ipynb.txt", ".DS_Store"):
+        (tmp_path / name).touch()
+    for name in ("Müller Jörg_4711_assignsubmission_file_/w 1.ipynb", "Eve/.ipynb_checkpoints/x.ipynb", "Eve/data.csv"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = folder.submissions(tmp_path, "01_noise")
+    assert {s: [f.name for f in files] for s, files in found.items()} == {
+        "Ana": ["Ana_01_noise.ipynb"],
+        "Bo": ["Bo (2).ipynb", "Bo.ipynb"],
+        "Eve": ["data.csv"],
+        "Müller Jörg": ["w 1.ipynb"],
+        "bo.ipynb": ["bo.ipynb.txt"],
+    }
+
+
+def test_pages_of_students_with_like_names_differ():
+    pages = folder._pages({"a/b": [], "a:b": [], "A_b": [], "Ana Ü": []})
+    assert len({p.casefold() for p in pages.values()}) == 4 and pages["Ana Ü"] == "Ana Ü"
+
+
+def test_links_are_not_followed_and_large_files_not_read(tmp_path, monkeypatch):
+    (tmp_path / "link.ipynb").symlink_to(HANDED_OUT)
+    with pytest.raises(ValueError, match="link"):
+        read_notebook(tmp_path / "link.ipynb")
+    monkeypatch.setattr("cdedu.grading.notebooks.LARGEST", 100)
+    with pytest.raises(ValueError, match="MB"):
+        read_notebook(HANDED_OUT)
+
+
+@pytest.mark.parametrize(
+    ("notebook", "submissions", "more", "words"),
+    [
+        (ROOT / "book/undergraduate/01_noise.ipynb", ".", {}, "asks no exercise"),
+        (HANDED_OUT, "nowhere", {}, "there is no folder nowhere"),
+        (HANDED_OUT, ".", {}, "there is nothing in"),
+        (HANDED_OUT, ".", {"hidden": "no.py"}, "no file no.py"),
+        ("missing.ipynb", ".", {}, "missing.ipynb cannot be read"),
+    ],
+)
+def test_what_cannot_be_graded_is_said_before_any_work(
+    notebook, submissions, more, words, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=words):
+        grade_folder(notebook, submissions, tmp_path / "out", **more)
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_do_not_go_among_the_submissions(tmp_path):
+    (tmp_path / "a.ipynb").write_text(json.dumps({"cells": []}))
+    with pytest.raises(ValueError, match="another --out"):
+        grade_folder(HANDED_OUT, tmp_path, tmp_path / "out")
