@@ -27,7 +27,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Plain:
     (source / "book" / "list.md").write_text("# Sources\n\n```{bibliography}\n```\n")
     (source / "a.bib").write_text(
         "@article{song, author={Song, Yang and Dhariwal, Prafulla}, title={A}, year=2024}\n"
-        "@article{three, author={Song, Yang and Ho, Jonathan and de Vries, Eva}, title={B}, year=2023}\n"
+        r"@article{three, author={K{\"a}hler, Eva and Ho, Jonathan and Song, Yang}, title={B}, year=2023}"
     )
     settings = {
         "extensions": ["myst_parser", "sphinxcontrib.bibtex"],
@@ -93,7 +93,7 @@ def test_myst_becomes_markdown(myst: str, markdown: str, plain: Plain) -> None:
 
 def test_sources_have_their_authors(plain: Plain) -> None:
     assert re.fullmatch(
-        rf"\[\[Song and Dhariwal, 2024\]\({SITE}/book/list.html#\S+\); \[Song et al., 2023\]\(\S+\)\]",
+        rf"\[\[Song and Dhariwal, 2024\]\({SITE}/book/list.html#\S+\); \[Kähler et al., 2023\]\(\S+\)\]",
         plain.text("{cite}`song,three`", "book/one"),
     )
     assert plain.text("{cite:t}`song`", "book/one").startswith("[Song and Dhariwal (2024)](")

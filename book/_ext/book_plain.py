@@ -191,9 +191,8 @@ class Plain:
         source = self.citations.get(key)
         if source is None:
             return key
-        names = [
-            " ".join((*one.prelast_names, *one.last_names)) for one in source.entry.persons.get("author", ())
-        ]
+        authors = source.entry.persons.get("author", ())
+        names = [" ".join(map(str, (*a.rich_prelast_names, *a.rich_last_names))) for a in authors]
         who, year = (
             " and ".join(names) if len(names) < 3 else f"{names[0]} et al.",
             source.entry.fields.get("year", ""),
