@@ -250,7 +250,7 @@ class Deck:
         """For nbconvert: each sheet a first cell with its title, then its parts, then the notes."""
         nb = new_notebook(metadata={"title": self.slides[0].title, "language_info": {"name": "python"}})
         for i, slide in enumerate(self.slides):
-            head = new_markdown_cell(f"{'##' if i else '#'} {slide.title}")
+            head = new_markdown_cell(f"## {slide.title}")
             head.metadata["slideshow"] = {"slide_type": "slide" if slide.first else "subslide"}
             notes = new_markdown_cell("\n\n".join(slide.notes) or f"The chapter goes on: {slide.title}.")
             notes.metadata["slideshow"] = {"slide_type": "notes"}
