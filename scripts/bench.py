@@ -1,23 +1,32 @@
-"""Speed, measured side by side: `make bench`. Writes `results/bench.json`.
+"""Speed, measured side by side: `make bench`. Writes `results/bench.json` and `results/bench-pretrained.json`.
+
+`python scripts/bench.py pretrained` writes the second alone.
 
 Each ratio compares two calls that take turns in one process, so that a busy machine slows both. Nothing here passes or fails.
 """
 
+import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import edm_layout
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from cdedu import checkpoints
 from cdedu.comparison import speed
 from cdedu.data import load_data
+from cdedu.pretrained import DiffusersDenoiser
 from cdedu.recipes import get_recipe
 from cdedu.records import write_record
+from cdedu.teacher import Teacher
 from cdedu.training import State, distill, train_teacher
 
 
@@ -40,6 +49,122 @@ def steps_per_second(states: Callable[[], Any], steps: int) -> float:
         if counted == steps:
             break
     return counted / (time.perf_counter() - start)
+
+
+def adapter_cost(rounds: int = 40) -> dict[str, float]:
+    """What the adapter around a diffusers network adds to it, and its own seconds, measured around a network that does nothing."""
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    class Nothing(torch.nn.Module):
+        def forward(self, x: Tensor, t: Tensor, **_: Any) -> tuple[Tensor]:
+            return (x,)
+
+    alphas = DDPMScheduler().alphas_cumprod
+    net = UNet2DModel(
+        sample_size=32, block_out_channels=(64, 128), layers_per_block=2, norm_num_groups=8, add_attention=False,
+        down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
+    ).eval()  # fmt: skip
+    wrapped, empty = DiffusersDenoiser(net, alphas), DiffusersDenoiser(Nothing(), alphas)
+    x, sigma, t = torch.randn(4, 3, 32, 32), torch.full((4,), 3.0), torch.full((4,), 500.0)
+
+    def seconds(call: Callable[[], Any]) -> float:
+        start = time.process_time()  # of this process alone: other work on the machine does not count
+        call()
+        return time.process_time() - start
+
+    with torch.no_grad():
+        for _ in range(3):
+            net(x, t), wrapped(x, sigma), empty(x, sigma)
+        turns = [
+            [
+                seconds(lambda: net(x, t, return_dict=False)),
+                seconds(lambda: wrapped(x, sigma)),
+                seconds(lambda: empty(x, sigma)),
+            ]
+            for _ in range(rounds)
+        ]
+    network, around, own = (statistics.median(column) for column in zip(*turns, strict=True))
+    ratio = statistics.median(b / a for a, b, _ in turns)
+    return {
+        "network_seconds": network,
+        "adapted_seconds": around,
+        "ratio": ratio,
+        "own_seconds": own,
+        "own_share": own / network,
+    }
+
+
+LOAD = """
+import json, sys, time, torch, diffusers, cdedu.networks, cdedu.ddpmpp, cdedu.pretrained.edm
+from pathlib import Path
+from diffusers import DDPMScheduler, UNet2DModel
+from cdedu.pretrained import load_teacher
+
+def memory(name):
+    return next(int(l.split()[1]) for l in Path("/proc/self/status").read_text().splitlines() if l.startswith(name))
+
+linux = Path("/proc/self/clear_refs").exists()
+if linux:
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+    before = memory("VmRSS")
+start, cpu = time.perf_counter(), time.process_time()
+model = load_teacher(sys.argv[1])
+seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+peak = (memory("VmHWM") - before) * 1024 if linux else None
+size = 4 * sum(p.numel() for p in model.parameters())
+print(json.dumps({"seconds": seconds, "computing_seconds": cpu, "peak_memory_over_size": peak and peak / size}))
+"""
+
+
+def loading(repeats: int = 3) -> dict[str, dict[str, float]]:
+    """Time and peak memory for loading checkpoints of 56 M parameters, random ones, each in a fresh process."""
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    recipe, out = get_recipe("cifar10"), {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "edm.pkl").write_bytes(edm_layout.cifar10())
+        network = recipe.network.build((3, 32, 32))
+        checkpoints.save(folder / "own.safetensors", Teacher(network), recipe, (3, 32, 32))
+        attend = ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D")
+        net = UNet2DModel(
+            sample_size=32, block_out_channels=(160, 320, 320, 320), down_block_types=attend,
+            up_block_types=[kind.replace("Down", "Up") for kind in reversed(attend)],
+        )  # fmt: skip
+        DDPMPipeline(net, DDPMScheduler()).save_pretrained(folder / "diffusers")
+        for source in ("edm.pkl", "own.safetensors", "diffusers"):
+            words = [sys.executable, "-c", LOAD, str(folder / source)]
+            runs = [
+                json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+                for _ in range(repeats)
+            ]
+            out[source] = {
+                key: statistics.median(run[key] for run in runs) for key in runs[0] if runs[0][key]
+            }
+    return out
+
+
+def pretrained() -> None:
+    """What other people's models cost here: adapters, and loading. Its own record, since it needs no trained weights."""
+    start = time.perf_counter()
+    metrics: dict[str, Any] = {"adapter": adapter_cost(), "loading": loading()}
+    write_record(
+        "results/bench-pretrained.json",
+        metrics=metrics,
+        command="python scripts/bench.py pretrained",
+        seed=0,
+        seconds=time.perf_counter() - start,
+    )
+    cost = metrics["adapter"]
+    print(
+        f"adapter: {1e3 * cost['own_seconds']:.2f} ms of its own around a network of {1e3 * cost['network_seconds']:.0f} ms, "
+        f"{cost['own_share']:.2%}; called in turns, ratio {cost['ratio']:.3f}"
+    )
+    for source, row in metrics["loading"].items():
+        print(
+            f"loading 56 M parameters, {source:16} {row['seconds']:.2f} s ({row['computing_seconds']:.2f} s of computing), "
+            f"peak memory {row.get('peak_memory_over_size', float('nan')):.2f} times their size"
+        )
 
 
 def main() -> None:
@@ -84,4 +209,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    torch.manual_seed(0)
+    if sys.argv[1:] != ["pretrained"]:
+        main()
+    pretrained()

@@ -20,7 +20,7 @@ from cdedu import checkpoints, cli, comparison, images, runs, training
 from cdedu.data import Dataset
 from cdedu.networks import MLP
 from cdedu.recipes import Network, recipes
-from cdedu.student import ConsistencyModel
+from cdedu.student import ConsistencyModel, DenoiserStudent
 from cdedu.teacher import Teacher
 
 FAST = "--max-steps 20 --batch 32 --device cpu".split()
@@ -540,3 +540,116 @@ def test_models_that_cannot_be_had_or_exported_end_with_code_2(cdedu, monkeypatc
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     code, _, err = cdedu(*words)
     assert code == 2 and message in err and "Traceback" not in err and not Path("x").exists()
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """The same with labels, the last of which means none."""
+    from train_ddpm_digits import train
+
+    train(tmp_path / "labelled", steps=2, labels=True, batch=8)
+    return "labelled"
+
+
+def test_a_guided_student_over_the_teachers_own_network(cdedu, labelled, monkeypatch):
+    """Distil with the weight as an input, interrupted and resumed; sample; compare. The teacher is a folder of diffusers."""
+    words = "distill digits --max-steps 4 --batch 4 --device cpu --network teacher --guidance 1 4 --teacher".split()
+    assert cdedu(*words, labelled, "--out", "whole", "--picture-every", 3)[0] == 0
+    assert png_size(Path("whole/student-0000003.png"))
+    with monkeypatch.context() as patch:
+        interrupt(patch, "student", 2)
+        assert cdedu(*words, labelled, "--out", "parts")[0] == 130
+    code, _, err = cdedu(*words, labelled, "--out", "parts", "--resume")
+    path = Path("parts/student.safetensors")
+    assert code == 0 and path.read_bytes() == Path("whole/student.safetensors").read_bytes(), err
+    student = checkpoints.load(path)
+    assert isinstance(student, DenoiserStudent) and student.sigma_min == pytest.approx(0.01, rel=0.01)
+    assert student.header["guidance"] == [1.0, 4.0] and student.header["labels"] == 10
+    x, labels = torch.randn(2, 1, 8, 8), torch.tensor([3, 7])
+    with torch.no_grad():
+        low, high = (student(x, 2.0, labels=labels, guidance=w) for w in (1.0, 4.0))
+    assert not low.equal(high)
+    pictures = []
+    for more in (["--guidance", 1], ["--guidance", 1, "--label", 7]):
+        assert cdedu("sample", path, "--number", 4, "--device", "cpu", "--out", "a.png", *more)[0] == 0
+        pictures.append(Path("a.png").read_bytes())
+    assert pictures[0] != pictures[1]
+    make_comparison_cheap(monkeypatch)
+    monkeypatch.setattr(cli, "load_data", lambda *_: digits_with_few_tests())
+    compared = ["evaluate", "digits", "--teacher", labelled, "--student", path, "--device", "cpu"]
+    code, out, err = cdedu(*compared, "--guidance", 2)
+    assert code == 0 and "student_1" in out, err
+    for words, message in {
+        ("sample", path): "takes the guidance weight as an input; give --guidance, from 1 to 4",
+        tuple(compared): "takes the guidance weight as an input; give --guidance, from 1 to 4",
+        ("sample", path, "--guidance", 2, "--label", 11): "--label = 11, but parts/student.safetensors knows the labels 0 to 10",
+        ("sample", path, "--guidance", -1): "--guidance = -1, but a guidance weight must not be negative",
+        ("export", path, "x"): "DenoiserStudent is not of the form",
+        ("train", "digits", "--from-weights", path): "--from-weights takes a model of this package's form",
+        ("distill", "digits", "--out", "z", "--teacher", path): "is a student; distillation needs a teacher",
+    }.items():  # fmt: skip
+        code, _, err = cdedu(*words)
+        assert code == 2 and message in err and "Traceback" not in err, words
+
+
+def digits_with_few_tests() -> Dataset:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 1, 8, 8, generator=g).clamp(-1, 1)
+    labels = torch.arange(60) % 10
+    return Dataset("digits", x[:40], x[40:], labels[:40], labels[40:])
+
+
+def test_a_guided_student_leaves_at_one_weight_and_its_folder_is_a_student(cdedu, labelled, monkeypatch):
+    """The recipe's own network, the weight as an input and then fixed; the folder is sampled and compared by its name."""
+    small = replace(recipes["digits"], network=Network("unet", width=8, depth=1))
+    monkeypatch.setitem(recipes, "digits", small)
+    words = "distill digits --max-steps 2 --batch 4 --device cpu --teacher".split()
+    assert cdedu(*words, labelled, "--out", "free", "--guidance", 1, 4)[0] == 0
+    assert cdedu(*words, labelled, "--out", "fixed", "--guidance", 2)[0] == 0
+    free = "free/student.safetensors"
+    code, _, err = cdedu("export", free, "pipe")
+    assert code == 2 and "fix it: guidance=2.0, or --guidance 2 on the command line" in err
+    assert cdedu("export", free, "pipe", "--guidance", 3)[0] == 0
+    code, out, err = cdedu("sample", "pipe", "--number", 4, "--steps", 2, "--device", "cpu")
+    assert code == 0 and png_size(Path("runs/pipe/student-2.png")), err
+    teacher = ["sample", labelled, "--steps", 2, "--number", 4, "--device", "cpu"]
+    assert cdedu(*teacher, "--guidance", 2)[0] == 0 and png_size(Path("runs/labelled/teacher-2.png"))
+    make_comparison_cheap(monkeypatch)
+    monkeypatch.setattr(cli, "load_data", lambda *_: digits_with_few_tests())
+    for student in ("pipe", "fixed/student.safetensors"):
+        compared = ["evaluate", "digits", "--teacher", labelled, "--student", student, "--device", "cpu"]
+        code, out, err = cdedu(*compared, "--guidance", 2)
+        assert code == 0 and "student_1" in out, err
+
+
+GUIDANCE = {
+    "distill digits --guidance 2": "digits-teacher has no labels, so there is nothing to guide towards",
+    "distill toy --guidance 1 4": "toy-teacher has no labels, so there is nothing to guide towards",
+    "distill digits --teacher labelled --guidance 4 1": "--guidance 4 1: give one weight, or a lower and a higher one",
+    "distill digits --teacher labelled --guidance 1 2 3": "--guidance 1 2 3: give one weight",
+    "distill digits --teacher labelled --guidance -1": "none below 0",
+    "distill digits --teacher ten --guidance 2": "ten knows 10 labels, as many as digits has; guidance needs a teacher with one more",
+    "sample digits --guidance 2": "digits-student knows no labels; leave --guidance out",
+    "sample toy --label 1": "toy-student knows no labels; leave --label out",
+    "sample labelled --label 11": "--label = 11, but labelled knows the labels 0 to 10",
+    "evaluate digits --guidance 2": "digits-teacher knows no labels; leave --guidance out",
+    "sample empty": "there is no empty/config.json; is empty a folder that diffusers saved?",
+    "sample nobody/nothing": "there is no folder nobody/nothing",
+}
+
+
+def test_guidance_without_what_it_needs_ends_with_code_2(cdedu, labelled, monkeypatch):
+    import huggingface_hub
+    from diffusers import DDPMPipeline, DDPMScheduler
+    from train_ddpm_digits import small_unet
+
+    def offline(*_, **__):
+        raise ConnectionError("offline")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    monkeypatch.setattr("train_ddpm_digits.NO_LABEL", 9)
+    DDPMPipeline(small_unet(labels=True), DDPMScheduler()).save_pretrained("ten")
+    Path("empty").mkdir()
+    for words, message in GUIDANCE.items():
+        code, out, err = cdedu(*words.split())
+        assert code == 2 and message in err.strip().splitlines()[-1] and "Traceback" not in err, (words, err)

@@ -4,21 +4,21 @@ import io
 import os
 import pickle
 import sys
-import types
-import warnings
 from collections import Counter, OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
+import edm_layout
 import numpy as np
 import pytest
 import torch
+from edm_layout import edm_bytes
 from torch import nn
 
 from cdedu import checkpoints
 from cdedu.adm import ADM
 from cdedu.data import Dataset
-from cdedu.ddpmpp import Conv, DDPMpp, ImageDown
+from cdedu.ddpmpp import DDPMpp, ImageDown
 from cdedu.pretrained.edm import VE, VP, is_edm, load_edm
 from cdedu.recipes import Recipe, StudentStage
 from cdedu.student import ConsistencyModel
@@ -39,49 +39,9 @@ KINDS = {
 
 @pytest.fixture
 def layout(monkeypatch):
-    """The names that NVIDIA's files refer to can be written; ours never needs them to read."""
-    module = types.ModuleType("torch_utils.persistence")
-
-    def _reconstruct_persistent_obj(meta):
-        raise AssertionError("the file's own way of being read was used")
-
-    _reconstruct_persistent_obj.__module__ = module.__name__
-    _reconstruct_persistent_obj.__qualname__ = _reconstruct_persistent_obj.__name__
-    module._reconstruct_persistent_obj = _reconstruct_persistent_obj
-    monkeypatch.setitem(sys.modules, "torch_utils", types.ModuleType("torch_utils"))
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    return _reconstruct_persistent_obj
-
-
-class Published:
-    """Writes our own modules as NVIDIA's persistence layer writes theirs."""
-
-    def __init__(self, layout, source: str = "raise SystemExit") -> None:
-        self.layout, self.source = layout, source
-
-    def bytes(self, content, protocol: int = 4) -> bytes:
-        reduce_module = self.reduce
-
-        class Pickler(pickle.Pickler):
-            def reducer_override(self, obj):
-                return reduce_module(obj)
-
-        buffer = io.BytesIO()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torch's, about its storages
-            Pickler(buffer, protocol).dump(content)
-        return buffer.getvalue()
-
-    def reduce(self, obj):
-        if not isinstance(obj, nn.Module) or type(obj) is nn.ModuleDict:
-            return NotImplemented
-        state = dict(vars(obj)) | {"skip_scale": np.sqrt(0.5), "_init_args": ()}
-        name = state.pop("edm_name", type(obj).__name__)
-        state["_parameters"] = OrderedDict(obj._parameters)  # as older versions of torch had it
-        if isinstance(obj, Conv) and obj.resample and obj.resample_filter is None:
-            state["_buffers"] = {"resample_filter": torch.full((1, 1, 2, 2), 0.25)}
-        meta = {"type": "class", "version": 6, "module_src": self.source, "class_name": name, "state": state}
-        return self.layout, (meta,), None
+    """The names that NVIDIA's files refer to can be written."""
+    for name, module in edm_layout.persistence().items():
+        monkeypatch.setitem(sys.modules, name, module)
 
 
 def shaken(net: nn.Module) -> nn.Module:
@@ -113,9 +73,9 @@ def wrapped(
     return outer
 
 
-def written(tmp_path: Path, layout, outer: nn.Module, protocol: int = 4, **content) -> Path:
+def written(tmp_path: Path, layout: None, outer: nn.Module, protocol: int = 4, **content) -> Path:
     path = tmp_path / "edm.pkl"
-    path.write_bytes(Published(layout).bytes({"ema": outer, "dataset_kwargs": {"a": 1}} | content, protocol))
+    path.write_bytes(edm_bytes({"ema": outer, "dataset_kwargs": {"a": 1}} | content, protocol))
     return path
 
 
@@ -231,7 +191,7 @@ def test_a_poisoned_file_is_refused_and_nothing_in_it_runs(tmp_path, layout, poi
         outer.model.map_layer0._parameters["bias"] = trap
     else:
         outer.model._init_kwargs["model_channels"] = trap
-    path.write_bytes(Published(layout).bytes(content))
+    path.write_bytes(edm_bytes(content))
     if poison == "in a storage" and place in ("beside", "state"):
         load_edm(path)  # a storage that no tensor of the network lies in is not opened
     else:
@@ -243,7 +203,7 @@ def test_a_poisoned_file_is_refused_and_nothing_in_it_runs(tmp_path, layout, poi
 
 def test_source_code_in_the_file_is_not_run(tmp_path, layout):
     mark, path = tmp_path / "mark", tmp_path / "edm.pkl"
-    path.write_bytes(Published(layout, f"open({str(mark)!r}, 'w')").bytes({"ema": wrapped()}))
+    path.write_bytes(edm_bytes({"ema": wrapped()}, source=f"open({str(mark)!r}, 'w')"))
     assert isinstance(load_edm(path), Teacher) and not mark.exists()
 
 
