@@ -77,8 +77,8 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Any:
 
 
 _ARGUMENTS = {
-    "Teacher": ("sigma_data", "noise_scale"),
-    "ConsistencyModel": ("sigma_data", "sigma_min", "noise_scale"),
+    "Teacher": ("sigma_data", "noise_scale", "angle"),
+    "ConsistencyModel": ("sigma_data", "sigma_min", "noise_scale", "angle"),
     "DiffusersDenoiser": ("alphas_cumprod", "prediction"),
     "VP": ("beta_d", "beta_min", "steps", "first"),
     "VE": ("sigma_min", "sigma_max"),
@@ -139,6 +139,7 @@ def _rebuild(what: dict[str, Any], network: nn.Module) -> nn.Module:
     """The inverse of :func:`_describe`."""
     if what["class"] == "DenoiserStudent":
         return DenoiserStudent(_rebuild(what["denoiser"], network), what["sigma_min"])
+    what = {"angle": False} | what  # older files have none
     return _class(what["class"])(network, **{key: what[key] for key in _ARGUMENTS[what["class"]]})
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from cdedu.noise import SIGMA_MIN, add_noise, check_grid, draw_steps, normal
+from cdedu.noise import SIGMA_MIN, add_noise, check_grid, draw_steps, normal, sigma_like
 from cdedu.solvers import Solver, heun_step
 from cdedu.teacher import Denoiser
 
@@ -253,6 +254,111 @@ def easy_consistency_loss(
         return ((a - b).square().flatten(1).sum(1) + 1e-12).sqrt()
 
     return _disagreement(student, goal, x, sigma, x_next, r, norm, inverse_gap, cond)
+
+
+def path_derivative(
+    f: Denoiser, x: Tensor, sigma: Tensor, slope: Tensor, **cond: Any
+) -> tuple[Tensor, Tensor]:
+    r"""A function and how fast it changes along a path through (x, σ), by forward-mode differentiation, in one pass:
+
+    .. math:: f(x, \sigma), \qquad \frac{d}{d\sigma} f(x_\sigma, \sigma) = \frac{\partial f}{\partial x}\,\frac{dx}{d\sigma} + \frac{\partial f}{\partial\sigma}
+
+    Neither gets a gradient. Attention is computed without its fused kernels, which know no forward mode.
+
+    Args:
+        x: (B, ...); sigma: (B,); slope: dx/dσ, in the shape of x.
+
+    Raises:
+        NotImplementedError: if the network has an operation without a forward mode.
+    """
+
+    def call(x: Tensor, sigma: Tensor) -> Tensor:
+        return f(x, sigma, **cond)
+
+    if slope.shape != x.shape or sigma.shape != x.shape[:1]:
+        raise ValueError(
+            f"path_derivative: x has shape {tuple(x.shape)}, slope {tuple(slope.shape)} and sigma {tuple(sigma.shape)}; "
+            f"want twice the same and ({len(x)},)"
+        )
+    try:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            value, change = torch.func.jvp(call, (x, sigma), (slope.to(x.dtype), torch.ones_like(sigma)))[:2]
+            return value, change
+    except (RuntimeError, NotImplementedError) as error:
+        if not any(word in str(error) for word in ("forward", "jvp", "functorch", "storage")):
+            raise
+        raise NotImplementedError(
+            f"{type(f).__name__} cannot be differentiated in forward mode ({str(error).splitlines()[0]}); give the operation a "
+            "jvp, or train with method 'easy' or 'distillation', which need none"
+        ) from None
+
+
+def continuous_consistency_loss(
+    student: Denoiser,
+    target: Denoiser,
+    x0: Tensor,
+    sigma: Tensor,
+    *,
+    teacher: Denoiser | None = None,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    sigma_data: float = 0.5,
+    ratio: float = 1.0,
+    c: float | None = 0.1,
+    balance: Callable[[Tensor], Tensor] | None = None,
+    **cond: Any,
+) -> Tensor:
+    r"""Consistency in the limit of an infinitely fine grid (sCM), with a teacher (sCD) or without (sCT).
+
+    .. math::
+        \mathcal L = \frac{1}{c_\text{out}^2}\,\big\|f_\theta(x_\sigma, \sigma) - f_{\theta^-} + c_\text{out}\,\hat g\big\|^2,
+        \qquad \hat g = \frac{g}{\|g\| + c}, \qquad
+        g = r\,\sqrt{\sigma^2+\sigma_d^2}\;\frac{df_{\theta^-}}{d\sigma}
+            + (1-r)\,\frac{\sigma_d^2}{\sigma\sqrt{\sigma^2+\sigma_d^2}}\,\big(f_{\theta^-} - D\big)
+
+    The derivative is taken along the path, whose slope is :math:`dx/d\sigma = (x_\sigma - D)/\sigma`, where D is the teacher's
+    guess or, without one, x0 itself. At r = 0 only the network's fit to D is left, which is denoising; at r = 1 the tangent is
+    whole. The value of this loss says little: it is about ‖ĝ‖², whatever the student is worth.
+
+    In TrigFlow, t = arctan(σ/σ_d), this is the paper's :math:`\|F_\theta - F_{\theta^-} - \hat g\|^2` with
+    :math:`g = \cos t\,df/dt` and F of the other sign than EDM's network. Mean over the dimensions, as in :func:`l2`.
+
+    Args:
+        student, target: f_θ and f_θ⁻; pass the student twice. The target gets no gradient, and must be differentiable in
+            forward mode (:func:`path_derivative`).
+        x0: (B, ...) data; sigma: (B,), for instance ``LogNormal(-1.0, 1.4).sample(B)``.
+        ratio: r, from 0 to 1, which rises early in training.
+        c: of the normalisation; None leaves the tangent as it is.
+        balance: a learned ln-weight w(σ) → (B,): the loss becomes :math:`e^w \mathcal L - w`, smallest where :math:`e^w = 1/\mathcal L`.
+
+    Returns:
+        (B,) losses.
+
+    Source: Lu & Song 2024 (sCM), section 4 and algorithm 1, written in σ.
+    """
+    if not 0 <= ratio <= 1:
+        raise ValueError(f"continuous_consistency_loss: ratio = {ratio}, but it must lie between 0 and 1")
+    if c is not None and not c > 0:
+        raise ValueError(f"continuous_consistency_loss: c = {c}, but it must be positive, or None")
+    noise = normal(tuple(x0.shape), generator, like=x0) if noise is None else noise
+    x, s = add_noise(x0, sigma, noise), sigma_like(sigma, x0)
+    root = (s**2 + sigma_data**2).sqrt()
+    with torch.no_grad():
+        guess = x0 if teacher is None else teacher(x, sigma, **cond)
+        slope = noise if teacher is None else (x - guess) / s
+    state = _random_state(x.device)
+    value, change = path_derivative(target, x, sigma.to(s), slope, **cond)
+    _set_random_state(x.device, state)
+    tangent = ratio * root * change + (1 - ratio) * sigma_data**2 / (s * root) * (value - guess)
+    if c is not None:
+        norm = tangent.flatten(1).norm(dim=1)
+        tangent = tangent / (norm + c).reshape(-1, *[1] * (x.ndim - 1))
+    goal = value - s * sigma_data / root * tangent
+    loss = edm_weight(sigma, sigma_data).to(x) * l2(student(x, sigma, **cond), goal)
+    if balance is None:
+        return loss
+    weight = balance(sigma)
+    return weight.exp() * loss - weight
 
 
 def _draw(

@@ -90,6 +90,37 @@ def add_noise(x0: Tensor, sigma: float | Tensor, noise: Tensor) -> Tensor:
     return (x0 + sigma_like(sigma, x0, zero_allowed=True) * noise).to(x0.dtype)
 
 
+def to_trigflow(x: Tensor, sigma: float | Tensor, sigma_data: float = 0.5) -> tuple[Tensor, Tensor]:
+    r"""A noisy sample in the scale of TrigFlow, where a sample is turned from data to noise by an angle t:
+
+    .. math:: t = \arctan\frac{\sigma}{\sigma_d}, \qquad x_t = \cos t\; x_\sigma = \cos t\; x_0 + \sin t\; \sigma_d z
+
+    Args:
+        x: (B, ...) at noise level ``sigma``, a number or (B,).
+
+    Returns:
+        x_t, in the shape of x, and t in 0..π/2, in the shape of sigma.
+
+    Source: Lu & Song 2024 (sCM), section 3.1 and appendix B.
+    """
+    s = sigma_like(sigma, x, zero_allowed=True)
+    t = (s / sigma_data).atan()
+    return (t.cos() * x).to(x.dtype), t.flatten() if s.ndim else t
+
+
+def from_trigflow(x_t: Tensor, t: float | Tensor, sigma_data: float = 0.5) -> tuple[Tensor, Tensor]:
+    r"""The inverse of :func:`to_trigflow`: :math:`x = x_t / \cos t` and :math:`\sigma = \sigma_d \tan t`.
+
+    Raises:
+        ValueError: for an angle outside 0 ≤ t < π/2.
+    """
+    value = torch.as_tensor(t)
+    if value.device.type == "cpu" and not ((value >= 0) & (value < math.pi / 2)).all():
+        raise ValueError(f"from_trigflow: t = {t}, but an angle must lie in [0, π/2)")
+    angle = sigma_like(value, x_t, zero_allowed=True)
+    return (x_t / angle.cos()).to(x_t.dtype), sigma_data * value.tan()
+
+
 def curriculum(k: int, steps: int, s0: int = 2, s1: int = 150) -> int:
     r"""Number of grid points :math:`N(k)` at step ``k`` of ``steps`` for consistency training.
 
@@ -97,11 +128,51 @@ def curriculum(k: int, steps: int, s0: int = 2, s1: int = 150) -> int:
 
     Source: Song et al. 2023, appendix C.
     """
-    if not 0 <= k <= steps:
-        raise ValueError(f"curriculum: step {k} lies outside 0..{steps}")
-    if not 2 <= s0 <= s1:
-        raise ValueError(f"curriculum: need 2 <= s0 <= s1, got {s0} and {s1}")
+    _check_curriculum("curriculum", k, steps, s0, s1)
     return math.ceil(math.sqrt(k / steps * ((s1 + 1) ** 2 - s0**2) + s0**2) - 1) + 1
+
+
+def improved_curriculum(k: int, steps: int, s0: int = 10, s1: int = 1280) -> int:
+    r"""Number of grid points at step ``k`` of ``steps`` in iCT: doubled again and again, at equal intervals.
+
+    .. math:: N(k) = \min\big(s_0\,2^{\lfloor k/K' \rfloor},\ s_1\big) + 1, \qquad
+              K' = \Big\lfloor \frac{K}{\log_2 \lfloor s_1/s_0 \rfloor + 1} \Big\rfloor
+
+    Raises:
+        ValueError: as :func:`curriculum`, and when there are fewer steps than doublings.
+
+    Source: Song & Dhariwal 2023 (iCT), section 3.4.
+    """
+    _check_curriculum("improved_curriculum", k, steps, s0, s1)
+    stages = math.log2(s1 // s0) + 1
+    if steps < stages:
+        raise ValueError(
+            f"improved_curriculum: {steps} steps are too few for {math.ceil(stages)} grids from s0 = {s0} to s1 = {s1}; "
+            "train longer or lower s1"
+        )
+    return min(s0 * 2 ** (k // int(steps / stages)), s1) + 1
+
+
+def _check_curriculum(name: str, k: int, steps: int, s0: int, s1: int) -> None:
+    if steps < 1:
+        raise ValueError(f"{name}: steps = {steps}, but a curriculum needs at least 1 step")
+    if not 0 <= k <= steps:
+        raise ValueError(f"{name}: step {k} lies outside 0..{steps}")
+    if not 2 <= s0 <= s1:
+        raise ValueError(f"{name}: need 2 <= s0 <= s1, got {s0} and {s1}")
+
+
+def stage_of(k: int, steps: int, stages: int) -> int:
+    """Which of ``stages`` equal parts of a training of ``steps`` steps step ``k`` lies in: 0, 1, ..., ``stages`` − 1.
+
+    Raises:
+        ValueError: for a step outside the training, or fewer steps than stages.
+    """
+    if not 1 <= stages <= steps:
+        raise ValueError(f"stage_of: need 1 <= stages <= steps, got {stages} and {steps}")
+    if not 0 <= k <= steps:
+        raise ValueError(f"stage_of: step {k} lies outside 0..{steps}")
+    return min(k * stages // steps, stages - 1)
 
 
 def target_rate(n: int, s0: int = 2, mu0: float = 0.9) -> float:

@@ -81,8 +81,8 @@ class TeacherStage:
 class StudentStage:
     """How the student is distilled."""
 
-    method: Literal["distillation", "easy"] = "distillation"
-    """Consistency distillation, or easy consistency tuning, which uses the teacher only as a start."""
+    method: Literal["distillation", "easy", "continuous"] = "distillation"
+    """Consistency distillation; easy consistency tuning, which uses the teacher only as a start; or the continuous limit (sCM)."""
     steps: int = 3000
     batch: int = 512
     lr: float = 1e-3
@@ -93,7 +93,9 @@ class StudentStage:
     weight: Literal["uniform", "inverse_gap"] = "uniform"
     """λ: 1 everywhere, or iCT's 1/(σ_i − σ_{i+1})."""
     index: Literal["uniform", "lognormal"] = "uniform"
-    """How the step i is drawn: all alike, or iCT's N(−1.1, 2²) in ln σ."""
+    """How the step i is drawn: all alike, or by ``log_sigma``."""
+    log_sigma: LogNormal = LogNormal(-1.1, 2.0)
+    """Distribution of ln σ: for ``easy``, ``continuous``, and steps drawn as ``lognormal``. iCT's, by default."""
     target_rate: float = 0.0
     """μ; 0 means that the target is the student itself, gradient stopped."""
     ema: float = 0.999
@@ -103,6 +105,10 @@ class StudentStage:
     dropout: float = 0.0
     easy_q: float = 256.0
     """q of easy consistency tuning; not used by distillation."""
+    easy_stages: int = 1
+    """Into how many equal stages easy consistency tuning is divided; with each, r comes nearer to σ."""
+    tangent_warmup: int = 0
+    """Steps over which the ratio r of the ``continuous`` tangent rises from 0 to 1."""
     second_sigma: float = 0.8
     """Lowest noise level from which the student jumps when it samples in two steps or more."""
 
@@ -121,6 +127,8 @@ class Recipe:
     sigma_max: float = SIGMA_MAX
     rho: float = RHO
     noise_scale: float = 0.25
+    angle: bool = False
+    """The network is told the noise level as ``noise_scale`` times arctan(σ/σ_d) (sCM), in the place of ln σ."""
     flip: bool = False
     """Mirror half of the training images."""
     block: int = 0
@@ -141,6 +149,11 @@ class Recipe:
                 raise ValueError(
                     f"recipe {self.name!r}: {stage}.ema = {value.ema}, but it must be at least 0 and below 1"
                 )
+        if not (self.student.easy_stages >= 1 and self.student.tangent_warmup >= 0):
+            raise ValueError(
+                f"recipe {self.name!r}: need student.easy_stages >= 1 and student.tangent_warmup >= 0, got "
+                f"{self.student.easy_stages} and {self.student.tangent_warmup}"
+            )
         if not 0 <= self.student.target_rate < 1:
             raise ValueError(
                 f"recipe {self.name!r}: student.target_rate = {self.student.target_rate} is not in [0, 1)"
@@ -172,15 +185,18 @@ class Recipe:
     def from_dict(cls, values: dict[str, Any]) -> "Recipe":
         """The inverse of :meth:`to_dict`."""
         values = dict(values)
-        teacher = dict(values["teacher"], log_sigma=LogNormal(**values["teacher"]["log_sigma"]))
+        stages = {
+            name: values[name] | {k: LogNormal(**v) for k, v in values[name].items() if k == "log_sigma"}
+            for name in ("teacher", "student")
+        }
         network = dict(
             values["network"],
             **{k: tuple(values["network"].get(k, ())) for k in ("multipliers", "attention")},
         )
         values |= {
             "network": Network(**network),
-            "teacher": TeacherStage(**teacher),
-            "student": StudentStage(**values["student"]),
+            "teacher": TeacherStage(**stages["teacher"]),
+            "student": StudentStage(**stages["student"]),
         }
         return cls(**values)
 

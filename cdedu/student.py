@@ -27,7 +27,10 @@ class ConsistencyModel(Preconditioned):
         network: F, called as ``network(x, c_noise, **cond)``.
         sigma_data: standard deviation of the data, σ_d.
         sigma_min: ε, the noise level that counts as data.
-        noise_scale: as in :class:`~cdedu.teacher.Teacher`, and equal to the teacher's.
+        noise_scale, angle: as in :class:`~cdedu.teacher.Teacher`, and equal to the teacher's.
+
+    Up to the shift by ε this is TrigFlow's :math:`\cos t\,x_t - \sin t\,\sigma_d F`, with F of the other sign
+    (:func:`~cdedu.noise.to_trigflow`), so the continuous limit needs no model of its own.
 
     Source: Song et al. 2023, eq. 5 and appendix C.
     """
@@ -38,10 +41,11 @@ class ConsistencyModel(Preconditioned):
         sigma_data: float = 0.5,
         sigma_min: float = SIGMA_MIN,
         noise_scale: float = 0.25,
+        angle: bool = False,
     ) -> None:
         if not sigma_min > 0:
             raise ValueError(f"ConsistencyModel: sigma_min = {sigma_min}, but it must be positive")
-        super().__init__(network, sigma_data, sigma_min, noise_scale)
+        super().__init__(network, sigma_data, sigma_min, noise_scale, angle)
 
     @classmethod
     def from_teacher(cls, teacher: Teacher, sigma_min: float = SIGMA_MIN) -> "ConsistencyModel":
@@ -56,7 +60,7 @@ class ConsistencyModel(Preconditioned):
                 "use DenoiserStudent(denoiser), which works over any denoiser"
             )
         network = copy.deepcopy(teacher.network).requires_grad_(True)
-        return cls(network, teacher.sigma_data, sigma_min, teacher.noise_scale)
+        return cls(network, teacher.sigma_data, sigma_min, teacher.noise_scale, teacher.angle)
 
 
 class DenoiserStudent(nn.Module):

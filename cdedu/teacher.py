@@ -45,11 +45,19 @@ def preconditioning(
 class Preconditioned(nn.Module):
     r"""A raw network F as a denoiser: :math:`c_\text{skip}\,x + c_\text{out}\,F(c_\text{in}\,x,\ c_\text{noise})`.
 
-    The network is called as ``network(x, c_noise, **cond)`` with c_noise of shape (B,). The sum is formed in float32 (or
-    float64) whatever the precision of the network; c_noise is never rounded to half precision.
+    The network is called as ``network(x, c_noise, **cond)`` with c_noise of shape (B,): ``noise_scale`` times ln σ, or times
+    the angle arctan(σ/σ_d) of TrigFlow. The sum is formed in float32 (or float64) whatever the precision of the network;
+    c_noise is never rounded to half precision.
     """
 
-    def __init__(self, network: nn.Module, sigma_data: float, sigma_min: float, noise_scale: float) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        sigma_data: float,
+        sigma_min: float,
+        noise_scale: float,
+        angle: bool = False,
+    ) -> None:
         super().__init__()
         if not (sigma_data > 0 and sigma_min >= 0 and noise_scale > 0):
             raise ValueError(
@@ -58,6 +66,7 @@ class Preconditioned(nn.Module):
             )
         self.network = network
         self.sigma_data, self.sigma_min, self.noise_scale = sigma_data, sigma_min, noise_scale
+        self.angle = angle
 
     def forward(self, x: Tensor, sigma: float | Tensor, **cond: Any) -> Tensor:
         s = sigma_like(sigma, x)
@@ -70,7 +79,8 @@ class Preconditioned(nn.Module):
                 f"sigma = {s.min():g} lies below sigma_min = {self.sigma_min:g}, where f is not defined"
             )
         c_skip, c_out, c_in = preconditioning(s, self.sigma_data, self.sigma_min)
-        c_noise = self.noise_scale * s.log().flatten().expand(len(x))
+        time = (s / self.sigma_data).atan() if self.angle else s.log()
+        c_noise = self.noise_scale * time.flatten().expand(len(x))
         out = self.network((c_in * x).to(x.dtype), c_noise, **cond)
         if out.shape != x.shape:
             raise ValueError(
@@ -89,12 +99,15 @@ class Teacher(Preconditioned):
         network: F, called as ``network(x, c_noise, **cond)``; x (B, ...), c_noise (B,), result of x's shape.
         sigma_data: standard deviation of the data, σ_d.
         noise_scale: ¼ as in EDM; 250 where a diffusers pipeline must read the network. Never mix the two.
+        angle: give the network the angle t = arctan(σ/σ_d) in the place of ln σ, as sCM does (Lu & Song 2024).
 
     Source: Karras et al. 2022, table 1.
     """
 
-    def __init__(self, network: nn.Module, sigma_data: float = 0.5, noise_scale: float = 0.25) -> None:
-        super().__init__(network, sigma_data, 0.0, noise_scale)
+    def __init__(
+        self, network: nn.Module, sigma_data: float = 0.5, noise_scale: float = 0.25, angle: bool = False
+    ) -> None:
+        super().__init__(network, sigma_data, 0.0, noise_scale, angle)
 
 
 class GaussianMixture:

@@ -28,13 +28,14 @@ from cdedu.data import Dataset, load_data, to_unit
 from cdedu.losses import (
     DISTANCES,
     consistency_training_loss,
+    continuous_consistency_loss,
     denoising_loss,
     distillation_loss,
     easy_consistency_loss,
     inverse_gap,
 )
 from cdedu.networks import set_dropout
-from cdedu.noise import LogNormal, curriculum, draw_steps, target_rate
+from cdedu.noise import curriculum, draw_steps, stage_of, target_rate
 from cdedu.recipes import Recipe
 from cdedu.runtime import Runtime
 from cdedu.student import EMA, ConsistencyModel, DenoiserStudent
@@ -138,7 +139,7 @@ def train_teacher(
     stage, data, runtime = recipe.teacher, data or load_data(recipe.data), runtime or Runtime(device)
     with _seeded(recipe.seed, "network"):
         network = recipe.network.build(tuple(data.train.shape[1:]))
-    teacher = Teacher(network, recipe.sigma_data, recipe.noise_scale).to(runtime.device).train()
+    teacher = Teacher(network, recipe.sigma_data, recipe.noise_scale, recipe.angle).to(runtime.device).train()
     if start is not None:
         teacher.load_state_dict(start.state_dict())
     optimizer = torch.optim.Adam(teacher.parameters(), lr=stage.lr)
@@ -212,12 +213,14 @@ def distill(
         )
 
     def easy(part: range) -> Tensor:
-        x0, sigma, noise, cond = sampler.draw(state.step, part, _LEVELS.sample)
+        x0, sigma, noise, cond = sampler.draw(state.step, part, stage.log_sigma.sample)
         sigma = sigma.clamp(recipe.sigma_min, recipe.sigma_max)
         options = {"q": stage.easy_q, "sigma_min": recipe.sigma_min, **cond}
+        options["stage"] = stage_of(state.step, stage.steps, stage.easy_stages)
         return easy_consistency_loss(model, target or student, x0, sigma, noise=noise, **options)
 
-    loss_of = easy if stage.method == "easy" else distillation
+    continuous = partial(_continuous, state, model, sampler, teacher)
+    loss_of = {"easy": easy, "continuous": continuous, "distillation": distillation}[stage.method]
     yield from _train_student(state, model, loss_of, sampler, runtime, lambda step: stage.target_rate)
 
 
@@ -226,6 +229,7 @@ def train_consistency(
     data: Dataset | None = None,
     *,
     s0: int = 2,
+    schedule: Callable[[int, int, int, int], int] = curriculum,
     device: str | torch.device = "cpu",
     resume: Resume | None = None,
     start: nn.Module | None = None,
@@ -233,13 +237,15 @@ def train_consistency(
 ) -> Iterator[State]:
     """Train a consistency student without a teacher, from random weights (the paper's algorithm 3); yields after every step.
 
-    The step alone decides how fine the grid is and how slow the target: N(k) by :func:`~cdedu.noise.curriculum`, with which
-    μ(k) goes by :func:`~cdedu.noise.target_rate`.
+    The step alone decides how fine the grid is and how slow the target: N(k) by ``schedule``, with which μ(k) goes by
+    :func:`~cdedu.noise.target_rate`. With ``method="continuous"`` there is no grid (sCT).
 
     Args:
         recipe: its ``student`` part and its noise range. ``points`` is the *last* N, s₁ + 1, and ``target_rate`` is μ₀; at 0
-            the student itself is the target throughout. ``solver`` and ``method`` are not used.
+            the student itself is the target throughout. ``solver`` is not used.
         s0: the first N.
+        schedule: N(k), called with k, K, s₀ and s₁: :func:`~cdedu.noise.curriculum`, or iCT's
+            :func:`~cdedu.noise.improved_curriculum`.
         data, device, resume, start, runtime: as in :func:`train_teacher`.
 
     Raises:
@@ -249,7 +255,8 @@ def train_consistency(
     Source: Song et al. 2023, algorithm 3 and appendix C.
     """
     stage, data, runtime = recipe.student, data or load_data(recipe.data), runtime or Runtime(device)
-    if stage.points <= s0:
+    continuous = stage.method == "continuous"
+    if stage.points <= s0 and not continuous:
         raise ValueError(
             f"recipe {recipe.name!r}: student.points = {stage.points} is the last N of consistency training and must be "
             f"above the first, s0 = {s0}"
@@ -260,7 +267,7 @@ def train_consistency(
     sampler = _Sampler(recipe, "student", stage.batch, data, runtime)
 
     def points(step: int) -> int:
-        return curriculum(step, stage.steps, s0, stage.points - 1)
+        return schedule(step, stage.steps, s0, stage.points - 1)
 
     def training(part: range) -> Tensor:
         sigmas = recipe.sigmas(points(state.step)).to(runtime.device)
@@ -273,11 +280,28 @@ def train_consistency(
     def rate(step: int) -> float:
         return target_rate(points(step), s0, stage.target_rate)
 
+    if continuous:
+        training = partial(_continuous, state, model, sampler, None)
     yield from _train_student(state, model, training, sampler, runtime, rate)
 
 
-_LEVELS = LogNormal(-1.1, 2.0)
-"""The noise levels of iCT and of easy consistency tuning."""
+def _continuous(
+    state: State, model: nn.Module, sampler: "_Sampler", teacher: Denoiser | None, part: range
+) -> Tensor:
+    """The loss of the continuous limit, with a teacher or without; its ratio r rises over the first steps."""
+    recipe, stage = state.recipe, state.recipe.student
+    x0, sigma, noise, cond = sampler.draw(state.step, part, stage.log_sigma.sample)
+    return continuous_consistency_loss(
+        model,
+        state.target or state.model,
+        x0,
+        sigma.clamp(recipe.sigma_min, recipe.sigma_max),
+        teacher=teacher,
+        noise=noise,
+        sigma_data=recipe.sigma_data,
+        ratio=min(1.0, (state.step + 1) / max(stage.tangent_warmup, 1)),
+        **cond,
+    )
 
 
 def within(recipe: Recipe, denoiser: Any) -> Recipe:
@@ -303,7 +327,7 @@ def new_student(recipe: Recipe, data: Dataset) -> ConsistencyModel:
     """A student with random weights, which the recipe's seed decides."""
     with _seeded(recipe.seed, "network"):
         network = recipe.network.build(tuple(data.train.shape[1:]))
-    return ConsistencyModel(network, recipe.sigma_data, recipe.sigma_min, recipe.noise_scale)
+    return ConsistencyModel(network, recipe.sigma_data, recipe.sigma_min, recipe.noise_scale, recipe.angle)
 
 
 def _student_state(
@@ -326,7 +350,7 @@ def _student_state(
 def _index_weights(recipe: Recipe, sigmas: Tensor) -> Tensor:
     """How often each step of the grid is drawn."""
     lognormal = recipe.student.index == "lognormal"
-    return _LEVELS.grid_weights(sigmas) if lognormal else torch.ones(len(sigmas) - 1)
+    return recipe.student.log_sigma.grid_weights(sigmas) if lognormal else torch.ones(len(sigmas) - 1)
 
 
 def _measure(recipe: Recipe) -> dict[str, Any]:

@@ -54,6 +54,17 @@ def test_a_model_comes_back_bitwise(tmp_path, original):
     assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]
 
 
+def test_what_the_network_is_told_of_the_noise_is_kept_and_older_files_mean_the_logarithm(tmp_path):
+    path = tmp_path / "model.safetensors"
+    for cls in (Teacher, ConsistencyModel):
+        save(path, model(cls, angle=True), TINY, (2,))
+        assert load(path).angle
+        tensors, header = read_tensors(path)
+        assert header.pop("angle")
+        write_tensors(path, tensors, header)
+        assert not load(path).angle
+
+
 def test_a_state_comes_back_bitwise(tmp_path):
     recipe = replace(TINY, student=replace(TINY.student, target_rate=0.5))
     steps = distill(recipe, model())

@@ -11,6 +11,7 @@ from torch import nn
 from cdedu import losses
 from cdedu.losses import (
     consistency_training_loss,
+    continuous_consistency_loss,
     denoising_loss,
     distillation_loss,
     easy_consistency_loss,
@@ -19,9 +20,10 @@ from cdedu.losses import (
     l1,
     l2,
     lpips,
+    path_derivative,
     pseudo_huber,
 )
-from cdedu.networks import MLP
+from cdedu.networks import MLP, unet
 from cdedu.noise import karras_sigmas
 from cdedu.solvers import euler_step, heun_step
 from cdedu.student import EMA, ConsistencyModel
@@ -354,3 +356,180 @@ def test_easy_consistency_at_r_0_regresses_on_clean_data_and_asks_no_target():
     loss = easy_consistency_loss(student, target, x0, sigma, noise=z, q=2)
     distance = (student(x0 + sigma[:, None] * z, sigma) - x0).norm(dim=1)
     assert torch.allclose(loss, distance / (sigma - 0.002), rtol=1e-4)
+
+
+# The continuous limit
+
+
+def points(n: int = 8, seed: int = 0):
+    """x0, z and noise levels from .01 to 60."""
+    g = torch.Generator().manual_seed(seed)
+    return (
+        TEACHER.sample(n, g),
+        torch.randn(n, 2, generator=g, dtype=F64),
+        torch.logspace(-2, 1.8, n, dtype=F64),
+    )
+
+
+def grad(loss, model) -> torch.Tensor:
+    return torch.cat([p.flatten() for p in torch.autograd.grad(loss.sum(), list(model.parameters()))])
+
+
+def test_the_path_derivative_is_the_central_difference():
+    f, (x0, z, sigma) = ConsistencyModel(Net(0)), points()
+    x, labels, h = x0 + sigma[:, None] * z, torch.randn(8, dtype=F64), 1e-5 * sigma
+    value, change = path_derivative(f, x, sigma, z, labels=labels)
+    with torch.no_grad():
+        ahead = f(x + h[:, None] * z, sigma + h, labels=labels)
+        behind = f(x - h[:, None] * z, sigma - h, labels=labels)
+        assert torch.allclose(value, f(x, sigma, labels=labels), rtol=1e-14)
+    assert torch.allclose(change, (ahead - behind) / (2 * h[:, None]), rtol=1e-6, atol=1e-9)
+    assert not value.requires_grad and not change.requires_grad
+
+
+@pytest.mark.parametrize("sizes", [(False, False), (False, True)])
+def test_image_networks_have_a_forward_mode_with_and_without_attention(sizes):
+    f = ConsistencyModel(unet(8, 1, (16, 32), 1, sizes), noise_scale=1.0).double().eval()
+    g = torch.Generator().manual_seed(0)
+    x, sigma = torch.randn(3, 1, 8, 8, generator=g, dtype=F64), torch.tensor([0.1, 1.0, 10.0], dtype=F64)
+    _, change = path_derivative(f, x, sigma, x)
+    with torch.no_grad():
+        h = 1e-4
+        expected = (f(x + h * x, sigma + h) - f(x - h * x, sigma - h)) / (2 * h)
+    assert torch.allclose(change, expected, atol=1e-4)  # the time embedding is computed in float32
+
+
+class NoForwardMode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.sin()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g
+
+
+def test_a_network_without_forward_mode_is_refused_with_a_remedy():
+    class Network(nn.Module):
+        def forward(self, x, c_noise):
+            return NoForwardMode.apply(x)
+
+    f, (x0, z, sigma) = ConsistencyModel(Network()), points()
+    with pytest.raises(
+        NotImplementedError, match="cannot be differentiated in forward mode .* method 'easy'"
+    ):
+        continuous_consistency_loss(f, f, x0, sigma, noise=z)
+    with pytest.raises(ValueError, match=r"slope \(8, 3\)"):
+        path_derivative(f, x0, sigma, torch.zeros(8, 3))
+    with pytest.raises(RuntimeError, match="something else"):
+        path_derivative(lambda x, sigma: (_ for _ in ()).throw(RuntimeError("something else")), x0, sigma, z)
+
+
+@pytest.mark.parametrize("teacher", [TEACHER, None])
+def test_the_continuous_gradient_is_the_limit_of_the_discrete_one(teacher):
+    """One Euler step to σ − Δ, divided by Δ, and weighted: the difference falls in proportion to Δ."""
+    f, (x0, z, sigma) = ConsistencyModel(Net(0)), points()
+    x, errors = x0 + sigma[:, None] * z, []
+    weight = (sigma**2 + 0.25) / (sigma * 0.5)
+    want = grad(continuous_consistency_loss(f, f, x0, sigma, teacher=teacher, noise=z, c=None), f)
+    for delta in (1e-3, 1e-4):
+        lower = sigma * (1 - delta)
+        knows = teacher or (lambda x, s: x0)
+        goal = f(euler_step(knows, x, sigma, lower), lower).detach()
+        got = grad(weight * l2(f(x, sigma), goal) / (sigma - lower), f)
+        errors.append(((got - want).norm() / want.norm()).item())
+    assert errors[1] < 1e-3 and errors[0] / errors[1] == pytest.approx(10, rel=0.05)
+
+
+def test_at_ratio_0_only_the_fit_to_the_teacher_is_left():
+    """The gradient is that of the weighted distance between f and D, with the weight σ_d / σ²."""
+    f, (x0, z, sigma) = ConsistencyModel(Net(0)), points()
+    for teacher in (TEACHER, None):
+        options = {"teacher": teacher, "noise": z, "c": None}
+        got = grad(continuous_consistency_loss(f, f, x0, sigma, ratio=0.0, **options), f)
+        x = x0 + sigma[:, None] * z
+        goal = TEACHER(x, sigma) if teacher else x0
+        assert torch.allclose(got, grad(0.5 / sigma**2 * l2(f(x, sigma), goal), f), rtol=1e-9)
+        half, whole = (
+            grad(continuous_consistency_loss(f, f, x0, sigma, ratio=r, **options), f) for r in (0.5, 1.0)
+        )
+        assert torch.allclose(half, (got + whole) / 2, rtol=1e-9)
+
+
+class ExactGaussian(nn.Module):
+    """The consistency function of N(m, s²), with s to be learned."""
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.std = nn.Parameter(torch.tensor(std, dtype=F64))
+
+    def forward(self, x, sigma):
+        sigma = sigma.reshape(-1, 1)
+        return 0.3 + (x - 0.3) * ((self.std**2 + 0.002**2) / (self.std**2 + sigma**2)).sqrt()
+
+
+def test_the_exact_consistency_function_is_a_zero_of_the_gradient_and_others_are_not():
+    exact = GaussianMixture(torch.full((1, 2), 0.3, dtype=F64), 0.4)
+    x0, z, sigma = points()
+    right, wrong = ExactGaussian(0.4), ExactGaussian(0.5)
+
+    def gradient(f, teacher, **options):
+        return (
+            grad(continuous_consistency_loss(f, f, x0, sigma, teacher=teacher, noise=z, **options), f)
+            .abs()
+            .item()
+        )
+
+    assert gradient(right, exact) < 1e-10 and gradient(right, exact, c=None) < 1e-10
+    assert (
+        gradient(wrong, exact) > 1e-3 and gradient(right, None) > 1e-3
+    )  # single data are right on average only
+    # and on average, with x0 drawn from what may lie behind x, training without a teacher agrees
+    x = x0[:1] + z[:1]
+    _, mean, std = exact.posterior(x, 1.0)
+    many = mean[0] + std[0] * torch.randn(200_000, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
+    noise, ones = x - many, torch.ones(len(many), dtype=F64)
+    mean_loss = continuous_consistency_loss(right, right, many, ones, noise=noise, c=None).mean()
+    assert abs(grad(mean_loss, right).item()) < 0.02
+
+
+def test_the_tangent_is_normalised_sample_by_sample_and_the_learned_weight_has_its_optimum():
+    f, (x0, z, sigma) = ConsistencyModel(Net(0)), points()
+    raw = continuous_consistency_loss(f, f, x0, sigma, noise=z, c=None).detach()
+    norm = (2 * raw).sqrt()  # the loss is the mean over two dimensions of g²
+    got = continuous_consistency_loss(f, f, x0, sigma, noise=z, c=0.1)
+    assert torch.allclose(got, (norm / (norm + 0.1)) ** 2 / 2, rtol=1e-9)
+    w = torch.randn(8, dtype=F64, requires_grad=True)
+    balanced = continuous_consistency_loss(f, f, x0, sigma, noise=z, balance=lambda s: w)
+    assert torch.allclose(balanced, w.exp() * got - w, rtol=1e-9)
+    best = torch.autograd.grad(
+        continuous_consistency_loss(f, f, x0, sigma, noise=z, balance=lambda s: w + (-got.log() - w).detach()).sum(), w
+    )[0]  # fmt: skip
+    assert best.abs().max() < 1e-9
+
+
+def test_the_continuous_loss_gives_no_gradient_to_target_and_teacher_and_the_same_dropout_to_both():
+    student, target, teacher = ConsistencyModel(Net(0)), ConsistencyModel(Net(1)), Teacher(Net(2))
+    x0, z, sigma = points()
+    continuous_consistency_loss(student, target, x0, sigma, teacher=teacher, noise=z).sum().backward()
+    assert all(p.grad is None for m in (target, teacher) for p in m.parameters())
+    assert all(p.grad is not None for p in student.parameters())
+    dropping = ConsistencyModel(Net(0, dropout=0.5))
+    loss = continuous_consistency_loss(
+        dropping, dropping, x0, sigma, noise=z, c=1e12
+    )  # the tangent is shrunk to 0
+    assert loss.max() < 1e-12
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"ratio": 1.5}, "ratio = 1.5"),
+        ({"c": 0.0}, "c = 0.0"),
+        ({"noise": torch.zeros(8, 3)}, "noise has shape"),
+    ],
+)
+def test_the_continuous_loss_refuses(change, words):
+    f, (x0, z, sigma) = ConsistencyModel(Net(0)), points()
+    with pytest.raises(ValueError, match=words):
+        continuous_consistency_loss(f, f, x0, sigma, **{"noise": z} | change)

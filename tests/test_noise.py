@@ -12,11 +12,16 @@ from cdedu.noise import (
     add_noise,
     check_grid,
     curriculum,
+    from_trigflow,
+    improved_curriculum,
     karras_sigmas,
     normal,
     sigma_like,
+    stage_of,
     target_rate,
+    to_trigflow,
 )
+from cdedu.teacher import Teacher
 
 
 def test_grid_has_the_published_values():
@@ -137,3 +142,76 @@ def test_target_rate_is_the_papers_and_not_that_of_published_code():
     assert target_rate(151, 2, 0.9) == pytest.approx(0.9 ** (2 / 151))
     with pytest.raises(ValueError, match="mu0"):
         target_rate(2, 2, 1.0)
+
+
+def test_improved_curriculum_doubles_at_equal_intervals():
+    """Against the formula, written out with other means: eight grids, 11 to 1281 points, an eighth of the steps each."""
+    got = [improved_curriculum(k, 8000) for k in range(8001)]
+    assert got[:8000] == [10 * 2**i + 1 for i in range(8) for _ in range(1000)] and got[-1] == 1281
+    for steps, s0, s1 in ((1003, 10, 1280), (700, 10, 50), (64, 3, 20)):
+        interval = math.floor(steps / (math.log(s1 // s0, 2) + 1))
+        for k in range(steps + 1):
+            n = s0
+            for _ in range(k // interval):
+                n *= 2
+            assert improved_curriculum(k, steps, s0, s1) == min(n, s1) + 1
+    assert improved_curriculum(0, 1, 5, 5) == 6
+
+
+@pytest.mark.parametrize("function", [curriculum, improved_curriculum])
+def test_an_empty_curriculum_is_refused(function):
+    for arguments, words in (
+        ((0, 0), "steps = 0"),
+        ((0, 10, 1, 5), "2 <= s0 <= s1, got 1 and 5"),
+        ((0, 10, 5, 2), "2 <= s0 <= s1, got 5 and 2"),
+        ((11, 10, 2, 4), "step 11 lies outside 0..10"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            function(*arguments)
+    with pytest.raises(ValueError, match="7 steps are too few for 8 grids"):
+        improved_curriculum(0, 7)
+
+
+def test_stages_are_equal_parts_of_a_training():
+    assert [stage_of(k, 10, 4) for k in range(11)] == [0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert {stage_of(k, 10, 1) for k in range(11)} == {0}
+    for arguments in ((0, 3, 4), (0, 3, 0), (4, 3, 1)):
+        with pytest.raises(ValueError, match="stage_of"):
+            stage_of(*arguments)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-6)])
+def test_trigflow_is_edm_in_another_scale(dtype, tolerance):
+    """x_t = cos t x0 + sin t σ_d z; EDM's denoiser is cos t x_t + σ_d sin t F(x_t / σ_d): TrigFlow's, with −F for F."""
+
+    class Network(torch.nn.Module):
+        def forward(self, x, c_noise):
+            return (3 * x).sin() + c_noise[:, None].to(x)
+
+    g, sigma_data = torch.Generator().manual_seed(0), 0.7
+    x0, z = (torch.randn(6, 2, generator=g, dtype=torch.float64).to(dtype) for _ in range(2))
+    sigma = torch.logspace(-2, 1.9, 6, dtype=torch.float64).to(dtype)
+    x = x0 + sigma[:, None] * z
+    x_t, t = to_trigflow(x, sigma, sigma_data)
+    cos, sin = t.cos()[:, None], t.sin()[:, None]
+    assert t.shape == (6,) and torch.allclose(x_t, cos * x0 + sin * sigma_data * z, atol=10 * tolerance)
+    F = -Network()(x_t / sigma_data, 0.25 * (sigma_data * t.tan()).log())
+    D = Teacher(Network(), sigma_data)(x, sigma)
+    assert torch.allclose(D, cos * x_t - sin * sigma_data * F, rtol=tolerance, atol=20 * tolerance)
+    # the path's slope in t, of the flow that F stands for
+    back, level = from_trigflow(x_t, t, sigma_data)
+    assert torch.allclose(back, x, rtol=10 * tolerance) and torch.allclose(level, sigma, rtol=1e3 * tolerance)
+    slope_in_sigma = (x - D) / sigma[:, None]
+    dx_dt = cos * slope_in_sigma * sigma_data / cos**2 - sin * x  # d(cos t x_σ)/dt, with dσ/dt = σ_d / cos²t
+    assert torch.allclose(dx_dt, sigma_data * F, rtol=1e3 * tolerance, atol=1e3 * tolerance)
+
+
+def test_trigflow_takes_one_angle_or_many_and_refuses_others():
+    x = torch.ones(3, 2)
+    x_t, t = to_trigflow(x, 0.5)
+    assert t.shape == () and t.item() == pytest.approx(math.pi / 4) and torch.allclose(x_t, x / 2**0.5)
+    assert to_trigflow(x, 0.0)[1].item() == 0
+    with pytest.raises(ValueError, match="an angle must lie in"):
+        from_trigflow(x, math.pi / 2)
+    with pytest.raises(ValueError, match="noise level"):
+        to_trigflow(x, -1.0)

@@ -59,6 +59,13 @@ def test_the_network_sees_scaled_data_and_the_logarithm_of_sigma(noise_scale):
     assert torch.allclose(seen.float(), x.float() / (sigma[:, None] ** 2 + 0.25).sqrt(), rtol=1e-2)
 
 
+def test_the_network_may_see_trigflows_angle_in_place_of_the_logarithm():
+    net, sigma = Recorder(), torch.tensor([0.002, 0.5, 80.0])
+    Teacher(net, 0.5, 3.0, angle=True)(torch.ones(3, 2), sigma)
+    expected = [3 * math.atan2(s, 0.5) for s in sigma.tolist()]
+    assert net.seen[1].tolist() == pytest.approx(expected) and expected[1] == 3 * math.pi / 4
+
+
 def test_data_of_scaled_size_reach_the_network_with_unit_variance():
     net, g = Recorder(), torch.Generator().manual_seed(0)
     for sigma in (0.01, 0.5, 80.0):

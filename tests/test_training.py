@@ -10,7 +10,7 @@ import torch
 from cdedu import training
 from cdedu.data import Dataset
 from cdedu.networks import MLP
-from cdedu.noise import curriculum, target_rate
+from cdedu.noise import LogNormal, curriculum, improved_curriculum, target_rate
 from cdedu.recipes import Network, Recipe, StudentStage, TeacherStage, get_recipe
 from cdedu.student import ConsistencyModel, DenoiserStudent
 from cdedu.teacher import GaussianMixture, Teacher
@@ -238,6 +238,8 @@ def test_the_students_dropout_is_its_own():
         ({"teacher": {"ema": 1.0}}, "teacher.ema = 1.0"),
         ({"student": {"target_rate": 1.0}}, "target_rate = 1.0"),
         ({"student": {"points": 1}}, "at least 2 points"),
+        ({"student": {"easy_stages": 0}}, "easy_stages >= 1"),
+        ({"student": {"tangent_warmup": -1}}, "tangent_warmup >= 0"),
         ({"sigma_min": 100.0}, "sigma_min < sigma_max"),
         ({"seed": -1}, "seed = -1"),
     ],
@@ -330,3 +332,84 @@ def test_consistency_training_comes_nearer_to_the_exact_flow():
 def test_consistency_training_refuses_a_grid_that_cannot_grow():
     with pytest.raises(ValueError, match=r"'tiny': student.points = 6 .* above the first, s0 = 10"):
         next(train_consistency(TINY, DATA, s0=10))
+
+
+# The other methods: iCT's curriculum, easy tuning in stages, the continuous limit.
+
+
+@pytest.mark.parametrize("without_teacher", [True, False])
+def test_continuous_training_resumes_bitwise_and_its_ratio_rises(monkeypatch, without_teacher):
+    recipe = replace(TINY, student=replace(TINY.student, method="continuous", tangent_warmup=4))
+    ratios, function = [], training.continuous_consistency_loss
+
+    def loss(student, target, x0, sigma, *, teacher, **options):
+        assert (teacher is None) == without_teacher
+        ratios.append(options["ratio"])
+        return function(student, target, x0, sigma, teacher=teacher, **options)
+
+    monkeypatch.setattr(training, "continuous_consistency_loss", loss)
+    states = trained if without_teacher else lambda *a, **k: run("student", *a, **k)
+    whole = snapshot(states(recipe))
+    assert ratios == [0.25, 0.5, 0.75, 1, 1, 1, 1, 1]
+    half = states(recipe, steps=3)
+    assert same(snapshot(states(recipe, resume=(snapshot(half), 3))), whole)
+    assert not same(whole, snapshot(states(replace(TINY, student=replace(TINY.student, target_rate=0.9)))))
+
+
+def test_distillation_in_the_limit_comes_nearer_to_the_exact_flow():
+    exact = GaussianMixture(torch.tensor([[0.4, -0.3]]), 0.3)
+    data = Dataset("gaussian", exact.sample(2000, torch.Generator().manual_seed(0)), X)
+    stage = StudentStage(
+        method="continuous",
+        steps=400,
+        batch=128,
+        lr=3e-3,
+        ema=0.9,
+        log_sigma=LogNormal(-1.0, 1.4),
+        tangent_warmup=100,
+    )
+    recipe = Recipe("gaussian", "gaussian", Network(width=32, depth=2), student=stage, sigma_max=5.0)
+    x = 5 * torch.randn(500, 2, generator=torch.Generator().manual_seed(1))
+    truth, errors = exact.consistency(x, 5.0), []
+    for state in distill(recipe, exact, data):
+        if state.step in (1, 400):
+            errors.append((state.result(x, 5.0) - truth).square().mean().sqrt().item())
+    assert errors[1] < errors[0] / 3
+
+
+def test_easy_tuning_goes_through_its_stages(monkeypatch):
+    stages, function = [], training.easy_consistency_loss
+
+    def loss(*arguments, **options):
+        stages.append(options["stage"])
+        return function(*arguments, **options)
+
+    monkeypatch.setattr(training, "easy_consistency_loss", loss)
+    recipe = replace(TINY, student=replace(TINY.student, method="easy", easy_stages=4, easy_q=2.0))
+    for _ in distill(recipe, fresh_teacher(), DATA):
+        pass
+    assert stages == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_consistency_training_takes_icts_curriculum(monkeypatch):
+    points, function = [], training.consistency_training_loss
+
+    def loss(student, target, x0, sigmas, **options):
+        points.append(len(sigmas))
+        return function(student, target, x0, sigmas, **options)
+
+    monkeypatch.setattr(training, "consistency_training_loss", loss)
+    recipe = replace(TINY, student=replace(TINY.student, points=17, target_rate=0.0))
+    for _ in train_consistency(recipe, DATA, s0=2, schedule=improved_curriculum):
+        pass
+    assert points == [3, 3, 5, 5, 9, 9, 17, 17]
+
+
+def test_levels_of_a_student_are_the_recipes():
+    """A dictionary made before the field existed has iCT's levels; others come back as they went."""
+    values = TINY.to_dict()
+    assert Recipe.from_dict(values) == TINY
+    del values["student"]["log_sigma"]
+    assert Recipe.from_dict(values).student.log_sigma == LogNormal(-1.1, 2.0)
+    changed = replace(TINY, student=replace(TINY.student, log_sigma=LogNormal(0.0, 1.0)))
+    assert Recipe.from_dict(changed.to_dict()) == changed

@@ -174,9 +174,10 @@ def _unet(student: nn.Module) -> nn.Module:
             f"export_pipeline: the network is a {type(student.network).__name__}, not a diffusers UNet2DModel; "
             "train with a recipe whose network is a unet, such as cifar10-small"
         )
-    if student.noise_scale != NOISE_SCALE:
+    if student.noise_scale != NOISE_SCALE or student.angle:
+        time = "arctan(σ/σ_d)" if student.angle else "ln σ"
         raise ValueError(
-            f"export_pipeline: the network was trained on {student.noise_scale:g} ln σ, but the pipeline will give it "
+            f"export_pipeline: the network was trained on {student.noise_scale:g} {time}, but the pipeline will give it "
             f"{NOISE_SCALE:g} ln σ; train with noise_scale = {NOISE_SCALE:g}"
         )
     return student.network.net
