@@ -22,19 +22,20 @@ VIEWS = {
 }
 
 
-def take(browser: Any, page: str, view: str, folder: Path) -> Path:
-    """One page in one view, from its top to its bottom."""
-    width, height, scheme, media = VIEWS[view]
-    path = folder / f"{page.replace('/', '-')}-{view}.png"
-    with browser.new_context(
-        viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
-    ) as context:
+def take(browser: Any, page: str, folder: Path) -> dict[str, Path]:
+    """One page in each view, from its top to its bottom."""
+    found = {}
+    with browser.new_context(reduced_motion="reduce") as context:
         tab = context.new_page()
         tab.goto((HTML / f"{page}.html").as_uri(), wait_until="load")
         tab.evaluate("() => window.MathJax?.startup?.promise")
-        tab.emulate_media(media=media)
-        tab.screenshot(path=path, full_page=True)
-    return path
+        for view, (width, height, scheme, media) in VIEWS.items():
+            tab.set_viewport_size({"width": width, "height": height})
+            tab.emulate_media(color_scheme=scheme, media=media)
+            tab.wait_for_function("theme => document.documentElement.dataset.theme === theme", arg=scheme)
+            found[view] = folder / f"{page.replace('/', '-')}-{view}.png"
+            tab.screenshot(path=found[view], full_page=True)
+    return found
 
 
 def main() -> None:
@@ -49,9 +50,8 @@ def main() -> None:
         sys.exit("screenshots: the book is not built; run `make book` first")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=CHROMIUM_FLAGS)
-        for view in VIEWS:
-            for page in sys.argv[2:] or built:
-                print(take(browser, page, view, folder))
+        for page in sys.argv[2:] or built:
+            print(*take(browser, page, folder).values(), sep="\n")
         browser.close()
 
 
