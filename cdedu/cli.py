@@ -158,6 +158,8 @@ class Sample:
             source, model = self.recipe, _load(self.recipe, device)
             recipe, folder = _recipe_of(model), Path("runs") / Path(source).stem
             role = "student" if isinstance(model, ConsistencyModel | DenoiserStudent) else "teacher"
+            if role == "teacher" and self.steps < 2:
+                raise ValueError(f"{source} is a teacher, whose walk has at least 2 points; give --steps, such as 18")
         else:
             recipe, folder, role = get_recipe(self.recipe), Path("runs") / self.recipe, self.model
             source = _model_source(self.weights, folder, recipe, role)
@@ -278,6 +280,7 @@ class Export:
 
     def __call__(self) -> None:
         student = _load(self.weights, torch.device("cpu"))
+        writable(self.folder.absolute().parent)
         metrics = read_record(self.record)["metrics"] if self.record else None
         options = {"metrics": metrics, "license": self.license, "push_to_hub": self.push_to_hub}
         export_pipeline(student, self.folder, guidance=self.guidance, **options)

@@ -631,8 +631,10 @@ GUIDANCE = {
     "distill digits --teacher ten --guidance 2": "ten knows 10 labels, as many as digits has; guidance needs a teacher with one more",
     "sample digits --guidance 2": "digits-student knows no labels; leave --guidance out",
     "sample toy --label 1": "toy-student knows no labels; leave --label out",
-    "sample labelled --label 11": "--label = 11, but labelled knows the labels 0 to 10",
+    "sample labelled --steps 2 --label 11": "--label = 11, but labelled knows the labels 0 to 10",
     "evaluate digits --guidance 2": "digits-teacher knows no labels; leave --guidance out",
+    "sample labelled": "labelled is a teacher, whose walk has at least 2 points; give --steps, such as 18",
+    "export digits-student labelled/unet/config.json/x": "cannot write into",
     "sample empty": "there is no empty/config.json; is empty a folder that diffusers saved?",
     "sample nobody/nothing": "there is no folder nobody/nothing",
 }

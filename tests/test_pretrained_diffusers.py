@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import urllib.error
 from dataclasses import replace
 
 import pytest
@@ -256,13 +257,23 @@ def test_damaged_and_foreign_folders_are_refused(ddpm, tmp_path):
         load_teacher(tmp_path)
     folder = shutil.copytree(ddpm, tmp_path / "copy")
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:2000])
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:2000])
     with pytest.raises(ValueError, match="cannot be read"):
         load_teacher(folder)
     weights.unlink()
     with pytest.raises(ValueError, match="cannot be read"):
         load_teacher(folder)
     config = folder / "unet" / "config.json"
+    text = config.read_text()
+    config.write_text(text.replace('"sample_size": 8', '"sample_size": null'))
+    with pytest.raises(ValueError, match="has no sample_size; write"):
+        load_teacher(folder)
+    weights.write_bytes(whole)
+    config.write_text(text.replace("      8,", "      4,").replace("    8,", "    4,"))
+    with pytest.raises(ValueError, match="cannot be read: size mismatch"):
+        load_teacher(folder)
+    config.write_text(text)
     config.write_text(config.read_text().replace("UNet2DModel", "UNet2DConditionModel"))
     with pytest.raises(ValueError, match="is a UNet2DConditionModel, not a UNet2DModel"):
         load_teacher(folder)
@@ -332,3 +343,10 @@ def test_hub_names_and_addresses(ddpm, monkeypatch):
         assert isinstance(load_teacher(f"https://example.org/t.safetensors{end}"), Teacher)
         assert seen[-1][0] == "https://example.org/t.safetensors" and seen[-1][2] == digest
     assert pretrained.locate(ddpm) == ddpm
+
+    def unreachable(*_):
+        raise urllib.error.URLError("no route")
+
+    monkeypatch.setattr(images, "download", unreachable)
+    with pytest.raises(OSError, match="https://example.org/t.pkl cannot be fetched: no route"):
+        load_teacher("https://example.org/t.pkl")

@@ -6,6 +6,7 @@ diffusers pipeline; :func:`~cdedu.pretrained.onnx.export_onnx` writes a denoiser
 
 import hashlib
 import re
+import urllib.error
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,12 @@ def locate(source: str | Path) -> Path:
 
         address, _, digest = name.partition("#sha256=")
         place = hashlib.sha256(name.encode()).hexdigest()[:12]
-        return download(address, CACHE / place / address.rsplit("/", 1)[-1], digest or None)
+        try:
+            return download(address, CACHE / place / address.rsplit("/", 1)[-1], digest or None)
+        except urllib.error.URLError as error:
+            raise OSError(
+                f"{address} cannot be fetched: {error.reason}; or give the path of the file"
+            ) from None
     if "/" in name or path.suffix:
         raise FileNotFoundError(f"there is no checkpoint {name}")
     return checkpoints.shipped(name)

@@ -124,6 +124,11 @@ def load_diffusers(folder: str | Path) -> DiffusersDenoiser | ConsistencyModel:
     config = _read_json(scheduler_folder / "scheduler_config.json")
     if unet_config.get("_class_name") != "UNet2DModel":
         raise ValueError(f"{folder}: the network is a {unet_config.get('_class_name')}, not a UNet2DModel")
+    size = unet_config.get("sample_size")
+    if not size:
+        raise ValueError(
+            f"{unet_folder / 'config.json'} has no sample_size; write the height of its images there"
+        )
     if config.get("_class_name") == "CMStochasticIterativeScheduler":
         unet = _read_unet(unet_folder)
         model: DiffusersDenoiser | ConsistencyModel = ConsistencyModel(
@@ -133,7 +138,6 @@ def load_diffusers(folder: str | Path) -> DiffusersDenoiser | ConsistencyModel:
     else:
         alphas, prediction = _schedule(config, folder)
         model = DiffusersDenoiser(_read_unet(unet_folder), alphas, prediction)
-    size = unet_config["sample_size"]
     height, width = size if isinstance(size, list) else (size, size)
     model.header = {  # type: ignore[assignment]
         "shape": [unet_config["in_channels"], height, width],
@@ -187,7 +191,9 @@ def _read_unet(folder: Path) -> nn.Module:
             folder, variant=variant, torch_dtype=torch.float32, low_cpu_mem_usage=False, local_files_only=True
         )
     except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{folder} cannot be read: {str(error).splitlines()[0]}") from None
+        lines = [line.strip() for line in str(error).splitlines()]
+        reason = lines[1] if lines[0].endswith(":") and len(lines) > 1 else lines[0]
+        raise ValueError(f"{folder} cannot be read: {reason}") from None
     if variant:
         warnings.warn(f"{folder} holds weights in half precision; they are used in float32", stacklevel=3)
     return unet
