@@ -23,12 +23,11 @@ from cdedu.student import ConsistencyModel
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "scripts")]
-from conftest import CHROMIUM_FLAGS, HTML  # noqa: E402
+from conftest import CHROMIUM_FLAGS, HTML, PATIENCE  # noqa: E402
 from release import Quiet, chromium  # noqa: E402
 
 PAINTED = ("book/index", "book/undergraduate/01_noise", "book/undergraduate/04_consistency")
 ROUNDS = 5
-PATIENCE = 120_000  # milliseconds; a busy machine is slow, not broken
 
 PAINT = "() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
 BYTES = "() => performance.getEntries().reduce((sum, one) => sum + (one.encodedBodySize || 0), 0)"

@@ -11,7 +11,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "scripts")]
-from conftest import CHROMIUM_FLAGS, HTML  # noqa: E402
+from conftest import CHROMIUM_FLAGS, HTML, PATIENCE  # noqa: E402
 from release import chromium  # noqa: E402
 
 VIEWS = {
@@ -26,6 +26,7 @@ def take(browser: Any, page: str, folder: Path) -> dict[str, Path]:
     """One page in each view, from its top to its bottom."""
     found = {}
     with browser.new_context(reduced_motion="reduce") as context:
+        context.set_default_timeout(PATIENCE)
         tab = context.new_page()
         tab.goto((HTML / f"{page}.html").as_uri(), wait_until="load")
         tab.evaluate("() => window.MathJax?.startup?.promise")

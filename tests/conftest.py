@@ -15,6 +15,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 HTML = Path(os.environ.get("BOOK_HTML") or ROOT / "_build" / "html")
+PATIENCE = 120_000
+"""Milliseconds that a browser may take for anything: a busy machine is slow, not broken."""
 CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",

@@ -11,7 +11,7 @@ from typing import Any
 
 import axe_playwright_python
 import pytest
-from conftest import HTML, ROOT
+from conftest import HTML, PATIENCE, ROOT
 from test_book import BUILT, pages, tree
 
 pytestmark = pytest.mark.book
@@ -44,6 +44,7 @@ UNFOLD = """() => {
 def context(browser: Any) -> Iterator[Any]:
     """Without animations, so that no colour is caught half-way."""
     with browser.new_context(reduced_motion="reduce") as context:
+        context.set_default_timeout(PATIENCE)
         yield context
 
 
@@ -56,7 +57,7 @@ def shown(request: pytest.FixtureRequest, site: str, context: Any) -> Iterator[t
     tab.evaluate(UNFOLD)
     for button in tab.locator(".live-panel button").all():
         button.click()
-        tab.locator(".live-panel button:not([aria-disabled])").first.wait_for(timeout=60_000)
+        tab.locator(".live-panel button:not([aria-disabled])").first.wait_for()
     yield request.param, tab
     tab.close()
 

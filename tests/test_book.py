@@ -12,7 +12,7 @@ import pytest
 import release
 import yaml
 from bs4 import BeautifulSoup, Tag
-from conftest import HTML, ROOT
+from conftest import HTML, PATIENCE, ROOT
 
 pytestmark = pytest.mark.book
 
@@ -141,6 +141,7 @@ def _import(name: str) -> Any:
 @pytest.fixture(scope="module")
 def context(browser: Any) -> Iterator[Any]:
     with browser.new_context() as context:
+        context.set_default_timeout(PATIENCE)
         yield context
 
 

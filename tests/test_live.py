@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import torch
-from conftest import HTML, ROOT
+from conftest import HTML, PATIENCE, ROOT
 
 pytestmark = pytest.mark.book
 
@@ -41,6 +41,7 @@ def open_page(browser: Any, site: str) -> Iterator[Callable[..., Any]]:
         **options: Any,
     ) -> Any:
         context = browser.new_context(**options)
+        context.set_default_timeout(PATIENCE)
         contexts.append(context)
         tab = context.new_page()
         tab.errors, tab.asked = [], []
@@ -73,7 +74,7 @@ def open_page(browser: Any, site: str) -> Iterator[Callable[..., Any]]:
 def press(tab: Any) -> str:
     """Press the button, wait until it may be pressed again, and return the sentence."""
     tab.locator(".live-panel button").click()
-    tab.locator(".live-panel button:not([aria-disabled])").wait_for(timeout=60_000)
+    tab.locator(".live-panel button:not([aria-disabled])").wait_for()
     return tab.locator(".live-status").inner_text()
 
 
