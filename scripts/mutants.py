@@ -128,6 +128,47 @@ MUTANTS = [
         "math.log(mu0) / (n - 1))",
         "test_noise.py::test_target_rate_is_the_papers_and_not_that_of_published_code",
     ),
+    Mutant(
+        "iCT's grid without its + 1",
+        "N counts points, one more than s₀ 2^⌊k/K'⌋ steps",
+        "noise.py",
+        "s1) + 1\n\n\ndef _check",
+        "s1)\n\n\ndef _check",
+        "test_noise.py::test_improved_curriculum_doubles_at_equal_intervals",
+    ),
+    # The continuous limit
+    Mutant(
+        "tangent of the wrong sign",
+        "f moves against its change along the path",
+        "losses.py",
+        "goal = value - s * sigma_data / root * tangent",
+        "goal = value + s * sigma_data / root * tangent",
+        "test_losses.py::test_the_continuous_gradient_is_the_limit_of_the_discrete_one",
+    ),
+    Mutant(
+        "derivative at a fixed x",
+        "the tangent is a total derivative along the path",
+        "losses.py",
+        "(slope.to(x.dtype), torch.ones_like(sigma))",
+        "(0 * slope.to(x.dtype), torch.ones_like(sigma))",
+        "test_losses.py::test_the_path_derivative_is_the_central_difference",
+    ),
+    Mutant(
+        "tangent normalised over the batch",
+        "each sample's tangent has its own norm",
+        "losses.py",
+        "norm = tangent.flatten(1).norm(dim=1)",
+        "norm = tangent.norm().expand(len(x))",
+        "test_losses.py::test_the_tangent_is_normalised_sample_by_sample_and_the_learned_weight_has_its_optimum",
+    ),
+    Mutant(
+        "TrigFlow without its scale",
+        "x_t is cos t times x_σ",
+        "noise.py",
+        "return (t.cos() * x).to(x.dtype), t.flatten()",
+        "return x, t.flatten()",
+        "test_noise.py::test_trigflow_is_edm_in_another_scale",
+    ),
     # Distances
     Mutant(
         "pseudo-Huber element by element, mean",
@@ -479,14 +520,6 @@ MUTANTS = [
         "low = max(recipe.sigma_min,",
         "low = min(recipe.sigma_min,",
         "test_pretrained_diffusers.py::test_outside_its_range_a_teacher_is_clamped_below_and_refuses_above",
-    ),
-    Mutant(
-        "student over a denoiser without its boundary",
-        "f(x, ε) = x",
-        "student.py",
-        "return (keep * x + (1 - keep) * self.denoiser",
-        "return (keep * x + self.denoiser",
-        "test_student.py::test_boundary_holds_bitwise_for_any_network",
     ),
     Mutant(
         "student over a denoiser with (ε/σ)²",
