@@ -159,7 +159,9 @@ class Sample:
             recipe, folder = _recipe_of(model), Path("runs") / Path(source).stem
             role = "student" if isinstance(model, ConsistencyModel | DenoiserStudent) else "teacher"
             if role == "teacher" and self.steps < 2:
-                raise ValueError(f"{source} is a teacher, whose walk has at least 2 points; give --steps, such as 18")
+                raise ValueError(
+                    f"{source} is a teacher, whose walk has at least 2 points; give --steps, such as 18"
+                )
         else:
             recipe, folder, role = get_recipe(self.recipe), Path("runs") / self.recipe, self.model
             source = _model_source(self.weights, folder, recipe, role)
@@ -421,7 +423,7 @@ def _teacher_and_student(
     if isinstance(teacher, Teacher):
         if locate(source).suffix != ".safetensors":
             theirs = Recipe.from_dict(teacher.header["recipe"]).network
-            scales = {"sigma_data": teacher.sigma_data, "noise_scale": teacher.noise_scale}
+            scales = {name: getattr(teacher, name) for name in ("sigma_data", "noise_scale", "angle")}
             run.recipe = replace(run.recipe, network=theirs, **scales)
         _fits(teacher, source, run)
         return teacher, None
@@ -584,6 +586,10 @@ def _fits(model: torch.nn.Module, source: str, run: Run) -> None:
     if replace(theirs.network, dropout=0) != replace(ours.network, dropout=0):
         raise ValueError(
             f"{source} holds another network than recipe {ours.name!r} has; it was trained with {theirs.name!r}"
+        )
+    if model.angle != ours.angle:
+        raise ValueError(
+            f"{source} has angle = {model.angle}, recipe {ours.name!r} has {ours.angle}; they must be equal"
         )
     if (model.noise_scale, model.sigma_data) != (ours.noise_scale, ours.sigma_data):
         raise ValueError(

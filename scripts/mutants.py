@@ -215,8 +215,8 @@ MUTANTS = [
         "raw σ as the network's time",
         "the network is told noise_scale · ln σ",
         "teacher.py",
-        "c_noise = self.noise_scale * s.log()",
-        "c_noise = self.noise_scale * s",
+        "else s.log()",
+        "else s",
         "test_teacher.py::test_the_network_sees_scaled_data_and_the_logarithm_of_sigma",
     ),
     Mutant(
@@ -231,8 +231,8 @@ MUTANTS = [
         "student with another noise scale than its teacher",
         "¼ ln σ and 250 ln σ must not be mixed",
         "student.py",
-        "sigma_min, teacher.noise_scale)",
-        "sigma_min)",
+        "sigma_min, teacher.noise_scale, teacher.angle)",
+        "sigma_min, angle=teacher.angle)",
         "test_student.py::test_student_starts_as_a_free_copy_of_the_teachers_network",
     ),
     # Sampling
