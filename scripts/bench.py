@@ -52,7 +52,7 @@ def steps_per_second(states: Callable[[], Any], steps: int) -> float:
 
 
 def adapter_cost(rounds: int = 40) -> dict[str, float]:
-    """What the adapter around a diffusers network adds to it, and its own seconds, measured around a network that does nothing."""
+    """What the adapter around a diffusers network adds to it, and its own time, measured around a network that does nothing."""
     from diffusers import DDPMScheduler, UNet2DModel
 
     class Nothing(torch.nn.Module):
@@ -86,10 +86,10 @@ def adapter_cost(rounds: int = 40) -> dict[str, float]:
     network, around, own = (statistics.median(column) for column in zip(*turns, strict=True))
     ratio = statistics.median(b / a for a, b, _ in turns)
     return {
-        "network_seconds": network,
-        "adapted_seconds": around,
+        "network_ms": 1e3 * network,
+        "adapted_ms": 1e3 * around,
         "ratio": ratio,
-        "own_seconds": own,
+        "own_ms": 1e3 * own,
         "own_share": own / network,
     }
 
@@ -132,7 +132,7 @@ def loading(repeats: int = 3) -> dict[str, dict[str, float]]:
             up_block_types=[kind.replace("Down", "Up") for kind in reversed(attend)],
         )  # fmt: skip
         DDPMPipeline(net, DDPMScheduler()).save_pretrained(folder / "diffusers")
-        for source in ("edm.pkl", "own.safetensors", "diffusers"):
+        for kind, source in {"edm": "edm.pkl", "own": "own.safetensors", "diffusers": "diffusers"}.items():
             words = [sys.executable, "-c", LOAD, str(folder / source)]
             runs = [
                 json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
@@ -157,12 +157,12 @@ def pretrained() -> None:
     )
     cost = metrics["adapter"]
     print(
-        f"adapter: {1e3 * cost['own_seconds']:.2f} ms of its own around a network of {1e3 * cost['network_seconds']:.0f} ms, "
+        f"adapter: {cost['own_ms']:.2f} ms of its own around a network of {cost['network_ms']:.0f} ms, "
         f"{cost['own_share']:.2%}; called in turns, ratio {cost['ratio']:.3f}"
     )
     for source, row in metrics["loading"].items():
         print(
-            f"loading 56 M parameters, {source:16} {row['seconds']:.2f} s ({row['computing_seconds']:.2f} s of computing), "
+            f"loading 56 M parameters, {source:9} {row['seconds']:.2f} s ({row['computing_seconds']:.2f} s of computing), "
             f"peak memory {row.get('peak_memory_over_size', float('nan')):.2f} times their size"
         )
 
