@@ -11,7 +11,7 @@ NUMPY ?= 2.0.2
 book test lab execute selftest bench mutants: export HF_HUB_OFFLINE = 1
 test: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup book test lint lab exercises selftest execute glue bench mutants colab zip pdf reproducible links lock clean
+.PHONY: help setup book test lint lab exercises selftest execute glue bench mutants colab zip handout pdf reproducible links lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -60,6 +60,9 @@ colab: $(STAMP)  ## run the notebooks with another torch and numpy, as Colab doe
 
 zip: book  ## pack the built book, to read offline
 	@$(BIN)/python scripts/release.py zip
+
+handout: book  ## pack what students get: notebooks, package, book and points
+	@$(BIN)/python scripts/handout.py
 
 pdf: book  ## print the built book to one PDF (needs Chromium)
 	@$(BIN)/python scripts/release.py pdf

@@ -2,6 +2,7 @@
 
     python scripts/handout.py           _build/consistency-distillation-handout.zip (needs the built book: make book)
     python scripts/handout.py --no-book the same without the book
+    python scripts/handout.py --nbgrader FOLDER   instead: the sets as source notebooks of an nbgrader course
 
 It holds the exercise notebooks, the package with its weights as a wheel, the book to read offline, and the points. What is for
 instructors (`exercises/instructor/`, hidden tests, `exercises/solutions/`) stays out; the worked solutions are pages of the book.
@@ -22,6 +23,7 @@ from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 import nbformat
+from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build" / "html"
@@ -145,11 +147,57 @@ def write(path: Path, html: Path | None) -> None:
             archive.writestr(entry, data)
 
 
+# --- nbgrader ------------------------------------------------------------------------------------
+
+NBGRADER = """# The notebooks in source/ have no solutions in them, so nothing must be cleared.
+c = get_config()
+c.CourseDirectory.course_id = "consistency-distillation"
+c.GenerateAssignment.preprocessors = [
+    "nbgrader.preprocessors.IncludeHeaderFooter",
+    "nbgrader.preprocessors.LockCells",
+    "nbgrader.preprocessors.ComputeChecksums",
+    "nbgrader.preprocessors.SaveCells",
+    "nbgrader.preprocessors.CheckCellMetadata",
+    "nbgrader.preprocessors.ClearOutput",
+]
+"""
+
+
+def for_nbgrader(path: Path) -> NotebookNode:
+    """A student version with nbgrader's metadata: answers are its solution cells, checks its locked tests."""
+    nb, name = nbformat.read(path, as_version=4), ""
+    for cell in nb.cells:
+        name = cell.metadata.get("exercise", name)
+        tags = set(cell.metadata.get("tags", []))
+        facts = {"schema_version": 3, "task": False}
+        if "answer" in tags:
+            cell.metadata["nbgrader"] = facts | {"grade_id": f"{name}-answer", "grade": False, "solution": True, "locked": False}  # fmt: skip
+        elif "check" in tags:
+            points = exercises()[name].points
+            cell.metadata["nbgrader"] = facts | {"grade_id": name, "grade": True, "solution": False, "locked": True, "points": points}  # fmt: skip
+            cell.source += f'\nassert passed("{name}")'
+    return nb
+
+
+def write_nbgrader(folder: Path) -> None:
+    """A course folder of nbgrader: `nbgrader generate_assignment SET` goes on from there."""
+    for path in sets():
+        with replacing(folder / "source" / path.stem / path.name) as temporary:
+            temporary.write_text(nbformat.writes(for_nbgrader(path)) + "\n", encoding="utf-8")
+    with replacing(folder / "nbgrader_config.py") as temporary:
+        temporary.write_text(NBGRADER, encoding="utf-8")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--no-book", action="store_true", help="leave the offline book out")
     parser.add_argument("--out", type=Path, default=ROOT / "_build" / f"{NAME}.zip")
+    parser.add_argument("--nbgrader", type=Path, metavar="FOLDER", help="write a course folder of nbgrader")
     options = parser.parse_args()
+    if options.nbgrader:
+        write_nbgrader(options.nbgrader)
+        print(f"{options.nbgrader}: {len(sets())} sets; go on with nbgrader generate_assignment")
+        return 0
     html = None if options.no_book else HTML
     if html is not None and not (html / "index.html").is_file():
         sys.exit("handout: the book is not built; run `make book` first, or give --no-book")

@@ -22,7 +22,7 @@ import exercises as script
 ROOT = Path(__file__).resolve().parents[1]
 HANDED_OUT = ROOT / "exercises" / "01_noise.ipynb"
 HIDDEN = ROOT / "exercises" / "instructor" / "hidden" / "01_noise.py"
-LIMITS = Limits(wall_seconds=25, cell_seconds=3, check_seconds=4, cpu_seconds=15, memory_mb=400)
+LIMITS = Limits(wall_seconds=30, cell_seconds=4, check_seconds=5, cpu_seconds=15, memory_mb=400)
 POINTS = {name: checks.exercises()[name].points for name in Handout(HANDED_OUT).exercises}
 FULL = sum(POINTS.values())
 
@@ -129,7 +129,7 @@ def bad(secret, port):
     wrong = {"double": "sigma_double = 0.5", "floor": "settled_loss = 0.16", "weights": "", "stretched": "", "time": ""}  # fmt: skip
     nothing = set(POINTS)
     return {
-        "endless cell.ipynb": (with_cell("while True:\n    pass"), set(), "cell 4 was stopped after 3 s"),
+        "endless cell.ipynb": (with_cell("while True:\n    pass"), set(), "cell 4 was stopped after 4 s"),
         "endless answer.ipynb": (solved(weights=STUBBORN), {"noise-weights"}, "noise-weights: its check did not end in time"),
         "forks.ipynb": (with_cell("import os\nwhile True:\n    os.fork()"), set(), "tried to start another process: refused"),
         "gigabyte.ipynb": (
@@ -143,7 +143,7 @@ def bad(secret, port):
             with_cell(f"import socket\nsocket.create_connection(('127.0.0.1', {port}), 1)"), set(), "tried to open a network",
         ),
         "edits the checks.ipynb": (with_cell(EDITS, **wrong), nothing, ""),
-        "forges.ipynb": (with_cell(FORGES, **wrong), nothing, ""),
+        "forges.ipynb": (with_cell(FORGES, **wrong), nothing, "messages of its own"),
         "counts.ipynb": (solved(time=COUNTS), {"noise-time"}, ""),
         "peeks.ipynb": (solved(weights=PEEKS), {"noise-weights"}, ""),
         "ends.ipynb": (with_cell("import os\nos._exit(0)"), set(), "cell 4 ended the whole process; left out"),
@@ -404,11 +404,11 @@ def test_audit_hooks_alone_refuse_what_python_code_does(tmp_path):
     with judge.Judge(judge.Task(()), "hooks") as alone:
         assert "no boundary" in alone.protection
         with alone.sandbox(memory_mb=400) as peer:
-            peer.deadline = time.monotonic() + 30
+            peer.deadline = time.monotonic() + 90
             for source in tries.values():
                 assert "not allowed while grading" in peer.request("run", "try", source, 5)["error"], source
             assert peer.request("run", "own folder", "open('mine', 'w').write('x'); print(open('mine').read())", 5) == {}  # fmt: skip
-            assert peer.request("run", "library", "import sklearn.datasets as d; d.load_digits()", 10) == {}
+            assert peer.request("run", "library", "import sklearn.datasets as d; d.load_digits()", 60) == {}
             assert len(peer.request("facts")["noted"]) == len(tries) - 2  # processes are one kind
     assert secret.read_text() == "keep" and not (tmp_path / "new").exists()
 

@@ -105,3 +105,17 @@ def test_a_notebook_runs_from_the_zip_with_the_network_cut(unpacked, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert "✓ noise-double: right." in done.stdout and "– noise-floor: not attempted" in done.stdout
     assert done.stdout.rstrip().endswith(", 1, 8, 8)")
+
+
+def test_nbgrader_gets_its_metadata(tmp_path):
+    """What its own checks ask for: every graded cell has an id of its own and points; nothing to clear is left."""
+    handout.write_nbgrader(tmp_path)
+    compile((tmp_path / "nbgrader_config.py").read_text(), "config", "exec")
+    for path in handout.sets():
+        cells = nbformat.read(tmp_path / "source" / path.stem / path.name, as_version=4).cells
+        facts = [c.metadata["nbgrader"] for c in cells if "nbgrader" in c.metadata]
+        assert len({f["grade_id"] for f in facts}) == len(facts)
+        points = {f["grade_id"]: f["points"] for f in facts if f["grade"]}
+        assert points == {n: exercises()[n].points for n in handout.asked(path)}
+        assert sum(f["solution"] for f in facts) >= len(points)
+        assert all("assert passed(" in c.source for c in cells if c.metadata.get("nbgrader", {}).get("grade"))

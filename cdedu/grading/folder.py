@@ -6,6 +6,7 @@ import html
 import io
 import json
 import multiprocessing
+import multiprocessing.util
 import os
 import re
 import signal
@@ -131,6 +132,7 @@ def _start(handout: Handout, task: Task, isolation: Isolation) -> None:
     global _judge, _handout
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     _judge, _handout = Judge(task, isolation), handout
+    multiprocessing.util.Finalize(None, _judge.close, exitpriority=10)
     limit_memory()
 
 

@@ -22,7 +22,7 @@ import torch
 from cdedu.checks import core
 from cdedu.checks.core import Result
 from cdedu.grading import sandbox
-from cdedu.grading.wire import Gone, Peer
+from cdedu.grading.wire import Forged, Gone, Peer
 
 Isolation = Literal["auto", "namespaces", "hooks"]
 Cell = tuple[str, str]
@@ -241,6 +241,11 @@ class Judge:
                 peer.deadline = time.monotonic() + 2
                 self._facts(verdicts, peer)
                 return False
+            except Forged:
+                verdicts.remark("sends messages of its own to the grader; stopped")
+                stopped = Result("wrong", "ended", "The notebook interfered with its grading.")
+                verdicts.results = {n: verdicts.results.get(n, stopped) for n in self.task.exercises}
+                return False
             except (Gone, core._TooLong) as problem:
                 if doing == "facts":
                     return False
@@ -258,7 +263,7 @@ class Judge:
 
     def _tell(self, verdicts: Verdicts, name: str, outcome: Any) -> None:
         if not isinstance(outcome, dict):
-            raise Gone("sent what is no answer")
+            raise Forged("sent what is no answer")
         if outcome.get("slow"):
             verdicts.remark(f"{name} was stopped after {self.task.limits.cell_seconds} s")
         elif "error" in outcome:
@@ -288,7 +293,7 @@ class Judge:
                 peer.deadline = min(end, time.monotonic() + 0.9 * seconds)
                 space = peer.request("answers", list(public.answers), seed + 10_007)
                 if not isinstance(space, dict):
-                    raise Gone("sent what is no answer")
+                    raise Forged("sent what is no answer")
                 drawn: list[bool] = []
                 result = core.judge(replace(public, test=_watched(test, drawn)), space, seed, seconds)
                 peer.forget()

@@ -44,6 +44,10 @@ class Gone(BaseException):
         self.signal = signal
 
 
+class Forged(Gone):
+    """The other side sent what it cannot have been asked for."""
+
+
 class Remote:
     """A stand-in for an object of the other side."""
 
@@ -135,7 +139,7 @@ class Peer:
         while True:
             head, value = self._receive()
             if "do" not in head:
-                raise Gone("answered what was not asked")
+                raise Forged("answered what was not asked")
             self._answer(head["do"], value)
 
     def call(self, key: int, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -215,7 +219,7 @@ class Peer:
             raise _TooLong
         size, more = struct.unpack(">QQ", self._read(16))
         if size + more > LARGEST:
-            raise Gone("sent too large a message")
+            raise Forged("sent too large a message")
         try:
             head = json.loads(self._read(size))
             sizes = head.pop("sizes")
@@ -226,7 +230,7 @@ class Peer:
             blobs = [self._read(n) for n in sizes]
             return head, self._decode(head.pop("value"), blobs)
         except Exception as error:
-            raise Gone(f"sent what is no message ({type(error).__name__})") from None
+            raise Forged(f"sent what is no message ({type(error).__name__})") from None
 
     # --- values ----------------------------------------------------------------------------------
 
