@@ -41,6 +41,7 @@ MODULES = {
     ),
     "Figures and sliders": ("plotting", "interactive", "widgets"),
     "Exercises": ("checks", "quiz"),
+    "Grading": ("grading",),
     "Command line": ("cli",),
 }
 
