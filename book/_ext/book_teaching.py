@@ -90,10 +90,11 @@ def length(one: Class) -> int:
 
 
 def at_home(one: Class) -> list[str]:
-    """The exercises of its sets that no class of its track does."""
+    """The exercises of its sets, as far as these are in the book, that no class of its track does."""
     track = next(track for track in TRACKS if one in read()[track])
     done = {name for other in read()[track] for name in other["exercises"]}
-    return [name for name, where in ideas.sets().items() if where in one["home"] and name not in done]
+    sets = [where for where in one["home"] if f"exercises/{where}" in ideas.contents()]
+    return [name for name, where in ideas.sets().items() if where in sets and name not in done]
 
 
 def exercise_links(names: list[str]) -> str:
@@ -178,7 +179,7 @@ def table(track: str) -> str:
         "* - idea\n  - chapter\n  - exercises\n  - quiz questions\n  - minutes",
     ]
     for row in (row for row in ideas.read() if row["track"] == track):
-        names = [name for name in row["exercises"] or [] if name in ideas.sets()]
+        names = [n for n in row["exercises"] or [] if f"exercises/{ideas.sets().get(n)}" in ideas.contents()]
         idea = f"**{row['idea']}**" if row.get("core") else row["idea"]
         asked = "; ".join(f"{{doc}}`{exercises()[n].title} </exercises/{ideas.sets()[n]}>`" for n in names)
         questions = ", ".join(f"`{name}`" for name in quiz(row["idea"]))
