@@ -6,6 +6,7 @@ import book_ideas
 import book_teaching
 import pytest
 
+
 def pages(track: str) -> list[str]:
     """The chapters on which a plan has classes."""
     return [page for one in book_teaching.read()[track] for page in one["chapters"]]
