@@ -84,6 +84,7 @@ def write_pdf(path: Path, html: Path) -> None:
             executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"]
         )
         tab = browser.new_page(color_scheme="light")
+        tab.set_default_timeout(120_000)  # a busy machine is slow, not broken
         for page in pages(yaml.safe_load((ROOT / "_toc.yml").read_text())):
             answer = tab.goto(f"{site}/{page}.html", wait_until="load")
             if answer is None or not answer.ok:
