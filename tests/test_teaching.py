@@ -63,6 +63,9 @@ GOOD: dict[str, Any] = {
 }
 
 
+EMPTY: dict[str, Any] = {"undergraduate": [], "postgraduate": [], "machines": {}, "claims": []}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -73,9 +76,7 @@ GOOD: dict[str, Any] = {
     ],
 )
 def test_a_slip_in_a_plan_is_named(monkeypatch: pytest.MonkeyPatch, change: Any, words: str) -> None:
-    monkeypatch.setattr(
-        book_teaching, "read", lambda: {"undergraduate": [GOOD | change], "postgraduate": [], "machines": {}}
-    )
+    monkeypatch.setattr(book_teaching, "read", lambda: EMPTY | {"undergraduate": [GOOD | change]})
     assert any(words in what for what in book_teaching.problems())
 
 
@@ -93,3 +94,11 @@ def test_an_idea_may_lack_exercises_while_its_chapter_is_to_come(monkeypatch: py
     assert not [what for what in book_ideas.problems() if "'I'" in what]
     row["taught"] = ["undergraduate/01_noise"]
     assert "book/ideas.yml: 'I' needs a chapter and an exercise" in book_ideas.problems()
+
+
+def test_a_claim_that_names_nothing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    claim = {"claim": "C", "found": "", "chapters": [], "exercises": ["nothing"], "quiz": ["never"]}
+    monkeypatch.setattr(book_teaching, "read", lambda: EMPTY | {"claims": [claim]})
+    found = book_teaching.problems()
+    assert "book/teaching.yml, claim 'C': there is no exercise 'nothing'" in found
+    assert "book/teaching.yml, claim 'C': there is no quiz question 'never'" in found

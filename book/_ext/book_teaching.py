@@ -28,7 +28,7 @@ Class = dict[str, Any]
 
 @cache
 def read() -> dict[str, Any]:
-    """Track → its classes; machines → what a chapter wants beyond two CPU cores."""
+    """Track → its classes; machines → what a chapter wants beyond two CPU cores; claims → what is examined."""
     return yaml.safe_load(TEACHING.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
@@ -191,6 +191,22 @@ def table(track: str) -> str:
     return "\n".join([*rows, "```"])
 
 
+def claims() -> str:
+    """What is said about the method, what the book finds, and where."""
+    rows = [
+        "```{list-table} Claims that the course examines",
+        ":header-rows: 1",
+        ":widths: 20 26 18 20 16",
+        "",
+        "* - claim\n  - what the book finds\n  - chapter\n  - exercises (minutes)\n  - quiz questions",
+    ]
+    for row in read()["claims"]:
+        taught = ", ".join(ideas.link(page) for page in row["chapters"])
+        parts = [row["claim"], row["found"], taught, exercise_links(row["exercises"])]
+        rows.append("* - " + "\n  - ".join([*parts, ", ".join(f"`{name}`" for name in row["quiz"])]))
+    return "\n".join([*rows, "```"])
+
+
 def problems() -> list[str]:
     """What a plan names and nothing has, and what an idea of the course lacks."""
     known, found = {row["idea"] for row in ideas.read()}, []
@@ -207,6 +223,13 @@ def problems() -> list[str]:
         if len(pages) == len(one["chapters"]):
             names = [note["at"] for note in one["notes"] if "at" in note and note["at"] not in heads]
             found += [f"{here}: {', '.join(pages)} has no section {name!r}" for name in names]
+    from cdedu.quiz import pool
+
+    questions = {name for track in TRACKS for name in pool(track)}
+    for row in read()["claims"]:
+        here = f"book/teaching.yml, claim {row['claim']!r}"
+        found += [f"{here}: there is no exercise {n!r}" for n in row["exercises"] if n not in ideas.sets()]
+        found += [f"{here}: there is no quiz question {n!r}" for n in row["quiz"] if n not in questions]
     for row in ideas.read():
         if row.get("core") and not quiz(row["idea"]):
             found.append(f"no question of cdedu/quiz asks for {row['idea']!r}")
@@ -225,7 +248,7 @@ def write_guide(app: Sphinx, docname: str, source: list[str]) -> None:
     app.env.note_dependency(str(TEACHING))
     for problem in problems():
         logger.warning(problem)
-    parts = {"machines": machines()}
+    parts = {"machines": machines(), "claims": claims()}
     for track in TRACKS:
         parts |= {f"plan {track}": plan(track), f"ideas {track}": table(track)}
     for mark, text in parts.items():
