@@ -172,6 +172,11 @@ def test_a_deck_is_made_of_its_chapter(page: str) -> None:
                     assert out.metadata["image/png"]["alt"].strip(), f"{page}: {one.title}"
 
 
+def test_the_same_chapter_gives_the_same_page() -> None:
+    first, second = (book_slides.html(chapter(DECKS[0]).notebook()) for _ in range(2))
+    assert first == second
+
+
 @pytest.mark.parametrize("page", DECKS)
 def test_the_notes_of_the_plan_are_on_the_slides(page: str) -> None:
     said = "\n".join(note for one in chapter(page).slides for note in one.notes)

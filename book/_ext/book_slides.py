@@ -258,6 +258,8 @@ class Deck:
                 chapter = f"[The chapter](../{self.page}.html) · press S for the speaker's notes"
                 slide.body.append(new_markdown_cell(chapter))
             nb.cells += [head, *slide.body, notes]
+        for i, cell in enumerate(nb.cells):
+            cell.id = f"sheet-{i}"  # the same in every build
         return nb
 
 
