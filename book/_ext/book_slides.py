@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import book_results as results
 import book_teaching as teaching
 import nbformat
 from book_plain import Plain
@@ -23,7 +24,6 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from sphinx.application import Sphinx
 
-ROOT = Path(__file__).resolve().parents[2]
 BOXES = {"predict", "misconception", "retain"}
 CLOSED = re.compile(r"Exercises|Sources")
 ASIDE = ("<", "You may forget", "**Sources", "**The road on")
@@ -281,7 +281,7 @@ def html(nb: NotebookNode) -> str:
     from nbconvert.exporters import SlidesExporter
 
     exporter = SlidesExporter(
-        template_name="slides", extra_template_basedirs=[str(ROOT / "book" / "_templates")]
+        template_name="slides", extra_template_basedirs=[str(results.ROOT / "book" / "_templates")]
     )
     body, _ = exporter.from_notebook_node(nb)
     # Of an empty code cell only the outputs are wanted.
@@ -296,7 +296,10 @@ def write_slides(app: Sphinx, error: Exception | None) -> None:
     folder.mkdir(exist_ok=True)
     for page in chapters(app.env.found_docs):
         if (source := Path(app.env.doc2path(page))).suffix == ".ipynb":
-            deck = Deck(nbformat.read(source, as_version=4), page, plain)
+            try:
+                deck = Deck(nbformat.read(source, as_version=4), page, plain)
+            except results.ResultError:  # the chapter's page has said so
+                continue
             Path(app.outdir, address(page)).write_text(html(deck.notebook()), encoding="utf-8")
 
 
