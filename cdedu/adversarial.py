@@ -76,21 +76,27 @@ class Features(nn.Module):
 class Discriminator(nn.Module):
     r"""A small head on each feature; the score is their sum, high where x looks real.
 
-    .. math:: S(x) = \sum_k H_k\big(F_k(x)\big)
+    .. math:: S(x, i) = \sum_k H_{k,i}\big(F_k(x)\big)
+
+    A student with several noise levels has as many outputs of each head, and i says from which level a sample came. A discriminator
+    that is not told compares the data with all levels' samples *together*, and a mode that one level drops another may supply.
 
     Args:
         features: :math:`F`, x → a list of (B, d_k); frozen, or a function without weights.
         shape: of one sample, from which the widths :math:`d_k` are found.
         width: of the one hidden layer of each head :math:`H_k`.
+        levels: how many noise levels it is told apart.
 
     Raises:
-        ValueError: if the features are not a list of (B, d).
+        ValueError: if the features are not a list of (B, d), or for less than one level.
 
-    Source: Sauer et al. 2023 (ADD), section 3.2; the heads there also see the prompt and an image's embedding.
+    Source: Sauer et al. 2023 (ADD), section 3.2; the heads there see the prompt and an image's embedding in place of i.
     """
 
-    def __init__(self, features: Any, shape: tuple[int, ...], width: int = 64) -> None:
+    def __init__(self, features: Any, shape: tuple[int, ...], width: int = 64, levels: int = 1) -> None:
         super().__init__()
+        if levels < 1:
+            raise ValueError(f"Discriminator: levels = {levels}, but a student has at least 1 noise level")
         with torch.no_grad():
             found = features(torch.zeros(2, *shape))
         if not isinstance(found, list | tuple) or not found or any(f.ndim != 2 or len(f) != 2 for f in found):
@@ -100,19 +106,28 @@ class Discriminator(nn.Module):
             )
         self.features = features
         self.heads = nn.ModuleList(
-            nn.Sequential(nn.Linear(f.shape[1], width), nn.LeakyReLU(0.2), nn.Linear(width, 1)) for f in found
+            nn.Sequential(nn.Linear(f.shape[1], width), nn.LeakyReLU(0.2), nn.Linear(width, levels))
+            for f in found
         )
 
-    def score(self, found: Sequence[Tensor]) -> Tensor:
-        """The score of features that are known already: (B,)."""
-        return torch.stack([head(f)[:, 0] for head, f in zip(self.heads, found, strict=True)]).sum(0)
+    def score(self, found: Sequence[Tensor], level: Tensor | None = None) -> Tensor:
+        """The score (B,) of features that are known already; level: (B,) whole numbers, 0 where not given."""
+        scores = torch.stack([head(f) for head, f in zip(self.heads, found, strict=True)]).sum(0)
+        level = torch.zeros(len(scores), dtype=torch.long, device=scores.device) if level is None else level
+        if level.shape != scores.shape[:1]:
+            raise ValueError(
+                f"Discriminator: level has shape {tuple(level.shape)}, want one a sample, ({len(scores)},)"
+            )
+        return scores.gather(1, level[:, None])[:, 0]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, level: Tensor | None = None) -> Tensor:
         """(B, ...) → (B,)."""
-        return self.score(self.features(x))
+        return self.score(self.features(x), level)
 
 
-def discriminator_loss(discriminator: Any, real: Tensor, fake: Tensor, r1: float = 1e-2) -> Tensor:
+def discriminator_loss(
+    discriminator: Any, real: Tensor, fake: Tensor, r1: float = 0.1, level: Tensor | None = None
+) -> Tensor:
     r"""What the discriminator minimises: the hinge loss, and a penalty on its slope at real data (R1).
 
     .. math::
@@ -125,6 +140,7 @@ def discriminator_loss(discriminator: Any, real: Tensor, fake: Tensor, r1: float
         discriminator: a :class:`Discriminator`.
         real: :math:`x_0`, (B, ...); fake: :math:`\hat x`, as many samples of the student.
         r1: γ ≥ 0.
+        level: (B,) from which noise level each sample comes; its partner among the data is judged by the same output.
 
     Returns:
         (B,) losses.
@@ -140,21 +156,21 @@ def discriminator_loss(discriminator: Any, real: Tensor, fake: Tensor, r1: float
     with torch.no_grad():
         found, made = discriminator.features(real), discriminator.features(fake)
     found = [f.requires_grad_(r1 > 0) for f in found]
-    score = discriminator.score(found)
-    loss: Tensor = (1 - score).relu() + (1 + discriminator.score(made)).relu()
+    score = discriminator.score(found, level)
+    loss: Tensor = (1 - score).relu() + (1 + discriminator.score(made, level)).relu()
     if r1:
         slopes = torch.autograd.grad(score.sum(), found, create_graph=True)
         loss = loss + r1 / 2 * sum(s.square().sum(1) for s in slopes)
     return loss
 
 
-def adversarial_loss(discriminator: nn.Module, fake: Tensor) -> Tensor:
+def adversarial_loss(discriminator: nn.Module, fake: Tensor, level: Tensor | None = None) -> Tensor:
     r"""What the student minimises of the game: :math:`\mathcal L_G = -S(\hat x)`, (B, ...) → (B,).
 
     The gradient passes through heads and features to the sample; the discriminator's weights get none.
     """
     weights = {name: p.detach() for name, p in discriminator.named_parameters()}
-    score: Tensor = functional_call(discriminator, weights, (fake,))
+    score: Tensor = functional_call(discriminator, weights, (fake, level))
     return -score
 
 
@@ -216,8 +232,9 @@ def train_adversarial(
     levels: Sequence[float] | None = None,
     distillation: float = 2.5,
     adversarial: float = 1.0,
-    r1: float = 1e-2,
-    critic_lr: float = 1e-3,
+    r1: float = 0.1,
+    told: bool = True,
+    critic_lr: float = 3e-3,
     device: str | torch.device = "cpu",
 ) -> Iterator[Duel]:
     r"""Adversarial diffusion distillation (ADD); yields after every step.
@@ -239,6 +256,7 @@ def train_adversarial(
         distillation: λ; 0 leaves the term out, and the teacher is not asked.
         adversarial: weight of the game; 0 leaves it out, and the discriminator is not trained.
         r1, critic_lr: γ and the learning rate of the heads.
+        told: whether the discriminator knows the noise level that a sample comes from.
         device: where to train.
 
     Raises:
@@ -256,7 +274,8 @@ def train_adversarial(
     few = few_levels(recipe, levels, "train_adversarial").to(runtime.device)
     state = duel(recipe, teacher, runtime)
     with _seeded(recipe.seed, "discriminator"):
-        critic = Discriminator(features, tuple(data.train.shape[1:])).to(runtime.device)
+        critic = Discriminator(features, tuple(data.train.shape[1:]), levels=len(few) if told else 1)
+    critic = critic.to(runtime.device)
     state.opponent = critic
     optimizer = torch.optim.Adam(critic.heads.parameters(), lr=critic_lr, betas=(0.5, 0.9))
     frozen, grid = runtime.freeze(teacher), recipe.sigmas().to(runtime.device)
@@ -266,12 +285,13 @@ def train_adversarial(
         x0, which, noise, cond = sampler.draw(
             state.step, part, partial(draw_steps, torch.ones(len(few) * len(grid)))
         )
-        level, again = few[which % len(few)], grid[which // len(few)]
-        fake = state.model(add_noise(x0, level, noise), level, **cond)
+        place, again = which % len(few), grid[which // len(few)]
+        fake = state.model(add_noise(x0, few[place], noise), few[place], **cond)
+        place = place if told else torch.zeros_like(place)
         loss = torch.zeros(len(x0), device=x0.device)
         if adversarial:
-            step_opponent(state, optimizer, discriminator_loss(critic, x0, fake.detach(), r1))
-            loss = loss + adversarial * adversarial_loss(critic, fake)
+            step_opponent(state, optimizer, discriminator_loss(critic, x0, fake.detach(), r1, place))
+            loss = loss + adversarial * adversarial_loss(critic, fake, place)
         if distillation:
             loss = loss + distillation * renoised_distillation_loss(frozen, fake, again, **cond)
         return loss

@@ -88,18 +88,21 @@ def train_matching(
     data: Dataset | None = None,
     *,
     levels: Sequence[float] | None = None,
-    critic_lr: float = 1e-3,
+    critic_lr: float = 2e-3,
     device: str | torch.device = "cpu",
 ) -> Iterator[Duel]:
     """Distribution matching without its helpers; yields after every step.
 
-    As in :func:`cdedu.adversarial.train_adversarial`, the student starts from the teacher and learns a few noise levels on noisy
-    data, while a second copy of the teacher learns to denoise the student's samples. DMD adds a regression on pairs of noise and
-    the teacher's sample; DMD2 has in its place several steps of the second denoiser for each of the student, and a discriminator.
-    Neither is here. A step costs 8 evaluations an image: student 3, both denoisers 1 each, training the second one 3.
+    The student starts from the teacher, while a second copy of the teacher learns to denoise the student's samples. DMD adds a
+    regression on pairs of noise and the teacher's sample; DMD2 has in its place several steps of the second denoiser for each of the
+    student's, and a discriminator. Neither is here. A step costs 8 evaluations an image: student 3, both denoisers 1 each, training
+    the second one 3.
 
     Args:
-        recipe, teacher, data, levels, critic_lr, device: as there.
+        recipe, teacher, data, device: as in :func:`cdedu.adversarial.train_adversarial`.
+        levels: noise levels of the student; by default the highest alone, since the second denoiser cannot tell the samples of
+            several levels apart.
+        critic_lr: of the second denoiser, above the student's, which it must keep up with.
 
     Raises:
         ValueError: for levels outside the recipe's range.
@@ -108,7 +111,8 @@ def train_matching(
     Source: Yin et al. 2024 (DMD and DMD2).
     """
     data, runtime = data or load_data(recipe.data), Runtime(device)
-    few = few_levels(recipe, levels, "train_matching").to(runtime.device)
+    few = few_levels(recipe, (recipe.sigma_max,) if levels is None else levels, "train_matching")
+    few = few.to(runtime.device)
     state = duel(recipe, teacher, runtime)
     fake = copy.deepcopy(teacher).requires_grad_(True).to(runtime.device)
     state.opponent = fake

@@ -49,10 +49,10 @@ class Line(nn.Module):
         self.features, self.line = Itself(), nn.Linear(2, 1)
         self.line.weight.data, self.line.bias.data = torch.tensor([a]), torch.tensor([b])
 
-    def score(self, found):
+    def score(self, found, level=None):
         return self.line(found[0])[:, 0]
 
-    def forward(self, x):
+    def forward(self, x, level=None):
         return self.score(self.features(x))
 
 
@@ -160,6 +160,17 @@ def test_features_of_a_classifier():
     assert [f.shape for f in found] == [(3, 1024), (3, 64)]
 
 
+def test_each_noise_level_has_a_score_of_its_own():
+    critic = Discriminator(Features(some_teacher(), LAYERS, 0.1), (2,), 4, levels=3)
+    level = torch.tensor([0, 1, 2, 2, 1, 0])
+    alone = torch.stack([critic(X, torch.full((6,), k)) for k in range(3)])
+    torch.testing.assert_close(critic(X, level), alone[level, torch.arange(6)])
+    assert torch.equal(critic(X), alone[0]) and not torch.equal(alone[0], alone[1])
+    discriminator_loss(critic, X, Z, 0.1, torch.ones(6, dtype=torch.long)).sum().backward()
+    grad = critic.heads[0][2].weight.grad
+    assert grad[1].any() and not grad[[0, 2]].any()
+
+
 def run(**changes):
     teacher = some_teacher()
     before = {name: p.clone() for name, p in teacher.state_dict().items()}
@@ -240,6 +251,8 @@ def test_matching_trains_student_and_second_denoiser_and_leaves_the_teacher():
         (lambda: Discriminator(lambda x: [], (2,)), "list of"),
         (lambda: Discriminator(lambda x: x, (2,)), "list of"),
         (lambda: Discriminator(lambda x: [x[:1]], (2,)), "list of"),
+        (lambda: Discriminator(lambda x: [x], (2,), levels=0), "at least 1 noise level"),
+        (lambda: Discriminator(lambda x: [x], (2,))(X, torch.zeros(2, dtype=torch.long)), "one a sample"),
         (lambda: discriminator_loss(Line([1.0, 0.0], 0.0), X, X[:3]), "must be equal"),
         (lambda: discriminator_loss(Line([1.0, 0.0], 0.0), X, X, -1.0), "cannot be negative"),
         (lambda: renoised_distillation_loss(EXACT, X, torch.ones(3)), "one noise level a sample"),
