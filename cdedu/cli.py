@@ -315,6 +315,8 @@ class GradeFolder:
     """Grade everybody anew."""
 
     def __call__(self) -> None:
+        if sys.platform == "win32":
+            raise ValueError("grading runs on Linux and macOS; on Windows use WSL")
         from cdedu.grading import Limits, grade_folder
 
         grades = grade_folder(
