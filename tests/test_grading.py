@@ -142,10 +142,10 @@ def bad(secret, port):
         "calls home.ipynb": (
             with_cell(f"import socket\nsocket.create_connection(('127.0.0.1', {port}), 1)"), set(), "tried to open a network",
         ),
-        "edits the checks.ipynb": (with_cell(EDITS, **wrong), nothing, ""),
+        "edits the checks.ipynb": (with_cell(EDITS, **wrong), nothing, "no cell answers"),
         "forges.ipynb": (with_cell(FORGES, **wrong), nothing, "messages of its own"),
         "counts.ipynb": (solved(time=COUNTS), {"noise-time"}, ""),
-        "peeks.ipynb": (solved(weights=PEEKS), {"noise-weights"}, ""),
+        "peeks.ipynb": (solved(weights=PEEKS), {"noise-weights"}, "no truth in sight"),
         "ends.ipynb": (with_cell("import os\nos._exit(0)"), set(), "cell 4 ended the whole process; left out"),
         "exits.ipynb": (solved(double="sigma_double = 0.87\nraise SystemExit"), set(), "raised SystemExit"),
         "memory.ipynb": (with_cell("x = bytearray(4 * 10**9)"), set(), "cell 4 raised MemoryError"),
@@ -312,13 +312,14 @@ def collect(kind):
 module.right, module.wrong = collect("right"), collect("wrong")
 sys.modules["exercise_answers"] = module
 """
+    here = {"__name__": "notebook"}
     with theirs.sandbox() as peer:
-        peer.deadline = time.monotonic() + 60
         for c in cells:
             if c.cell_type == "code" and not {"check", "expected"} & set(c.metadata.get("tags", [])):
-                assert peer.request("run", "given", script.solved(c.source), 10) == {}
+                exec(script.solved(c.source), here)
+                assert peer.request("run", "given", script.solved(c.source), 60) == {}
         for source in (register, prepared, "solution = dict(globals())"):
-            assert peer.request("run", "prepared", source, 10) == {}
+            assert peer.request("run", "prepared", source, 60) == {}
         tried = 0
         for name in (c.metadata["exercise"] for c in cells if "exercise" in c.metadata):
             task = checks.exercises()[name]
@@ -326,9 +327,9 @@ sys.modules["exercise_answers"] = module
                 for i, answer in enumerate(answers):
                     take = f"globals().update({{n: solution[n] for n in {task.answers!r}}})\nv = kept[{name!r}, {kind!r}][{i}]\n"  # fmt: skip
                     take += f"globals().update(v if isinstance(v, dict) else {{{task.answers[0]!r}: v}})"
-                    assert peer.request("run", "answer", take, 10) == {}
+                    assert peer.request("run", "answer", take, 60) == {}
                     space = peer.request("answers", list(task.answers), 10_007)
-                    got, own = core.judge(task, space, 1), script.judge(task, answer, 1)
+                    got, own = (core.judge(task, s, 1, 60) for s in (space, here | answer.values))
                     peer.forget()
                     assert (got.status, got.key) == (own.status, own.key), (name, answer.key, got)
                     assert got.message == own.message or own.key == "raised", (got, own)
@@ -581,3 +582,25 @@ def test_results_do_not_go_among_the_submissions(tmp_path):
     (tmp_path / "a.ipynb").write_text(json.dumps({"cells": []}))
     with pytest.raises(ValueError, match="another --out"):
         grade_folder(HANDED_OUT, tmp_path, tmp_path / "out")
+
+
+def test_the_command_names_what_is_wrong(tmp_path, monkeypatch, capsys):
+    from cdedu import cli
+
+    monkeypatch.setattr(sys, "argv", ["cdedu", "grade", str(HANDED_OUT), str(tmp_path), "--out", "grades"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"cdedu: there is nothing in {tmp_path}; put one notebook a student there, or one folder a student\n"  # fmt: skip
+
+
+def test_the_graders_own_trouble_is_tried_again(tmp_path, monkeypatch):
+    handed_in, out = tmp_path / "in", tmp_path / "out"
+    handed_in.mkdir()
+    (handed_in / "a.ipynb").write_text("")
+    monkeypatch.setattr(
+        folder, "_grades", lambda *_: [folder.Grade("a", "", remarks=["no"], key=folder.FAILED)]
+    )
+    for _ in range(2):
+        assert grade_folder(HANDED_OUT, handed_in, out, progress=False)[0].remarks == ["no"]
+    assert not list((out / "state").iterdir())

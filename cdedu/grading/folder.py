@@ -26,6 +26,8 @@ from cdedu.files import replacing
 from cdedu.grading.judge import Isolation, Judge, Limits, Task, Verdicts, hidden_tests, limit_memory
 from cdedu.grading.notebooks import Handout, read_notebook
 
+FAILED = "failed"
+"""In place of a key: the grader's own trouble, to be tried again."""
 IGNORED = {".ipynb_checkpoints", "__MACOSX", "__pycache__"}
 
 
@@ -140,7 +142,9 @@ def _run(student: str, files: list[Path], folder: Path) -> Grade:
     try:
         return grade_student(_judge, _handout, student, files, folder)
     except Exception as error:
-        return Grade(student, "", remarks=[f"could not be graded: {type(error).__name__}: {error}"])
+        return Grade(
+            student, "", remarks=[f"could not be graded: {type(error).__name__}: {error}"], key=FAILED
+        )
 
 
 def grade_folder(
@@ -195,8 +199,10 @@ def grade_folder(
     bar = tqdm(total=len(students), initial=len(done), unit="student", disable=not progress)
     try:
         for grade in _grades(todo, students, folder, (handout, task, isolation), processes):
-            grade.key, done[grade.student] = keys[grade.student], grade
-            _write(out / "state" / f"{pages[grade.student]}.json", json.dumps(asdict(grade), indent=1))
+            done[grade.student] = grade
+            if grade.key != FAILED:
+                grade.key = keys[grade.student]
+                _write(out / "state" / f"{pages[grade.student]}.json", json.dumps(asdict(grade), indent=1))
             bar.update()
     finally:
         bar.close()
