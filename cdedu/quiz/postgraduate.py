@@ -5,6 +5,8 @@ from random import Random
 
 from cdedu.quiz.core import Drawn, choice, question
 
+PIECES = "Which pieces of distillation matter, and how one finds out"
+THEOREM = "The student without loss is the composed solver, and a theorem can be measured"
 SCALES = "Consistency regularisation across noise scales"
 TRADE = "Fidelity against efficiency"
 ADVERSARIAL = "Consistency distillation against adversarial distillation (SD Turbo)"
@@ -15,7 +17,7 @@ GUIDED = "A guided denoiser is a denoiser, and guidance can be distilled with th
 # --- bridge and chapter 8 ----------------------------------------------------------------------------
 
 choice(
-    "scales-roles", SCALES, "postgraduate/08_anatomy",
+    "pieces-roles", PIECES, "postgraduate/08_anatomy",
     "On CIFAR-10 the paper takes μ = 0 and an average with rate .9999. Which role does the average play?",
     "It generates afterwards, and nothing in the loss sees it",
     {
@@ -27,7 +29,7 @@ choice(
 )  # fmt: skip
 
 
-@question("scales-skip", SCALES, "postgraduate/08_anatomy")
+@question("pieces-skip", PIECES, "postgraduate/08_anatomy")
 def _(draw: Random) -> Drawn:
     data, eps, sigma = draw.choice([(0.5, 0.1, 0.7), (0.5, 0.2, 0.9), (0.6, 0.1, 0.9)])
     gap = (sigma - eps) ** 2
@@ -47,7 +49,7 @@ def _(draw: Random) -> Drawn:
 
 
 choice(
-    "scales-anchor", SCALES, "postgraduate/08_anatomy",
+    "pieces-anchor", PIECES, "postgraduate/08_anatomy",
     "At which step of the grid does a distillation target contain no answer of a network of the student's?",
     "At the last one, where the target is the teacher's point at ε",
     {
@@ -59,7 +61,7 @@ choice(
 )  # fmt: skip
 
 
-@question("scales-theorem", SCALES, "postgraduate/08_anatomy")
+@question("theorem-order", THEOREM, "postgraduate/08_anatomy")
 def _(draw: Random) -> Drawn:
     name, p = draw.choice([("Euler", 1), ("Heun", 2)])
     factor = draw.choice([4, 5, 10])
@@ -81,7 +83,20 @@ def _(draw: Random) -> Drawn:
 
 
 choice(
-    "scales-distance", SCALES, "postgraduate/08_anatomy",
+    "theorem-walk",
+    THEOREM,
+    "postgraduate/08_anatomy",
+    "How can theorem 1 be measured without training anything?",
+    "The student without loss is the composed solver, so one walks the teacher's grid and compares with the exact end",
+    {
+        "By the loss of the last step": "The loss is zero in the theorem; what it bounds is the distance from the exact f.",
+        "By a very long training": "Training adds an error of its own, which the theorem does not speak of.",
+        "By the distance between two samplers": "Two solvers have two errors. The exact end of the path is wanted, and exact teachers have it.",
+    },
+    "Zero loss at every step means one call equals the whole walk.",
+)
+choice(
+    "pieces-distance", PIECES, "postgraduate/08_anatomy",
     "Student A is trained with ℓ2 and student B with LPIPS. B has the better FID. What must be kept in mind?",
     "LPIPS and FID both look through networks trained on ImageNet, so part of the gain may be one of the ruler",
     {
