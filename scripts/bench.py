@@ -138,9 +138,7 @@ def loading(repeats: int = 3) -> dict[str, dict[str, float]]:
                 json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
                 for _ in range(repeats)
             ]
-            out[source] = {
-                key: statistics.median(run[key] for run in runs) for key in runs[0] if runs[0][key]
-            }
+            out[kind] = {key: statistics.median(run[key] for run in runs) for key in runs[0] if runs[0][key]}
     return out
 
 
