@@ -10,6 +10,7 @@ THEOREM = "The student without loss is the composed solver, and a theorem can be
 SCALES = "Consistency regularisation across noise scales"
 TRADE = "Fidelity against efficiency"
 ADVERSARIAL = "Consistency distillation against adversarial distillation (SD Turbo)"
+MATCHING = "Distribution matching: two denoisers, and their disagreement as a gradient"
 BEYOND = "Extending to text-to-video and 3-D"
 ANY = "Any diffusion model is a denoiser in σ, on another scale and under another name"
 GUIDED = "A guided denoiser is a denoiser, and guidance can be distilled with the steps"
@@ -587,7 +588,7 @@ def _(draw: Random) -> Drawn:
     )  # fmt: skip
 
 
-@question("adversarial-dmd", ADVERSARIAL, "postgraduate/15_adversarial")
+@question("matching-gradient", MATCHING, "postgraduate/15_adversarial")
 def _(draw: Random) -> Drawn:
     x, real, fake = draw.choice([(1.0, 0.6, 0.8), (0.5, 0.0, 0.2), (-1.0, -0.2, -0.6)])
     gradient = (fake - real) / abs(x - real)
@@ -604,6 +605,17 @@ def _(draw: Random) -> Drawn:
     )
 
 
+choice(
+    "matching-fake", MATCHING, "postgraduate/15_adversarial",
+    "Distribution matching trains a second denoiser beside the student. On what?",
+    "On the student's own samples, all the time, since they change",
+    {
+        "On the data": "That one is there already: the teacher. The second one has to know what the student draws.",
+        "On the teacher's samples": "They would make a copy of the teacher, and the difference of the two would vanish.",
+        "On the student's samples, once at the start": "The student moves on, and the gradient would point away from where it was.",
+    },
+    "The gradient is the disagreement of two denoisers: one of the data, one of what the student draws now.",
+)  # fmt: skip
 choice(
     "adversarial-path", ADVERSARIAL, "postgraduate/15_adversarial",
     "For which of the two students does the same noise as the teacher's give nearly the teacher's picture?",
