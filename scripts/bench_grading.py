@@ -27,10 +27,10 @@ RESULT = ROOT / "results" / "grading.json"
 STUDENTS, JOBS = int(os.environ.get("S", "100")), 2
 PREPARED = """
 import sys as _sys, types as _types
-kept, _module = {}, _types.ModuleType("exercise_answers")
+_prepared, _module = {}, _types.ModuleType("exercise_answers")
 def _collect(kind):
     def register(name, key="", **values):
-        place = kept.setdefault((name, kind), [])
+        place = _prepared.setdefault((name, kind), [])
         return place.append(values) if values else lambda f: place.append(f)
     return register
 _module.right, _module.wrong = _collect("right"), _collect("wrong")
@@ -59,7 +59,7 @@ def submission(name: str, draw: random.Random) -> tuple[nbformat.NotebookNode, d
             options = getattr(script.answers()[task], kind)
             i = draw.randrange(len(options))
             first = exercises()[task].answers[0]
-            cell.source += f"\n_v = kept[{task!r}, {kind!r}][{i}]\nglobals().update(_v if isinstance(_v, dict) else {{{first!r}: _v}})"
+            cell.source += f"\n_v = _prepared[{task!r}, {kind!r}][{i}]\nglobals().update(_v if isinstance(_v, dict) else {{{first!r}: _v}})"
         if kind:
             expected[task] = {"solution": "right", "stub": "not attempted"}.get(kind, kind)
     nb.cells.insert(0, nbformat.v4.new_code_cell(PREPARED % prepared))
