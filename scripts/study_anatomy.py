@@ -30,13 +30,13 @@ from cdedu.teacher import GaussianMixture, Teacher, preconditioning
 from cdedu.training import distill, train_teacher
 
 PATH = Path("results/anatomy.json")
-BUDGET = {"toy": 1_536_000, "digits": 76_800}
-"""Evaluations of a run: 1,000 steps of 256 points, 200 steps of 64 digits, with Heun."""
+BUDGET = {"toy": 1_152_000, "digits": 76_800}
+"""Evaluations of a run: 750 steps of 256 points, 200 steps of 64 digits, with Heun."""
 STAGE: dict[str, dict[str, Any]] = {"toy": {"batch": 256, "lr": 2e-3}, "digits": {"batch": 64, "lr": 6e-4}}
 """What differs from the recipe in every run."""
 SEEDS = {"toy": 5, "digits": 3}
 SAMPLES = {"toy": 5000, "digits": 600}
-SHOWN = ("default", "none", "none_uniform", "switch", "random", "in", "rho1", "euler5")
+SHOWN = ("default", "none", "none_uniform", "none_random", "switch", "random", "in", "rho1", "euler5")
 """Variants of which some samples of the first seed are kept."""
 DRAWS = 3
 """Sampling seeds, of which the median is taken for each student."""
@@ -62,7 +62,7 @@ def gap(sigma: Tensor) -> Tensor:
 RULES: dict[str, Rule] = {
     "none": lambda s, c: (0 * s, torch.ones_like(s), c[2]),
     "switch": lambda s, c: ((gap(s) < 1e-8).to(s), (gap(s) >= 1e-8).to(s), c[2]),
-    "teacher's": lambda s, c: preconditioning(s, 0.5),
+    "teacher_form": lambda s, c: preconditioning(s, 0.5),
     "root": lambda s, c: (c[0], 0.5 * gap(s) / (0.25 + gap(s) ** 2).sqrt(), c[2]),
     "out": lambda s, c: (c[0], 2 * c[1], c[2]),
     "in": lambda s, c: (c[0], c[1], c[2] ** 2),
@@ -94,7 +94,8 @@ class Variant:
     stage: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
     student: str = "copy"
-    """``copy`` of the teacher's network, ``random`` weights, ``denoiser`` (a student over D), or one of the rules."""
+    """``copy`` of the teacher's network, ``random`` weights, ``denoiser`` (a student over D), or one of the rules, around a copy
+    or a network ``from random`` weights."""
     teacher: str | int = "given"
     """``given``, ``exact``, or the steps of its training."""
     budget: float = 1.0
@@ -123,8 +124,14 @@ VARIANTS: dict[str, dict[str, Variant]] = {
         "none_uniform": Variant(
             "no boundary condition, λ = 1", "boundary", {"weight": "uniform"}, student="none"
         ),
+        "none_random": Variant(
+            "no boundary condition, λ = 1, random start",
+            "boundary",
+            {"weight": "uniform"},
+            student="none from random",
+        ),
         "switch": Variant("switch at ε", "boundary", student="switch"),
-        "teacher's": Variant("teacher's coefficients, ε = 0", "boundary", student="teacher's"),
+        "teacher_form": Variant("teacher's coefficients, ε = 0", "boundary", student="teacher_form"),
         "denoiser": Variant("student over D", "boundary", student="denoiser"),
         "root": Variant("(σ − ε)² under the root", "slip", student="root"),
         "out": Variant("c_out without σ_d", "slip", student="out"),
@@ -193,13 +200,15 @@ class Bench:
         copy = ConsistencyModel.from_teacher(source)
         if variant.student == "copy":
             return copy
-        if variant.student == "random":
-            torch.manual_seed(recipe.seed)
-            return ConsistencyModel(recipe.network.build(self.ruler.shape), noise_scale=recipe.noise_scale)
         if variant.student == "denoiser":
-            denoiser = Teacher(copy.network, source.sigma_data, source.noise_scale)
-            return DenoiserStudent(denoiser)
-        return Wrapped(copy.network, variant.student, recipe.noise_scale)
+            return DenoiserStudent(Teacher(copy.network, source.sigma_data, source.noise_scale))
+        network = copy.network
+        if variant.student.endswith("random"):
+            torch.manual_seed(recipe.seed)
+            network = recipe.network.build(self.ruler.shape)
+        if variant.student == "random":
+            return ConsistencyModel(network, noise_scale=recipe.noise_scale)
+        return Wrapped(network, variant.student.removesuffix(" from random"), recipe.noise_scale)
 
     def quality(self, model: Any) -> dict[str, float]:
         """The first metric of samples in one step and in two."""
@@ -254,14 +263,14 @@ class Bench:
     @torch.no_grad()
     def fixed(self) -> dict[str, Any]:
         """The teacher, real against real, and the composed solver: what needs no student."""
-        z, grid = (
-            80 * torch.randn(self.ruler.real.shape, generator=torch.Generator().manual_seed(0)),
-            self.recipe.sigmas(18),
-        )
-        first = self.ruler.first
+        grid, first = self.recipe.sigmas(18), self.ruler.first
+
+        def draw(g: torch.Generator) -> Tensor:
+            return cdedu.sample_heun(self.given, 80 * torch.randn(self.ruler.real.shape, generator=g), grid)
+
         out: dict[str, Any] = {
             "floor": self.ruler.floor(DRAWS)[first]["median"],
-            "teacher": self.ruler.measure(cdedu.sample_heun(self.given, z, grid))[first],
+            "teacher": self.ruler.over_seeds(draw, DRAWS)[first]["median"],
         }
         if self.name == "toy":
             ends = self.ends("given", 0)
@@ -302,12 +311,13 @@ def summary(name: str, runs: dict[str, Any]) -> dict[str, Any]:
             columns = zip(*(run["links"] for run in good), strict=True)
             row["links"] = [spread(list(column))["median"] for column in columns]
         if key == "default" and good:
-            rows["raw"] = {
-                "label": "no sampling average",
-                "piece": "average",
-                "seeds": len(good),
-                "failed": 0,
-            } | {what: spread([run["raw"][what] for run in good]) for what in ("quality_1", "quality_2")}
+            for free, label, piece in (
+                ("raw", "no sampling average", "average"),
+                ("half", "half the budget", "budget"),
+            ):
+                rows[free] = {"label": label, "piece": piece, "seeds": len(good), "failed": 0} | {
+                    what: spread([run[free][what] for run in good]) for what in ("quality_1", "quality_2")
+                }
         rows[key] = row
     for row in rows.values():
         for steps in (1, 2):
@@ -350,7 +360,12 @@ def main() -> None:
         ]
         for key, variant, seed in tqdm(todo, desc=name):
             study.run(f"{name}/{key}/{seed}", partial(bench.run, key, variant, seed))
-        metrics[name] = {**fixed, "budget": BUDGET[name], "variants": summary(name, study.runs)}
+        metrics[name] = {
+            **fixed,
+            "budget": BUDGET[name],
+            "seeds": SEEDS[name],
+            "variants": summary(name, study.runs),
+        }
         study.write(metrics)
 
 
