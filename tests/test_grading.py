@@ -295,9 +295,9 @@ def theirs():
         yield made
 
 
-@pytest.mark.parametrize("chapter", ["01", "04"])
-def test_verdicts_are_those_of_the_checks_in_the_notebook(theirs, chapter):
-    """Every prepared answer, through the other process: right stays right, wrong keeps its diagnosis."""
+@pytest.mark.parametrize(("chapter", "only"), [("01", "noise"), ("04", "consistency-spy")])
+def test_verdicts_are_those_of_the_checks_in_the_notebook(theirs, chapter, only):
+    """Prepared answers, through the other process: right stays right, wrong keeps its diagnosis; the second takes gradients."""
     source = next((ROOT / "exercises" / "source").glob(f"{chapter}_*.ipynb"))
     cells = nbformat.read(source, as_version=4).cells
     prepared = (ROOT / "exercises" / "selftest" / f"ch{chapter}.py").read_text()
@@ -321,7 +321,7 @@ sys.modules["exercise_answers"] = module
         for source in (register, prepared, "solution = dict(globals())"):
             assert peer.request("run", "prepared", source, 60) == {}
         tried = 0
-        for name in (c.metadata["exercise"] for c in cells if "exercise" in c.metadata):
+        for name in (n for c in cells if (n := c.metadata.get("exercise", "")).startswith(only)):
             task = checks.exercises()[name]
             for kind, answers in (("right", script.answers()[name].right), ("wrong", script.answers()[name].wrong)):  # fmt: skip
                 for i, answer in enumerate(answers):
@@ -334,7 +334,7 @@ sys.modules["exercise_answers"] = module
                     assert (got.status, got.key) == (own.status, own.key), (name, answer.key, got)
                     assert got.message == own.message or own.key == "raised", (got, own)
                     tried += 1
-    assert tried > 30
+    assert tried > 5
 
 
 def test_a_process_cannot_get_out(theirs):

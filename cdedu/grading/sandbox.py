@@ -35,7 +35,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from cdedu.grading.wire import Gone, Peer, _Bridge
+from cdedu.grading.wire import Gone, Peer
 
 SCRATCH = "/scratch"
 PROCESSES = 16
@@ -446,7 +446,6 @@ def main() -> None:
     for source in json.loads(sys.argv[2]):  # what was handed out, so that no submission waits for its imports
         with contextlib.suppress(Exception), contextlib.redirect_stdout(None):
             exec(compile(source, "<handed out>", "exec"), space)
-    _Bridge.apply(torch.zeros((), requires_grad=True), torch.zeros(1), None, 0)  # type: ignore[no-untyped-call]
     matplotlib.pyplot.close("all")
     home = str(Path(__file__).parents[2])
     if home not in site.getsitepackages():

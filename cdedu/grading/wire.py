@@ -79,20 +79,6 @@ class RemoteFunction(Remote):
         return _nothing.__code__ if self._empty else RemoteFunction.__call__.__code__
 
 
-class _Bridge(torch.autograd.Function):
-    """The value of a tensor of the other side; its gradient is sent back there."""
-
-    @staticmethod
-    def forward(ctx: Any, anchor: Tensor, value: Tensor, peer: "Peer", key: int) -> Tensor:
-        ctx.peer, ctx.key = peer, key
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        ctx.peer.request("backward", ctx.key, gradients[0])
-        return None, None, None, None
-
-
 class Peer:
     """One end of the line: a connected socket, and what is done for the other side."""
 
@@ -309,7 +295,9 @@ class Peer:
         plain = plain.reshape(shape)
         if value["key"] is None or not torch.is_grad_enabled() or not plain.is_floating_point():
             return plain
-        return _Bridge.apply(torch.zeros((), requires_grad=True), plain, self, int(value["key"]))  # type: ignore[no-untyped-call]
+        key = int(value["key"])
+        plain.requires_grad_().register_hook(lambda gradient: self.request("backward", key, gradient))
+        return plain.clone()
 
 
 def _blob(value: Tensor, blobs: list[bytes]) -> int:
