@@ -30,6 +30,7 @@ import tempfile
 import traceback
 import types
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -435,6 +436,8 @@ def main() -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot
+
+    import_module("torch.fx.experimental.symbolic_shapes")  # which the first backward() would import
     from IPython.core.inputtransformer2 import TransformerManager  # noqa: F401
 
     import cdedu.checks
