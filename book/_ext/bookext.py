@@ -30,7 +30,7 @@ MODULES = {
     "Editing": ("editing",),
     "Networks and data": ("networks", "ddpmpp", "adm", "data", "images"),
     "Training": ("recipes", "runtime", "training", "progressive", "checkpoints", "files", "runs"),
-    "Measuring": ("evaluation", "comparison", "inception", "records"),
+    "Measuring": ("evaluation", "comparison", "anatomy", "inception", "records"),
     "Pretrained teachers and export": (
         "pretrained",
         "pretrained.diffusers",
