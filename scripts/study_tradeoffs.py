@@ -1,7 +1,7 @@
 """Chapter 12: `python scripts/study_tradeoffs.py`. Writes `results/tradeoffs.json`.
 
 Quality, diversity and cost of many ways to sample: the teachers that come with the course under four samplers, their shipped
-students, and progressive distillation at a small budget. Some fifteen minutes on one core; what is finished is in the record,
+students, and progressive distillation and consistency training at a small budget. Some fifteen minutes on one core; what is finished is in the record,
 and the study goes on from there. `--timing` measures only milliseconds, again, in less than a minute: on a quiet machine.
 """
 
@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 import cdedu
-from cdedu.comparison import Ruler
+from cdedu.comparison import Ruler, break_even
 from cdedu.data import load_data
 from cdedu.evaluation import (
     effective_classes,
@@ -33,6 +33,7 @@ from cdedu.records import Study
 from cdedu.samplers import sample_consistency, sample_ddpm, sample_dpm_solver, sample_euler, sample_heun
 from cdedu.solvers import euler_step
 from cdedu.teacher import Denoiser
+from cdedu.training import train_consistency
 
 CALLS = {
     "ddpm": (1, 2, 4, 6, 10, 18, 35, 70),
@@ -42,10 +43,16 @@ CALLS = {
 }
 """Evaluations a sample, for each sampler of the teacher."""
 STUDENT_CALLS = (1, 2, 4)
+PAIRED = ("heun/35", "student/1", "student/2", "student/4", "ddim/18", "dpm_solver/18")
+"""Of these the Fréchet distance is kept for each seed; the first is what the others are divided by."""
 SAMPLES = {"digits": 600, "toy": 2000}
 SEEDS, TRAINING_SEEDS = 5, 3
-ROUND = {"steps": 200, "batch": 64, "lr": 8e-4, "ema": 0.98, "first": 16}
-"""A round of progressive distillation: from 16 Euler steps to 8, 4, 2, 1."""
+ROUND: dict[str, Any] = {"steps": 200, "batch": 64, "lr": 8e-4, "ema": 0.98, "first": 16}
+"""A round of progressive distillation, from 16 Euler steps to 8, 4, 2, 1."""
+
+CT: dict[str, Any] = {"batch": 64, "lr": 2e-3, "points": 41}
+BUDGET = 161_280
+"""Consistency training as chapter 5 tuned it, with the same evaluations: four an image."""
 
 Sampler = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -122,21 +129,30 @@ def euler_walk(denoiser: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
     return x
 
 
-def fixed(study: Study, name: str) -> None:
-    """The shipped teacher under its samplers, and the shipped student."""
-    measure = Measure(get_recipe(name))
+def rows(measure: Measure) -> dict[str, Sampler]:
+    """The shipped teacher under its samplers, and the shipped student: kind/calls → sampler."""
+    name, recipe = measure.recipe.name, measure.recipe
     teacher, student = cdedu.load(f"{name}-teacher"), cdedu.load(f"{name}-student")
-    rows: dict[str, Sampler] = {
-        f"{kind}/{calls}": walk(kind, teacher, calls, measure.recipe.sigmas)
+    out = {
+        f"{kind}/{calls}": walk(kind, teacher, calls, recipe.sigmas)
         for kind, each in CALLS.items()
         for calls in each
     }
     for calls in STUDENT_CALLS:
-        levels = measure.recipe.student_sigmas(calls)
-        rows[f"student/{calls}"] = lambda x, g, s=levels: sample_consistency(student, x, s, g)  # type: ignore[misc]
+        levels = recipe.student_sigmas(calls)
+        out[f"student/{calls}"] = lambda x, g, s=levels: sample_consistency(student, x, s, g)  # type: ignore[misc]
+    return out
+
+
+def fixed(study: Study, name: str) -> None:
+    """All samplers of a data set; for digits some of them seed by seed, since one noise is easier than another for all alike."""
+    measure = Measure(get_recipe(name))
     study.run(f"{name}/floor", measure.real)
-    for key, sampler in tqdm(rows.items(), desc=name):
+    samplers = rows(measure)
+    for key, sampler in tqdm(samplers.items(), desc=name):
         study.run(f"{name}/{key}", lambda sampler=sampler: over(measure.seeds(sampler)))  # type: ignore[misc]
+    for key in PAIRED if name == "digits" else ():
+        study.run(f"digits/paired/{key}", lambda key=key: [row["fd"] for row in measure.seeds(samplers[key])])  # type: ignore[misc]
 
 
 def progressive(study: Study) -> None:
@@ -147,8 +163,8 @@ def progressive(study: Study) -> None:
     for seed in range(TRAINING_SEEDS):
 
         def train(seed: int = seed) -> dict[str, Any]:
-            recipe = replace(base, student=replace(base.student, **stage), seed=seed)  # type: ignore[arg-type]
-            model, grid, out = teacher, base.sigmas(int(ROUND["first"])), {}
+            recipe = replace(base, student=replace(base.student, **stage), seed=seed)
+            model, grid, out = teacher, base.sigmas(ROUND["first"]), {}
             while len(grid) > 1:
                 for state in tqdm(
                     halve(recipe, model, grid, measure.data), total=recipe.student.steps, leave=False
@@ -161,6 +177,28 @@ def progressive(study: Study) -> None:
             return out
 
         study.run(f"digits/progressive/{seed}", train)
+
+
+def scratch(study: Study) -> None:
+    """Consistency training of digits from random weights, for each training seed."""
+    base = get_recipe("digits")
+    measure, steps = Measure(base), BUDGET // (4 * CT["batch"])
+    for seed in range(TRAINING_SEEDS):
+
+        def train(seed: int = seed) -> dict[str, Any]:
+            recipe = replace(base, student=replace(base.student, steps=steps, **CT), seed=seed)
+            for state in tqdm(train_consistency(recipe, measure.data), total=steps, leave=False):
+                pass
+            return {
+                str(k): medians(
+                    measure.seeds(
+                        lambda x, g, k=k: sample_consistency(state.result, x, recipe.student_sigmas(k), g)
+                    )  # type: ignore[misc]
+                )
+                for k in STUDENT_CALLS
+            }
+
+        study.run(f"digits/ct/{seed}", train)
 
 
 def flops(model: torch.nn.Module, shape: tuple[int, ...]) -> int:
@@ -178,33 +216,33 @@ def timing() -> dict[str, Any]:
     levels = recipe.student_sigmas(2)
     rows: dict[str, Sampler] = {
         f"{kind}/{calls}": walk(kind, teacher, calls, recipe.sigmas)
-        for kind, calls in (("ddim", 10), ("dpm_solver", 10), ("ddpm", 10), ("heun", 11), ("heun", 35))
+        for kind, calls in (("ddim", 10), ("dpm_solver", 10), ("ddpm", 10), ("heun", 35))
     }
     rows["student/1"] = lambda x, g: sample_consistency(student, x, (80.0,), g)
     rows["student/2"] = lambda x, g: sample_consistency(student, x, levels, g)
 
-    def beside(sampler: Sampler, batch: int, repeats: int) -> list[tuple[float, float]]:
-        """Seconds of the sampler and of one call, measured one after the other."""
-        g = torch.Generator().manual_seed(0)
-        x = 80 * torch.randn(batch, 1, 8, 8, generator=g)
-        sampler(x, g)
-        return [
-            (latency(lambda: sampler(x, g), 1), latency(lambda: teacher(x, 1.0), 5)) for _ in range(repeats)
-        ]
+    def noise(batch: int) -> Tensor:
+        return 80 * torch.randn(batch, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def ratio(one: Callable[[], object], other: Callable[[], object], repeats: int) -> dict[str, float]:
+        one(), other()
+        return spread([latency(one, 1) / latency(other, 1) for _ in range(repeats)])
+
+    def single(x: Tensor, calls: int) -> Callable[[], object]:
+        """So many calls of the network and nothing else."""
+        return lambda: [teacher(x, 1.0) for _ in range(calls)]
 
     out: dict[str, Any] = {
-        "note": "a ratio is of neighbours in time, so that other work on the machine cancels"
+        "note": "in_calls: the time of a sampler beside that of as many single calls, one right after the other, so that other work on the machine cancels"
     }
-    for batch, repeats in ((1, 25), (64, 9)):
-        pairs = {name: beside(sampler, batch, repeats) for name, sampler in rows.items()}
-        calls = [call for row in pairs.values() for _, call in row]
-        out[str(batch)] = {
-            "call_milliseconds": 1e3 * statistics.median(calls),
-            "milliseconds": {name: 1e3 * statistics.median(a for a, _ in row) for name, row in pairs.items()},
-            "in_calls": {name: spread([a / b for a, b in row]) for name, row in pairs.items()},
-        }
-    one, many = (out[batch]["call_milliseconds"] for batch in ("1", "64"))
-    out["batch_gain"] = 64 * one / many
+    for batch, repeats in ((1, 15), (64, 5)):
+        x, in_calls = noise(batch), {}
+        for name, sampler in rows.items():
+            calls, g = int(name.rsplit("/", 1)[1]), torch.Generator().manual_seed(0)
+            many = ratio(lambda s=sampler: s(x, g), single(x, calls), repeats)  # type: ignore[misc]  # noqa: B023
+            in_calls[name] = {key: calls * value for key, value in many.items()}
+        out[str(batch)] = {"call_milliseconds": 1e3 * latency(single(x, 1), 15), "in_calls": in_calls}
+    out["batch_gain"] = ratio(single(noise(1), 64), single(noise(64), 1), 5)
     return out
 
 
@@ -227,15 +265,24 @@ def summary(study: Study) -> dict[str, Any]:
         part["samplers"] = {
             key.removeprefix(f"{name}/"): {"evaluations": int(key.rsplit("/", 1)[1]), **value}
             for key, value in runs.items()
-            if key.startswith(f"{name}/") and "floor" not in key and "progressive" not in key
+            if key.startswith(f"{name}/") and key.split("/")[1] in (*CALLS, "student")
         }
-    done = [runs[k] for k in sorted(runs) if k.startswith("digits/progressive/")]
-    if done:
-        rounds = len(done[0])
-        metrics["digits"]["progressive"] = {
-            "training": 5 * int(ROUND["batch"]) * int(ROUND["steps"]) * rounds,
-            "samplers": {n: {"evaluations": int(n), **over([run[n] for run in done])} for n in done[0]},
+    one = metrics["digits"]["samplers"].get("student/1")
+    if one:
+        price = metrics["digits"]["training"]["student"]
+        one["break_even"] = {str(calls): break_even(price, calls, 1) for calls in (10, 18, 35)}
+    fd = {key: runs.get(f"digits/paired/{key}") for key in PAIRED}
+    if all(fd.values()):
+        metrics["digits"]["paired"] = {
+            key: spread([a / b for a, b in zip(fd[key], fd[PAIRED[0]], strict=True)]) for key in PAIRED[1:]
         }
+    for kind, training in (("progressive", 5 * 4 * ROUND["batch"] * ROUND["steps"]), ("ct", BUDGET)):
+        done = [runs[key] for key in sorted(runs) if key.startswith(f"digits/{kind}/")]
+        if done:
+            metrics["digits"][kind] = {
+                "training": training,
+                "samplers": {n: {"evaluations": int(n), **over([run[n] for run in done])} for n in done[0]},
+            }
     return metrics
 
 
@@ -257,7 +304,12 @@ def main() -> None:
         recipe={name: get_recipe(name).to_dict() for name in SAMPLES},
     )
     if not arguments.timing:
-        for part in (lambda: fixed(study, "toy"), lambda: fixed(study, "digits"), lambda: progressive(study)):
+        for part in (
+            lambda: fixed(study, "toy"),
+            lambda: fixed(study, "digits"),
+            lambda: progressive(study),
+            lambda: scratch(study),
+        ):
             part()
             study.write(summary(study))
     if arguments.timing or "timing" not in study.metrics:
