@@ -282,7 +282,8 @@ def path_derivative(
         )
     try:
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-            value, change = torch.func.jvp(call, (x, sigma), (slope.to(x.dtype), torch.ones_like(sigma)))[:2]
+            at, direction = (x, sigma.contiguous()), (slope.to(x.dtype), torch.ones_like(sigma).contiguous())
+            value, change = torch.func.jvp(call, at, direction)[:2]
             return value, change
     except (RuntimeError, NotImplementedError) as error:
         if not any(word in str(error) for word in ("forward", "jvp", "functorch", "storage")):

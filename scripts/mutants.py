@@ -149,8 +149,8 @@ MUTANTS = [
         "derivative at a fixed x",
         "the tangent is a total derivative along the path",
         "losses.py",
-        "(slope.to(x.dtype), torch.ones_like(sigma))",
-        "(0 * slope.to(x.dtype), torch.ones_like(sigma))",
+        "direction = (x, sigma.contiguous()), (slope",
+        "direction = (x, sigma.contiguous()), (0 * slope",
         "test_losses.py::test_the_path_derivative_is_the_central_difference",
     ),
     Mutant(
@@ -406,6 +406,47 @@ MUTANTS = [
         "return ((x_end - ratio * x) / (1 - ratio)).to(x.dtype)",
         "return x_end.to(x.dtype)",
         "test_progressive.py::test_one_student_step_lands_where_two_teacher_steps_land",
+    ),
+    # Adversarial distillation
+    Mutant(
+        "hinge with the samples' sign turned",
+        "samples are pushed below -1, data above 1",
+        "adversarial.py",
+        "(1 + discriminator.score(made, level)).relu()",
+        "(1 - discriminator.score(made, level)).relu()",
+        "test_adversarial.py::test_hinge_and_penalty_by_hand",
+    ),
+    Mutant(
+        "gradient of the student's half into the discriminator",
+        "the discriminator would learn to like the student",
+        "adversarial.py",
+        "{name: p.detach() for name, p in discriminator.named_parameters()}",
+        "{name: p for name, p in discriminator.named_parameters()}",
+        "test_adversarial.py::test_the_students_step_reaches_the_student_only",
+    ),
+    Mutant(
+        "gradient through the teacher's guess",
+        "the guess of a re-noised sample is a fixed goal",
+        "adversarial.py",
+        "    with torch.no_grad():\n        guess = teacher(add_noise(fake.detach(), sigma, noise), sigma, **cond)",
+        "    with torch.enable_grad():\n        guess = teacher(add_noise(fake, sigma, noise), sigma, **cond)",
+        "test_adversarial.py::test_no_gradient_passes_through_a_teacher_that_answers_with_its_input",
+    ),
+    Mutant(
+        "one score for all noise levels",
+        "what is pooled before the discriminator may be traded",
+        "adversarial.py",
+        "scores.gather(1, level[:, None])[:, 0]",
+        "scores[:, 0]",
+        "test_adversarial.py::test_each_noise_level_has_a_score_of_its_own",
+    ),
+    Mutant(
+        "matching gradient turned round",
+        "samples leave places that are too dense",
+        "dmd.py",
+        "(fake(noisy, sigma, **cond) - guess) / size",
+        "(guess - fake(noisy, sigma, **cond)) / size",
+        "test_adversarial.py::test_matching_gradient_by_hand",
     ),
     # Full scale
     Mutant(

@@ -385,6 +385,8 @@ def test_the_path_derivative_is_the_central_difference():
         assert torch.allclose(value, f(x, sigma, labels=labels), rtol=1e-14)
     assert torch.allclose(change, (ahead - behind) / (2 * h[:, None]), rtol=1e-6, atol=1e-9)
     assert not value.requires_grad and not change.requires_grad
+    one = torch.ones((), dtype=F64).expand(8)  # one number for all, without memory of its own
+    assert torch.equal(path_derivative(f, x, one, z)[1], path_derivative(f, x, one.clone(), z)[1])
 
 
 @pytest.mark.parametrize("sizes", [(False, False), (False, True)])
