@@ -5,6 +5,7 @@
 Without pages: all of them. Needs `make book` first, and Chromium.
 """
 
+import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -42,16 +43,20 @@ def take(browser: Any, page: str, folder: Path) -> dict[str, Path]:
 def main() -> None:
     from playwright.sync_api import sync_playwright
 
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    folder = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="where the pictures go")
+    parser.add_argument("pages", nargs="*", help="as in _toc.yml; all of them by default")
+    arguments = parser.parse_args()
+    folder = arguments.folder
     folder.mkdir(parents=True, exist_ok=True)
     built = sorted(p.relative_to(HTML).with_suffix("").as_posix() for p in HTML.glob("book/**/*.html"))
     if not built:
         sys.exit("screenshots: the book is not built; run `make book` first")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=CHROMIUM_FLAGS)
-        for page in sys.argv[2:] or built:
+        for page in arguments.pages or built:
             print(*take(browser, page, folder).values(), sep="\n")
         browser.close()
 
