@@ -216,7 +216,7 @@ def renoised_distillation_loss(
 
 @dataclass
 class Duel(State):
-    """A :class:`~cdedu.training.State` with the student's opponent, which is not part of :meth:`tensors`."""
+    """A :class:`~cdedu.training.State` with the student's opponent, which is not part of ``tensors()``."""
 
     opponent: nn.Module | None = None
     """The discriminator; in :mod:`cdedu.dmd` the denoiser of the student's samples."""
