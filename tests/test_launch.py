@@ -44,12 +44,13 @@ def test_a_chapter_can_be_launched_and_taken_along(page: str, html: Path) -> Non
     tree = BeautifulSoup((html / f"{page}.html").read_text(), "html.parser")
     row = tree.select_one("article h1 ~ p.launch")
     assert row is not None, "no line of links below the title"
-    colab, download = (str(a["href"]) for a in row.find_all("a"))
+    colab, download, *slides = (str(a["href"]) for a in row.find_all("a"))
     assert re.fullmatch(rf"https://colab\.research\.google\.com/github/[^/]+/[^/]+/blob/gh-pages/.*notebooks/{page}\.ipynb", colab)  # fmt: skip
     logo = row.find("img")
     assert logo is not None and (html / page).parent.joinpath(str(logo["src"])).is_file()
     copy = (html / page).parent / download
     assert copy.is_file(), f"{download} is not there"
+    assert [(html / page).parent.joinpath(deck).is_file() for deck in slides] in ([], [True])
     assert nbformat.read(copy, as_version=4).cells
 
 
