@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cdedu.adversarial import Duel, duel, few_levels, step_opponent
 from cdedu.data import Dataset, load_data
-from cdedu.losses import denoising_loss
+from cdedu.losses import denoising_loss, l2
 from cdedu.noise import add_noise, draw_steps, normal
 from cdedu.recipes import Recipe
 from cdedu.runtime import Runtime
@@ -79,7 +79,7 @@ def matching_loss(
     """
     noise = normal(tuple(x.shape), generator, like=x) if noise is None else noise
     g = matching_gradient(real, fake, x, sigma, noise, **cond)
-    return (x - (x - g).detach()).square().flatten(1).mean(1) / 2
+    return l2(x, (x - g).detach()) / 2
 
 
 def train_matching(

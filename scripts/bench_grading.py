@@ -25,24 +25,11 @@ from cdedu.records import read_record, write_record  # noqa: E402
 
 RESULT = ROOT / "results" / "grading.json"
 STUDENTS, JOBS = int(os.environ.get("S", "100")), 2
-PREPARED = """
-import sys as _sys, types as _types
-_prepared, _module = {}, _types.ModuleType("exercise_answers")
-def _collect(kind):
-    def register(name, key="", **values):
-        place = _prepared.setdefault((name, kind), [])
-        return place.append(values) if values else lambda f: place.append(f)
-    return register
-_module.right, _module.wrong = _collect("right"), _collect("wrong")
-_sys.modules["exercise_answers"] = _module
-exec(%r, {"__name__": "prepared"})
-"""
 
 
 def submission(name: str, draw: random.Random) -> tuple[nbformat.NotebookNode, dict[str, str]]:
     """A notebook, and what must become of each exercise."""
     nb = nbformat.read(ROOT / "exercises" / "source" / f"{name}.ipynb", as_version=4)
-    prepared = (ROOT / "exercises" / "selftest" / f"ch{name[:2]}.py").read_text(encoding="utf-8")
     expected, task = {}, ""
     for cell in nb.cells:
         task = cell.metadata.get("exercise", task)
@@ -59,10 +46,10 @@ def submission(name: str, draw: random.Random) -> tuple[nbformat.NotebookNode, d
             options = getattr(script.answers()[task], kind)
             i = draw.randrange(len(options))
             first = exercises()[task].answers[0]
-            cell.source += f"\n_v = _prepared[{task!r}, {kind!r}][{i}]\nglobals().update(_v if isinstance(_v, dict) else {{{first!r}: _v}})"
+            cell.source += "\n" + script.take(task, kind, i, first)
         if kind:
             expected[task] = {"solution": "right", "stub": "not attempted"}.get(kind, kind)
-    nb.cells.insert(0, nbformat.v4.new_code_cell(PREPARED % prepared))
+    nb.cells.insert(0, nbformat.v4.new_code_cell(script.prepared_cell(name[:2])))
     return nb, expected
 
 

@@ -229,6 +229,33 @@ def _register(name: str, kind: str, key: str, values: dict[str, Any]) -> Any:
     return decorate
 
 
+PREPARED = """
+import sys as _sys, types as _types
+_prepared, _module = {}, _types.ModuleType("exercise_answers")
+def _collect(kind):
+    def register(name, key="", **values):
+        place = _prepared.setdefault((name, kind), [])
+        return place.append(values) if values else lambda f: place.append(f)
+    return register
+_module.right, _module.wrong = _collect("right"), _collect("wrong")
+_sys.modules["exercise_answers"] = _module
+exec(%r, {"__name__": "prepared"})
+"""
+
+
+def prepared_cell(chapter: str) -> str:
+    """A cell that holds a chapter's prepared answers, for a notebook that runs where this script is not."""
+    return PREPARED % (ROOT / "exercises" / "selftest" / f"ch{chapter}.py").read_text(encoding="utf-8")
+
+
+def take(name: str, kind: str, i: int, first: str) -> str:
+    """Lines that make the ``i``-th right or wrong answer the notebook's own; ``first`` is what a lone function is called."""
+    return (
+        f"_v = _prepared[{name!r}, {kind!r}][{i}]\n"
+        f"globals().update(_v if isinstance(_v, dict) else {{{first!r}: _v}})"
+    )
+
+
 def answers() -> dict[str, Answers]:
     """What exercises/selftest/*.py register."""
     if not _answers:

@@ -300,33 +300,21 @@ def test_verdicts_are_those_of_the_checks_in_the_notebook(theirs, chapter, only)
     """Prepared answers, through the other process: right stays right, wrong keeps its diagnosis; the second takes gradients."""
     source = next((ROOT / "exercises" / "source").glob(f"{chapter}_*.ipynb"))
     cells = nbformat.read(source, as_version=4).cells
-    prepared = (ROOT / "exercises" / "selftest" / f"ch{chapter}.py").read_text()
-    register = """
-import sys, types
-_prepared, module = {}, types.ModuleType("exercise_answers")
-def collect(kind):
-    def register(name, key="", **values):
-        place = _prepared.setdefault((name, kind), [])
-        return place.append(values) if values else lambda f: place.append(f)
-    return register
-module.right, module.wrong = collect("right"), collect("wrong")
-sys.modules["exercise_answers"] = module
-"""
     here = {"__name__": "notebook"}
     with theirs.sandbox() as peer:
         for c in cells:
             if c.cell_type == "code" and not {"check", "expected"} & set(c.metadata.get("tags", [])):
                 exec(script.solved(c.source), here)
                 assert peer.request("run", "given", script.solved(c.source), 60) == {}
-        for source in (register, prepared, "solution = dict(globals())"):
+        for source in (script.prepared_cell(chapter), "solution = dict(globals())"):
             assert peer.request("run", "prepared", source, 60) == {}
         tried = 0
         for name in (n for c in cells if (n := c.metadata.get("exercise", "")).startswith(only)):
             task = checks.exercises()[name]
             for kind, answers in (("right", script.answers()[name].right), ("wrong", script.answers()[name].wrong)):  # fmt: skip
                 for i, answer in enumerate(answers):
-                    take = f"globals().update({{n: solution[n] for n in {task.answers!r}}})\nv = _prepared[{name!r}, {kind!r}][{i}]\n"  # fmt: skip
-                    take += f"globals().update(v if isinstance(v, dict) else {{{task.answers[0]!r}: v}})"
+                    take = f"globals().update({{n: solution[n] for n in {task.answers!r}}})\n"
+                    take += script.take(name, kind, i, task.answers[0])
                     assert peer.request("run", "answer", take, 60) == {}
                     space = peer.request("answers", list(task.answers), 10_007)
                     got, own = (core.judge(task, s, 1, 60) for s in (space, here | answer.values))
