@@ -10,8 +10,9 @@ some frozen network; the **heads** on them are trained against the student, and 
 """
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -220,7 +221,13 @@ class Duel(State):
 
     opponent: nn.Module | None = None
     """The discriminator; in :mod:`cdedu.dmd` the denoiser of the student's samples."""
-    opponent_loss: float = float("nan")
+    opponent_mean_loss: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
+    """The opponent's loss of the last step, on the device."""
+
+    @property
+    def opponent_loss(self) -> float:
+        """The opponent's loss of the last step. Waits for the GPU where there is one, as ``loss`` does."""
+        return float(self.opponent_mean_loss)
 
 
 def train_adversarial(
@@ -326,4 +333,4 @@ def step_opponent(state: Duel, optimizer: torch.optim.Optimizer, losses: Tensor)
     loss = losses.mean()
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
-    state.opponent_loss = float(loss.detach())
+    state.opponent_mean_loss = loss.detach()

@@ -245,7 +245,7 @@ exec(%r, {"__name__": "prepared"})
 
 def prepared_cell(chapter: str) -> str:
     """A cell that holds a chapter's prepared answers, for a notebook that runs where this script is not."""
-    return PREPARED % (ROOT / "exercises" / "selftest" / f"ch{chapter}.py").read_text(encoding="utf-8")
+    return PREPARED % (ANSWERS / f"ch{chapter}.py").read_text(encoding="utf-8")
 
 
 def take(name: str, kind: str, i: int, first: str) -> str:
