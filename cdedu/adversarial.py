@@ -27,7 +27,7 @@ from cdedu.recipes import Recipe
 from cdedu.runtime import Runtime
 from cdedu.student import EMA, ConsistencyModel
 from cdedu.teacher import Denoiser, Teacher
-from cdedu.training import State, _Sampler, _seeded, _update
+from cdedu.training import Batches, State, optimise, seeded
 
 
 class Features(nn.Module):
@@ -280,13 +280,13 @@ def train_adversarial(
     data, runtime = data or load_data(recipe.data), Runtime(device)
     few = few_levels(recipe, levels, "train_adversarial").to(runtime.device)
     state = duel(recipe, teacher, runtime)
-    with _seeded(recipe.seed, "discriminator"):
+    with seeded(recipe.seed, "discriminator"):
         critic = Discriminator(features, tuple(data.train.shape[1:]), levels=len(few) if told else 1)
     critic = critic.to(runtime.device)
     state.opponent = critic
     optimizer = torch.optim.Adam(critic.heads.parameters(), lr=critic_lr, betas=(0.5, 0.9))
     frozen, grid = runtime.freeze(teacher), recipe.sigmas().to(runtime.device)
-    sampler = _Sampler(recipe, "student", recipe.student.batch, data, runtime)
+    sampler = Batches(recipe, "student", recipe.student.batch, data, runtime)
 
     def loss_of(part: range) -> Tensor:
         x0, which, noise, cond = sampler.draw(
@@ -304,7 +304,7 @@ def train_adversarial(
         return loss
 
     while state.step < state.steps:
-        _update(state, state.model, loss_of, sampler, runtime)
+        optimise(state, state.model, loss_of, sampler, runtime)
         yield state
 
 

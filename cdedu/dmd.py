@@ -19,7 +19,7 @@ from cdedu.noise import add_noise, draw_steps, normal
 from cdedu.recipes import Recipe
 from cdedu.runtime import Runtime
 from cdedu.teacher import Denoiser, Teacher
-from cdedu.training import _Sampler, _update
+from cdedu.training import Batches, optimise
 
 
 def matching_gradient(
@@ -118,7 +118,7 @@ def train_matching(
     state.opponent = fake
     optimizer = torch.optim.Adam(fake.parameters(), lr=critic_lr)
     frozen, grid = runtime.freeze(copy.deepcopy(teacher)), recipe.sigmas().to(runtime.device)
-    sampler = _Sampler(recipe, "student", recipe.student.batch, data, runtime)
+    sampler = Batches(recipe, "student", recipe.student.batch, data, runtime)
 
     def loss_of(part: range) -> Tensor:
         x0, which, noise, cond = sampler.draw(
@@ -131,5 +131,5 @@ def train_matching(
         return matching_loss(frozen, fake, x, again, **cond)
 
     while state.step < state.steps:
-        _update(state, state.model, loss_of, sampler, runtime)
+        optimise(state, state.model, loss_of, sampler, runtime)
         yield state

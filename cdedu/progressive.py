@@ -27,7 +27,7 @@ from cdedu.runtime import Runtime
 from cdedu.solvers import euler_step
 from cdedu.student import EMA
 from cdedu.teacher import Denoiser, Teacher
-from cdedu.training import Resume, State, _Sampler, _update
+from cdedu.training import Batches, Resume, State, optimise
 
 
 def two_step_target(
@@ -139,7 +139,7 @@ def halve(
     if resume:
         state.restore(*resume)
     frozen, model = runtime.freeze(teacher), runtime.prepare(student)
-    sampler, grid = _Sampler(recipe, "student", stage.batch, data, runtime), sigmas.to(runtime.device)
+    sampler, grid = Batches(recipe, "student", stage.batch, data, runtime), sigmas.to(runtime.device)
 
     def loss_of(part: range) -> Tensor:
         x0, index, noise, cond = sampler.draw(
@@ -148,7 +148,7 @@ def halve(
         return progressive_loss(model, frozen, x0, grid, index=index, noise=noise, **cond)  # type: ignore[arg-type]
 
     while state.step < stage.steps:
-        _update(state, model, loss_of, sampler, runtime)
+        optimise(state, model, loss_of, sampler, runtime)
         yield state
 
 

@@ -137,7 +137,7 @@ def train_teacher(
         FloatingPointError: when the loss stops being a number; the state yielded last is the last good one.
     """
     stage, data, runtime = recipe.teacher, data or load_data(recipe.data), runtime or Runtime(device)
-    with _seeded(recipe.seed, "network"):
+    with seeded(recipe.seed, "network"):
         network = recipe.network.build(tuple(data.train.shape[1:]))
     teacher = Teacher(network, recipe.sigma_data, recipe.noise_scale, recipe.angle).to(runtime.device).train()
     if start is not None:
@@ -147,14 +147,14 @@ def train_teacher(
     if resume:
         state.restore(*resume)
     model = runtime.prepare(teacher)
-    sampler = _Sampler(recipe, "teacher", stage.batch, data, runtime)
+    sampler = Batches(recipe, "teacher", stage.batch, data, runtime)
 
     def loss_of(part: range) -> Tensor:
         x0, sigma, noise, cond = sampler.draw(state.step, part, stage.log_sigma.sample)
         return denoising_loss(model, x0, sigma, noise=noise, **cond)
 
     while state.step < stage.steps:
-        _update(state, model, loss_of, sampler, runtime)
+        optimise(state, model, loss_of, sampler, runtime)
         yield state
 
 
@@ -191,7 +191,7 @@ def distill(
     if isinstance(teacher, nn.Module):
         teacher = runtime.freeze(teacher)
     model, target = runtime.prepare(student), state.target
-    sampler = _Sampler(recipe, "student", stage.batch, data, runtime, guidance)
+    sampler = Batches(recipe, "student", stage.batch, data, runtime, guidance)
 
     sigmas = recipe.sigmas().to(runtime.device)
     solver = solvers.heun_step if stage.solver == "heun" else solvers.euler_step
@@ -264,7 +264,7 @@ def train_consistency(
     student = new_student(recipe, data)
     state = _student_state(recipe, student, runtime, resume, start)
     model, target = runtime.prepare(student), state.target
-    sampler = _Sampler(recipe, "student", stage.batch, data, runtime)
+    sampler = Batches(recipe, "student", stage.batch, data, runtime)
 
     def points(step: int) -> int:
         return schedule(step, stage.steps, s0, stage.points - 1)
@@ -286,7 +286,7 @@ def train_consistency(
 
 
 def _continuous(
-    state: State, model: nn.Module, sampler: "_Sampler", teacher: Denoiser | None, part: range
+    state: State, model: nn.Module, sampler: "Batches", teacher: Denoiser | None, part: range
 ) -> Tensor:
     """The loss of the continuous limit, with a teacher or without; its ratio r rises over the first steps."""
     recipe, stage = state.recipe, state.recipe.student
@@ -325,7 +325,7 @@ def _student_of(teacher: Denoiser, recipe: Recipe, data: Dataset) -> nn.Module:
 
 def new_student(recipe: Recipe, data: Dataset) -> ConsistencyModel:
     """A student with random weights, which the recipe's seed decides."""
-    with _seeded(recipe.seed, "network"):
+    with seeded(recipe.seed, "network"):
         network = recipe.network.build(tuple(data.train.shape[1:]))
     return ConsistencyModel(network, recipe.sigma_data, recipe.sigma_min, recipe.noise_scale, recipe.angle)
 
@@ -363,22 +363,32 @@ def _train_student(
     state: State,
     model: nn.Module,
     loss_of: Callable[[range], Tensor],
-    sampler: "_Sampler",
+    sampler: "Batches",
     runtime: Runtime,
     rate: Callable[[int], float],
 ) -> Iterator[State]:
     """The loop of every student: a step, then the target's, where there is one, at the rate μ of that step."""
     while (step := state.step) < state.steps:
-        _update(state, model, loss_of, sampler, runtime)
+        optimise(state, model, loss_of, sampler, runtime)
         if state.target is not None:
             state.target.update(state.model, rate(step))
         yield state
 
 
-def _update(
-    state: State, model: nn.Module, loss_of: Callable[[range], Tensor], sampler: "_Sampler", runtime: Runtime
+def optimise(
+    state: State, model: nn.Module, loss_of: Callable[[range], Tensor], sampler: "Batches", runtime: Runtime
 ) -> None:
-    """One step: the loss of this process's samples, part by part; the optimiser; the sampling average."""
+    """One step: the loss of this process's samples, part by part; the optimiser; the sampling average.
+
+    Args:
+        state: changed in place: weights, optimiser, average, ``step`` and ``mean_loss``.
+        model: the network as ``runtime`` prepared it.
+        loss_of: a part of the batch → its losses, one a sample.
+        sampler, runtime: which samples are this process's, and how it computes.
+
+    Raises:
+        FloatingPointError: when the loss is no number (on a GPU this is looked at every 50 steps).
+    """
     stage, done = getattr(state.recipe, state.role), False
     while not done:
         parts = sampler.parts(runtime.micro_batch)
@@ -388,7 +398,7 @@ def _update(
             for part in parts:
                 with (
                     runtime.waiting(model) if part is not parts[-1] else nullcontext(),
-                    _seeded(*sampler.key(state.step, part.start)),
+                    seeded(*sampler.key(state.step, part.start)),
                 ):
                     with runtime.autocast():
                         loss = loss_of(part).sum() / sampler.mine
@@ -413,11 +423,22 @@ def _update(
     state.step += 1
 
 
-class _Sampler:
+class Batches:
     """Data and noise of each step, the same whatever the number of processes and parts.
 
     The global batch is cut into blocks of ``recipe.block`` samples; each block has a generator of its own, seeded by the
     recipe's seed, the role, the step and the place of its first sample. A process draws the blocks that it needs, on its device.
+
+    Args:
+        recipe: its ``seed`` and ``block``, and whether its network has classes.
+        role: "teacher" or "student", so that they do not see the same noise.
+        batch: samples a step, of all processes together.
+        data: whose ``train`` part is drawn from.
+        runtime: which process this is, of how many.
+        guidance: lowest and highest guidance weight, one drawn evenly for each sample.
+
+    Raises:
+        ValueError: for a batch that the processes cannot share in whole blocks.
     """
 
     def __init__(
@@ -485,7 +506,7 @@ def _seed(*key: int | str) -> int:
 
 
 @contextmanager
-def _seeded(*key: int | str) -> Iterator[None]:
+def seeded(*key: int | str) -> Iterator[None]:
     """PyTorch's global generators (initial weights, dropout masks) seeded inside, and put back afterwards."""
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(_seed(*key))

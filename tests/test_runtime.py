@@ -16,7 +16,7 @@ from cdedu.recipes import Network, Recipe, StudentStage, TeacherStage
 from cdedu.runtime import Runtime
 from cdedu.student import ConsistencyModel
 from cdedu.teacher import Teacher
-from cdedu.training import _Sampler, distill, train_teacher
+from cdedu.training import Batches, distill, train_teacher
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -122,13 +122,13 @@ def test_memory_too_small_for_one_block_is_an_error_that_says_what_to_do(monkeyp
         run("teacher", replace(MLP_RECIPE, block=block), POINTS)
 
 
-def share(recipe: Recipe, world: int, rank: int) -> _Sampler:
+def share(recipe: Recipe, world: int, rank: int) -> Batches:
     runtime = Runtime()
     runtime.world, runtime.rank = world, rank
-    return _Sampler(recipe, "student", recipe.student.batch, PICTURES, runtime)
+    return Batches(recipe, "student", recipe.student.batch, PICTURES, runtime)
 
 
-def drawn(sampler: _Sampler, micro_batch: int | None, step: int = 3) -> list[torch.Tensor]:
+def drawn(sampler: Batches, micro_batch: int | None, step: int = 3) -> list[torch.Tensor]:
     columns = zip(
         *(sampler.draw(step, p, LogNormal().sample) for p in sampler.parts(micro_batch)), strict=True
     )
@@ -248,7 +248,7 @@ def test_dropout_is_synchronised_on_the_gpu():
 @pytest.mark.parametrize("role", ["teacher", "student"])
 def test_the_gpu_computes_what_the_cpu_does(role, monkeypatch):
     """The same draws on both: a step's gradient differs by rounding alone."""
-    draw = _Sampler.draw
+    draw = Batches.draw
 
     def on_cpu(self, step, part, level):
         device, train, labels = self.device, self.train, self.labels
@@ -257,7 +257,7 @@ def test_the_gpu_computes_what_the_cpu_does(role, monkeypatch):
         self.device, self.train, self.labels = device, train, labels
         return *(t.to(device) for t in tensors), {k: v.to(device) for k, v in cond.items()}
 
-    monkeypatch.setattr(_Sampler, "draw", on_cpu)
+    monkeypatch.setattr(Batches, "draw", on_cpu)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     here, there = run(role, IMAGE_RECIPE, PICTURES), run(role, IMAGE_RECIPE, PICTURES, Runtime("cuda"))
     assert there.loss == pytest.approx(here.loss, rel=1e-4)
