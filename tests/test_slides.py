@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import book_ideas
 import book_slides
 import book_teaching
 import nbformat
@@ -184,7 +185,7 @@ def test_the_notes_of_the_plan_are_on_the_slides(page: str) -> None:
         for goal in one["goals"]:
             assert goal in said
         for note in one["notes"]:
-            here = "at" not in note or note["at"] in book_teaching.sections(page.removeprefix("book/"))
+            here = "at" not in note or note["at"] in book_ideas.sections(page.removeprefix("book/"))
             assert not here or book_teaching.remark(note) in said, f"{page}: {note}"
 
 

@@ -1,4 +1,4 @@
-"""The page that says where each idea is taught, exercised and checked, from book/ideas.yml and the exercises themselves."""
+"""The page that says where each idea and each system is taught, exercised and checked: book/ideas.yml, book/systems.yml, the exercises."""
 
 import re
 from functools import cache
@@ -9,6 +9,7 @@ import nbformat
 import yaml
 
 IDEAS = results.ROOT / "book" / "ideas.yml"
+SYSTEMS = results.ROOT / "book" / "systems.yml"
 SOURCES = results.ROOT / "exercises" / "source"
 KINDS = {"code": "code it", "predict": "predict it", "bug": "find the bug"}
 
@@ -27,6 +28,20 @@ def sets() -> dict[str, str]:
 def read() -> list[dict[str, Any]]:
     """track, idea, taught (chapters), exercises (names) of each row."""
     return yaml.safe_load(IDEAS.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def systems() -> list[dict[str, Any]]:
+    """system, papers (keys of the bibliography), sections (chapter → heading), code (names in the API), exercises of each row."""
+    return yaml.safe_load(SYSTEMS.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+@cache
+def sections(page: str) -> list[str]:
+    """The headings below a chapter's title."""
+    path = results.ROOT / "book" / f"{page}.ipynb"
+    cells = nbformat.read(path, as_version=4).cells if path.exists() else []
+    text = [cell.source for cell in cells if cell.cell_type == "markdown"]
+    return [head for source in text for head in re.findall(r"^##+ (.+)$", source, re.M)]
 
 
 @cache
@@ -59,14 +74,22 @@ def problems() -> list[str]:
         named |= set(row.get("exercises") or [])
     found += [f"there is no exercise {name!r}" for name in sorted(named - set(sets()))]
     found += [f"no idea names exercise {name!r}" for name in sorted(set(sets()) - named)]
-    return [f"book/ideas.yml: {what}" for what in found]
+    return [f"book/ideas.yml: {what}" for what in found] + [
+        f"book/systems.yml, {row['system']!r}: {what}" for row in systems() for what in gaps(row)
+    ]
+
+
+def gaps(row: dict[str, Any]) -> list[str]:
+    """What a system lacks, or names and nothing has. The build itself sees to papers and code, which become links."""
+    found = [f"needs {key}" for key in ("papers", "sections", "code", "exercises") if not row.get(key)]
+    for page, head in row["sections"].items():
+        if head not in sections(page):
+            found.append(f"{page} has no section {head!r}")
+    return found + [f"there is no exercise {name!r}" for name in row["exercises"] if name not in sets()]
 
 
 def table(track: str) -> str:
     """One row an idea: where it is taught, and the exercises with their checks."""
-    from cdedu.checks import exercises
-
-    tasks = exercises()
     rows = [
         "```{list-table}",
         ":header-rows: 1",
@@ -78,11 +101,36 @@ def table(track: str) -> str:
     ]
     for row in (row for row in read() if row["track"] == track):
         taught = ", ".join(link(page) for page in row["taught"])
-        asked = "; ".join(
-            f"{{doc}}`{tasks[name].title} </exercises/{sets()[name]}>` ({KINDS[tasks[name].kind]})"
-            for name in row["exercises"]
-            if name in sets()
-        )
-        asked = asked or "with the chapter, which is to come"
+        asked = _asked(row["exercises"]) or "with the chapter, which is to come"
         rows += [f"* - {row['idea']}", f"  - {taught}", f"  - {asked}"]
     return "\n".join([*rows, "```"])
+
+
+def system_table() -> str:
+    """One row a system: the section that explains it, its code, its exercises."""
+    rows = [
+        "```{list-table}",
+        ":header-rows: 1",
+        ":widths: 24 26 26 24",
+        "",
+        "* - system\n  - section\n  - code\n  - exercised and checked in",
+    ]
+    for row in systems():
+        papers = f"{{cite}}`{','.join(row['papers'])}`"
+        where = "; ".join(f"{head}, in {link(page)}" for page, head in row["sections"].items())
+        code = ", ".join(f"{{py:obj}}`~{name}`" for name in row["code"])
+        parts = [f"{row['system']} {papers}", where, code, _asked(row["exercises"])]
+        rows.append("* - " + "\n  - ".join(parts))
+    return "\n".join([*rows, "```"])
+
+
+def _asked(names: list[str]) -> str:
+    """Links to the exercises that exist."""
+    from cdedu.checks import exercises
+
+    tasks = exercises()
+    return "; ".join(
+        f"{{doc}}`{tasks[name].title} </exercises/{sets()[name]}>` ({KINDS[tasks[name].kind]})"
+        for name in names
+        if name in sets()
+    )

@@ -12,7 +12,6 @@ from typing import Any
 
 import book_ideas as ideas
 import book_results as results
-import nbformat
 import yaml
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
@@ -40,15 +39,6 @@ def classes(page: str = "") -> list[Class]:
 def minutes(idea: str) -> int:
     """What the plans spend on an idea, in class."""
     return sum(step[0] for one in classes() for step in one["steps"] if step[2:] == [idea])
-
-
-@cache
-def sections(page: str) -> list[str]:
-    """The headings below a chapter's title."""
-    path = results.ROOT / "book" / f"{page}.ipynb"
-    cells = nbformat.read(path, as_version=4).cells if path.exists() else []
-    text = [cell.source for cell in cells if cell.cell_type == "markdown"]
-    return [head for source in text for head in re.findall(r"^##+ (.+)$", source, re.M)]
 
 
 def quiz(idea: str) -> list[str]:
@@ -219,7 +209,7 @@ def problems() -> list[str]:
                 found.append(f"{here}: book/ideas.yml has no idea {step[2]!r}")
         found += [f"{here}: there is no exercise {n!r}" for n in one["exercises"] if n not in ideas.sets()]
         pages = [page for page in one["chapters"] if f"book/{page}" in ideas.contents()]
-        heads = {head for page in pages for head in sections(page)}
+        heads = {head for page in pages for head in ideas.sections(page)}
         if len(pages) == len(one["chapters"]):
             names = [note["at"] for note in one["notes"] if "at" in note and note["at"] not in heads]
             found += [f"{here}: {', '.join(pages)} has no section {name!r}" for name in names]

@@ -208,12 +208,12 @@ def _results(app: Sphinx) -> str:
 
 def _ideas(app: Sphinx) -> str:
     app.env.note_dependency(str(ideas.IDEAS))
+    app.env.note_dependency(str(ideas.SYSTEMS))
     for problem in ideas.problems():
         logger.warning(problem)
-    return "\n\n".join(
-        f"## {track.capitalize()} track\n\n{ideas.table(track)}"
-        for track in ("undergraduate", "postgraduate")
-    )
+    parts = {f"{track.capitalize()} track": ideas.table(track) for track in ("undergraduate", "postgraduate")}
+    parts["Systems"] = ideas.system_table()
+    return "\n\n".join(f"## {title}\n\n{table}" for title, table in parts.items())
 
 
 def _table(left: str, right: str, rows: list[tuple[str, Any]]) -> str:
