@@ -11,7 +11,7 @@ some frozen network; the **heads** on them are trained against the student, and 
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -27,7 +27,7 @@ from cdedu.recipes import Recipe
 from cdedu.runtime import Runtime
 from cdedu.student import EMA, ConsistencyModel
 from cdedu.teacher import Denoiser, Teacher
-from cdedu.training import Batches, State, optimise, seeded
+from cdedu.training import Batches, Resume, State, optimise, seeded
 
 
 class Features(nn.Module):
@@ -217,10 +217,13 @@ def renoised_distillation_loss(
 
 @dataclass
 class Duel(State):
-    """A :class:`~cdedu.training.State` with the student's opponent, which is not part of ``tensors()``."""
+    """A :class:`~cdedu.training.State` with the student's opponent."""
 
-    opponent: nn.Module | None = None
+    opponent: nn.Module = field(kw_only=True)
     """The discriminator; in :mod:`cdedu.dmd` the denoiser of the student's samples."""
+    learner: nn.Module = field(kw_only=True)
+    """What of the opponent is trained: the heads, or all of it."""
+    opponent_optimizer: torch.optim.Optimizer = field(kw_only=True)
     opponent_mean_loss: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
     """The opponent's loss of the last step, on the device."""
 
@@ -228,6 +231,20 @@ class Duel(State):
     def opponent_loss(self) -> float:
         """The opponent's loss of the last step. Waits for the GPU where there is one, as ``loss`` does."""
         return float(self.opponent_mean_loss)
+
+    def modules(self) -> dict[str, nn.Module | None]:
+        return super().modules() | {"opponent": self.learner}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return super().optimizers() | {"opponent_optimizer": self.opponent_optimizer}
+
+    def step_opponent(self, losses: Tensor) -> None:
+        """One step of the opponent on its own losses (B,)."""
+        self.opponent_optimizer.zero_grad(set_to_none=True)
+        loss = losses.mean()
+        loss.backward()
+        self.opponent_optimizer.step()
+        self.opponent_mean_loss = loss.detach()
 
 
 def train_adversarial(
@@ -243,6 +260,7 @@ def train_adversarial(
     told: bool = True,
     critic_lr: float = 3e-3,
     device: str | torch.device = "cpu",
+    resume: Resume | None = None,
 ) -> Iterator[Duel]:
     r"""Adversarial diffusion distillation (ADD); yields after every step.
 
@@ -251,7 +269,6 @@ def train_adversarial(
     Each step draws a batch of data and one of the student's few noise levels for each of its samples; the heads are updated first,
     then the student, on the same samples. A step costs 8 evaluations an image: student 3, teacher 1, features 2 + 2 (those of data
     and sample without gradient for the heads, and of the sample with a backward pass to it). The heads are small and not counted.
-    A run cannot be resumed.
 
     Args:
         recipe: its ``student`` part says how many steps, which batch, learning rate and sampling average, and ``points`` on which
@@ -265,12 +282,13 @@ def train_adversarial(
         r1, critic_lr: γ and the learning rate of the heads.
         told: whether the discriminator knows the noise level that a sample comes from.
         device: where to train.
+        resume: continue from ``(state.tensors(), state.step)`` of an interrupted run with the same arguments, to the same end.
 
     Raises:
         ValueError: for weights that are negative or both 0, or levels outside the recipe's range.
         FloatingPointError: when the loss stops being a number; the state yielded last is the last good one.
 
-    Source: Sauer et al. 2023 (ADD), section 3.
+    Source: Sauer et al. 2023 (ADD), section 3; four levels and λ = 2.5 are theirs.
     """
     if min(distillation, adversarial) < 0 or not distillation + adversarial > 0:
         raise ValueError(
@@ -278,34 +296,25 @@ def train_adversarial(
             "nor both 0"
         )
     data, runtime = data or load_data(recipe.data), Runtime(device)
-    few = few_levels(recipe, levels, "train_adversarial").to(runtime.device)
-    state = duel(recipe, teacher, runtime)
+    few = few_levels(recipe, levels, "train_adversarial")
     with seeded(recipe.seed, "discriminator"):
         critic = Discriminator(features, tuple(data.train.shape[1:]), levels=len(few) if told else 1)
     critic = critic.to(runtime.device)
-    state.opponent = critic
     optimizer = torch.optim.Adam(critic.heads.parameters(), lr=critic_lr, betas=(0.5, 0.9))
-    frozen, grid = runtime.freeze(teacher), recipe.sigmas().to(runtime.device)
-    sampler = Batches(recipe, "student", recipe.student.batch, data, runtime)
+    frozen = runtime.freeze(teacher)
 
-    def loss_of(part: range) -> Tensor:
-        x0, which, noise, cond = sampler.draw(
-            state.step, part, partial(draw_steps, torch.ones(len(few) * len(grid)))
-        )
-        place, again = which % len(few), grid[which // len(few)]
-        fake = state.model(add_noise(x0, few[place], noise), few[place], **cond)
-        place = place if told else torch.zeros_like(place)
-        loss = torch.zeros(len(x0), device=x0.device)
+    def loss_of(state: Duel, turn: Turn) -> Tensor:
+        level = turn.level if told else torch.zeros_like(turn.level)
+        loss = torch.zeros(len(level), device=level.device)
         if adversarial:
-            step_opponent(state, optimizer, discriminator_loss(critic, x0, fake.detach(), r1, place))
-            loss = loss + adversarial * adversarial_loss(critic, fake, place)
+            state.step_opponent(discriminator_loss(critic, turn.x0, turn.fake.detach(), r1, level))
+            loss = loss + adversarial * adversarial_loss(critic, turn.fake, level)
         if distillation:
-            loss = loss + distillation * renoised_distillation_loss(frozen, fake, again, **cond)
+            term = renoised_distillation_loss(frozen, turn.fake, turn.again, **turn.cond)
+            loss = loss + distillation * term
         return loss
 
-    while state.step < state.steps:
-        optimise(state, state.model, loss_of, sampler, runtime)
-        yield state
+    yield from duel(recipe, teacher, few, critic, critic.heads, optimizer, loss_of, data, runtime, resume)
 
 
 def few_levels(recipe: Recipe, levels: Sequence[float] | None, place: str) -> Tensor:
@@ -319,18 +328,66 @@ def few_levels(recipe: Recipe, levels: Sequence[float] | None, place: str) -> Te
     return few
 
 
-def duel(recipe: Recipe, teacher: Teacher, runtime: Runtime) -> Duel:
-    """The student, a copy of the teacher, with its sampling average and optimiser; no opponent yet."""
-    stage = recipe.student
+@dataclass
+class Turn:
+    """What a step of :func:`duel` is about."""
+
+    x0: Tensor
+    """(B, ...) data, to which the noise of a level was added."""
+    fake: Tensor
+    """(B, ...) the student's samples of it, with their graph."""
+    level: Tensor
+    """(B,) which of the student's few noise levels each comes from."""
+    again: Tensor
+    """(B,) τ, the noise that is to be put back."""
+    cond: dict[str, Any]
+
+
+def duel(
+    recipe: Recipe,
+    teacher: Teacher,
+    few: Tensor,
+    opponent: nn.Module,
+    learner: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_of: Callable[[Duel, Turn], Tensor],
+    data: Dataset,
+    runtime: Runtime,
+    resume: Resume | None,
+) -> Iterator[Duel]:
+    """The loop of ADD and DMD: the student, a copy of the teacher, samples at its few levels, and its opponent answers.
+
+    Args:
+        recipe, teacher, data, runtime, resume: as in :func:`train_adversarial`.
+        few: the student's noise levels, (n,).
+        opponent, learner, optimizer: as in :class:`Duel`.
+        loss_of: moves the opponent by :meth:`Duel.step_opponent`, then gives the student's losses, (B,).
+    """
+    stage, few = recipe.student, few.to(runtime.device)
     student = ConsistencyModel.from_teacher(teacher, recipe.sigma_min).to(runtime.device).train()
-    optimizer = torch.optim.Adam(student.parameters(), lr=stage.lr, betas=(0.5, 0.9))
-    return Duel(recipe, "student", stage.steps, student, EMA(student, stage.ema), optimizer)
+    adam = torch.optim.Adam(student.parameters(), lr=stage.lr, betas=(0.5, 0.9))
+    state = Duel(
+        recipe,
+        "student",
+        stage.steps,
+        student,
+        EMA(student, stage.ema),
+        adam,
+        opponent=opponent,
+        learner=learner,
+        opponent_optimizer=optimizer,
+    )
+    if resume:
+        state.restore(*resume)
+    grid, sampler = recipe.sigmas().to(runtime.device), Batches(recipe, "student", stage.batch, data, runtime)
+    pairs = partial(draw_steps, torch.ones(len(few) * len(grid)))
 
+    def losses(part: range) -> Tensor:
+        x0, which, noise, cond = sampler.draw(state.step, part, pairs)
+        level, again = which % len(few), grid[which // len(few)]
+        fake = student(add_noise(x0, few[level], noise), few[level], **cond)
+        return loss_of(state, Turn(x0, fake, level, again, cond))
 
-def step_opponent(state: Duel, optimizer: torch.optim.Optimizer, losses: Tensor) -> None:
-    """One step of the opponent on its own losses (B,)."""
-    optimizer.zero_grad(set_to_none=True)
-    loss = losses.mean()
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    state.opponent_mean_loss = loss.detach()
+    while state.step < state.steps:
+        optimise(state, student, losses, sampler, runtime)
+        yield state

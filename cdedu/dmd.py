@@ -6,20 +6,19 @@ same, the student's samples lie as densely as the data, and nothing moves.
 
 import copy
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cdedu.adversarial import Duel, duel, few_levels, step_opponent
+from cdedu.adversarial import Duel, Turn, duel, few_levels
 from cdedu.data import Dataset, load_data
 from cdedu.losses import denoising_loss, l2
-from cdedu.noise import add_noise, draw_steps, normal
+from cdedu.noise import add_noise, normal
 from cdedu.recipes import Recipe
 from cdedu.runtime import Runtime
 from cdedu.teacher import Denoiser, Teacher
-from cdedu.training import Batches, optimise
+from cdedu.training import Resume
 
 
 def matching_gradient(
@@ -44,7 +43,7 @@ def matching_gradient(
     Raises:
         ValueError: for shapes that do not fit.
 
-    Source: Yin et al. 2024 (DMD), section 3.2, eqs. 7 and 8, in σ.
+    Source: Yin et al. 2024 (DMD), the distribution matching gradient with its weight, in σ, as the code of DMD2 has it.
     """
     if sigma.shape != x.shape[:1] or noise.shape != x.shape:
         raise ValueError(
@@ -90,6 +89,7 @@ def train_matching(
     levels: Sequence[float] | None = None,
     critic_lr: float = 2e-3,
     device: str | torch.device = "cpu",
+    resume: Resume | None = None,
 ) -> Iterator[Duel]:
     """Distribution matching without its helpers; yields after every step.
 
@@ -99,7 +99,7 @@ def train_matching(
     the second one 3.
 
     Args:
-        recipe, teacher, data, device: as in :func:`cdedu.adversarial.train_adversarial`.
+        recipe, teacher, data, device, resume: as in :func:`cdedu.adversarial.train_adversarial`.
         levels: noise levels of the student; by default the highest alone, since the second denoiser cannot tell the samples of
             several levels apart.
         critic_lr: of the second denoiser, above the student's, which it must keep up with.
@@ -112,24 +112,14 @@ def train_matching(
     """
     data, runtime = data or load_data(recipe.data), Runtime(device)
     few = few_levels(recipe, (recipe.sigma_max,) if levels is None else levels, "train_matching")
-    few = few.to(runtime.device)
-    state = duel(recipe, teacher, runtime)
     fake = copy.deepcopy(teacher).requires_grad_(True).to(runtime.device)
-    state.opponent = fake
     optimizer = torch.optim.Adam(fake.parameters(), lr=critic_lr)
-    frozen, grid = runtime.freeze(copy.deepcopy(teacher)), recipe.sigmas().to(runtime.device)
-    sampler = Batches(recipe, "student", recipe.student.batch, data, runtime)
+    frozen = runtime.freeze(copy.deepcopy(teacher))
 
-    def loss_of(part: range) -> Tensor:
-        x0, which, noise, cond = sampler.draw(
-            state.step, part, partial(draw_steps, torch.ones(len(few) * len(grid)))
-        )
-        level, again = few[which % len(few)], grid[which // len(few)]
-        x = state.model(add_noise(x0, level, noise), level, **cond)
+    def loss_of(state: Duel, turn: Turn) -> Tensor:
+        x = turn.fake
         learn = recipe.teacher.log_sigma.sample(len(x)).to(x)
-        step_opponent(state, optimizer, denoising_loss(fake, x.detach(), learn, **cond))
-        return matching_loss(frozen, fake, x, again, **cond)
+        state.step_opponent(denoising_loss(fake, x.detach(), learn, **turn.cond))
+        return matching_loss(frozen, fake, x, turn.again, **turn.cond)
 
-    while state.step < state.steps:
-        optimise(state, state.model, loss_of, sampler, runtime)
-        yield state
+    yield from duel(recipe, teacher, few, fake, fake, optimizer, loss_of, data, runtime, resume)

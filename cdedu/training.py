@@ -69,44 +69,57 @@ class State:
         """The model to sample from: its sampling average, in evaluation mode."""
         return self.average.module.eval()
 
+    def modules(self) -> dict[str, nn.Module | None]:
+        """The networks whose weights change, by the names that :meth:`tensors` gives them."""
+        return {"model": self.model, "average": self.average, "target": self.target}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """What changes them, likewise."""
+        return {"optimizer": self.optimizer}
+
     def tensors(self) -> dict[str, Tensor]:
         """Everything that an exact continuation needs, under flat names."""
-        modules = {"model": self.model, "average": self.average, "target": self.target}
         out = {
             f"{k}.{name}": t
-            for k, m in modules.items()
+            for k, m in self.modules().items()
             if m is not None
             for name, t in m.state_dict().items()
         }
-        for i, slots in self.optimizer.state_dict()["state"].items():
-            out |= {f"optimizer.{i}.{name}": t for name, t in slots.items()}
+        for k, optimizer in self.optimizers().items():
+            for i, slots in optimizer.state_dict()["state"].items():
+                out |= {f"{k}.{i}.{name}": t for name, t in slots.items()}
         return out
 
     def restore(self, tensors: dict[str, Tensor], step: int) -> None:
         """The inverse of :meth:`tensors`.
 
         Raises:
-            ValueError: if the tensors belong to another recipe.
+            ValueError: if the tensors belong to another recipe, or to another kind of run.
         """
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "target": {}, "optimizer": {}}
+        parts: dict[str, dict[str, Tensor]] = {name: {} for name in (*self.modules(), *self.optimizers())}
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
+            if part not in parts:
+                raise ValueError(
+                    f"the checkpoint has a part {part!r}, which this kind of run has not; resume it with the function that made it"
+                )
             parts[part][rest] = tensor
         try:
-            for part, module in (("model", self.model), ("average", self.average), ("target", self.target)):
+            for part, module in self.modules().items():
                 if module is not None:
                     module.load_state_dict(parts[part])
         except RuntimeError as error:
             raise ValueError(
                 f"the checkpoint does not fit recipe {self.recipe.name!r}: {str(error).splitlines()[-1].strip()}"
             ) from None
-        slots: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in parts["optimizer"].items():
-            i, _, slot = name.partition(".")
-            slots.setdefault(int(i), {})[slot] = tensor
-        self.optimizer.load_state_dict(
-            {"state": slots, "param_groups": self.optimizer.state_dict()["param_groups"]}
-        )
+        for part, optimizer in self.optimizers().items():
+            slots: dict[int, dict[str, Tensor]] = {}
+            for name, tensor in parts[part].items():
+                i, _, slot = name.partition(".")
+                slots.setdefault(int(i), {})[slot] = tensor
+            optimizer.load_state_dict(
+                {"state": slots, "param_groups": optimizer.state_dict()["param_groups"]}
+            )
         self.step = step
 
 

@@ -441,6 +441,14 @@ MUTANTS = [
         "test_adversarial.py::test_each_noise_level_has_a_score_of_its_own",
     ),
     Mutant(
+        "opponent's optimiser forgotten by a checkpoint",
+        "an interrupted duel goes on exactly",
+        "adversarial.py",
+        ' | {"opponent_optimizer": self.opponent_optimizer}',
+        "",
+        "test_adversarial.py::test_an_interrupted_run_goes_on_exactly",
+    ),
+    Mutant(
         "matching gradient turned round",
         "samples leave places that are too dense",
         "dmd.py",

@@ -14,6 +14,7 @@ from cdedu.adversarial import (
     renoised_distillation_loss,
     train_adversarial,
 )
+from cdedu.checkpoints import load_state, save_state
 from cdedu.data import Dataset
 from cdedu.dmd import matching_gradient, matching_loss, train_matching
 from cdedu.evaluation import DigitsClassifier
@@ -21,6 +22,7 @@ from cdedu.networks import MLP
 from cdedu.recipes import Network, Recipe, StudentStage
 from cdedu.student import ConsistencyModel
 from cdedu.teacher import GaussianMixture, Teacher
+from cdedu.training import distill
 
 X = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
 Z = torch.randn(6, 2, generator=torch.Generator().manual_seed(1))
@@ -195,6 +197,39 @@ def test_terms_can_be_left_out():
     alone = run(adversarial=0.0)
     assert alone.opponent_loss != alone.opponent_loss  # never trained
     assert not torch.equal(start(run(distillation=0.0)), start(alone))
+
+
+@pytest.mark.parametrize("kind", ["adversarial", "not told", "matching"])
+def test_an_interrupted_run_goes_on_exactly(kind, tmp_path):
+    """Student, average, opponent and both optimisers, through a file, bit for bit."""
+    recipe, path = replace(RECIPE, student=replace(RECIPE.student, steps=5)), tmp_path / "state.safetensors"
+
+    def start(recipe=recipe, resume=None):
+        teacher = some_teacher()
+        if kind == "matching":
+            return train_matching(recipe, teacher, DATA, resume=resume)
+        features = Features(some_teacher(), LAYERS, 0.1)
+        return train_adversarial(recipe, teacher, features, DATA, told=kind == "adversarial", resume=resume)
+
+    for state in start():
+        if state.step == 2:
+            save_state(path, state)
+    *_, resumed = start(resume=load_state(path, recipe, "student"))
+    assert resumed.step == 5 and resumed.opponent_loss == state.opponent_loss
+    whole, parts = state.tensors(), resumed.tensors()
+    assert whole.keys() == parts.keys() and {name.split(".")[0] for name in whole} == {
+        "model", "average", "optimizer", "opponent", "opponent_optimizer"
+    }  # fmt: skip
+    assert all(torch.equal(tensor, parts[name]) for name, tensor in whole.items())
+    assert not torch.equal(whole["opponent_optimizer.0.exp_avg"], load_state(path, recipe, "student")[0]["opponent_optimizer.0.exp_avg"])  # fmt: skip
+
+
+def test_a_state_of_another_kind_of_run_is_refused():
+    *_, alone = distill(RECIPE, some_teacher(), DATA)
+    with pytest.raises(ValueError, match="does not fit recipe"):
+        run(resume=(alone.tensors(), 1))
+    with pytest.raises(ValueError, match="a part 'opponent'"):
+        next(distill(RECIPE, some_teacher(), DATA, resume=(run().tensors(), 1)))
 
 
 EXACT = GaussianMixture(torch.tensor([[-0.6, 0.0], [0.5, 0.3]]), 0.2)
