@@ -1,5 +1,6 @@
-"""What all tests share: one thread, and the built book with a browser where there is one."""
+"""What all tests share: one thread, a small book to build, and the built book with a browser where there is one."""
 
+import io
 import os
 import shutil
 import signal
@@ -27,6 +28,20 @@ CHROMIUM_FLAGS = [
 ]
 
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "book" / "_ext")]
+
+
+def build_book(root: Path, extensions: list[str], **settings: Any) -> tuple[Any, str]:
+    """Build the book in root/src into root/html; the Sphinx application, and what the build warned about."""
+    from sphinx.application import Sphinx
+    from sphinx.util.docutils import docutils_namespace
+
+    # A source_suffix of its own: Sphinx writes into its default.
+    settings = {"extensions": extensions, "source_suffix": {".rst": "restructuredtext"}} | settings
+    warnings = io.StringIO()
+    with docutils_namespace():
+        app = Sphinx(root / "src", None, root / "html", root / "trees", "html", settings, None, warnings)
+        app.build()
+    return app, warnings.getvalue()
 
 
 @pytest.fixture(scope="session", autouse=True)

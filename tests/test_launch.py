@@ -1,6 +1,5 @@
 """Colab, Binder, download and edit links: right in the built book, and right in a fork's without an edit."""
 
-import io
 import re
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,9 @@ import pytest
 import release
 import yaml
 from bs4 import BeautifulSoup
-from conftest import ROOT
+from conftest import ROOT, build_book
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from sphinx.application import Sphinx
 from sphinx.errors import ConfigError
-from sphinx.util.docutils import docutils_namespace
 
 OURS = "/".join(yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"].split("/")[-2:])
 PAGES = release.pages(yaml.safe_load((ROOT / "_toc.yml").read_text()))
@@ -75,10 +72,7 @@ def build(root: Path) -> tuple[Path, str]:
         )
         nbformat.write(nb, source / f"{name}.ipynb")
     (source / "index.md").write_text("# Title\n\n```{toctree}\nbook/one\n```\n")
-    warnings = io.StringIO()
     settings: dict[str, Any] = {
-        "extensions": ["myst_nb", "book_launch"],
-        "source_suffix": {".rst": "restructuredtext"},  # of its own: Sphinx writes into its default
         "nb_execution_mode": "off",
         "html_theme": "sphinx_book_theme",
         "html_theme_options": {
@@ -90,10 +84,7 @@ def build(root: Path) -> tuple[Path, str]:
         "exclude_patterns": ["exercises"],
         "suppress_warnings": ["config.cache"],
     }
-    with docutils_namespace():
-        app = Sphinx(source, None, root / "html", root / "trees", "html", settings, None, warnings)
-        app.build()
-    return root / "html", warnings.getvalue()
+    return root / "html", build_book(root, ["myst_nb", "book_launch"], **settings)[1]
 
 
 def links(page: Path) -> list[str]:

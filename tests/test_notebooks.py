@@ -1,6 +1,5 @@
 """The notebook runner, the numbers that the text quotes, and what the book's extension refuses."""
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,8 @@ import bookext
 import nbformat
 import notebooks
 import pytest
+from conftest import build_book
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from sphinx.application import Sphinx
-from sphinx.util.docutils import docutils_namespace
 
 ALT = {"mystnb": {"image": {"alt": "A line"}}}
 IMAGE = new_output("display_data", data={"image/png": "iVBORw0KGgo=", "text/plain": "<Figure>"})
@@ -169,20 +167,10 @@ def test_glue_puts_the_number_beside_its_path(record: Path) -> None:
 
 def warnings_of(text: str, tmp_path: Path) -> str:
     """What a build of a book with this one page warns about."""
-    source, out, warnings = tmp_path / "src", tmp_path / "out", io.StringIO()
-    source.mkdir()
-    (source / "index.md").write_text("# Title\n\n" + text)
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "index.md").write_text("# Title\n\n" + text)
     extensions = ["myst_parser", "sphinx.ext.mathjax", "bookext"]
-    suffix = {".rst": "restructuredtext"}  # of its own: Sphinx writes into its default
-    settings = {
-        "extensions": extensions,
-        "source_suffix": suffix,
-        "myst_enable_extensions": ["dollarmath"],
-    }
-    with docutils_namespace():
-        app = Sphinx(source, None, out, out / "trees", "html", settings, status=None, warning=warnings)
-        app.build()
-    return warnings.getvalue()
+    return build_book(tmp_path, extensions, myst_enable_extensions=["dollarmath"])[1]
 
 
 @pytest.fixture
@@ -195,7 +183,7 @@ def equations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_linked_equation_builds(equations: Path, tmp_path: Path) -> None:
     assert not warnings_of("$$ x $$ (known)\n", tmp_path)
-    page = (tmp_path / "out" / "index.html").read_text()
+    page = (tmp_path / "html" / "index.html").read_text()
     assert "noise.add_noise" in page and "test_it" in page
 
 
@@ -217,4 +205,4 @@ def test_a_stale_number_stops_the_build(record: Path, equations: Path, tmp_path:
 
 def test_a_planned_chapter_is_not_linked(equations: Path, tmp_path: Path) -> None:
     assert not warnings_of("$$ x $$ (known)\n\n{chapter}`Noise <undergraduate/99_none>`\n", tmp_path)
-    assert "(planned)" in (tmp_path / "out" / "index.html").read_text()
+    assert "(planned)" in (tmp_path / "html" / "index.html").read_text()

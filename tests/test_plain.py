@@ -1,16 +1,13 @@
 """Published notebooks: what MyST says in plain Markdown, on a small book and on all copies of the built one."""
 
-import io
 import re
 from pathlib import Path
 
 import nbformat
 import pytest
 from book_plain import Plain
-from conftest import ROOT
+from conftest import ROOT, build_book
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from sphinx.application import Sphinx
-from sphinx.util.docutils import docutils_namespace
 
 SITE = "https://somebody.github.io/course"
 
@@ -29,26 +26,14 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Plain:
         "@article{song, author={Song, Yang and Dhariwal, Prafulla}, title={A}, year=2024}\n"
         r"@article{three, author={K{\"a}hler, Eva and Ho, Jonathan and Song, Yang}, title={B}, year=2023}"
     )
-    settings = {
-        "extensions": ["myst_parser", "sphinxcontrib.bibtex"],
-        "source_suffix": {".rst": "restructuredtext"},
-        "bibtex_bibfiles": ["a.bib"],
-        "bibtex_reference_style": "author_year",
-        "myst_enable_extensions": ["dollarmath"],
-        "suppress_warnings": ["config.cache"],
-    }
-    with docutils_namespace():
-        app = Sphinx(
-            source,
-            None,
-            source.parent / "html",
-            source.parent / "trees",
-            "html",
-            settings,
-            None,
-            io.StringIO(),
-        )
-        app.build()
+    app, _ = build_book(
+        source.parent,
+        ["myst_parser", "sphinxcontrib.bibtex"],
+        bibtex_bibfiles=["a.bib"],
+        bibtex_reference_style="author_year",
+        myst_enable_extensions=["dollarmath"],
+        suppress_warnings=["config.cache"],
+    )
     return Plain(app, SITE)
 
 

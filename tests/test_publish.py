@@ -1,6 +1,5 @@
 """Publishing: the branch that Pages serves, moved pages, the offline zip, the workflows."""
 
-import io
 import re
 import shutil
 import subprocess
@@ -10,9 +9,7 @@ from zipfile import ZipFile
 import pytest
 import release
 import yaml
-from conftest import ROOT
-from sphinx.application import Sphinx
-from sphinx.util.docutils import docutils_namespace
+from conftest import ROOT, build_book
 
 
 @pytest.fixture
@@ -85,19 +82,12 @@ def test_nothing_is_pushed_on_bad_input(clone: Path, version: str, words: str) -
 
 def redirect(tmp_path: Path, lines: str) -> tuple[Path, str]:
     """The html of a book of two pages with these redirects, and what the build warned about."""
-    source, warnings = tmp_path / "src", io.StringIO()
+    source = tmp_path / "src"
     (source / "book").mkdir(parents=True)
     (source / "index.md").write_text("# Title\n\n```{toctree}\nbook/here\n```\n")
     (source / "book" / "here.md").write_text("# Here\n")
     (source / "book" / "redirects.yml").write_text(lines)
-    # A source_suffix of its own: Sphinx writes into its default.
-    settings = {
-        "extensions": ["myst_parser", "book_redirects"],
-        "source_suffix": {".rst": "restructuredtext"},
-    }
-    with docutils_namespace():
-        Sphinx(source, None, tmp_path / "html", tmp_path / "trees", "html", settings, None, warnings).build()
-    return tmp_path / "html", warnings.getvalue()
+    return tmp_path / "html", build_book(tmp_path, ["myst_parser", "book_redirects"])[1]
 
 
 def test_a_moved_page_leads_to_its_new_address(tmp_path: Path) -> None:
