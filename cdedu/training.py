@@ -178,6 +178,7 @@ def distill(
     *,
     student: nn.Module | None = None,
     guidance: tuple[float, float] | None = None,
+    loss: Callable[..., Tensor] | None = None,
     device: str | torch.device = "cpu",
     resume: Resume | None = None,
     start: nn.Module | None = None,
@@ -192,6 +193,7 @@ def distill(
         student: what is trained, in place of the student that the teacher suggests.
         guidance: lowest and highest guidance weight; one is drawn for each sample, evenly, and given to teacher and student as
             ``guidance=`` (see :mod:`cdedu.guidance`).
+        loss: in place of :func:`~cdedu.losses.distillation_loss`, called like it (see :func:`cdedu.latent.skipping_loss`).
         data, device, resume, start, runtime: as in :func:`train_teacher`.
 
     Raises:
@@ -212,7 +214,7 @@ def distill(
 
     def distillation(part: range) -> Tensor:
         x0, index, noise, cond = sampler.draw(state.step, part, partial(draw_steps, index_weights))
-        return distillation_loss(
+        return (loss or distillation_loss)(
             model,
             target or student,
             teacher,

@@ -36,6 +36,7 @@ MODULES = {
         "progressive",
         "adversarial",
         "dmd",
+        "latent",
         "checkpoints",
         "files",
         "runs",
