@@ -353,18 +353,18 @@ def _submission(fd: int, order: dict[str, Any], scratch: str) -> None:
     os.closerange(fd + 1, 1024)
     noted: list[str] = []
     notebook = _Notebook(noted, scratch)
-    sys.stdout = sys.stderr = notebook.output  # type: ignore[assignment]
+    sys.stdout = sys.stderr = notebook.output
     # The verdict is found elsewhere: here the notebook's own checks say nothing.
     for module in (checks, checks.core):
-        module.check = module.hint = lambda *_, **__: None  # type: ignore[assignment,attr-defined]
-        module.passed = lambda *_: False  # type: ignore[assignment,attr-defined]
+        module.check = module.hint = lambda *_, **__: None  # type: ignore[attr-defined]
+        module.passed = lambda *_: False  # type: ignore[attr-defined]
     operations = {name: getattr(notebook, name) for name in ("run", "answers", "facts", "probe")}
     notebook.peer = peer = Peer(fd, operations)
     peer.line, peer.caught = notebook.line, (Exception, SystemExit, KeyboardInterrupt, _Slow)
     _limit(order["memory_mb"], order["cpu_seconds"])
     if order.get("hooks", True):
         _refuse(noted, scratch, order["paths"], native=not order["namespaces"])
-    builtins.input = lambda *_: ""  # type: ignore[assignment]
+    builtins.input = lambda *_: ""
     try:
         peer.serve()
     except Gone:

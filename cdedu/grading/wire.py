@@ -84,7 +84,8 @@ class Peer:
 
     def __init__(self, fd: int, operations: dict[str, Callable[..., Any]] | None = None) -> None:
         self.fd, self.deadline, self.late, self._depth = fd, math.inf, False, 0
-        self._operations = {"call": self._called, "backward": self._backward, **(operations or {})}
+        self._operations: dict[str, Callable[..., Any]] = {"call": self._called, "backward": self._backward}
+        self._operations |= operations or {}
         self._objects: dict[int, Any] = {}
         self._next, self._buffer = 0, b""
         self.line: Callable[[BaseException], str | None] = lambda error: None
@@ -229,8 +230,8 @@ class Peer:
         if value is None or isinstance(value, bool):
             return value
         if isinstance(value, int | float | str) and not isinstance(value, Remote):
-            plain = next(kind for kind in (int, float, str) if isinstance(value, kind))(value)
-            return plain[:10_000] if isinstance(plain, str) else plain
+            simple = next(kind for kind in (int, float, str) if isinstance(value, kind))(value)
+            return simple[:10_000] if isinstance(simple, str) else simple
         if value is ...:
             return {"is": "ellipsis"}
         if isinstance(value, tuple | list):
