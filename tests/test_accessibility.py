@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import axe_playwright_python
+import book_access
 import pytest
 from conftest import HTML, PATIENCE, ROOT
+from PIL import Image
 from test_book import BUILT, pages, tree
 
 pytestmark = pytest.mark.book
@@ -147,8 +149,15 @@ def test_next_and_previous_lead_through_chapters_and_exercises(html: Path) -> No
 
 
 def test_each_chapter_says_how_far_along_its_track_it_is(html: Path) -> None:
-    import book_access
-
     for page, place in book_access.steps(ROOT / "_toc.yml").items():
         shown = tree(HTML / f"{page}.html").select_one("article .track-progress")
         assert shown and shown.get_text() == "{}, step {} of {}{}".format(*place)
+
+
+@pytest.mark.parametrize(("dpi", "shown"), [(None, (600, 300)), (110, (600, 300)), (220, (300, 150))])
+def test_a_figure_for_dense_screens_is_shown_at_half_its_pixels(
+    tmp_path: Path, dpi: int | None, shown: tuple[int, int]
+) -> None:
+    Image.new("L", (600, 300)).save(tmp_path / "f.png", **({"dpi": (dpi, dpi)} if dpi else {}))
+    with Image.open(tmp_path / "f.png") as picture:
+        assert book_access.shown_size(picture) == shown

@@ -4,7 +4,7 @@ The last tests need `make book` and Chromium.
 """
 
 import base64
-import struct
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,10 +19,17 @@ import slides
 from book_plain import Plain
 from conftest import HTML, ROOT
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 from test_accessibility import AXE
 from test_book import pages
 
-PICTURE = base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"\0" * 8 + struct.pack(">II", 600, 300)).decode()
+
+def png(width: int, height: int, dpi: int = 110) -> str:
+    Image.new("L", (width, height)).save(file := io.BytesIO(), "PNG", dpi=(dpi, dpi))
+    return base64.b64encode(file.getvalue()).decode()
+
+
+PICTURE = png(600, 300)
 FIGURE = new_output("display_data", data={"image/png": PICTURE})
 ALT = {"mystnb": {"image": {"alt": "A line"}}, "tags": ["hide-input"]}
 DECKS = [page for page in book_slides.chapters(pages()) if (ROOT / f"{page}.ipynb").exists()]
@@ -258,3 +265,13 @@ def test_every_sheet_holds_what_it_shows(page: str, site: str, context: Any) -> 
 @pytest.mark.parametrize("page", DECKS)
 def test_a_chapter_leads_to_its_slides(page: str, html: Path) -> None:
     assert f'{book_slides.address(page)}">Slides</a>' in (html / f"{page}.html").read_text(encoding="utf-8")
+
+
+def test_a_figure_of_a_dense_screen_is_as_large_as_a_plain_one() -> None:
+    sizes = []
+    for data in (PICTURE, png(1200, 600, dpi=220)):
+        figure = new_output("display_data", data={"image/png": data})
+        cells = deck(new_code_cell("draw()", outputs=[figure], metadata=ALT)).notebook().cells
+        (shown,) = (o.metadata["image/png"] for cell in cells for o in cell.get("outputs", []))
+        sizes.append((shown["width"], shown["height"]))
+    assert sizes[0] == sizes[1]

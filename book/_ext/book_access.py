@@ -58,6 +58,14 @@ def name_toggles(sidebar: BeautifulSoup) -> BeautifulSoup:
     return sidebar
 
 
+def shown_size(picture: Image.Image) -> tuple[int, int]:
+    """Width and height on the page. A figure made for dense screens has two pixels for each of these, and says so by its dpi."""
+    density = max(
+        1, round(picture.info.get("dpi", (96, 96))[0] / 110)
+    )  # 110: cdedu.plotting.STYLE["figure.dpi"]
+    return round(picture.width / density), round(picture.height / density)
+
+
 def size_pictures(app: Sphinx, body: str) -> str:
     """Every picture with its width and height; a wide one in a box that can scroll."""
     images = {name: path for path, name in app.builder.images.items()}
@@ -66,7 +74,7 @@ def size_pictures(app: Sphinx, body: str) -> str:
         if found["name"] not in images:
             return found[0]
         with Image.open(Path(app.srcdir, images[found["name"]])) as picture:
-            width, height = picture.size
+            width, height = shown_size(picture)
         img = f'<img {found["rest"]} width="{width}" height="{height}" />'
         wide = width > WIDE and width > 2 * height
         return f'<span class="wide-picture">{img}</span>' if wide else img

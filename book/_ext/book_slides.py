@@ -7,8 +7,8 @@ below what book/teaching.yml has for that section, so that neither can drift fro
 """
 
 import base64
+import io
 import re
-import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ from typing import Any
 import book_results as results
 import book_teaching as teaching
 import nbformat
+from book_access import shown_size
 from book_plain import Plain
 from markdown_it.renderer import RendererHTML
 from myst_parser.config.main import MdParserConfig
 from myst_parser.parsers.mdit import create_md_parser
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from PIL import Image
 from sphinx.application import Sphinx
 
 BOXES = {"predict", "misconception", "retain"}
@@ -221,7 +223,7 @@ class Deck:
 
     def figure(self, output: NotebookNode, alt: str) -> None:
         """As large as fits: on this sheet if it is not much smaller there, else on one of its own."""
-        width, height = struct.unpack(">II", base64.b64decode(output.data["image/png"])[16:24])
+        width, height = shown_size(Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))))
         most = min(FIGURE, WIDTH * height / width, 1.6 * height)
         now = self.slides[-1]
         left = HEIGHT - now.height - 110 if now.body else most  # room for a sentence below it
