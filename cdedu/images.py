@@ -177,7 +177,7 @@ def _decode_all(path: Path, size: int | None) -> Images:
         raise FileNotFoundError(f"{path} holds no picture ({', '.join(sorted(SUFFIXES))})")
     classes = sorted({Path(name).parent.name for name, _ in pictures})
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        decoded = pool.map(lambda picture: _decode(*picture, size), pictures)
+        decoded = pool.map(lambda picture: decode(*picture, size), pictures)
         images = list(
             tqdm(decoded, total=len(pictures), desc=f"decode {path.name}", disable=len(pictures) < 2000)
         )
@@ -193,7 +193,17 @@ def _decode_all(path: Path, size: int | None) -> Images:
     return Images(torch.from_numpy(np.stack(images)), torch.tensor(labels), classes)
 
 
-def _decode(name: str, read: Callable[[], bytes], size: int | None) -> np.ndarray:
+def decode(name: str, read: Callable[[], bytes], size: int | None = None) -> np.ndarray:
+    """One picture as (3, H, W) uint8, cropped to its central square and resized where there is a ``size``.
+
+    Args:
+        name: for the error message.
+        read: returns the bytes of the file.
+        size: height and width.
+
+    Raises:
+        ValueError: for bytes that are no picture.
+    """
     from PIL import Image, ImageOps
 
     try:
@@ -222,7 +232,7 @@ def _from_mirror(split: str) -> Images:
         raise ValueError(f"{path} differs from its recorded SHA-256; remove it and run again")
     table = parquet.read_table(path)
     pixels = [
-        _decode(f"{name}:{i}", lambda row=row: row["bytes"], None)  # type: ignore[misc]
+        decode(f"{name}:{i}", lambda row=row: row["bytes"], None)  # type: ignore[misc]
         for i, row in enumerate(table["img"].to_pylist())
     ]
     return Images(

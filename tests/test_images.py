@@ -143,8 +143,8 @@ def test_companion_files_of_a_mac_are_no_pictures(tmp_path):
 
 def test_the_cache_is_used_the_second_time_and_made_anew_when_a_file_changes(tmp_path, monkeypatch, cache):
     path = folder_of(tmp_path / "f", {"a/1.png": encoded(pixels()), "b/2.png": encoded(pixels())})
-    calls, decode = [], images._decode
-    monkeypatch.setattr(images, "_decode", lambda name, *rest: (calls.append(name), decode(name, *rest))[1])
+    calls, decode = [], images.decode
+    monkeypatch.setattr(images, "decode", lambda name, *rest: (calls.append(name), decode(name, *rest))[1])
     first, again = image_folder(path), image_folder(path)
     assert calls == ["a/1.png", "b/2.png"] and again.images.equal(first.images)
     assert again.labels.tolist() == [0, 1] and again.classes == ["a", "b"]

@@ -28,7 +28,7 @@ PAGES = "book/reference/"
 MODULES = {
     "The method": ("noise", "teacher", "student", "solvers", "losses", "samplers"),
     "Editing": ("editing",),
-    "Networks and data": ("networks", "ddpmpp", "adm", "data", "images"),
+    "Networks and data": ("networks", "ddpmpp", "adm", "data", "images", "video", "points"),
     "Training": (
         "recipes",
         "runtime",
@@ -41,7 +41,7 @@ MODULES = {
         "files",
         "runs",
     ),
-    "Measuring": ("evaluation", "comparison", "modes", "anatomy", "inception", "records"),
+    "Measuring": ("evaluation", "comparison", "modes", "anatomy", "inception", "captions", "records"),
     "Pretrained teachers and export": (
         "pretrained",
         "pretrained.diffusers",
