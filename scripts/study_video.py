@@ -7,6 +7,7 @@ minutes on one core. What is finished is in the record; started again, the study
 """
 
 import argparse
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,14 +20,15 @@ from torch import Tensor, nn
 
 import cdedu
 from cdedu import points, records, video
+from cdedu.checkpoints import WEIGHTS
 from cdedu.data import Dataset
 from cdedu.evaluation import spread
 from cdedu.training import distill
 
 PATHS = {"video": Path("results/video.json"), "points": Path("results/points3d.json")}
 PLANS = {
-    "video": {"steps": 1000, "batch": 64, "seeds": 3, "n": 600},
-    "points": {"steps": 1000, "batch": 64, "seeds": 5, "n": 150},
+    "video": {"steps": 500, "batch": 64, "seeds": 3, "n": 600},
+    "points": {"steps": 500, "batch": 64, "seeds": 5, "n": 150},
 }
 STEPS = {"one": 1, "two": 2, "four": 4}
 Measure = Callable[[Tensor], dict[str, float]]
@@ -51,12 +53,18 @@ def walks(teacher: cdedu.Teacher, recipe: Any, shape: tuple[int, ...], measure: 
 
 
 def student(
-    seed: int, recipe: Any, teacher: nn.Module, data: Dataset, shape: tuple[int, ...], measures: dict[str, tuple[Callable[[nn.Module], Any], Measure]]
+    seed: int, recipe: Any, teacher: nn.Module, data: Dataset, shape: tuple[int, ...], keep: str, measures: dict[str, tuple[Callable[[nn.Module], Any], Measure]]
 ) -> dict[str, Any]:  # fmt: skip
-    """One distillation, measured with 1, 2 and 4 steps; ``measures`` has for each row what makes a sampler's denoiser of the student."""
+    """One distillation, measured with 1, 2 and 4 steps; ``measures`` has for each row what makes a sampler's denoiser of the student.
+
+    The student of seed 0 comes with the course under the name ``keep``, in half precision.
+    """
     start = time.process_time()
     for state in distill(replace(recipe, seed=seed), teacher, data):
         pass
+    if keep and not seed:
+        small = copy.deepcopy(state.result).half()
+        cdedu.save(WEIGHTS / f"{keep}.safetensors", small, recipe, data.train.shape[1:], step=state.step)
     out: dict[str, Any] = {"cpu_seconds": round(time.process_time() - start, 1)}
     for row, (wrap, measure) in measures.items():
         for name, steps in STEPS.items():
@@ -104,7 +112,10 @@ def study_video(study: records.Study, plan: dict[str, int]) -> None:
     apart = {"frames": (video.FrameByFrame, ruler.measure)}
     for seed in range(plan["seeds"]):
         for kind, items, rows in (("clips", data, whole), ("frames", frames, apart)):
-            study.run(f"{kind}/{seed}", partial(student, seed, recipe, teachers[kind], items, shape, rows))
+            study.run(
+                f"{kind}/{seed}",
+                partial(student, seed, recipe, teachers[kind], items, shape, f"{kind}-student", rows),
+            )
             done = [study.runs[key] for s in range(plan["seeds"]) if (key := f"{kind}/{s}") in study.runs]
             found = summary(done, list(rows))
             metrics[kind] = found | found.pop(kind)
@@ -128,7 +139,7 @@ def study_points(study: records.Study, plan: dict[str, int]) -> None:
     metrics["teacher"] = study.run("teacher", partial(walks, teacher, recipe, shape, measure))
     for seed in range(plan["seeds"]):
         rows = {"cloud": (lambda model: model, measure)}
-        study.run(f"student/{seed}", partial(student, seed, recipe, teacher, data, shape, rows))
+        study.run(f"student/{seed}", partial(student, seed, recipe, teacher, data, shape, "", rows))
         done = [study.runs[key] for s in range(plan["seeds"]) if (key := f"student/{s}") in study.runs]
         found = summary(done, ["cloud"])
         metrics["student"] = found | found.pop("cloud")
