@@ -91,7 +91,7 @@ class Discriminator(nn.Module):
     Raises:
         ValueError: if the features are not a list of (B, d), or for less than one level.
 
-    Source: Sauer et al. 2023 (ADD), section 3.2; the heads there see the prompt and an image's embedding in place of i.
+    Source: Sauer et al. 2023 (ADD), section 3.2; the heads there see the prompt and an embedding of :math:`x_0` in place of i.
     """
 
     def __init__(self, features: Any, shape: tuple[int, ...], width: int = 64, levels: int = 1) -> None:
@@ -146,7 +146,8 @@ def discriminator_loss(
     Returns:
         (B,) losses.
 
-    Source: Lim & Ye 2017 (hinge); Mescheder et al. 2018 (R1); Sauer et al. 2023, section 3.2.
+    Source: Lim & Ye 2017 (hinge); Mescheder et al. 2018 (R1); Sauer et al. 2023, section 3.2, where each head has a hinge of
+    its own and γ is 1e-5; here the hinge sees the sum.
     """
     if real.shape != fake.shape:
         raise ValueError(
@@ -201,7 +202,8 @@ def renoised_distillation_loss(
     Returns:
         (B,) losses.
 
-    Source: Sauer et al. 2023, section 3.3, with the "exponential" weighting.
+    Source: Sauer et al. 2023, section 3.3, with the "exponential" weighting, the default of its ablations; the final model was
+    trained with another, noise-free score distillation.
     """
     if sigma.shape != fake.shape[:1]:
         raise ValueError(

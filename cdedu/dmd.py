@@ -43,7 +43,7 @@ def matching_gradient(
     Raises:
         ValueError: for shapes that do not fit.
 
-    Source: Yin et al. 2024 (DMD), the distribution matching gradient with its weight, in σ, as the code of DMD2 has it.
+    Source: Yin et al. 2024 (DMD), section 3.2, eqs. 7 and 8, in σ, as its algorithm 2 computes them.
     """
     if sigma.shape != x.shape[:1] or noise.shape != x.shape:
         raise ValueError(

@@ -31,8 +31,13 @@ def _(least_loss: object, g: Generator) -> str:
         for m, s in zip(where, size, strict=True)
     )
     low, both = torch.minimum(p, q), (p * q / (p + q).clamp(min=1e-30))
+    least = torch.as_tensor(call(least_loss, p, q, dx))
+    if least.numel() != 1:
+        raise Wrong(
+            "vector", f"It returns {least.numel()} numbers: the loss is one. Sum over the grid, times dx."
+        )
     agree(
-        torch.as_tensor(call(least_loss, p, q, dx)).reshape(()),
+        least.reshape(()),
         2 * low.sum() * dx,
         {
             "half": (low.sum() * dx, "That is the overlap itself. With S = 1 a sample of the student costs 1 + S = 2, not 1."),
@@ -40,6 +45,8 @@ def _(least_loss: object, g: Generator) -> str:
             "larger": (2 * torch.maximum(p, q).sum() * dx, "You take the dearer of the two choices. The critic minimises."),
             "mean": (2 * low.mean(), "A mean over the grid points is no integral: sum, and multiply by dx."),
             "difference": ((p - q).abs().sum() * dx, "That is how much the two differ, which the critic gains. What is left is 2 minus this."),
+            "constant": (2 * torch.minimum(p.sum(), q.sum()) * dx, "That is the best *constant* score, a critic that sees nothing. Choose S at each x by itself."),
+            "unbounded": (torch.tensor(0.0), "Beyond ±1 a score gains nothing on its right side, and the other side goes on paying. Only where p or q is 0 is nothing left."),
             "other game": (2 * both.sum() * dx, "p·q/(p + q) belongs to a critic that answers with a probability and is judged by squared error. The hinge loss is made of straight lines: look at their corners."),
         },
     )  # fmt: skip
@@ -97,6 +104,7 @@ def _(power: object, g: Generator) -> str:
             "none": (0, "That is what the code has. Count the α once more: one from the scores, one from the chain rule, and one below in w."),
             "two": (2, "Two α stand above, and w brings one below."),
             "below": (-1, "The score's own α, in α μ, stands above: s_fake − s_real = α (μ_fake − μ_real)/σ²."),
+            "two below": (-2, "One α stands below, in w; two stand above, in the scores and in the chain rule."),
             "three": (3, "w has α in its denominator, so it takes one away."),
             "half": (0.5, "No root is taken here: the α of the paper is the factor of x₀ itself, which for DDPM is √ᾱ."),
         },

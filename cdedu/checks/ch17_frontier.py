@@ -3,7 +3,7 @@
 import torch
 from torch import Generator, Tensor
 
-from cdedu.checks.core import agree, call, choose, exercise, near, number
+from cdedu.checks.core import Wrong, agree, call, choose, exercise, near, number
 
 
 @exercise(
@@ -21,17 +21,20 @@ from cdedu.checks.core import agree, call, choose, exercise, near, number
 )
 def _(denoise: object, g: Generator) -> str:
     A, b = torch.randn(2, 2, generator=g), torch.randn(2, generator=g)
+    times = []
 
     def v(x: Tensor, t: Tensor) -> Tensor:
+        times.append(tuple(torch.as_tensor(t).shape) == (len(x),))
         return torch.sin(x.float() @ A + b) + 2 * torch.as_tensor(t).reshape(-1, 1).float()
 
     x = 2 * torch.randn(6, 2, generator=g)
     sigma = 0.2 + 4 * torch.rand(6, generator=g)
     s, t = sigma[:, None], sigma / (1 + sigma)
     x_t, root = x / (1 + s), (1 + s**2).sqrt()
-    column, vp = t[:, None], (s / root)
+    column, vp, late = t[:, None], (s / root), 1 - t
+    answer, own = call(denoise, v, x, sigma), list(times)
     agree(
-        call(denoise, v, x, sigma),
+        answer,
         x_t - column * v(x_t, t),
         {
             "not scaled": (x - column * v(x, t), "The network is given x on our scale. It has only ever seen x_t = (1 − t) x, of size one."),
@@ -40,10 +43,15 @@ def _(denoise: object, g: Generator) -> str:
             "sigma as time": (x_t - s * v(x_t, sigma), "Your time is σ itself, which goes up to 80. Theirs ends at 1: solve σ = t/(1 − t) for t."),
             "whole way": (x_t - v(x_t, t), "A whole unit of time along the velocity goes past the data. From time t, clean data is t away."),
             "to the noise": (x_t + (1 - column) * v(x_t, t), "That is the noise end of the line, at t = 1. Clean data is at t = 0: go back by t."),
+            "velocity": (v(x_t, t), "That is the velocity itself. The clean point lies t of it back from x_t."),
+            "time backwards": (x_t - late[:, None] * v(x_t, late), "Your time runs the wrong way: 1/(1 + σ) is 1 − t, and much noise would be early."),
+            "all backwards": (column * x - late[:, None] * v(column * x, late), "Time and scale both run the wrong way: with t = 1/(1 + σ) you have exchanged t and 1 − t."),
             "sign": (x_t + column * v(x_t, t), "The velocity z − x0 points to the noise. Go against it."),
             "variance-preserving": (x / root - vp * v(x / root, vp), "You divide by √(1 + σ²), as for DDPM. A flow mixes with 1 − t and t, which add to one: divide by 1 + σ."),
         },
     )  # fmt: skip
+    if not all(own):
+        raise Wrong("shape of times", "The numbers are right. But call v with times of shape (B,), one a point, as a network wants them.")  # fmt: skip
     return "With this adapter every sampler and every loss of the course takes a flow model as its teacher."
 
 

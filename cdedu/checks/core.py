@@ -61,6 +61,8 @@ class Exercise:
     hints: tuple[str, ...]
     test: Callable[..., str | None]
     """Takes the answers and a generator; returns a remark on a right answer, or None, and raises ``Wrong`` for others."""
+    prepare: Callable[[], object] | None = None
+    """What the test needs and the clock should not count, such as a long import."""
 
     @property
     def points(self) -> int:
@@ -92,13 +94,14 @@ def exercise(
     *,
     answers: tuple[str, ...],
     hints: tuple[str, ...],
+    prepare: Callable[[], object] | None = None,
 ) -> Callable[[Callable[..., str | None]], Callable[..., str | None]]:
     """Decorator: the function below is the test of an exercise."""
 
     def register(test: Callable[..., str | None]) -> Callable[..., str | None]:
         if name in _exercises:
             raise ValueError(f"there are two exercises named {name!r}")
-        _exercises[name] = Exercise(name, title, kind, level, minutes, answers, hints, test)
+        _exercises[name] = Exercise(name, title, kind, level, minutes, answers, hints, test, prepare)
         return test
 
     return register
@@ -152,6 +155,8 @@ def judge(task: Exercise, namespace: Mapping[str, Any], seed: int = 0, seconds: 
                 "missing",
                 f"There is no `{answer}` here yet: run the cell that defines it. If you renamed it, name it `{answer}` again.",
             )
+    if task.prepare:
+        task.prepare()
     try:
         with _time_limit(seconds), torch.random.fork_rng(()), torch.enable_grad():
             torch.manual_seed(seed)
@@ -167,7 +172,8 @@ def judge(task: Exercise, namespace: Mapping[str, Any], seed: int = 0, seconds: 
         return Result(
             "wrong",
             "endless",
-            f"It had not finished after {seconds:g} seconds. Does one of its loops never end?",
+            f"It had not finished after {seconds:g} seconds. Does one of its loops never end? If not, the machine may be "
+            "busy: restart the kernel and check again.",
         )
     except Exception as error:
         return Result("wrong", "raised", _explain(error))
@@ -182,20 +188,25 @@ def _find(name: str) -> Exercise:
 
 def _explain(error: Exception) -> str:
     """One sentence on an exception that an answer raised, with the reader's own line where there is one."""
+    what = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+    where = _where(error)
+    if isinstance(error, NameError):
+        return (
+            f"It uses a name that does not exist yet ({what}){where}. Run the cells above it, from the top."
+        )
+    return f"It raised {what}{where}."
+
+
+def _where(error: Exception) -> str:
+    """The reader's own line in which it happened, where there is one."""
     package = str(Path(__file__).parents[1])
     lines = [
         frame.line
         for frame in traceback.extract_tb(error.__traceback__)
         if frame.line and not frame.filename.startswith(package) and "site-packages" not in frame.filename
     ]
-    what = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
     line = getattr(error, "answer_line", None) or (lines[-1] if lines else None)
-    where = f" in the line `{line.strip()}`" if isinstance(line, str) else ""
-    if isinstance(error, NameError):
-        return (
-            f"It uses a name that does not exist yet ({what}){where}. Run the cells above it, from the top."
-        )
-    return f"It raised {what}{where}."
+    return f" in the line `{line.strip()}`" if isinstance(line, str) else ""
 
 
 @contextmanager
@@ -326,7 +337,13 @@ def choose(value: Any, right: str, others: Mapping[str, str]) -> None:
 
 
 def _nothing(code: Any) -> None:
-    """What an empty test function compiles to."""
+    """What an empty function compiles to."""
+
+
+def empty(function: Any) -> bool:
+    """Whether a function has a docstring and nothing else."""
+    code = getattr(function, "__code__", _nothing.__code__)
+    return code.co_code == _nothing.__code__.co_code and code.co_consts[-1] is None
 
 
 def spots(test: Any, right: Mapping[str, Any], defects: Mapping[str, tuple[Any, str]]) -> None:
@@ -339,7 +356,7 @@ def spots(test: Any, right: Mapping[str, Any], defects: Mapping[str, tuple[Any, 
     """
     if not callable(attempted(test)):
         raise Wrong("type", "This should be a function with assertions in it. Keep the line with `def`.")
-    if getattr(test, "__code__", _nothing.__code__).co_code == _nothing.__code__.co_code:
+    if empty(test):
         raise NotAttempted
     # In an order of the seed, so that nobody passes by counting; then in the order given, for the diagnosis.
     codes = [(code, True) for code in right.values()] + [(code, False) for code, _ in defects.values()]
@@ -349,13 +366,16 @@ def spots(test: Any, right: Mapping[str, Any], defects: Mapping[str, tuple[Any, 
     for name, code in right.items():
         try:
             test(code)
-        except AssertionError:
-            raise Wrong("refuses right", f"It refuses code that is right: {name}.") from None
+        except AssertionError as error:
+            said = f"It refuses code that is right: {name}{_where(error)}. Does it leave room for rounding?"
+            raise Wrong("refuses right", said) from None
     for name, (code, message) in defects.items():
         try:
-            test(code)
+            verdict = test(code)
         except AssertionError:
             continue
+        if verdict is not None:
+            raise Wrong("returned", "Your test returns a value, and nobody looks at it. Use `assert`.")
         raise Wrong(name, message)
     raise Wrong("order", "Its verdict on the same code changes when it is asked in another order.")
 

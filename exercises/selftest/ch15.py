@@ -49,6 +49,21 @@ def _(p, q, dx):
     return (p - q).abs().sum() * dx
 
 
+@wrong("adversarial-overlap", "vector")
+def _(p, q, dx):
+    return 2 * torch.minimum(p, q)
+
+
+@wrong("adversarial-overlap", "constant")
+def _(p, q, dx):
+    return 2 * min(p.sum() * dx, q.sum() * dx)
+
+
+@wrong("adversarial-overlap", "unbounded")
+def _(p, q, dx):
+    return 0.0
+
+
 @wrong("adversarial-overlap", "other game")
 def _(p, q, dx):
     return 2 * (p * q / (p + q).clamp(min=1e-30)).sum() * dx
@@ -68,6 +83,7 @@ right("adversarial-alpha", power=torch.tensor(1))
 wrong("adversarial-alpha", "none", power=0)
 wrong("adversarial-alpha", "two", power=2)
 wrong("adversarial-alpha", "below", power=-1)
+wrong("adversarial-alpha", "two below", power=-2)
 wrong("adversarial-alpha", "three", power=3)
 wrong("adversarial-alpha", "half", power=0.5)
 wrong("adversarial-alpha", "type", power="alpha")
@@ -134,6 +150,12 @@ def _(term):
 @wrong("adversarial-renoise", "refuses right")
 def _(term):
     assert tried(term)[5].abs().sum() == 0
+
+
+@wrong("adversarial-renoise", "returned")
+def _(term):
+    fake, tau, noise, x, level, grad = tried(term)
+    return torch.allclose(x, fake + tau[:, None] * noise, atol=1e-4)
 
 
 @wrong("adversarial-renoise", "raised")

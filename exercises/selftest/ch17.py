@@ -53,6 +53,31 @@ def _(v, x, sigma):
     return x_t - s * v(x_t, sigma)
 
 
+@wrong("frontier-flow", "velocity")
+def _(v, x, sigma):
+    s, t, x_t = parts(x, sigma)
+    return v(x_t, t[:, 0])
+
+
+@wrong("frontier-flow", "time backwards")
+def _(v, x, sigma):
+    s, t, x_t = parts(x, sigma)
+    return x_t - (1 - t) * v(x_t, 1 - t[:, 0])
+
+
+@wrong("frontier-flow", "all backwards")
+def _(v, x, sigma):
+    t = 1 / (1 + sigma)
+    x_t = (1 - t)[:, None] * x
+    return x_t - t[:, None] * v(x_t, t)
+
+
+@wrong("frontier-flow", "shape of times")
+def _(v, x, sigma):
+    s, t, x_t = parts(x, sigma)
+    return x_t - t * v(x_t, t)
+
+
 @wrong("frontier-flow", "whole way")
 def _(v, x, sigma):
     s, t, x_t = parts(x, sigma)
