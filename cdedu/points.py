@@ -119,8 +119,8 @@ RECIPE = Recipe(
     name="clouds",
     data="clouds",
     network=SetPlan("foreign", width=64, depth=4),
-    teacher=TeacherStage(steps=4000, batch=64, lr=2e-3, ema=0.998),
-    student=StudentStage(steps=500, batch=64, lr=1e-3, distance="l2", weight="inverse_gap", ema=0.99),
+    teacher=TeacherStage(steps=3000, batch=64, lr=2e-3, ema=0.998),
+    student=StudentStage(steps=400, batch=64, lr=1e-3, distance="l2", weight="inverse_gap", ema=0.99),
 )
 """Teacher and students of clouds."""
 

@@ -27,8 +27,8 @@ from cdedu.training import distill
 
 PATHS = {"video": Path("results/video.json"), "points": Path("results/points3d.json")}
 PLANS = {
-    "video": {"steps": 500, "batch": 64, "seeds": 3, "n": 600},
-    "points": {"steps": 500, "batch": 64, "seeds": 5, "n": 150},
+    "video": {"steps": 400, "batch": 64, "seeds": 3, "n": 600},
+    "points": {"steps": 400, "batch": 64, "seeds": 5, "n": 150},
 }
 STEPS = {"one": 1, "two": 2, "four": 4}
 Measure = Callable[[Tensor], dict[str, float]]
