@@ -651,6 +651,39 @@ MUTANTS = [
         "answers.append(student(x, sigma))",
         "test_anatomy.py::test_links_add_up_to_the_distance_from_the_composed_solver",
     ),
+    # Latent consistency
+    Mutant(
+        "the scale where LCM's weight is meant",
+        "ω is the guidance scale minus one",
+        "latent.py",
+        "guidance_embedding(w - 1, self.dim)",
+        "guidance_embedding(w, self.dim)",
+        "test_latent.py::test_lcms_weight_is_the_scale_minus_one",
+    ),
+    Mutant(
+        "latents decoded as they are",
+        "the scale must be undone before decoding (diffusers issue 5166)",
+        "latent.py",
+        "self.decoder(z / self.scale)",
+        "self.decoder(z)",
+        "test_latent.py::test_latents_have_the_wanted_size_and_the_scale_is_undone",
+    ),
+    Mutant(
+        "sigma_data in LCM's c_out",
+        "what c_out multiplies is a guess of x0 already",
+        "latent.py",
+        "scaled / (scaled**2",
+        "sigma_data * scaled / (scaled**2",
+        "test_latent.py::test_the_boundary_is_lcms",
+    ),
+    Mutant(
+        "skipping solver, target at the next point",
+        "the target stands where the solver's step ends",
+        "latent.py",
+        "sigmas[(index + skip).clamp(max=steps)]",
+        "sigmas[index + 1]",
+        "test_latent.py::test_skipping_is_one_solver_step_over_k_points_and_ends_at_the_last",
+    ),
 ]
 
 
