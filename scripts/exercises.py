@@ -178,6 +178,8 @@ def problems() -> Iterator[str]:
     for path, text in expected.items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             yield f"{shown(path)} is not in step with its source: python scripts/exercises.py derive"
+        if path.parent == FOLDERS["solution"] and "✗" in text:
+            yield f"{shown(path)} stores an answer that its check calls wrong: python scripts/notebooks.py execute its source"
     for folder in FOLDERS.values():
         for path in folder.glob("*.ipynb"):
             if path not in expected:

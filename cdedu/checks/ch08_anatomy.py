@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Generator, Tensor
 
-from cdedu.checks.core import Wrong, agree, attempted, call, choose, exercise, near, number, spots
+from cdedu.checks.core import Wrong, agree, attempted, call, choose, empty, exercise, near, number, spots
 from cdedu.noise import karras_sigmas
 from cdedu.solvers import euler_step, heun_step
 from cdedu.teacher import GaussianMixture, preconditioning
@@ -39,8 +39,11 @@ def _(perfect: object, g: Generator) -> str:
             return y
 
         places = range(n)
+        f = call(perfect, teacher, step, grid)
+        if callable(f) and not empty(f) and f(x, float(grid[0])) is None:
+            raise Wrong("no return", "Your f returns None. Is there a `return` at its end?")
         agree(
-            torch.stack([call(call(perfect, teacher, step, grid), x, float(s)) for s in grid]),
+            torch.stack([call(f, x, float(s)) for s in grid]),
             torch.stack([walk(i) for i in places]),
             {
                 "from the top": (
@@ -164,7 +167,7 @@ def _(c: object, claim: object, g: Generator) -> str:
             "d": "Euler's local error falls with the square of the step for each x, so p = 1. What is missing is one constant for all x.",
         },
     )
-    return "On every bounded set it holds, and noise of size 80 rarely leaves one. The maximum norm of the chapter is therefore taken over |x| ≤ 2 T."
+    return "On every bounded set it holds, and noise of size 80 rarely leaves one. The supremum in the chapter is therefore taken over |x| ≤ 2 T."
 
 
 Coefficients = Callable[[Tensor, float, float], tuple[Tensor, Tensor, Tensor]]
@@ -197,7 +200,7 @@ def _slip(kind: str, sigma: Tensor, sigma_d: float, eps: float) -> tuple[Tensor,
     15,
     answers=("test_coefficients",),
     hints=(
-        "With ε = 0.002 the right and the wrong formula differ by less than a thousandth. Who says that a test must use that ε, or σ_d = ½?",
+        "With ε = 0.002 the right and the wrong formula differ by two thousandths at most. Who says that a test must use that ε, or σ_d = ½?",
         "Take ε and σ_d large and unequal, say 0.5 and 0.7, a few σ from ε to 10, and compare each of the three coefficients with the formula of chapter 4.",
         "s = torch.tensor([0.5, 1.0, 10.0]); skip, out, inp = coefficients(s, 0.7, 0.5); assert torch.allclose(out, 0.7 * (s - 0.5) / (s**2 + 0.49).sqrt()); and two more lines like this.",
     ),
@@ -207,7 +210,7 @@ def _(test_coefficients: object, g: Generator) -> str:
         test_coefficients,
         {"the package's formula": preconditioning, "the same in another form": _other_form},
         {
-            "root": (partial(_slip, "root"), "It passes the code above, with (σ − ε)² under the root of c_out. At ε = 0.002 the two can hardly be told apart: make ε large."),
+            "root": (partial(_slip, "root"), "It passes the code above, with (σ − ε)² under the root of c_out. Compare c_out with its formula, at levels other than ε, with a large ε and a small tolerance."),
             "size": (partial(_slip, "size"), "It passes a c_out without σ_d, which is twice too large for our data. Compare c_out with its formula, for a σ_d other than 1."),
             "input": (partial(_slip, "input"), "It passes a c_in without its square root. Look at the third coefficient."),
             "teacher": (partial(_slip, "teacher"), "It passes the teacher's coefficients, which do not know ε: no boundary condition. Look at σ = ε, or make ε large."),

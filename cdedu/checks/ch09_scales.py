@@ -1,6 +1,7 @@
 """The exercises of chapter 9: noise scales, and the continuous limit."""
 
 import math
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -9,6 +10,12 @@ from torch import Generator, Tensor
 from cdedu.checks.core import agree, call, exercise, near, number, spots
 
 Function = Callable[[Tensor, Tensor], Tensor]
+
+
+def load_derivatives() -> None:
+    """The first forward-mode derivative through a network imports for seconds."""
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):
+        torch.func.jvp(torch.nn.Linear(1, 1), (torch.zeros(1, 1),), (torch.ones(1, 1),))
 
 
 @exercise(
@@ -55,6 +62,7 @@ def _(lessons: object, g: Generator) -> str:
         "The first input is x_t/σ_d, so it moves by velocity/σ_d while t moves by 1. Reshape cos t and sin t to (B, 1).",
         "value, change = torch.func.jvp(F, (x_t / sigma_data, t), (velocity / sigma_data, torch.ones_like(t))); then the two terms of the formula.",
     ),
+    prepare=load_derivatives,
 )
 def _(tangent: object, g: Generator) -> str:
     a = torch.randn(2, 2, generator=g)
@@ -79,6 +87,8 @@ def _(tangent: object, g: Generator) -> str:
     fixed = torch.func.jvp(F, (x_t / sigma_data, t), (torch.zeros_like(x_t), ones))[1]
     unscaled = torch.func.jvp(F, (x_t / sigma_data, t), (velocity, ones))[1]
     still = torch.func.jvp(F, (x_t / sigma_data, t), (velocity / sigma_data, torch.zeros_like(t)))[1]
+    large = torch.func.jvp(F, (x_t, t), (velocity, ones))
+    denoising = -(cos**2) * (sigma_data * value - velocity)
     agree(
         call(tangent, F, x_t, t, velocity, r, sigma_data),
         g_of(change),
@@ -89,6 +99,12 @@ def _(tangent: object, g: Generator) -> str:
             "no warm-up": (g_of(change, second=1.0), "The factor r of the second term is missing."),
             "r everywhere": (g_of(change, first=r), "You multiply both terms by r. The first one is there from the start: it is denoising."),
             "no x": (g_of(change, x=torch.zeros_like(x_t)), "In the second bracket x_t is missing."),
+            "r on the derivative": (denoising - cos * sin * (x_t + r * sigma_data * change), "r multiplies the whole second term, x_t + σ_d dF/dt, and not the derivative alone."),
+            "one sign": (g_of(change, second=-r), "The second term has the wrong sign: both terms have a minus."),
+            "large input": (
+                -(cos**2) * (sigma_data * large[0] - velocity) - r * cos * sin * (x_t + sigma_data * large[1]),
+                "F's first input is x_t/σ_d. Yours is x_t.",
+            ),
             "sign": (-g_of(change), "The sign is turned: both terms have a minus."),
             "normalised": (
                 g_of(change) / (g_of(change).norm(dim=1, keepdim=True) + 0.1),
@@ -125,7 +141,7 @@ def _(times: object, g: Generator) -> str:
         },
         tolerance=0.02,
     )  # fmt: skip
-    return "And without the factor cos t sin t the first would have no bound at all: 1/cos t at small noise and large."
+    return "And without the factor cos t sin t the first would have no bound at all: 250/(sin t cos t) grows at both ends."
 
 
 def _loss(fixed: bool = False, batch: bool = False, sign: float = 1.0) -> Callable[..., Tensor]:
@@ -165,6 +181,7 @@ def _by_the_package(f: Function, x: Tensor, sigma: Tensor, D: Tensor) -> Tensor:
         "Take s = 0.5. assert loss(exact, x, sigma, D).max() < 1e-4; and with another f, such as lambda x, s: x / (1 + s[:, None]), "
         "assert torch.allclose(loss(f, x, sigma, D)[:1], loss(f, x[:1], sigma[:1], D[:1]), atol=1e-4).",
     ),
+    prepare=load_derivatives,
 )
 def _(test_loss: object, g: Generator) -> str:
     spots(

@@ -78,6 +78,15 @@ def _(teacher, step, sigmas):
     return lambda x, sigma: teacher(x, sigma)
 
 
+@wrong("anatomy-perfect", "no return")
+def _(teacher, step, sigmas):
+    def f(x, sigma):
+        for high, low in zip(sigmas[:-1], sigmas[1:], strict=True):
+            x = step(teacher, x, high, low)
+
+    return f
+
+
 @wrong("anatomy-perfect", "raised")
 def _(teacher, step, sigmas):
     def f(x, sigma):

@@ -96,6 +96,24 @@ def _(F, x_t, t, velocity, r, sigma_data):
     return -formula(value, change, x_t, t, velocity, r, sigma_data)
 
 
+@wrong("scales-tangent", "r on the derivative")
+def _(F, x_t, t, velocity, r, sigma_data):
+    value, change = parts(F, x_t, t, velocity / sigma_data, 1, sigma_data)
+    return formula(value, r * change, x_t, t, velocity, 1, sigma_data)
+
+
+@wrong("scales-tangent", "one sign")
+def _(F, x_t, t, velocity, r, sigma_data):
+    value, change = parts(F, x_t, t, velocity / sigma_data, 1, sigma_data)
+    return formula(value, change, x_t, t, velocity, -r, sigma_data)
+
+
+@wrong("scales-tangent", "large input")
+def _(F, x_t, t, velocity, r, sigma_data):
+    value, change = torch.func.jvp(F, (x_t, t), (velocity, torch.ones_like(t)))
+    return formula(value, change, x_t, t, velocity, r, sigma_data)
+
+
 @wrong("scales-tangent", "raised")
 def _(F, x_t, t, velocity, r, sigma_data):
     value, change = parts(F, x_t, t, velocity / sigma_data, 1, sigma_data)

@@ -58,6 +58,16 @@ def _(calls, low, high):
     return ~((calls <= calls[:, None]) & (low > high[:, None])).any(1)
 
 
+@wrong("trade-front", "touching")
+def _(calls, low, high):
+    return ~((calls <= calls[:, None]) & (high <= low[:, None])).any(1)
+
+
+@wrong("trade-front", "one row")
+def _(calls, low, high):
+    return ~((calls <= calls[:, None]) & ((low + high) < (low + high)[:, None])).any(1)
+
+
 @wrong("trade-front", "indices")
 def _(calls, low, high):
     return (~((calls <= calls[:, None]) & (high < low[:, None])).any(1)).nonzero()[:, 0]
@@ -84,6 +94,7 @@ wrong("trade-bill", "Euler", millions=79.8, errs="a")
 wrong("trade-bill", "no backward", millions=63.8, errs="a")
 wrong("trade-bill", "images", millions=15.96, errs="a")
 wrong("trade-bill", "consistency training", millions=85.1, errs="a")
+wrong("trade-bill", "its iterations", millions=127.7, errs="a")
 wrong("trade-bill", "CIFAR-10", millions=223.4, errs="a")
 wrong("trade-bill", "not divided", millions=7372.8, errs="a")
 wrong("trade-bill", "unit", millions=95_750_000, errs="a")
@@ -97,11 +108,18 @@ def with_median(sampler, real, distance, calls):
 
 
 @right("trade-fair")
-def with_mean(sampler, real, distance, calls):
-    total = 0.0
-    for seed in range(3):
-        total += distance(sampler(len(real), seed), real)
-    return torch.tensor(total / 3)
+def with_torch(sampler, real, distance, calls):
+    return torch.tensor([distance(sampler(len(real), seed), real) for seed in range(3)]).median()
+
+
+@wrong("trade-fair", "mean")
+def _(sampler, real, distance, calls):
+    return sum(distance(sampler(len(real), seed), real) for seed in range(3)) / 3
+
+
+@wrong("trade-fair", "order")
+def _(sampler, real, distance, calls):
+    return [distance(real, sampler(len(real), seed)) for seed in range(3)][1]
 
 
 @wrong("trade-fair", "luckiest")
