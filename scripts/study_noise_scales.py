@@ -32,6 +32,7 @@ COST = {"cd": 6, "ect": 4, "ict": 4, "scd": 7, "sct": 6} | dict.fromkeys(
 )
 """Evaluations an image. From ``ct``, the first paper's consistency training, to ``ict`` one change is added at a time."""
 STEPS = (1, 2, 4)
+SEEDS = 5
 DRAWS = 3
 """Sampling seeds, of which the median is taken for each student."""
 ICT = {"distance": "pseudo_huber", "weight": "inverse_gap", "index": "lognormal"}
@@ -47,7 +48,6 @@ class Study:
     refit: int
     """Steps in which the teacher gets used to the angle."""
     budgets: tuple[int, ...]
-    seeds: int
     tuned: dict[str, dict[str, Any]]
     """What differs from the recipe's student stage, for each method."""
 
@@ -135,12 +135,12 @@ def run(study: Study, bench: Bench, record: records.Study, method: str, seed: in
 
 def summary(study: Study, runs: dict[str, Any], fixed: dict[str, Any]) -> dict[str, Any]:
     """Medians and ranges over seeds of what is finished: method → steps → metric → a list in the order of the budgets."""
-    out: dict[str, Any] = {"seeds": study.seeds, "draws": DRAWS, "budgets": list(study.budgets), **fixed}
+    out: dict[str, Any] = {"seeds": SEEDS, "draws": DRAWS, "budgets": list(study.budgets), **fixed}
     out["cost"], out["refit"] = COST, study.refit
     out["students"], out["cpu_seconds"] = {}, {}
     for method in study.tuned:
         every = {
-            b: [runs[k] for s in range(study.seeds) if (k := f"{study.recipe.name}/{method}/{s}/{b}") in runs]
+            b: [runs[k] for s in range(SEEDS) if (k := f"{study.recipe.name}/{method}/{s}/{b}") in runs]
             for b in study.budgets
         }
         rows = {b: row for b, row in every.items() if row}
@@ -157,7 +157,6 @@ STUDIES = [
         replace(get_recipe("toy"), angle=True, noise_scale=1.0),
         refit=4000,
         budgets=(645_120, 1_935_360),
-        seeds=5,
         tuned={
             "cd": {"batch": 256, "lr": 2e-3},
             "ect": {"method": "easy", "batch": 256, "lr": 1e-3},
@@ -174,7 +173,6 @@ STUDIES = [
         replace(get_recipe("digits"), angle=True, noise_scale=10.0),
         refit=800,
         budgets=(80_640,),
-        seeds=3,
         tuned={
             "cd": {"batch": 64, "lr": 6e-4},
             "ect": {"method": "easy", "batch": 64, "lr": 4e-4},
@@ -213,7 +211,7 @@ def main() -> None:
             continue
         bench = Bench(study)
         fixed = record.run(f"{name}/fixed", bench.fixed)
-        for seed in range(study.seeds):
+        for seed in range(SEEDS):
             for method in study.tuned:
                 run(study, bench, record, method, seed)
                 record.write(record.metrics | {name: summary(study, record.runs, fixed)})
