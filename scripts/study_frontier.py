@@ -1,0 +1,81 @@
+"""Chapter 17: `python scripts/study_frontier.py`. Writes `results/frontier.json`.
+
+MeanFlow in σ against consistency distillation on the moons, with other seeds, learning rates and three times the budget of the chapter's live
+run. Loss, networks, training and measure are the chapter's own cells, so that what is measured is what is printed there. Some six
+minutes on one core. What is finished is in the record; started again, the study goes on from there.
+"""
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import torch
+
+import cdedu
+from cdedu.evaluation import spread
+from cdedu.records import Study
+
+ROOT = Path(__file__).resolve().parents[1]
+CHAPTER = ROOT / "book" / "postgraduate" / "17_frontier.ipynb"
+CELLS = ("cell-03", "cell-07", "cell-09", "cell-11", "cell-13", "cell-14", "cell-16")
+"""Those that define; training and pictures are left out."""
+STEPS = {"cd": 700, "two": 600}
+"""Equal evaluations: six an image against seven."""
+ARMS = {"live": (1, 2e-3), "slow": (1, 5e-4), "fast": (1, 8e-3), "long": (3, 2e-3)}
+"""Times the budget, learning rate; ``live`` is the chapter's."""
+SEEDS = 5
+
+
+def chapter() -> dict[str, Any]:
+    """What the chapter's cells define."""
+    space: dict[str, Any] = {}
+    found = {cell.id: cell.source for cell in nbformat.read(CHAPTER, as_version=4).cells}
+    for name in CELLS:
+        if name not in found:
+            raise SystemExit(f"study_frontier: {CHAPTER.name} has no cell {name}; mend CELLS")
+        exec(compile(found[name], name, "exec"), space)  # the project's own cells
+    return space
+
+
+def one(space: dict[str, Any], times: int, lr: float, seed: int) -> dict[str, dict[str, float]]:
+    """Both students after one training each: the distance in 1, 2 and 4 steps."""
+    train, teacher = space["train"], space["teacher"]
+    ours = train(space["TwoLevels"](teacher), space["mean_flow"], times * STEPS["two"], seed, lr)
+    start = cdedu.ConsistencyModel.from_teacher(teacher)
+    theirs = train(start, space["cd"], times * STEPS["cd"], seed, lr)
+    found = {str(n): [space["distance"](x) for x in pair] for n, pair in space["draw"](ours, theirs).items()}
+    return {name: {n: float(pair[i]) for n, pair in found.items()} for i, name in enumerate(("cd", "two"))}
+
+
+def main() -> None:
+    """Every arm with every seed; a row as soon as it has a seed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--afresh", action="store_true", help="do not go on from the record")
+    torch.set_num_threads(1)
+    settings = {"steps": STEPS, "arms": ARMS, "seeds": SEEDS}
+    study = Study(
+        ROOT / "results" / "frontier.json",
+        "python scripts/study_frontier.py",
+        afresh=parser.parse_args().afresh,
+        settings=settings,
+    )
+    space, metrics = chapter(), study.metrics
+    metrics.update(seeds=SEEDS, floor=float(space["floor"]), teacher=float(space["best"]))
+    for seed in range(SEEDS):
+        for arm, (times, lr) in ARMS.items():
+            study.run(f"{arm}/{seed}", partial(one, space, times, lr, seed))
+            done = [study.runs[key] for s in range(SEEDS) if (key := f"{arm}/{s}") in study.runs]
+            metrics[arm] = {
+                name: {n: spread([run[name][n] for run in done]) for n in done[0][name]}
+                for name in ("cd", "two")
+            }
+            study.write(metrics)
+            print(arm, seed, done[-1], flush=True)
+
+
+if __name__ == "__main__":
+    main()
