@@ -18,7 +18,7 @@ GUIDED = "A guided denoiser is a denoiser, and guidance can be distilled with th
 # --- bridge and chapter 8 ----------------------------------------------------------------------------
 
 choice(
-    "pieces-roles", PIECES, "postgraduate/08_anatomy",
+    "pieces-roles", PIECES, "postgraduate/bridge",
     "On CIFAR-10 the paper takes μ = 0 and an average with rate .9999. Which role does the average play?",
     "It generates afterwards, and nothing in the loss sees it",
     {
@@ -51,7 +51,7 @@ def _(draw: Random) -> Drawn:
 
 choice(
     "pieces-anchor", PIECES, "postgraduate/08_anatomy",
-    "At which step of the grid does a distillation target contain no answer of a network of the student's?",
+    "At which step of the grid does the target of distillation owe nothing to the student's network or its average?",
     "At the last one, where the target is the teacher's point at ε",
     {
         "At the first one, at σ = T": "There the target is the student's own answer one level lower.",
@@ -67,8 +67,8 @@ def _(draw: Random) -> Drawn:
     name, p = draw.choice([("Euler", 1), ("Heun", 2)])
     factor = draw.choice([4, 5, 10])
     return Drawn(
-        f"An exact teacher, {name} steps, a student whose loss is zero on every grid. The largest gap Δσ is made {factor} times "
-        "smaller. By which factor does the error bound of theorem 1 shrink?",
+        f"An exact teacher, {name} steps, a student whose loss is zero. The same grid is made finer, so that its longest step Δσ is "
+        f"{factor} times shorter. By which factor does the error bound of theorem 1 shrink?",
         float(factor**p),
         {
             1.0: "The bound is of the order (Δσ)^p; the loss is zero, and the solver's error remains.",
@@ -97,7 +97,7 @@ choice(
     "Zero loss at every step means one call equals the whole walk.",
 )
 choice(
-    "pieces-distance", PIECES, "postgraduate/08_anatomy",
+    "pieces-distance", PIECES, "postgraduate/11_full_scale",
     "Student A is trained with ℓ2 and student B with LPIPS. B has the better FID. What must be kept in mind?",
     "LPIPS and FID both look through networks trained on ImageNet, so part of the gain may be one of the ruler",
     {
@@ -113,21 +113,23 @@ choice(
 
 @question("scales-curriculum", SCALES, "postgraduate/09_noise_scales")
 def _(draw: Random) -> Drawn:
-    s0, s1, share = 2, 150, draw.choice([0.25, 0.5, 0.75])
-    points = math.ceil(math.sqrt(share * ((s1 + 1) ** 2 - s0**2) + s0**2) - 1) + 1
+    s0, s1, share = 10, 1280, draw.choice([0.3, 0.55, 0.7])
+    doublings = math.floor(8 * share)
     return Drawn(
-        f"The paper's schedule of consistency training runs from s₀ = {s0} to s₁ = {s1}, and N² grows linearly in the step: "
-        f"N(k) = ⌈√(k/K((s₁+1)² − s₀²) + s₀²) − 1⌉ + 1. How many points has the grid after {share:.0%} of the run?",
-        float(points),
+        f"iCT doubles the steps of its grid at equal intervals, from {s0} in the first of eight to {s1:,} in the last. How many "
+        f"*points* has the grid after {share:.0%} of the run?",
+        float(s0 * 2**doublings + 1),
         {
-            float(round(s0 + share * (s1 - s0))): "That lets N grow linearly. N² does, so N is large early.",
+            float(s0 * 2**doublings): "That many steps. N counts points, and there is one more.",
+            float(s0 * 2 ** (doublings + 1) + 1): "One doubling too many: the first interval has 10 steps.",
+            float(round(s0 + share * (s1 - s0)) + 1): "That lets the steps grow evenly. They double.",
             float(
-                round(s0 + share**2 * (s1 - s0))
-            ): "That lets N grow like the square of the step; it is the root.",
-            s1 + 1.0: "That is the end of the run.",
+                round(math.sqrt(s0**2 + share * ((s1 + 1) ** 2 - s0**2)))
+            ): "That is the first paper's schedule, which grows like a square root.",
+            s1 + 1.0: "That is the last interval.",
         },
-        "Most of the run has a fine grid: half-way it is beyond 100 already.",
-        tolerance=0.01,
+        "So many intervals as are over, so many doublings; and one point more than steps.",
+        tolerance=0.001,
     )
 
 
@@ -175,13 +177,13 @@ choice(
 def _(draw: Random) -> Drawn:
     stage = draw.choice([1, 2, 3])
     return Drawn(
-        f"ECT maps t to r = t(1 − q^−(stage+1) · n(t)), and at large t the factor n(t) is 1. With q = 2, what is r/t there at "
-        f"stage {stage}?",
+        f"ECT pairs σ with r = σ(1 − q^−(s+1) · n(σ)), and at large σ the factor n(σ) is 1. With q = 2, what is r/σ there at stage "
+        f"s = {stage}?",
         1 - 2.0 ** -(stage + 1),
         {
-            2.0 ** -(stage + 1): "That is the gap (t − r)/t; r/t is what is left of 1.",
-            1 - 2.0**-stage: "The exponent is stage + 1: at stage 0 it is one half already.",
-            1.0: "r approaches t only in the limit.",
+            2.0 ** -(stage + 1): "That is the gap (σ − r)/σ; r/σ is what is left of 1.",
+            1 - 2.0**-stage: "The exponent is s + 1: at stage 0 the ratio is one half already.",
+            1.0: "r approaches σ only in the limit.",
         },
         "With each stage the pair moves together: 1/2, 3/4, 7/8, 15/16.",
     )  # fmt: skip
@@ -189,7 +191,7 @@ def _(draw: Random) -> Drawn:
 
 choice(
     "scales-zero", SCALES, "postgraduate/09_noise_scales",
-    "In ECT the mapping is cut off at r = 0 for small t. What is the target there?",
+    "ECT's formula for r is cut off at 0, at small σ in early stages. What is the target there?",
     "The clean x₀, and no network is called for it",
     {
         "f at ε": "ECT uses EDM's own wrapping without an ε; at r = 0 nothing has to be computed.",
@@ -218,13 +220,13 @@ def _(draw: Random) -> Drawn:
 choice(
     "scales-tangent", SCALES, "postgraduate/09_noise_scales",
     "In the continuous limit the tangent is divided by (its norm + 0.1). What for?",
-    "Its size varies by orders of magnitude over t and steps, and made training unstable",
+    "So that single long tangents do not rule the step: its length varies by orders of magnitude",
     {
         "So that its gradient does not flow": "The tangent is computed from the stopped network anyway.",
         "So that the boundary condition holds": "TrigFlow's wrapping sees to that: at t = 0 it is x.",
         "So that Heun's method can be used": "There is no solver left in the limit.",
     },
-    "Together with a slow start of the unstable term it is what made continuous-time consistency models trainable.",
+    "It is one of three cures, beside the slow clock and the warm-up. In the chapter's small case the clock did the work.",
 )  # fmt: skip
 choice(
     "scales-jvp", SCALES, "postgraduate/09_noise_scales",
@@ -540,11 +542,11 @@ choice(
     "In adversarial distillation, on what is the teacher's guess taken for the distillation term?",
     "On the student's own sample, with noise added again",
     {
-        "On data with noise": "That would be a denoising loss. The teacher is to judge what the student made.",
+        "On data with noise": "The term would be a denoising loss, and one step would learn the mean. The teacher is to judge what the student made.",
         "On the student's sample as it is": "A denoiser returns a clean picture as it is. Noise gives it something to say.",
         "On the discriminator's features": "The discriminator looks at those; the teacher denoises pictures.",
     },
-    "The teacher draws the student's sample towards what it believes in.",
+    "It draws the student's sample towards what the teacher believes in, wherever the other samples are.",
 )  # fmt: skip
 choice(
     "adversarial-turbo", ADVERSARIAL, "postgraduate/15_adversarial",
@@ -552,7 +554,7 @@ choice(
     "SD Turbo's main ingredient is a discriminator; an LCM is trained for consistency",
     {
         "An LCM has no teacher": "It is distilled from Stable Diffusion, as SD Turbo is.",
-        "SD Turbo works on pixels": "Both work behind an autoencoder.",
+        "SD Turbo works on pixels": "Both networks work behind an autoencoder; only SD Turbo's discriminator looks at decoded pictures.",
         "SD Turbo keeps the teacher's paths": "A discriminator judges samples; it does not ask which noise they came from.",
     },
     "One is told whether a sample looks real, the other that neighbours on a path agree.",
@@ -566,7 +568,7 @@ choice(
         "The loss of the discriminator": "That is a game's score; it has no good value.",
         "The distance to the nearest training picture": "Worth a look for every generator; dropping modes is what this loss permits.",
     },
-    "What is missing is not among the samples that the discriminator sees.",
+    "What is missing is not among the samples that the discriminator sees. Where noise levels are pooled before it, each of them may drop half.",
 )  # fmt: skip
 
 
@@ -614,7 +616,7 @@ choice(
         "On the teacher's samples": "They would make a copy of the teacher, and the difference of the two would vanish.",
         "On the student's samples, once at the start": "The student moves on, and the gradient would point away from where it was.",
     },
-    "The gradient is the disagreement of two denoisers: one of the data, one of what the student draws now.",
+    "The gradient is the disagreement of two denoisers: one of the data, one of what the student draws now. It is zero where they agree.",
 )  # fmt: skip
 choice(
     "adversarial-path", ADVERSARIAL, "postgraduate/15_adversarial",
@@ -623,7 +625,7 @@ choice(
     {
         "For the adversarial one": "A discriminator asks whether a sample looks real, not from which noise it came.",
         "For both": "Only one of the losses knows which noise belongs to which picture.",
-        "For neither": "On digits the consistency student draws the teacher's digit mostly.",
+        "For neither": "In the chapter's toy the consistency student ends close to the teacher's point, the adversarial one mostly at another mode.",
     },
     "One loss compares points of a path, the other compares sets.",
 )  # fmt: skip
@@ -694,7 +696,7 @@ choice(
 choice(
     "beyond-papers", BEYOND, "postgraduate/17_frontier",
     "A new method reports a one-step FID of 2.5 on CIFAR-10. What has to be known before it can stand in your table?",
-    "Samples, reference split, seeds and their statistic, conditional or not, and whether the loss saw ImageNet features",
+    "Samples, reference split, seeds and their statistic, labels and guidance, and whether the loss saw ImageNet features",
     {
         "Only whether it was one step or two": "Each of the other choices moves FID by more than such methods differ.",
         "The training time": "Worth knowing, but it does not change what the number means.",
