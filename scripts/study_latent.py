@@ -1,8 +1,10 @@
 """Chapter 14: `python scripts/study_latent.py`. Writes `results/latent.json`.
 
-What an autoencoder costs (`floor`), what latent space buys at the size of digits (`spaces`), what a solver that skips is worth (`skip`),
+What an autoencoder costs (`floor`), what latent space buys at the size of digits (`spaces`), what a solver that skips is worth
+(`moons`, `skip`),
 and how long a call takes (`cost`). Students start from the teachers of `scripts/train_latent.py` and are distilled with guidance as an
-input. An image costs 6 evaluations: teacher 2 (with label and without), target 1, student 3. Some fifteen minutes on one core. What is
+input, where an image costs 6 evaluations (teacher 2, with label and without, target 1, student 3); for ``skip`` without guidance, where
+it costs 5. Some ten minutes on one core. What is
 finished is in the record; started again, the study goes on from there.
 """
 
@@ -19,7 +21,7 @@ from train_latent import PIXELS, autoencoder, last, measure
 
 import cdedu
 from cdedu.comparison import Ruler
-from cdedu.data import Dataset, digits
+from cdedu.data import Dataset, digits, load_data
 from cdedu.evaluation import latency, spread
 from cdedu.guidance import GuidedDenoiser
 from cdedu.latent import (
@@ -31,15 +33,19 @@ from cdedu.latent import (
     skipping_loss,
     train_autoencoder,
 )
-from cdedu.recipes import Recipe
+from cdedu.recipes import Recipe, get_recipe
 from cdedu.records import Study
 from cdedu.training import distill
 
-SEEDS, BATCH, RANGE, COST = 5, 64, (1.0, 4.0), 6
-FLOOR = {"steps": 800, "channels": [1, 2, 4]}
-SPACES = {"steps": 800, "points": 18}
-SKIP = {"steps": 500, "arms": {"fine, k = 1": [121, 1], "fine, k = 5": [121, 5], "fine, k = 15": [121, 15], "fine, k = 40": [121, 40], "coarse, k = 1": [25, 1]}}  # fmt: skip
-STEPS, SCALES = (1, 2, 4), (1.0, 2.0, 4.0)
+SEEDS, BATCH, RANGE = 5, 64, (1.0, 3.0)
+COST = {"spaces": 6, "skip": 5}
+FLOOR = {"steps": 500, "channels": [1, 2, 4]}
+SPACES = {"steps": 800, "points": 18, "lr": 2e-3}
+SKIP = {"steps": 600, "lr": 2e-3}
+MOONS = {"steps": 1000, "batch": 256, "lr": 2e-3, "looks": [125, 250, 500, 1000]}
+ARMS = {"k = 1": [121, 1], "k = 5": [121, 5], "k = 15": [121, 15], "k = 40": [121, 40], "coarse": [25, 1]}
+"""For each arm the points of the grid, and k. Digits have the first three."""
+STEPS, SCALES = (1, 2, 4), (1.0, 2.0, 3.0)
 
 
 def floor(channels: int, seed: int, data: Dataset, ruler: Ruler) -> dict[str, float]:
@@ -56,36 +62,62 @@ def floor(channels: int, seed: int, data: Dataset, ruler: Ruler) -> dict[str, fl
 
 
 def students(
-    recipe: Recipe, shown: Dataset, decode: Any, steps: int, points: int, skip: int, seed: int, ruler: Ruler
+    part: str, recipe: Recipe, shown: Dataset, decode: Any, points: int, skip: int, seed: int, ruler: Ruler
 ) -> dict[str, Any]:
-    """Distil at all scales, and measure at some."""
-    teacher = cdedu.load(f"{recipe.name}-teacher")
-    stage = replace(recipe.student, steps=steps, batch=BATCH, points=points)
+    """Distil, and measure with 1, 2 and 4 steps: with the guidance weight as an input, or the labelled teacher as it is (``skip``)."""
+    teacher, plan, guided = cdedu.load(f"{recipe.name}-teacher"), {"spaces": SPACES, "skip": SKIP}[part], part == "spaces"  # fmt: skip
+    stage = replace(recipe.student, steps=plan["steps"], lr=plan["lr"], batch=BATCH, points=points)
     recipe = replace(recipe, student=stage, seed=seed)
-    loss, start = partial(skipping_loss, skip=skip), time.process_time()
-    run = distill(recipe, GuidedDenoiser(teacher, None, NULL), shown, student=latent_student(teacher, RANGE), guidance=RANGE, loss=loss)  # fmt: skip
-    student, seconds = last(run), time.process_time() - start
+    options: dict[str, Any] = {"loss": partial(skipping_loss, skip=skip)}
+    if guided:
+        options.update(student=latent_student(teacher, RANGE), guidance=RANGE)
+    start = time.process_time()
+    student = last(distill(recipe, GuidedDenoiser(teacher, None, NULL) if guided else teacher, shown, **options))  # fmt: skip
+    seconds = time.process_time() - start
 
-    def draw(labels: Tensor, g: torch.Generator, k: int, scale: float) -> Tensor:
+    def draw(labels: Tensor, g: torch.Generator, k: int, **cond: float) -> Tensor:
         z = recipe.sigma_max * torch.randn((len(labels), *shown.train.shape[1:]), generator=g)
-        return decode(cdedu.sample_consistency(student, z, recipe.student_sigmas(k), g, labels=labels, guidance=scale))  # fmt: skip
+        return decode(cdedu.sample_consistency(student, z, recipe.student_sigmas(k), g, labels=labels, **cond))  # fmt: skip
 
-    def row(k: int, scale: float) -> dict[str, float]:
-        found = measure(ruler, partial(draw, k=k, scale=scale), seeds=1)
+    def row(k: int, **cond: float) -> dict[str, float]:
+        found = measure(ruler, partial(draw, k=k, **cond), seeds=1)
         return {key: value["median"] for key, value in found.items()}
 
-    return {"cpu_seconds": seconds, **{f"steps_{k}": row(k, 1.0) for k in STEPS}, **{f"scale_{s:g}": row(2, s) for s in SCALES}}  # fmt: skip
+    if not guided:
+        return {"cpu_seconds": seconds, **{f"steps_{k}": row(k) for k in STEPS}}
+    ways = {f"steps_{k}": row(k, guidance=1.0) for k in STEPS}
+    return {"cpu_seconds": seconds, **ways, **{f"scale_{s:g}": row(1, guidance=s) for s in SCALES}}
+
+
+def moons(points: int, skip: int, seed: int) -> dict[str, Any]:
+    """The same in two dimensions, on two moons: the distance on the way, with one step and with two."""
+    recipe, teacher = get_recipe("toy"), cdedu.load("toy-teacher")
+    stage = replace(recipe.student, steps=MOONS["steps"], batch=MOONS["batch"], lr=MOONS["lr"], ema=0.99, points=points, solver="euler")  # fmt: skip
+    recipe = replace(recipe, student=stage, seed=seed)
+    ruler, g = Ruler(load_data("two_moons")), torch.Generator().manual_seed(100)
+    z, way = recipe.sigma_max * torch.randn(ruler.real.shape, generator=g), {}
+    for state in distill(recipe, teacher, loss=partial(skipping_loss, skip=skip)):
+        if state.step in MOONS["looks"]:
+            ends = {f"steps_{k}": cdedu.sample_consistency(state.result, z, recipe.student_sigmas(k), g) for k in (1, 2)}  # fmt: skip
+            way[str(state.step)] = {key: ruler.measure(x) for key, x in ends.items()}
+    return way
 
 
 def teacher_at(recipe: Recipe, shape: tuple[int, ...], decode: Any, ruler: Ruler) -> dict[str, Any]:
-    """The guided teacher, 18 points of Heun, at the same scales: 35 evaluations with one label, 70 with guidance."""
+    """The guided teacher, 18 points of Heun, at the same scales: 35 evaluations with one label, 70 with guidance. And asked ``once``
+    from noise alone, where it answers with the mean of each class: what a student starts as."""
     teacher = cdedu.load(f"{recipe.name}-teacher")
 
     def draw(labels: Tensor, g: torch.Generator, scale: float) -> Tensor:
         z = recipe.sigma_max * torch.randn((len(labels), *shape), generator=g)
         return decode(cdedu.sample_heun(GuidedDenoiser(teacher, scale, NULL), z, recipe.sigmas(18), labels=labels))  # fmt: skip
 
-    return {f"scale_{s:g}": measure(ruler, partial(draw, scale=s)) for s in SCALES}
+    def once(labels: Tensor, g: torch.Generator) -> Tensor:
+        z = recipe.sigma_max * torch.randn((len(labels), *shape), generator=g)
+        return decode(teacher(z, recipe.sigma_max, labels=labels))
+
+    walks = {f"scale_{s:g}": measure(ruler, partial(draw, scale=s)) for s in SCALES}
+    return {**walks, "once": measure(ruler, once)}
 
 
 def cost(batch: int = 64) -> dict[str, dict[str, float]]:
@@ -122,17 +154,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "which", nargs="*", default=["floor", "spaces", "skip", "cost"], help="floor, spaces, skip, cost"
+        "which",
+        nargs="*",
+        default=["moons", "floor", "spaces", "skip", "cost"],
+        help="moons, floor, spaces, skip, cost",
     )
     parser.add_argument("--afresh", action="store_true", help="do not go on from the record")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     data = digits()
     ruler, model = Ruler(data), autoencoder()
-    settings = {"seeds": SEEDS, "batch": BATCH, "range": list(RANGE), "cost": COST, "floor": FLOOR, "spaces": SPACES, "skip": SKIP}  # fmt: skip
+    settings = {"seeds": SEEDS, "batch": BATCH, "range": list(RANGE), "cost": COST, "floor": FLOOR, "spaces": SPACES, "skip": SKIP, "moons": MOONS, "arms": ARMS}  # fmt: skip
     study = Study("results/latent.json", "python scripts/study_latent.py", afresh=arguments.afresh, settings=settings, data=data.describe())  # fmt: skip
     metrics = study.metrics
-    metrics.update(seeds=SEEDS, budget={name: part["steps"] * BATCH * COST for name, part in (("spaces", SPACES), ("skip", SKIP))})  # fmt: skip
+    metrics.update(seeds=SEEDS, budget={name: part["steps"] * BATCH * COST[name] for name, part in (("spaces", SPACES), ("skip", SKIP))})  # fmt: skip
     latents = latent_data(model, data)
     spaces = {"latent": (LATENT_DIGITS, latents, model.decode), "pixel": (PIXELS, data, nn.Identity())}
 
@@ -143,6 +178,9 @@ def main() -> None:
         study.write(metrics)
         print(part, arm, {k: v for k, v in metrics[part][arm].items() if k in ("fd", "mse", "cpu_seconds")}, metrics[part][arm].get("steps_1", {}).get("fd"), flush=True)  # fmt: skip
 
+    if "moons" in arguments.which:
+        for name, (points, k) in ARMS.items():
+            seeds("moons", name, partial(moons, points, k))
     if "cost" in arguments.which:
         metrics["cost"] = study.run("cost", cost)
     if "floor" in arguments.which:
@@ -157,10 +195,10 @@ def main() -> None:
         if "spaces" in arguments.which:
             shape = tuple(shown.train.shape[1:])
             metrics.setdefault("teacher", {})[name] = study.run(f"teacher/{name}", partial(teacher_at, recipe, shape, decode, ruler))  # fmt: skip
-            seeds("spaces", name, partial(students, recipe, shown, decode, SPACES["steps"], SPACES["points"], 1, ruler=ruler))  # fmt: skip
+            seeds("spaces", name, partial(students, "spaces", recipe, shown, decode, SPACES["points"], 1, ruler=ruler))  # fmt: skip
     if "skip" in arguments.which:
-        for name, (points, k) in SKIP["arms"].items():
-            seeds("skip", name, partial(students, LATENT_DIGITS, latents, model.decode, SKIP["steps"], points, k, ruler=ruler))  # fmt: skip
+        for name, (points, k) in list(ARMS.items())[:3]:
+            seeds("skip", name, partial(students, "skip", LATENT_DIGITS, latents, model.decode, points, k, ruler=ruler))  # fmt: skip
     study.write(metrics)
 
 

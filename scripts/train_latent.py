@@ -35,7 +35,15 @@ from cdedu.records import Study
 from cdedu.training import State, distill, train_teacher
 
 AUTOENCODER = {"steps": 1500, "kl": 1e-3, "seed": 0}
-STUDENT = {"points": 69, "skip": 4, "low": 1.0, "high": 4.0}
+STUDENT: dict[str, Any] = {
+    "points": 69,
+    "skip": 4,
+    "low": 1.0,
+    "high": 4.0,
+    "steps": 3000,
+    "lr": 2e-3,
+    "ema": 0.995,
+}
 PIXELS = replace(LATENT_DIGITS, name="labelled-digits")
 
 
@@ -108,22 +116,23 @@ def train_a_teacher(space: str, data: Dataset, ruler: Ruler) -> dict[str, Any]:
 
 def train_the_student(data: Dataset, ruler: Ruler) -> dict[str, Any]:
     low, high = STUDENT["low"], STUDENT["high"]
-    recipe = replace(LATENT_DIGITS, student=replace(LATENT_DIGITS.student, points=int(STUDENT["points"])))
+    stage = replace(LATENT_DIGITS.student, **{key: STUDENT[key] for key in ("points", "steps", "lr", "ema")})
+    recipe = replace(LATENT_DIGITS, student=stage)
     teacher, model = cdedu.load(WEIGHTS / "latent-digits-teacher.safetensors"), autoencoder()
     latents, start = latent_data(model, data), time.process_time()
     guided = GuidedDenoiser(teacher, None, NULL)
-    loss = partial(skipping_loss, skip=int(STUDENT["skip"]))
-    student = last(distill(recipe, guided, latents, student=latent_student(teacher, (low, high)), guidance=(low, high), loss=loss))  # type: ignore[arg-type] # fmt: skip
+    loss = partial(skipping_loss, skip=STUDENT["skip"])
+    student = last(distill(recipe, guided, latents, student=latent_student(teacher, (low, high)), guidance=(low, high), loss=loss))  # fmt: skip
     seconds = time.process_time() - start
     path = WEIGHTS / "latent-digits-student.safetensors"
-    write_tensors(path, student.network.state_dict(), {"recipe": recipe.to_dict(), **STUDENT})  # type: ignore[union-attr]
+    write_tensors(path, student.network.state_dict(), {"recipe": recipe.to_dict(), **STUDENT})
     halved(path.name)
     kept = copy.deepcopy(student)
-    kept.network.load_state_dict(read_tensors(path)[0])  # type: ignore[union-attr]
+    kept.network.load_state_dict(read_tensors(path)[0])
 
     def draw(labels: Tensor, g: torch.Generator, steps: int, scale: float) -> Tensor:
         z = recipe.sigma_max * torch.randn((len(labels), 2, 4, 4), generator=g)
-        return model.decode(cdedu.sample_consistency(kept, z, recipe.student_sigmas(steps), g, labels=labels, guidance=scale))  # type: ignore[arg-type] # fmt: skip
+        return model.decode(cdedu.sample_consistency(kept, z, recipe.student_sigmas(steps), g, labels=labels, guidance=scale))  # fmt: skip
 
     rows = {f"steps_{k}": measure(ruler, partial(draw, steps=k, scale=1.0)) for k in (1, 2, 4)}
     scales = {f"scale_{s:g}": measure(ruler, partial(draw, steps=2, scale=s)) for s in (1.5, 2.0, 3.0, 4.0)}
