@@ -14,6 +14,7 @@ from cdedu.checkpoints import find, read_tensors
 from cdedu.data import Dataset
 from cdedu.evaluation import effective_classes
 from cdedu.recipes import Network, Recipe, StudentStage, TeacherStage
+from cdedu.student import ConsistencyModel
 from cdedu.teacher import Teacher
 
 FAMILIES = {"sphere": (0.6, 0.9), "torus": (0.5, 0.75), "cube": (0.4, 0.65)}
@@ -120,18 +121,22 @@ RECIPE = Recipe(
     data="clouds",
     network=SetPlan("foreign", width=64, depth=4),
     teacher=TeacherStage(steps=3000, batch=64, lr=2e-3, ema=0.998),
-    student=StudentStage(steps=400, batch=64, lr=1e-3, distance="l2", weight="inverse_gap", ema=0.99),
+    student=StudentStage(steps=1200, batch=64, lr=2e-3, distance="l2", weight="inverse_gap", ema=0.99),
 )
 """Teacher and students of clouds."""
 
 
-def load_points(source: str | Path = "points-teacher") -> Teacher:
-    """A teacher of clouds, as written by :func:`cdedu.save` with :data:`RECIPE`; by default the one that comes with the course."""
+def load_points(source: str | Path) -> Teacher | ConsistencyModel:
+    """A teacher or a student of clouds, as written by :func:`cdedu.save` with :data:`RECIPE`: a path, or ``points-teacher`` or
+    ``points-student``, which come with the course.
+    """
     tensors, header = read_tensors(find(source))
-    plan = header["recipe"]["network"]
-    teacher = Teacher(SetNetwork(plan["width"], plan["depth"]), header["sigma_data"], header["noise_scale"])
-    teacher.network.load_state_dict(tensors)
-    return teacher.eval()
+    plan, scale = header["recipe"]["network"], header["noise_scale"]
+    network = SetNetwork(plan["width"], plan["depth"])
+    network.load_state_dict(tensors)
+    if header["class"] == "Teacher":
+        return Teacher(network, header["sigma_data"], scale).eval()
+    return ConsistencyModel(network, header["sigma_data"], header["sigma_min"], scale).eval()
 
 
 def surface_distance(x: Tensor, sizes: int = 49) -> tuple[Tensor, Tensor]:

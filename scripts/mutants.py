@@ -456,6 +456,39 @@ MUTANTS = [
         "(guess - fake(noisy, sigma, **cond)) / size",
         "test_adversarial.py::test_matching_gradient_by_hand",
     ),
+    # Video, points, captions
+    Mutant(
+        "noise levels of clips laid out frame by frame",
+        "frames are folded clip by clip, and so must be their levels",
+        "video.py",
+        "sigma.flatten().repeat_interleave(x.shape[1])",
+        "sigma.flatten().repeat(x.shape[1])",
+        "test_video.py::test_frame_by_frame_each_frame_has_its_own_clips_noise_level",
+    ),
+    Mutant(
+        "context pooled over the whole batch",
+        "a point hears of its own cloud only",
+        "points.py",
+        "torch.cat([h.mean(1), h.amax(1), level], 1)",
+        "torch.cat([h.mean((0, 1)).expand(len(h), -1), h.amax(1), level], 1)",
+        "test_points.py::test_each_point_hears_of_the_others_of_its_own_cloud_only",
+    ),
+    Mutant(
+        "Chamfer distance one way only",
+        "what is missing counts as well as what is too much",
+        "points.py",
+        "return d.amin(2).mean(1) + d.amin(1).mean(1)",
+        "return d.amin(2).mean(1)",
+        "test_points.py::test_chamfer_by_hand_and_without_order",
+    ),
+    Mutant(
+        "negative cosines in the CLIP score",
+        "a picture cannot fit worse than not at all",
+        "captions.py",
+        "torch.cosine_similarity(images, texts).clamp(min=0)",
+        "torch.cosine_similarity(images, texts)",
+        "test_captions.py::test_the_score_is_the_cosine_and_never_negative",
+    ),
     # Full scale
     Mutant(
         "cosine before sine in the time embedding",

@@ -28,7 +28,7 @@ from cdedu.training import distill
 PATHS = {"video": Path("results/video.json"), "points": Path("results/points3d.json")}
 PLANS = {
     "video": {"steps": 400, "batch": 64, "seeds": 3, "n": 600},
-    "points": {"steps": 400, "batch": 64, "seeds": 5, "n": 150},
+    "points": {"steps": 1200, "batch": 64, "seeds": 5, "n": 150},
 }
 STEPS = {"one": 1, "two": 2, "four": 4}
 Measure = Callable[[Tensor], dict[str, float]]
@@ -40,7 +40,7 @@ def noise(shape: tuple[int, ...]) -> tuple[Tensor, torch.Generator]:
     return 80 * torch.randn(shape, generator=g), g
 
 
-def walks(teacher: cdedu.Teacher, recipe: Any, shape: tuple[int, ...], measure: Measure) -> dict[str, Any]:
+def walks(teacher: Any, recipe: Any, shape: tuple[int, ...], measure: Measure) -> dict[str, Any]:
     """A teacher at 35 evaluations and at as few as its students: DDIM with 1, 2 and 4, Heun with 5."""
     z, _ = noise(shape)
     out = {"heun_35": measure(cdedu.sample_heun(teacher, z, recipe.sigmas(18)))}
@@ -62,7 +62,7 @@ def student(
     start = time.process_time()
     for state in distill(replace(recipe, seed=seed), teacher, data):
         pass
-    if keep and not seed:
+    if not seed:
         small = copy.deepcopy(state.result).half()
         cdedu.save(WEIGHTS / f"{keep}.safetensors", small, recipe, data.train.shape[1:], step=state.step)
     out: dict[str, Any] = {"cpu_seconds": round(time.process_time() - start, 1)}
@@ -81,13 +81,12 @@ def summary(runs: list[dict[str, Any]], rows: list[str]) -> dict[str, Any]:
     return out
 
 
-def study_video(study: records.Study, plan: dict[str, int]) -> None:
-    """Clips as clips, and frame by frame."""
+def study_video(study: records.Study, plan: dict[str, int], kind: str) -> None:
+    """Clips as ``clips``, or by their ``frames``."""
     data = video.moving_digits()
     ruler, shape = video.ClipRuler(data), (plan["n"], *data.test.shape[1:])
     stage = replace(video.RECIPE.student, steps=plan["steps"], batch=plan["batch"])
     recipe = replace(video.RECIPE, student=stage)
-    frames = video.single_frames(data)
     g = torch.Generator().manual_seed(0)
     order = torch.randperm(plan["n"] * shape[1], generator=g)
     fixed: dict[str, Callable[[], dict[str, float]]] = {
@@ -99,33 +98,21 @@ def study_video(study: records.Study, plan: dict[str, int]) -> None:
     }
     metrics = study.metrics
     metrics.update(plan | {name: study.run(name, make) for name, make in fixed.items()})
-    teachers = {kind: cdedu.load(f"{kind}-teacher") for kind in ("clips", "frames")}
-    metrics["teacher"] = study.run("teacher", partial(walks, teachers["clips"], recipe, shape, ruler.measure))
-    z, _ = noise(shape)
-    metrics["frames_teacher"] = study.run(
-        "frames_teacher",
-        lambda: ruler.measure(
-            cdedu.sample_heun(video.FrameByFrame(teachers["frames"]), z, recipe.sigmas(18))
-        ),
-    )
-    whole = {"clips": (lambda model: model, ruler.measure)}
-    apart = {"frames": (video.FrameByFrame, ruler.measure)}
+    items, wrap = (data, lambda model: model) if kind == "clips" else (video.single_frames(data), video.FrameByFrame)  # fmt: skip
+    teacher, measures = cdedu.load(f"{kind}-teacher"), {kind: (wrap, ruler.measure)}
+    metrics[f"{kind}_teacher"] = study.run(f"{kind}_teacher", partial(walks, wrap(teacher), recipe, shape, ruler.measure))  # fmt: skip
     for seed in range(plan["seeds"]):
-        for kind, items, rows in (("clips", data, whole), ("frames", frames, apart)):
-            study.run(
-                f"{kind}/{seed}",
-                partial(student, seed, recipe, teachers[kind], items, shape, f"{kind}-student", rows),
-            )
-            done = [study.runs[key] for s in range(plan["seeds"]) if (key := f"{kind}/{s}") in study.runs]
-            found = summary(done, list(rows))
-            metrics[kind] = found | found.pop(kind)
-            study.write(metrics)
-            print(kind, seed, {k: round(v, 3) for k, v in done[-1][kind]["one"].items()}, flush=True)
+        study.run(f"{kind}/{seed}", partial(student, seed, recipe, teacher, items, shape, f"{kind}-student", measures))  # fmt: skip
+        done = [study.runs[key] for s in range(plan["seeds"]) if (key := f"{kind}/{s}") in study.runs]
+        found = summary(done, [kind])
+        metrics[kind] = found | found.pop(kind)
+        study.write(metrics)
+        print(kind, seed, {k: {m: round(v, 2) for m, v in row.items()} for k, row in done[-1][kind].items()}, flush=True)  # fmt: skip
 
 
 def study_points(study: records.Study, plan: dict[str, int]) -> None:
     """Clouds as sets."""
-    data, teacher = points.clouds(), points.load_points()
+    data, teacher = points.clouds(), points.load_points("points-teacher")
     real, shape = data.test[: plan["n"]], (plan["n"], *data.test.shape[1:])
     measure = partial(points.measure, real=real)
     stage = replace(points.RECIPE.student, steps=plan["steps"], batch=plan["batch"])
@@ -139,7 +126,9 @@ def study_points(study: records.Study, plan: dict[str, int]) -> None:
     metrics["teacher"] = study.run("teacher", partial(walks, teacher, recipe, shape, measure))
     for seed in range(plan["seeds"]):
         rows = {"cloud": (lambda model: model, measure)}
-        study.run(f"student/{seed}", partial(student, seed, recipe, teacher, data, shape, "", rows))
+        study.run(
+            f"student/{seed}", partial(student, seed, recipe, teacher, data, shape, "points-student", rows)
+        )
         done = [study.runs[key] for s in range(plan["seeds"]) if (key := f"student/{s}") in study.runs]
         found = summary(done, ["cloud"])
         metrics["student"] = found | found.pop("cloud")
@@ -148,21 +137,23 @@ def study_points(study: records.Study, plan: dict[str, int]) -> None:
 
 
 def main() -> None:
-    """Both studies, or the one named."""
+    """All studies, or those named; clips and frames go into one record."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("which", nargs="*", default=["video", "points"], help="video, points")
-    parser.add_argument("--afresh", action="store_true", help="do not go on from the record")
+    parser.add_argument(
+        "which", nargs="*", default=["clips", "frames", "points"], help="clips, frames, points"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    for name, run in (("video", study_video), ("points", study_points)):
-        if name in arguments.which:
-            command = f"python scripts/study_video.py {name}"
-            study = records.Study(
-                PATHS[name], command, afresh=arguments.afresh, settings=PLANS[name], device="cpu"
-            )
-            run(study, PLANS[name])
+    for kind in arguments.which:
+        name = "points" if kind == "points" else "video"
+        words = "points" if name == "points" else "clips frames"
+        study = records.Study(PATHS[name], f"python scripts/study_video.py {words}", settings=PLANS[name])
+        if name == "points":
+            study_points(study, PLANS[name])
+        else:
+            study_video(study, PLANS[name], kind)
 
 
 if __name__ == "__main__":

@@ -74,10 +74,13 @@ def test_sampling_permutes_with_the_noise(teacher):
         torch.testing.assert_close(sample(permuted(z)), permuted(sample(z)), atol=1e-3, rtol=1e-3)
 
 
-def test_a_teacher_is_loaded_as_it_was_saved(teacher, tmp_path):
+def test_models_are_loaded_as_they_were_saved(teacher, tmp_path):
     cdedu.save(tmp_path / "t.safetensors", teacher, SHORT, (48, 3))
     x = torch.randn(2, 30, 3, generator=seeded())
     torch.testing.assert_close(load_points(tmp_path / "t.safetensors")(x, 1.0), teacher(x, 1.0))
+    student = cdedu.ConsistencyModel.from_teacher(teacher)
+    cdedu.save(tmp_path / "s.safetensors", student, SHORT, (48, 3))
+    torch.testing.assert_close(load_points(tmp_path / "s.safetensors")(x, 1.0), student(x, 1.0))
 
 
 # --- data --------------------------------------------------------------------------------------------
