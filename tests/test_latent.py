@@ -16,6 +16,8 @@ from cdedu.latent import (
     Autoencoder,
     LatentUNet,
     autoencoder_loss,
+    digits_autoencoder,
+    digits_latent_student,
     guidance_embedding,
     latent_data,
     latent_student,
@@ -239,3 +241,21 @@ def test_training_lowers_the_loss_and_sets_the_scale():
     assert (data.name, data.train.shape, data.test.shape) == ("latent-toy", (64, 2, 4, 4), (8, 2, 4, 4))
     assert float(data.train.std()) == pytest.approx(0.5, rel=1e-5)
     assert torch.equal(data.train_labels, torch.arange(64) % 3) and not data.train.requires_grad
+
+
+def test_the_shipped_digits_and_their_slider():
+    """Half precision on disk costs nothing that shows; the student reads as its teacher's labels, and the scale matters."""
+    from cdedu.data import digits
+    from cdedu.evaluation import digits_classifier
+
+    model, student, data = digits_autoencoder(), digits_latent_student(), digits()
+    assert float((model.decode(model.encode(data.test)) - data.test).square().mean()) < 0.02
+    assert float(latent_data(model, data).train.std()) == pytest.approx(0.5, rel=1e-3)
+    labels = torch.arange(100) % 10
+    z = 80 * torch.randn(100, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        low, high = (model.decode(student(z, 80.0, labels=labels, guidance=w)) for w in (1.0, 4.0))
+        assert (digits_classifier()(low).argmax(1) == labels).float().mean() > 0.9
+    assert (low - high).square().mean().sqrt() > 0.1
+    with pytest.raises(ValueError, match="scales from 1 to 4"):
+        student(z, 80.0, labels=labels, guidance=8.0)
