@@ -19,8 +19,6 @@ from cdedu.records import Study
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTER = ROOT / "book" / "postgraduate" / "17_frontier.ipynb"
-CELLS = ("cell-03", "cell-07", "cell-09", "cell-11", "cell-13", "cell-14", "cell-16")
-"""Those that define; training and pictures are left out."""
 STEPS = {"cd": 700, "two": 600}
 """Equal evaluations: six an image against seven."""
 ARMS = {"live": (1, 2e-3), "slow": (1, 5e-4), "fast": (1, 8e-3), "long": (3, 2e-3)}
@@ -29,13 +27,11 @@ SEEDS = 5
 
 
 def chapter() -> dict[str, Any]:
-    """What the chapter's cells define."""
+    """What the chapter's cells with the tag ``study`` define; training and pictures have none."""
     space: dict[str, Any] = {}
-    found = {cell.id: cell.source for cell in nbformat.read(CHAPTER, as_version=4).cells}
-    for name in CELLS:
-        if name not in found:
-            raise SystemExit(f"study_frontier: {CHAPTER.name} has no cell {name}; mend CELLS")
-        exec(compile(found[name], name, "exec"), space)  # the project's own cells
+    for cell in nbformat.read(CHAPTER, as_version=4).cells:
+        if "study" in cell.metadata.get("tags", []):
+            exec(compile(cell.source, cell.id, "exec"), space)  # the project's own cells
     return space
 
 
