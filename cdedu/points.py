@@ -121,7 +121,7 @@ RECIPE = Recipe(
     data="clouds",
     network=SetPlan("foreign", width=64, depth=4),
     teacher=TeacherStage(steps=3000, batch=64, lr=2e-3, ema=0.998),
-    student=StudentStage(steps=1200, batch=64, lr=2e-3, distance="l2", weight="inverse_gap", ema=0.99),
+    student=StudentStage(steps=800, batch=64, lr=2e-3, distance="l2", weight="inverse_gap", ema=0.99),
 )
 """Teacher and students of clouds."""
 
