@@ -1,7 +1,7 @@
 """Chapter 8: `python scripts/study_anatomy.py`. Writes `results/anatomy.json`.
 
 Distillation with one piece removed, spoiled or changed at a time, at equal network evaluations (an image costs 6 with Heun, 5
-with Euler) and with nothing tuned again. Some forty minutes on one core; started again, the study goes on where it stopped.
+with Euler) and with nothing tuned again. Some seventy minutes on one core; started again, the study goes on where it stopped.
 """
 
 import argparse
