@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from cdedu.checks.core import _nothing, _TooLong
+from cdedu.checks.core import _nothing, _TooLong, empty
 
 LARGEST = 2**25
 """Bytes of a message; more is refused."""
@@ -249,9 +249,7 @@ class Peer:
             return self._encode(value.item(), blobs)
         facts: dict[str, Any] = {"is": "object", "type": type(value).__name__, "repr": _repr(value)}
         if callable(value):
-            code = getattr(value, "__code__", None)
-            empty = getattr(code, "co_code", None) == _nothing.__code__.co_code
-            facts |= {"key": self._keep(value), "empty": empty}
+            facts |= {"key": self._keep(value), "empty": hasattr(value, "__code__") and empty(value)}
         elif hasattr(type(value), "__float__"):
             try:
                 facts["float"] = float(value)
