@@ -70,7 +70,7 @@ class State:
         return self.average.module.eval()
 
     def modules(self) -> dict[str, nn.Module | None]:
-        """The networks whose weights change, by the names that :meth:`tensors` gives them."""
+        """The networks whose weights change, by the names that ``tensors()`` gives them."""
         return {"model": self.model, "average": self.average, "target": self.target}
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
