@@ -127,7 +127,7 @@ RECIPE = Recipe(
 
 
 def load_points(source: str | Path) -> Teacher | ConsistencyModel:
-    """A teacher or a student of clouds, as written by :func:`cdedu.save` with :data:`RECIPE`: a path, or ``points-teacher`` or
+    """A teacher or a student of clouds, as written by :func:`~cdedu.checkpoints.save` with :data:`RECIPE`: a path, or ``points-teacher`` or
     ``points-student``, which come with the course.
     """
     tensors, header = read_tensors(find(source))
