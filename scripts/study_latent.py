@@ -40,11 +40,11 @@ from cdedu.training import distill
 SEEDS, BATCH, RANGE = 5, 64, (1.0, 3.0)
 COST = {"spaces": 6, "skip": 5}
 FLOOR = {"steps": 500, "channels": [1, 2, 4]}
-SPACES = {"steps": 800, "points": 18, "lr": 2e-3}
+SPACES = {"steps": 800, "points": [18, 121], "lr": 2e-3}
 SKIP = {"steps": 600, "lr": 2e-3}
 MOONS = {"steps": 1000, "batch": 256, "lr": 2e-3, "looks": [125, 250, 500, 1000]}
-ARMS = {"k = 1": [121, 1], "k = 5": [121, 5], "k = 15": [121, 15], "k = 40": [121, 40], "coarse": [25, 1]}
-"""For each arm the points of the grid, and k. Digits have the first three."""
+ARMS = {"k = 1": [121, 1], "k = 5": [121, 5], "k = 15": [121, 15], "k = 40": [121, 40], "coarse": [25, 1], "coarser": [18, 1]}  # fmt: skip
+"""For each arm the points of the grid, and k. Moons have the first five, digits the first three and the last."""
 STEPS, SCALES = (1, 2, 4), (1.0, 2.0, 3.0)
 
 
@@ -179,7 +179,7 @@ def main() -> None:
         print(part, arm, {k: v for k, v in metrics[part][arm].items() if k in ("fd", "mse", "cpu_seconds")}, metrics[part][arm].get("steps_1", {}).get("fd"), flush=True)  # fmt: skip
 
     if "moons" in arguments.which:
-        for name, (points, k) in ARMS.items():
+        for name, (points, k) in list(ARMS.items())[:5]:
             seeds("moons", name, partial(moons, points, k))
     if "cost" in arguments.which:
         metrics["cost"] = study.run("cost", cost)
@@ -195,9 +195,13 @@ def main() -> None:
         if "spaces" in arguments.which:
             shape = tuple(shown.train.shape[1:])
             metrics.setdefault("teacher", {})[name] = study.run(f"teacher/{name}", partial(teacher_at, recipe, shape, decode, ruler))  # fmt: skip
-            seeds("spaces", name, partial(students, "spaces", recipe, shown, decode, SPACES["points"], 1, ruler=ruler))  # fmt: skip
+            for points in SPACES["points"]:
+                arm = name if points == SPACES["points"][0] else f"{name}, {points} points"
+                seeds(
+                    "spaces", arm, partial(students, "spaces", recipe, shown, decode, points, 1, ruler=ruler)
+                )
     if "skip" in arguments.which:
-        for name, (points, k) in list(ARMS.items())[:3]:
+        for name, (points, k) in [row for row in ARMS.items() if row[0] not in ("k = 40", "coarse")]:
             seeds("skip", name, partial(students, "skip", LATENT_DIGITS, latents, model.decode, points, k, ruler=ruler))  # fmt: skip
     study.write(metrics)
 
