@@ -111,7 +111,7 @@ def system_table() -> str:
     rows = [
         "```{list-table}",
         ":header-rows: 1",
-        ":widths: 24 26 26 24",
+        ":widths: 20 22 38 20",
         "",
         "* - system\n  - section\n  - code\n  - exercised and checked in",
     ]
