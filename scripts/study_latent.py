@@ -105,7 +105,7 @@ def moons(points: int, skip: int, seed: int) -> dict[str, Any]:
 
 def teacher_at(recipe: Recipe, shape: tuple[int, ...], decode: Any, ruler: Ruler) -> dict[str, Any]:
     """The guided teacher, 18 points of Heun, at the same scales: 35 evaluations with one label, 70 with guidance. And asked ``once``
-    from noise alone, where it answers with the mean of each class: what a student starts as."""
+    from noise alone, where the right answer is the mean of each class: what a student starts as."""
     teacher = cdedu.load(f"{recipe.name}-teacher")
 
     def draw(labels: Tensor, g: torch.Generator, scale: float) -> Tensor:

@@ -20,13 +20,13 @@ Sample = Callable[[Callable[[Tensor, float], Tensor], Any, Tensor], Tensor]
     answers=("lcm_times",),
     hints=(
         "First write down all times that the student was distilled at, for train = 1000 and original = 50: 19, 39, 59, …, 999.",
-        "In that list the i-th, counted from 1, is i·train/original − 1. Turn the list round, so that it begins with 999.",
+        "In that list the i-th, counted from 1, is i·(train // original) − 1. Turn the list round, so that it begins with 999.",
         "Take entry number floor(j·original/steps) of the turned list for j = 0, …, steps − 1: never the last entry, and with one step the first.",
     ),
 )
 def _(lcm_times: object, g: Generator) -> str:
     train, original = 1000, 50
-    steps = (3, 4, 6, 7, 8)[int(torch.randint(5, (1,), generator=g))]
+    steps = (3, 4, 6, 8)[int(torch.randint(4, (1,), generator=g))]
     known = torch.arange(original, 0, -1) * train // original - 1
     j = torch.arange(steps)
     truth = known[j * original // steps]
@@ -38,6 +38,8 @@ def _(lcm_times: object, g: Generator) -> str:
             "first of each": (truth - 19, "Of each twenty times the student knows the last one, 19, and not the first, 0."),
             "rising": (truth.flip(0), "Sampling begins with noise: the largest time comes first."),
             "to the end": (known[(j * (original - 1)).div(steps - 1).floor().long()], "You go down to the smallest time. LCM stops before: cut the list into equal parts and take the beginning of each."),
+            "stride": (known[j * (original // steps)], "You step by a whole number of places, original // steps, and the rest adds up. Part j begins at entry j·original/steps, rounded down at the end."),
+            "rounded": (known[(j * original / steps).round().long()], "A part begins at the place rounded down, not to the nearest."),
             "whole clock": ((train - j * train / steps).floor() - 1, "You divide the thousand times. The student knows fifty of them only: divide the list of those."),
         },
         tolerance=1e-6,
@@ -79,8 +81,8 @@ def _(lowest: object, g: Generator) -> str:
     "latent-switch",
     "Half of the input (paper reading)",
     "predict",
-    "medium",
-    10,
+    "easy",
+    5,
     answers=("t",),
     hints=(
         "c_skip is σ_d² over (s·t)² plus σ_d². When is a/(b + a) one half?",

@@ -49,6 +49,18 @@ def _(steps, original, train):
     return [int(train - j * train / steps) - 1 for j in range(steps)]
 
 
+@wrong("latent-clock", "stride")
+def _(steps, original, train):
+    known = torch.arange(original, 0, -1) * (train // original) - 1
+    return known[:: original // steps][:steps]
+
+
+@wrong("latent-clock", "rounded")
+def _(steps, original, train):
+    known = torch.arange(original, 0, -1) * (train // original) - 1
+    return [int(known[round(j * original / steps)]) for j in range(steps)]
+
+
 @wrong("latent-clock", "shape")
 def _(steps, original, train):
     return torch.arange(original, 0, -1) * (train // original) - 1
