@@ -22,12 +22,15 @@ from torch import Tensor
 
 from cdedu.evaluation import frechet_distance
 from cdedu.images import SUFFIXES, decode
+from cdedu.inception import tensors_only
 
 ImageEncoder = Callable[[Tensor], Tensor]
 """Pictures (B, 3, H, W) uint8 → features (B, d)."""
 TextEncoder = Callable[[list[str]], Tensor]
 """Captions → features (B, d)."""
-CLIP = "openai/clip-vit-base-patch32"
+CLIP = "openai/clip-vit-large-patch14"
+"""The checkpoint of :func:`clip_encoders`; scores of different checkpoints are not comparable."""
+FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 
 @dataclass(frozen=True)
@@ -175,25 +178,26 @@ def folder_distance(
 
 
 def clip_encoders(name: str = CLIP) -> tuple[ImageEncoder, TextEncoder]:
-    """CLIP's two encoders, through transformers; nothing is downloaded.
+    """CLIP's two encoders, through transformers; nothing is downloaded, and weights are read from safetensors only.
 
     Args:
         name: of a model on the Hugging Face hub that is in the cache, or a folder.
 
     Raises:
         ImportError: if transformers is missing.
-        OSError: if the model is not there.
+        OSError: if the model is not there, or has no safetensors.
     """
     try:
         from transformers import AutoTokenizer, CLIPModel
     except ImportError:
         raise ImportError("the CLIP score needs transformers: pip install transformers") from None
     try:
-        model: Any = CLIPModel.from_pretrained(name, local_files_only=True).eval()
+        model: Any = CLIPModel.from_pretrained(name, local_files_only=True, use_safetensors=True).eval()
         read: Any = AutoTokenizer.from_pretrained(name, local_files_only=True)
     except OSError:
         raise OSError(
-            f"{name} is not in the cache; fetch it once (600 MB) with: hf download {name}"
+            f"{name} is not in the cache with safetensors; fetch it once ({CLIP}: 1.7 GB) with: hf download {name} {' '.join(FILES)}\n"
+            "A model without model.safetensors is not read: take another one, or convert it at huggingface.co/spaces/safetensors/convert"
         ) from None
     mean, std = torch.tensor([[0.4815, 0.4578, 0.4082], [0.2686, 0.2613, 0.2758]])[..., None, None]
 
@@ -218,16 +222,14 @@ def inception_encoder() -> ImageEncoder:
 
     Raises:
         ImportError: if torch-fidelity is missing.
-        OSError: if the weights are neither cached nor to be had.
+        OSError: see :func:`~cdedu.inception.tensors_only`.
     """
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError:
         raise ImportError('FID needs torch-fidelity: pip install "cdedu[full]"') from None
-    try:
+    with tensors_only("leave --real out"):
         extractor: Any = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"]).eval()
-    except OSError as error:
-        raise OSError(f"Inception's weights are not cached and could not be downloaded ({error})") from None
     return lambda x: extractor(x)[0]
 
 

@@ -4,7 +4,10 @@
 of the literature; they need the weights (a download of 91 MB) and images of the real, lossless data set.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor
@@ -46,6 +49,34 @@ def check(data: Dataset) -> None:
         raise ValueError('Inception scores need torch-fidelity: pip install "cdedu[full]"') from None
 
 
+@contextmanager
+def tensors_only(otherwise: str) -> Iterator[None]:
+    """Inside, torch-fidelity reads Inception's weights as tensors only; by itself it would run what their file holds.
+
+    Args:
+        otherwise: what to do without the weights, for the message.
+
+    Raises:
+        OSError: if they are neither cached nor to be had, or their file holds anything else than tensors.
+    """
+    from torch_fidelity import feature_extractor_inceptionv3 as module
+
+    usual = module.load_state_dict_from_url
+    module.load_state_dict_from_url = partial(usual, weights_only=True)
+    try:
+        yield
+    except UnpicklingError:
+        raise OSError(
+            f"the file of Inception's weights in {torch.hub.get_dir()}/checkpoints holds more than tensors; delete it, or {otherwise}"
+        ) from None
+    except OSError as error:
+        raise OSError(
+            f"Inception's weights are not cached and could not be downloaded ({error}); {otherwise}"
+        ) from None
+    finally:
+        module.load_state_dict_from_url = usual
+
+
 def score(
     sampler: Callable[[Tensor, torch.Generator], Tensor],
     recipe: Recipe,
@@ -59,7 +90,7 @@ def score(
 
     Raises:
         ValueError: see :func:`check`.
-        OSError: if Inception's weights are neither cached nor to be had.
+        OSError: see :func:`tensors_only`.
     """
     check(data)
     from torch_fidelity import calculate_metrics
@@ -72,13 +103,9 @@ def score(
             size = min(batch, samples - start)
             x = recipe.sigma_max * torch.randn((size, *shape), generator=generator).to(device)
             parts.append(to_uint8(sampler(x, generator)).cpu())
-    try:
+    with tensors_only("evaluate without --inception"):
         found = calculate_metrics(
             input1=_Uint8(torch.cat(parts)), input2=_Uint8(data.train), cuda=device.type == "cuda",
             fid=True, isc=True, prc=True, verbose=False,
         )  # fmt: skip
-    except OSError as error:
-        raise OSError(
-            f"Inception's weights are not cached and could not be downloaded ({error}); evaluate without --inception"
-        ) from None
     return {"samples": samples, **{key: float(value) for key, value in found.items()}}

@@ -21,8 +21,8 @@ RECIPE = Recipe(
     name="moving-digits",
     data="moving-digits",
     network=Network("unet", width=16, depth=1, multipliers=(1, 2)),
-    teacher=TeacherStage(steps=2400, batch=64, lr=3e-3, ema=0.998),
-    student=StudentStage(steps=300, batch=64, lr=1e-3, distance="l2", weight="inverse_gap", ema=0.99),
+    teacher=TeacherStage(steps=7200, batch=64, lr=3e-3, ema=0.998),
+    student=StudentStage(steps=800, batch=64, lr=1e-3, distance="l2", weight="inverse_gap", ema=0.99),
     noise_scale=250.0,
 )
 """Teacher and students of moving digits. Single frames, which are easier, have the same network and a third of the teacher's steps."""

@@ -2,7 +2,7 @@
 
 Clips of moving digits, distilled as clips and frame by frame, from teachers of the same size and with the same number of network
 evaluations; and clouds of points. An evaluation is one call for one item, a clip or a frame: both networks cost nearly the same, as the
-frames of a clip are channels of its first and last layer only. A student's training costs 6 evaluations an item (Heun). Some twenty
+frames of a clip are channels of its first and last layer only. A student's training costs 6 evaluations an item (Heun). Some fifteen
 minutes on one core. What is finished is in the record; started again, the study goes on from there.
 """
 
@@ -27,7 +27,7 @@ from cdedu.training import distill
 
 PATHS = {"video": Path("results/video.json"), "points": Path("results/points3d.json")}
 PLANS = {
-    "video": {"steps": 300, "batch": 64, "seeds": 3, "n": 600},
+    "video": {"steps": 800, "batch": 64, "seeds": 3, "n": 600},
     "points": {"steps": 800, "batch": 64, "seeds": 5, "n": 150},
 }
 STEPS = {"one": 1, "two": 2, "four": 4}

@@ -1,7 +1,7 @@
 """Train the teachers of chapter 16: `python scripts/train_video.py clips frames points`, then `python scripts/hash_weights.py`.
 
 Of clips of moving digits, of their single frames, and of clouds of points. Weights are kept in half precision; what the study measures
-is what is kept. Some six minutes on one core for clips, two for each of the others.
+is what is kept. Some seven minutes on one core for clips, two for each of the others.
 """
 
 import argparse

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -159,6 +160,19 @@ def test_without_transformers_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ImportError, match="pip install transformers"):
         clip_encoders()
+
+
+def test_weights_of_clip_come_from_safetensors_only(monkeypatch):
+    def from_pretrained(name, *, local_files_only, use_safetensors):
+        assert local_files_only and use_safetensors
+        raise OSError("no file named model.safetensors")
+
+    model = SimpleNamespace(from_pretrained=from_pretrained)
+    monkeypatch.setitem(sys.modules, "transformers", SimpleNamespace(CLIPModel=model, AutoTokenizer=None))
+    with pytest.raises(
+        OSError, match=r"hf download other/clip .*model\.safetensors[\s\S]* is not read: take another"
+    ):
+        clip_encoders("other/clip")
 
 
 def test_the_command_says_what_is_wrong_in_a_line(folder, tmp_path, capsys, monkeypatch):

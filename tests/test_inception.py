@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cdedu import inception
+from cdedu.captions import inception_encoder
 from cdedu.data import Dataset
 from cdedu.recipes import recipes
 
@@ -68,3 +69,25 @@ def test_weights_that_cannot_be_had_are_said(monkeypatch):
     monkeypatch.setattr("torch_fidelity.calculate_metrics", offline)
     with pytest.raises(OSError, match="weights are not cached and could not be downloaded .*no way out"):
         inception.score(lambda x, g: x, recipes["cifar10"], DATA, CPU, samples=2)
+
+
+class Thief:
+    """A pickle that runs code where it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_a_pickle_in_the_place_of_the_weights_is_not_run(monkeypatch, tmp_path):
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3 as URL
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    place = tmp_path / "hub" / "checkpoints" / URL.rsplit("/", 1)[1]
+    place.parent.mkdir(parents=True)
+    torch.save({"fc.weight": Thief(tmp_path / "stolen")}, place)
+    with pytest.raises(OSError, match="holds more than tensors; delete it, or leave --real out"):
+        inception_encoder()
+    assert not (tmp_path / "stolen").exists()
