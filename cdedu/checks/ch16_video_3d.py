@@ -51,13 +51,15 @@ def _gradient(
         loss = (x - teacher(x + tau * noise, tau)).square().sum() / (2 * tau)
         return torch.autograd.grad(loss, theta)[0]
     with torch.no_grad():
-        guess = teacher(x if kind == "clean" else x + tau * noise, tau)
+        noisy = x if kind == "clean" else x + (1 if kind == "plain noise" else tau) * noise
+        guess = teacher(noisy, 1.0 if kind == "level" else tau)
         towards = {
             "scale": x - guess,
             "square": (x - guess) / tau**2,
             "noise": (x + tau * noise - guess) / tau,
             "sign": (guess - x) / tau,
             "mean": (x - guess) / tau / len(x),
+            "double": 2 * (x - guess),
         }.get(kind, (x - guess) / tau)
     return torch.autograd.grad(x, theta, towards)[0]
 
@@ -78,7 +80,7 @@ def _gradient(
 def _(sds: object, g: Generator) -> str:
     base, mix = torch.randn(4, 2, generator=g), torch.randn(3, 2, generator=g)
     theta, noise = torch.randn(3, generator=g), torch.randn(4, 2, generator=g)
-    tau = 0.3 + float(torch.rand(1, generator=g))
+    tau = 0.3 + 0.3 * float(torch.rand(1, generator=g))  # far from 1, where a forgotten τ does not show
 
     def render(t: Tensor) -> Tensor:
         return base + torch.sin(t.to(mix) @ mix) + t[0].to(mix) ** 2
@@ -95,6 +97,9 @@ def _(sds: object, g: Generator) -> str:
         "noise": "That is ε̂ alone. Subtract the noise that was put in.",
         "sign": "The sign is turned round: parameters go against the gradient, so it must point away from the guess.",
         "mean": "That is the mean over the pictures; the sum is wanted.",
+        "plain noise": "The noise is put in with standard deviation 1. It has τ: x + τ·noise.",
+        "level": "The teacher is asked at another level. It must be told τ.",
+        "double": "That is the gradient of ‖x − D‖², with a factor 2 and no 1/τ. Hand (x − D)/τ to autograd.grad instead.",
     }
     wrong = {
         kind: (_gradient(render, teacher, theta, tau, noise, kind=kind), text) for kind, text in says.items()

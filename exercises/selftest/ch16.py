@@ -79,6 +79,21 @@ def _(render, teacher, theta, tau, noise):
     return scored(render, teacher, theta, tau, noise, lambda x, d: (x - d) / tau) / len(noise)
 
 
+@wrong("points-score", "plain noise")
+def _(render, teacher, theta, tau, noise):
+    return scored(render, teacher, theta, tau, noise / tau, lambda x, d: (x - d) / tau)
+
+
+@wrong("points-score", "level")
+def _(render, teacher, theta, tau, noise):
+    return scored(render, lambda x, t: teacher(x, 1.0), theta, tau, noise, lambda x, d: (x - d) / tau)
+
+
+@wrong("points-score", "double")
+def _(render, teacher, theta, tau, noise):
+    return scored(render, teacher, theta, tau, noise, lambda x, d: 2 * (x - d))
+
+
 @wrong("points-score", "shape")
 def _(render, teacher, theta, tau, noise):
     x = render(theta)
