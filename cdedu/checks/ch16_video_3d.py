@@ -118,7 +118,8 @@ def _folded(denoiser: Denoiser, clips: Tensor, sigma: Tensor, *, defect: str = "
     if defect == "fold":
         frames, levels = clips.transpose(0, 1), sigma.repeat(t)
     out = denoiser(frames.reshape(b * t, 1, *clips.shape[2:]), levels).reshape(clips.shape)
-    return torch.cat([out[:, :-1], clips[:, -1:]], 1) if defect == "last" else out
+    changed = {"last": torch.cat([out[:, :-1], clips[:, -1:]], 1), "turned": out.flip(1)}
+    return changed.get(defect, out)
 
 
 def _by_time(denoiser: Denoiser, clips: Tensor, sigma: Tensor) -> Tensor:
@@ -155,9 +156,10 @@ def _(test_per_frame: object, g: Generator) -> str:
             "fold": (partial(_folded, defect="fold"), "It passes a wrapper that returns frames in another order than they came. Let all frames differ, and compare each with its own."),
             "one level": (partial(_folded, defect="one level"), "It passes a wrapper that gives all clips the level of the first. Look at every clip."),
             "last": (partial(_folded, defect="last"), "It passes a wrapper that leaves the last frame as it was. Look at every frame."),
+            "turned": (partial(_folded, defect="turned"), "It passes a wrapper that returns the right frames in reverse. Let the frames of a clip differ, and compare each with its own."),
         },
     )  # fmt: skip
-    return "Levels, order and number of frames: a batch in which everything differs shows all three."
+    return "Levels, order, frames left out: a batch in which everything differs shows all three."
 
 
 @exercise(

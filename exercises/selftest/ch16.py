@@ -148,6 +148,12 @@ def _(per_frame):
     assert torch.allclose(result(per_frame, CLIPS, SIGMA)[:, :3], TRUTH[:, :3])
 
 
+@wrong("video-fold", "turned")
+def _(per_frame):
+    levels_only = result(per_frame, torch.zeros_like(CLIPS), SIGMA)
+    assert torch.allclose(levels_only, SIGMA[:, None, None, None].expand(CLIPS.shape))
+
+
 @wrong("video-fold", "refuses right")
 def _(per_frame):
     assert torch.allclose(result(per_frame, CLIPS, SIGMA), CLIPS)
