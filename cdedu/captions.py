@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from cdedu.evaluation import frechet_distance
-from cdedu.images import SUFFIXES, decode
+from cdedu.images import SUFFIXES, decode, picture_files
 from cdedu.inception import tensors_only
 
 ImageEncoder = Callable[[Tensor], Tensor]
@@ -51,8 +51,7 @@ def picture_names(folder: str | Path) -> list[str]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
-    found = (f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and not f.name.startswith("._"))
-    names = sorted(f.relative_to(folder).as_posix() for f in found)
+    names = picture_files(folder)
     if not names:
         raise FileNotFoundError(f"{folder} holds no picture ({', '.join(sorted(SUFFIXES))})")
     return names
@@ -242,6 +241,8 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(words)
     try:
         pairs = captioned(arguments.folder, arguments.captions)
+        if arguments.real:
+            picture_names(arguments.real)  # a wrong folder is named before the long work
         score = clip_score(pairs, *clip_encoders())
         print(f"{len(score)} pictures, CLIP score {score.mean():.2f} ({CLIP})")
         if arguments.real:

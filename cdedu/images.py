@@ -141,11 +141,12 @@ def download(url: str, path: Path, sha256: str | None) -> Path:
 
 def _fingerprint(path: Path) -> list[object]:
     """What must change for the cache to be stale: names, sizes and times, without reading a picture."""
-    files = [path] if path.is_file() else [path / name for name in _files(path)]
+    files = [path] if path.is_file() else [path / name for name in picture_files(path)]
     return [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
 
 
-def _files(folder: Path) -> list[str]:
+def picture_files(folder: Path) -> list[str]:
+    """The names of the pictures in a folder, at any depth, in their order."""
     return sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if _is_picture(f.name))
 
 
@@ -157,7 +158,7 @@ def _is_picture(name: str) -> bool:
 def _pictures(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """(name, reader) of every picture, in the order of names."""
     if path.is_dir():
-        for name in _files(path):
+        for name in picture_files(path):
             yield name, (path / name).read_bytes
         return
     try:

@@ -195,3 +195,11 @@ def test_the_command_prints_both_scores(folder, tmp_path, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "3 pictures, CLIP score 99" in out or "3 pictures, CLIP score 100" in out
     assert "features 0.00" in out or "features -0.00" in out
+
+
+def test_a_wrong_real_folder_is_named_before_the_work(folder, tmp_path, capsys, monkeypatch):
+    captions = written(tmp_path / "captions.json", RIGHT)
+    monkeypatch.setattr("cdedu.captions.clip_encoders", lambda: pytest.fail("the work has begun"))
+    with pytest.raises(SystemExit) as stop:
+        main([str(folder), str(captions), "--real", str(tmp_path / "nowhere")])
+    assert stop.value.code == 1 and "there is no folder" in capsys.readouterr().err
