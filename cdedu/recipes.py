@@ -75,6 +75,8 @@ class TeacherStage:
     """Rate of the sampling average."""
     warmup: int = 0
     """Steps over which the learning rate rises from 0."""
+    label_dropout: float = 0.0
+    """Share of the samples whose label is replaced by the network's last one, which means none; for guidance."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,15 @@ class Recipe:
             raise ValueError(
                 f"recipe {self.name!r}: need student.easy_stages >= 1 and student.tangent_warmup >= 0, got "
                 f"{self.student.easy_stages} and {self.student.tangent_warmup}"
+            )
+        if not 0 <= self.teacher.label_dropout < 1:
+            raise ValueError(
+                f"recipe {self.name!r}: teacher.label_dropout = {self.teacher.label_dropout} is not in [0, 1)"
+            )
+        if self.teacher.label_dropout and not self.network.classes:
+            raise ValueError(
+                f"recipe {self.name!r}: teacher.label_dropout = {self.teacher.label_dropout}, but network.classes = 0: "
+                "there are no labels to leave out"
             )
         if not 0 <= self.student.target_rate < 1:
             raise ValueError(

@@ -19,6 +19,7 @@ class Runtime:
         compile: compile the networks (CUDA; needs a C++ compiler elsewhere).
         micro_batch: at most so many samples at once; gradients are accumulated over a batch. All at once by default, and
             halved, with a message, when memory runs out.
+        channels_last: the order of an image network's weights in memory; by default on CUDA.
     """
 
     rank, world = 0, 1
@@ -29,8 +30,10 @@ class Runtime:
         precision: str = "fp32",
         compile: bool = False,
         micro_batch: int | None = None,
+        channels_last: bool | None = None,
     ) -> None:
         self.device = torch.device(device)
+        self.channels_last = self.device.type == "cuda" if channels_last is None else channels_last
         self.precision, self.compile, self.micro_batch = precision, compile, micro_batch
         if precision not in ("fp32", "bf16", "fp16"):
             raise ValueError(f"precision {precision!r} is not known; use fp32, bf16 or fp16")
@@ -117,7 +120,7 @@ class Runtime:
         print(f"memory ran out with {size} samples at once; going on with {half}, the batch stays the same")
 
     def _fast(self, model: nn.Module) -> nn.Module:
-        if self.device.type == "cuda":
+        if self.channels_last:
             model.to(memory_format=torch.channels_last)
         if self.compile:
             # In place: the names of the weights stay as they are.

@@ -477,6 +477,14 @@ class Batches:
         self.train = data.train.to(self.device)  # small enough to live on the GPU, images as uint8
         labels = data.train_labels if recipe.network.classes else None
         self.labels = None if labels is None else labels.to(self.device)
+        self.dropped, self.null = 0.0, recipe.network.classes - 1
+        if role == "teacher" and recipe.teacher.label_dropout:
+            self.dropped = recipe.teacher.label_dropout
+            if labels is not None and int(labels.max()) >= self.null:
+                raise ValueError(
+                    f"{data.name} has a label {int(labels.max())}; with teacher.label_dropout the network's last label, "
+                    f"{self.null}, means none, so recipe {recipe.name!r} needs network.classes = {int(labels.max()) + 2}"
+                )
 
     def key(self, step: int, place: int) -> tuple[int | str, ...]:
         """What the randomness of the samples from ``place`` on is seeded by."""
@@ -504,7 +512,11 @@ class Batches:
             levels.append(level(self.block, generator))
             noise.append(torch.randn(x.shape, generator=generator, device=self.device))
             if self.labels is not None:
-                labels.append(self.labels[which])
+                known = self.labels[which]
+                if self.dropped:
+                    drop = torch.rand(self.block, generator=generator, device=self.device) < self.dropped
+                    known = torch.where(drop, self.null, known)
+                labels.append(known)
             if self.guidance is not None:
                 low, high = self.guidance
                 share = torch.rand(self.block, generator=generator, device=self.device)
