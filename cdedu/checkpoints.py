@@ -7,8 +7,8 @@ Nothing is ever unpickled.
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -143,9 +143,9 @@ def _rebuild(what: dict[str, Any], network: nn.Module) -> nn.Module:
     return _class(what["class"])(network, **{key: what[key] for key in _ARGUMENTS[what["class"]]})
 
 
-def save_state(path: str | Path, state: State) -> None:
-    """Save all that an exact continuation needs."""
-    header = {"recipe": state.recipe.to_dict(), "role": state.role, "step": state.step}
+def save_state(path: str | Path, state: State, **facts: Any) -> None:
+    """Save all that an exact continuation needs; ``facts`` go into the header, beside recipe, role and step."""
+    header = {"recipe": state.recipe.to_dict(), "role": state.role, "step": state.step, **facts}
     write_tensors(path, state.tensors(), header)
 
 
@@ -156,7 +156,7 @@ def load_state(path: str | Path, recipe: Recipe, role: str) -> Resume:
         ValueError: if the file was written under another recipe, naming the first field that differs.
     """
     tensors, header = read_tensors(path)
-    for place, saved, now in _differences(header.get("recipe", {}), json.loads(json.dumps(recipe.to_dict()))):
+    for place, saved, now in _differences(_today(header.get("recipe", {})), _plain(recipe)):
         if not place.endswith(f"{role}.steps"):  # a longer run may continue a shorter one
             raise ValueError(
                 f"{path} was written with {place} = {saved}, now it is {now}; start anew with --overwrite"
@@ -164,6 +164,19 @@ def load_state(path: str | Path, recipe: Recipe, role: str) -> Resume:
     if header.get("role") != role:
         raise ValueError(f"{path} holds the state of a {header.get('role')}, not of a {role}")
     return tensors, int(header["step"])
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as JSON gives it back."""
+    return dict(json.loads(json.dumps(recipe.to_dict())))
+
+
+def _today(saved: dict[str, Any]) -> dict[str, Any]:
+    """A recipe of an earlier version with the fields that came later at their defaults, which is what it meant."""
+    try:
+        return _plain(Recipe.from_dict(saved))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return saved
 
 
 def find(source: str | Path) -> Path:
@@ -206,13 +219,24 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The inverse of :func:`write_tensors`."""
+    with _opened(path) as (file, header):
+        return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """What :func:`write_tensors` wrote beside the tensors, without reading those."""
+    with _opened(path) as (_, header):
+        return header
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[tuple[Any, dict[str, Any]]]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["cdedu"])
-            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
+            yield file, json.loads((file.metadata() or {})["cdedu"])
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a checkpoint of this package, or it is damaged ({error})") from None
 

@@ -18,6 +18,7 @@ import torch
 import tyro
 
 from cdedu import checkpoints
+from cdedu.checkpoints import WEIGHTS
 from cdedu.data import Dataset, load_data, to_unit
 from cdedu.guidance import GuidedDenoiser, Labelled, WeightedUNet
 from cdedu.networks import UNet
@@ -25,7 +26,7 @@ from cdedu.pretrained import export_pipeline, load_teacher, locate
 from cdedu.recipes import Network, Recipe, get_recipe, recipes
 from cdedu.records import read_record
 from cdedu.runs import Run, generate, writable, write_run_record
-from cdedu.runtime import Distributed, Runtime
+from cdedu.runtime import Distributed, Runtime, fast_precision
 from cdedu.student import ConsistencyModel, DenoiserStudent
 from cdedu.teacher import Teacher
 from cdedu.training import distill, new_student, train_teacher, within
@@ -58,7 +59,7 @@ class _Run:
     out: Path | None = None
     """Folder of the run; runs/<recipe> by default."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of the networks; auto is what the GPU is good at, and fp32 on the CPU."""
+    """Of the networks; auto is what the GPU is good at, and on a CPU bf16 where a trial finds it faster, else fp32."""
     compile: bool | None = None
     """Compile the networks; by default on CUDA only."""
     micro_batch: int | None = None
@@ -129,14 +130,14 @@ class Sample:
 
     recipe: tyro.conf.Positional[str]
     """Name of a recipe, such as toy, digits or cifar10-small; or a model itself: its file, or a folder of diffusers."""
-    steps: int = 1
-    """Steps of the student, or points of the teacher's noise grid (n points are 2n − 1 evaluations)."""
-    model: Literal["student", "teacher"] = "student"
-    """Which of the two."""
+    steps: int | None = None
+    """Steps of the student, 1 by default; or points of the teacher's noise grid, 18 by default (n points are 2n − 1 evaluations)."""
+    model: Literal["student", "teacher"] | None = None
+    """Which of the two; by default the student, or the teacher where there is no student yet."""
     weights: str | None = None
     """A file, or the name of weights that come with the course; the run's own by default, else the course's."""
-    label: int | None = None
-    """Draw this class only; by default the classes take turns."""
+    label: str | None = None
+    """Draw this class only, by name or number; by default the classes take turns."""
     guidance: float | None = None
     """Guidance weight, of a student that takes it as an input or of a teacher whose last label means none."""
     number: int = 64
@@ -158,21 +159,23 @@ class Sample:
             source, model = self.recipe, _load(self.recipe, device)
             recipe, folder = _recipe_of(model), Path("runs") / Path(source).stem
             role = "student" if isinstance(model, ConsistencyModel | DenoiserStudent) else "teacher"
-            if role == "teacher" and self.steps < 2:
-                raise ValueError(
-                    f"{source} is a teacher, whose walk has at least 2 points; give --steps, such as 18"
-                )
         else:
-            recipe, folder, role = get_recipe(self.recipe), Path("runs") / self.recipe, self.model
+            recipe, folder = get_recipe(self.recipe), Path("runs") / self.recipe
+            role = self.model or ("student" if self.weights else _role_there_is(folder, recipe))
             source = _model_source(self.weights, folder, recipe, role)
             model = _load(source, device)
-        path = self.out or folder / f"{role}-{self.steps}.png"
+        steps = (1 if role == "student" else 18) if self.steps is None else self.steps
+        if role == "teacher" and steps < 2:
+            raise ValueError(
+                f"{source} is a teacher, whose walk has at least 2 points; give --steps, such as 18"
+            )
+        path = self.out or folder / f"{role}-{steps}.png"
         writable(path.parent)
         recipe, shape = within(recipe, model), tuple(model.header["shape"])
         model, cond = _conditioned(model, source, self.guidance, self.label)
         if "labels" in cond:
             cond["labels"] = cond["labels"][torch.arange(self.number) % len(cond["labels"])]
-        x = generate(model, recipe, shape, self.steps, self.number, self.seed, **cond)
+        x = generate(model, recipe, shape, steps, self.number, self.seed, **cond)
         save_samples(path, x.cpu(), f"{role}, {source}")
         print(f"{self.number} samples of {source} in {path}")
 
@@ -362,7 +365,8 @@ def _prepare(command: _Run, role: str) -> Run:
     changes = {"steps": command.max_steps, "batch": command.batch, "lr": command.lr}
     if command.from_weights:
         changes["warmup"] = max(getattr(recipe, role).warmup, 500)
-    runtime = _runtime(command)
+    folder = command.out or Path("runs") / recipe.name
+    runtime = _runtime(command, recipe, _started(command, folder, role))
     if runtime.device.type == "cpu" and recipe.cpu_batch and command.batch is None:
         changes["batch"] = recipe.cpu_batch
     usual = getattr(recipe, role)
@@ -378,7 +382,6 @@ def _prepare(command: _Run, role: str) -> Run:
             f"--data {recipe.data} does not suit recipe {recipe.name!r}, whose {recipe.network.kind} takes "
             f"{'points' if wanted == 1 else 'images'}; choose another recipe or other data"
         )
-    folder = command.out or Path("runs") / recipe.name
     run = Run(recipe, role, data, folder, command.results, runtime)
     run.picture_every, run.tensorboard = command.picture_every, command.tensorboard
     if command.resume and command.overwrite:
@@ -397,6 +400,12 @@ def _prepare(command: _Run, role: str) -> Run:
             f"(--batch {usual.batch} for those)"
         )
     return run
+
+
+def _started(command: _Run, folder: Path, role: str) -> Any:
+    """The precision of the run that is resumed."""
+    path = folder / f"{role}.state.safetensors"
+    return checkpoints.read_header(path).get("precision") if command.resume and path.is_file() else None
 
 
 def _resume(command: _Run, run: Run) -> None:
@@ -505,12 +514,12 @@ def _recipe_of(model: Any) -> Recipe:
 
 
 def _conditioned(
-    model: Any, source: str, guidance: float | None, label: int | None = None
+    model: Any, source: str, guidance: float | None, wanted: str | None = None
 ) -> tuple[torch.nn.Module, dict[str, Any]]:
     """The model, guided if it is a teacher, and what it is called with: each of its labels once, or the one that is wanted."""
     classes, inputs = _classes(model), _takes_guidance(model)
     if not classes:
-        for name, value in (("--label", label), ("--guidance", guidance)):
+        for name, value in (("--label", wanted), ("--guidance", guidance)):
             if value is not None:
                 raise ValueError(f"{source} knows no labels; leave {name} out")
         return model, {}
@@ -526,12 +535,35 @@ def _conditioned(
         raise ValueError(f"{source} is a student that takes no guidance weight; leave --guidance out")
     guided = guidance is not None and not student
     known = model.header.get("labels", classes - guided)  # without the label that means none
-    if label is not None and not 0 <= label < classes:
-        raise ValueError(f"--label = {label}, but {source} knows the labels 0 to {classes - 1}")
+    label = None if wanted is None else _label(wanted, source, classes, model.header.get("class_names", []))
     cond: dict[str, Any] = {"labels": torch.arange(known) if label is None else torch.tensor([label])}
     if inputs:
         cond["guidance"] = guidance
     return (GuidedDenoiser(model, guidance, classes - 1) if guided else model), cond
+
+
+def _label(wanted: str, source: str, classes: int, names: list[str]) -> int:
+    """The number of a label that is given by name or by number."""
+    if wanted in names:
+        return names.index(wanted)
+    if wanted.isdecimal() and int(wanted) < classes:
+        return int(wanted)
+    known = f" ({', '.join(names)})" if names else ""
+    raise ValueError(f"--label = {wanted}, but {source} knows the labels 0 to {classes - 1}{known}")
+
+
+def _role_there_is(folder: Path, recipe: Recipe) -> Literal["student", "teacher"]:
+    """What there is to sample from, of this run or of the course: the student, or only a teacher so far."""
+    for place in (
+        lambda role: folder / f"{role}.safetensors",
+        lambda role: WEIGHTS / f"{recipe.name}-{role}.safetensors",
+    ):
+        if place("student").is_file():
+            return "student"
+        if place("teacher").is_file():
+            print(f"there is no student of {recipe.name} yet; these are its teacher's samples")
+            return "teacher"
+    return "student"
 
 
 def _digest(source: str) -> str:
@@ -545,17 +577,25 @@ def _digest(source: str) -> str:
     return checkpoints.sha256(files[0])
 
 
-def _runtime(command: _Run) -> Runtime:
-    """One process here, or one of several where torchrun or accelerate launch started us."""
+def _precision(recipe: Recipe, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
+    """What this machine is good at. Toys and digits, which take minutes anyway, are the same on every CPU."""
+    if device.type == "cuda":
+        # By capability: a T4 (7.5) says that it supports bf16, and emulates it.
+        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
+    if recipe.network.kind == "mlp" or recipe.data.endswith("digits"):
+        return "fp32"
+    return fast_precision(device)
+
+
+def _runtime(command: _Run, recipe: Recipe, started: Any = None) -> Runtime:
+    """One process here, or one of several where torchrun or accelerate launch started us; a run that was ``started`` in some
+    precision goes on in it."""
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     device = pick_device(command.device)
     cuda = device.type == "cuda"
     precision = command.precision
     if precision == "auto":
-        # By capability: a T4 (7.5) says that it supports bf16, and emulates it.
-        precision = (
-            "fp32" if not cuda else "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
-        )
+        precision = _precision(recipe, device) if started is None else started
     compiled = cuda if command.compile is None else command.compile
     if several:
         return Distributed(precision, compiled, command.micro_batch, cpu=device.type == "cpu")
@@ -577,6 +617,7 @@ def _start(command: _Run, run: Run) -> torch.nn.Module | None:
         "from": str(command.from_weights),
         "sha256": digest,
         "step": model.header["step"],
+        "images": model.header.get("images", 0),
     }  # type: ignore[index]
     return model
 

@@ -22,6 +22,8 @@ class Dataset:
     test: Tensor
     train_labels: Tensor | None = None
     test_labels: Tensor | None = None
+    classes: tuple[str, ...] = ()
+    """What the labels mean, in their order, where they have names."""
 
     def describe(self) -> dict[str, object]:
         """What a results record says of the data."""
@@ -141,17 +143,17 @@ def pictures(path: str | Path, test: str | Path | None = None, size: int | None 
     images = image_folder(path, size)
     if len(images.images) < 2:
         raise ValueError(f"{path} holds one picture; training and comparing need at least two")
-    name = Path(path).stem.removesuffix("-train")
+    name, classes = Path(path).stem.removesuffix("-train"), tuple(images.classes)
     if test is not None:
         held_out = image_folder(test, size)
         if held_out.images.shape[1:] != images.images.shape[1:]:
             raise ValueError(
                 f"pictures in {test} and {path} differ in size; give a size to crop and resize to"
             )
-        return Dataset(name, images.images, held_out.images, images.labels, held_out.labels)
+        return Dataset(name, images.images, held_out.images, images.labels, held_out.labels, classes)
     order = torch.randperm(len(images.images), generator=torch.Generator().manual_seed(0))
     x, y, n = images.images[order], images.labels[order], max(1, len(order) // 10)
-    return Dataset(name, x[n:], x[:n], y[n:], y[:n])
+    return Dataset(name, x[n:], x[:n], y[n:], y[:n], classes)
 
 
 def load_data(name: str, test: str | Path | None = None, size: int | None = None) -> Dataset:
@@ -169,7 +171,9 @@ def load_data(name: str, test: str | Path | None = None, size: int | None = None
         from cdedu.images import cifar10
 
         train, held_out = cifar10()
-        return Dataset(name, train.images, held_out.images, train.labels, held_out.labels)
+        return Dataset(
+            name, train.images, held_out.images, train.labels, held_out.labels, tuple(train.classes)
+        )
     if name in TOYS:
         return Dataset(name, TOYS[name](20_000, 0), TOYS[name](5_000, 1))
     if Path(name).exists() or name.endswith(".zip") or "/" in name:

@@ -204,6 +204,44 @@ class CifarClassifier(nn.Module):
         return self.head(self.body(x))
 
 
+class CifarReferee(nn.Module):
+    """A second classifier of 32 × 32 colour images, which says what a sample shows; its weights come with the course.
+
+    Its architecture (residual), seed and order of the data are others than :class:`CifarClassifier`'s, whose features serve as
+    measure and as distance: whoever is trained or chosen by the one has not been near the other.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+        for c_in, c_out in ((16, 48), (48, 96), (96, 160)):
+            layers += [
+                nn.Conv2d(c_in, c_out, 3, 2, 1, bias=False),
+                nn.BatchNorm2d(c_out),
+                nn.ReLU(),
+                _Residual(c_out),
+            ]
+        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(160, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class scores (B, 10) of images (B, 3, 32, 32) in [−1, 1]."""
+        return self.head(self.body(x))
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+
+        def layer() -> list[nn.Module]:
+            return [nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)]
+
+        self.body = nn.Sequential(*layer(), nn.ReLU(), *layer())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + self.body(x)).relu()
+
+
 def digits_classifier() -> DigitsClassifier:
     """The frozen classifier of the digits."""
     return _frozen(DigitsClassifier(), "digits-classifier")
@@ -212,6 +250,18 @@ def digits_classifier() -> DigitsClassifier:
 def cifar_classifier() -> CifarClassifier:
     """The frozen classifier of CIFAR-10, trained on ``cifar10-jpeg`` (see its record): good for comparing, not for publishing."""
     return _frozen(CifarClassifier(), "cifar10-jpeg-classifier")
+
+
+def cifar_referee() -> CifarReferee:
+    """The frozen referee of CIFAR-10, trained on ``cifar10-jpeg``; how often it is right itself stands in its record."""
+    return _frozen(CifarReferee(), "cifar10-jpeg-referee")
+
+
+@torch.no_grad()
+def share_recognised(classifier: nn.Module, x: Tensor, labels: Tensor, batch: int = 500) -> float:
+    """Share of images (n, ...) in which a classifier sees the class that was asked for, (n,)."""
+    seen = torch.cat([classifier(part).argmax(1) for part in x.split(batch)])
+    return float((seen == labels).float().mean())
 
 
 def frozen_classifier(data: Dataset) -> DigitsClassifier | CifarClassifier | None:

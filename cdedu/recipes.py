@@ -73,6 +73,8 @@ class TeacherStage:
     """Distribution of ln σ."""
     ema: float = 0.999
     """Rate of the sampling average."""
+    more_emas: tuple[float, ...] = ()
+    """Rates of further sampling averages, of which the best can be chosen afterwards."""
     warmup: int = 0
     """Steps over which the learning rate rises from 0."""
     label_dropout: float = 0.0
@@ -102,6 +104,8 @@ class StudentStage:
     """μ; 0 means that the target is the student itself, gradient stopped."""
     ema: float = 0.999
     """Rate of the sampling average."""
+    more_emas: tuple[float, ...] = ()
+    """Rates of further sampling averages, of which the best can be chosen afterwards."""
     warmup: int = 0
     """Steps over which the learning rate rises from 0; the paper has none, a restart without optimiser state needs some."""
     dropout: float = 0.0
@@ -147,10 +151,11 @@ class Recipe:
                     raise ValueError(
                         f"recipe {self.name!r}: {stage}.{key} = {getattr(value, key)}, but it must be positive"
                     )
-            if not 0 <= value.ema < 1:
-                raise ValueError(
-                    f"recipe {self.name!r}: {stage}.ema = {value.ema}, but it must be at least 0 and below 1"
-                )
+            for rate in (value.ema, *value.more_emas):
+                if not 0 <= rate < 1:
+                    raise ValueError(
+                        f"recipe {self.name!r}: {stage}.ema = {rate}, but it must be at least 0 and below 1"
+                    )
         if not (self.student.easy_stages >= 1 and self.student.tangent_warmup >= 0):
             raise ValueError(
                 f"recipe {self.name!r}: need student.easy_stages >= 1 and student.tangent_warmup >= 0, got "
@@ -197,7 +202,9 @@ class Recipe:
         """The inverse of :meth:`to_dict`."""
         values = dict(values)
         stages = {
-            name: values[name] | {k: LogNormal(**v) for k, v in values[name].items() if k == "log_sigma"}
+            name: values[name]
+            | {k: LogNormal(**v) for k, v in values[name].items() if k == "log_sigma"}
+            | {k: tuple(v) for k, v in values[name].items() if k == "more_emas"}
             for name in ("teacher", "student")
         }
         network = dict(

@@ -2,11 +2,13 @@
 
 import os
 import shlex
+import shutil
 import signal
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,10 +20,11 @@ from torch import Tensor
 
 from cdedu import checkpoints, records
 from cdedu.data import Dataset
+from cdedu.files import replacing
 from cdedu.recipes import Recipe
 from cdedu.runtime import Runtime
 from cdedu.student import ConsistencyModel, DenoiserStudent
-from cdedu.training import Resume, State
+from cdedu.training import Resume, State, check_finite
 
 SAVE_EVERY = 30.0
 """Seconds between checkpoints, at least."""
@@ -51,6 +54,11 @@ class Run:
         return self.folder / f"{self.role}.state.safetensors"
 
     @property
+    def previous_path(self) -> Path:
+        """The state before that: to go back to by hand, if training went wrong in a way that still has numbers."""
+        return self.folder / f"{self.role}.previous.state.safetensors"
+
+    @property
     def path(self) -> Path:
         """The model for use."""
         return self.folder / f"{self.role}.safetensors"
@@ -61,6 +69,8 @@ class Run:
 
         if self.recipe.network.classes and self.data.train_labels is not None:
             self.facts["labels"] = int(self.data.train_labels.max()) + 1
+            if self.data.classes:
+                self.facts["class_names"] = list(self.data.classes)
         stop: list[int] = []
 
         def ask_to_stop(number: int, frame: FrameType | None) -> None:
@@ -98,7 +108,7 @@ class Run:
                 due = time.perf_counter() - saved > max(SAVE_EVERY, saving / SAVING_SHARE)
                 if (stopping or due) and self.runtime.main:
                     begun = time.perf_counter()
-                    checkpoints.save_state(self.state_path, state)
+                    self._save(state)
                     saved = time.perf_counter()
                     saving = saved - begun
                 if stopping:
@@ -108,12 +118,9 @@ class Run:
                     raise SystemExit(128 + (stop or [signal.SIGTERM])[0])
         except FloatingPointError:
             # On a GPU the trouble is noticed late, and these weights may be spoiled; then the older checkpoint is the good one.
-            if (
-                state is not None
-                and self.runtime.main
-                and all(t.isfinite().all() for t in state.tensors().values())
-            ):
-                checkpoints.save_state(self.state_path, state)
+            if state is not None and self.runtime.main:
+                with suppress(FloatingPointError):
+                    self._save(state)
             raise
         finally:
             if bar is not None:
@@ -125,13 +132,34 @@ class Run:
         elif self.runtime.main:
             self._finish(state, losses, first, time.perf_counter() - start)
 
+    def images(self, state: State) -> int:
+        """How many training images the weights have seen, those of the run before a warm restart included."""
+        before = self.facts.get("warm_restart", {}).get("images", 0)
+        return int(before + state.step * getattr(self.recipe, self.role).batch)
+
+    def _save(self, state: State) -> None:
+        """The state on disk, if it is any good; the one before it stays beside it.
+
+        Raises:
+            FloatingPointError: for weights that are no numbers.
+        """
+        check_finite(state)
+        if self.state_path.is_file():
+            with replacing(self.previous_path) as temporary:
+                try:
+                    temporary.hardlink_to(self.state_path)
+                except OSError:  # a file system without links, such as a mounted drive
+                    shutil.copyfile(self.state_path, temporary)
+        checkpoints.save_state(self.state_path, state, precision=self.runtime.precision)
+
     def _finish(self, state: State, losses: deque[float], first: int, seconds: float) -> None:
         shape = tuple(self.data.train.shape[1:])
-        facts = {"step": state.step, "data": self.data.describe(), **self.facts}
+        facts = {"step": state.step, "images": self.images(state), "data": self.data.describe(), **self.facts}
         checkpoints.save(self.path, state.result, self.recipe, shape, **facts)  # type: ignore[arg-type]
         batch = getattr(self.recipe, self.role).batch
         metrics = {
             "steps": state.step,
+            "images": self.images(state),
             "loss": sum(losses) / len(losses) if losses else state.loss,
             "steps_per_second": (state.step - first) / seconds,
             "images_per_second": (state.step - first) * batch / seconds,
@@ -151,7 +179,7 @@ class Run:
             **self.facts,
         )
         # Last, so that a run cut short before this line can still be resumed to its end.
-        checkpoints.save_state(self.state_path, state)
+        self._save(state)
         print(f"{self.path} (record: {record})")
 
     def _condition(self) -> dict[str, Any]:

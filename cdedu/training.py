@@ -55,6 +55,8 @@ class State:
     optimizer: torch.optim.Optimizer
     target: EMA | None = None
     """θ⁻ where its rate is not 0; otherwise the student itself is the target."""
+    more: list[EMA] = field(default_factory=list)
+    """Further sampling averages, at the rates ``more_emas`` of the recipe."""
     step: int = 0
     mean_loss: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
     """Loss of the last step, on the device."""
@@ -71,7 +73,8 @@ class State:
 
     def modules(self) -> dict[str, nn.Module | None]:
         """The networks whose weights change, by the names that ``tensors()`` gives them."""
-        return {"model": self.model, "average": self.average, "target": self.target}
+        further = {f"average{i}": average for i, average in enumerate(self.more, 2)}
+        return {"model": self.model, "average": self.average, "target": self.target, **further}
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """What changes them, likewise."""
@@ -152,11 +155,13 @@ def train_teacher(
     stage, data, runtime = recipe.teacher, data or load_data(recipe.data), runtime or Runtime(device)
     with seeded(recipe.seed, "network"):
         network = recipe.network.build(tuple(data.train.shape[1:]))
-    teacher = Teacher(network, recipe.sigma_data, recipe.noise_scale, recipe.angle).to(runtime.device).train()
+    teacher = Teacher(network, recipe.sigma_data, recipe.noise_scale, recipe.angle)
+    teacher = runtime.place(teacher).train()
     if start is not None:
         teacher.load_state_dict(start.state_dict())
     optimizer = torch.optim.Adam(teacher.parameters(), lr=stage.lr)
-    state = State(recipe, "teacher", stage.steps, teacher, EMA(teacher, stage.ema), optimizer)
+    average, *more = (EMA(teacher, rate) for rate in (stage.ema, *stage.more_emas))
+    state = State(recipe, "teacher", stage.steps, teacher, average, optimizer, more=more)
     if resume:
         state.restore(*resume)
     model = runtime.prepare(teacher)
@@ -205,7 +210,7 @@ def distill(
     state = _student_state(recipe, student, runtime, resume, start)
     if isinstance(teacher, nn.Module):
         teacher = runtime.freeze(teacher)
-    model, target = runtime.prepare(student), state.target
+    model, target = runtime.prepare(student), runtime.follow(state.target or student)
     sampler = Batches(recipe, "student", stage.batch, data, runtime, guidance)
 
     sigmas = recipe.sigmas().to(runtime.device)
@@ -216,7 +221,7 @@ def distill(
         x0, index, noise, cond = sampler.draw(state.step, part, partial(draw_steps, index_weights))
         return (loss or distillation_loss)(
             model,
-            target or student,
+            target,
             teacher,
             x0,
             sigmas,
@@ -232,9 +237,9 @@ def distill(
         sigma = sigma.clamp(recipe.sigma_min, recipe.sigma_max)
         options = {"q": stage.easy_q, "sigma_min": recipe.sigma_min, **cond}
         options["stage"] = stage_of(state.step, stage.steps, stage.easy_stages)
-        return easy_consistency_loss(model, target or student, x0, sigma, noise=noise, **options)
+        return easy_consistency_loss(model, target, x0, sigma, noise=noise, **options)
 
-    continuous = partial(_continuous, state, model, sampler, teacher)
+    continuous = partial(_continuous, state, model, target, sampler, teacher)
     loss_of = {"easy": easy, "continuous": continuous, "distillation": distillation}[stage.method]
     yield from _train_student(state, model, loss_of, sampler, runtime, lambda step: stage.target_rate)
 
@@ -278,7 +283,7 @@ def train_consistency(
         )
     student = new_student(recipe, data)
     state = _student_state(recipe, student, runtime, resume, start)
-    model, target = runtime.prepare(student), state.target
+    model, target = runtime.prepare(student), runtime.follow(state.target or student)
     sampler = Batches(recipe, "student", stage.batch, data, runtime)
 
     def points(step: int) -> int:
@@ -289,26 +294,26 @@ def train_consistency(
         steps = partial(draw_steps, _index_weights(recipe, sigmas))
         x0, index, noise, cond = sampler.draw(state.step, part, steps)
         return consistency_training_loss(
-            model, target or student, x0, sigmas, index=index, noise=noise, **_measure(recipe), **cond
+            model, target, x0, sigmas, index=index, noise=noise, **_measure(recipe), **cond
         )
 
     def rate(step: int) -> float:
         return target_rate(points(step), s0, stage.target_rate)
 
     if continuous:
-        training = partial(_continuous, state, model, sampler, None)
+        training = partial(_continuous, state, model, target, sampler, None)
     yield from _train_student(state, model, training, sampler, runtime, rate)
 
 
 def _continuous(
-    state: State, model: nn.Module, sampler: "Batches", teacher: Denoiser | None, part: range
+    state: State, model: Denoiser, target: Denoiser, sampler: "Batches", teacher: Denoiser | None, part: range
 ) -> Tensor:
     """The loss of the continuous limit, with a teacher or without; its ratio r rises over the first steps."""
     recipe, stage = state.recipe, state.recipe.student
     x0, sigma, noise, cond = sampler.draw(state.step, part, stage.log_sigma.sample)
     return continuous_consistency_loss(
         model,
-        state.target or state.model,
+        target,
         x0,
         sigma.clamp(recipe.sigma_min, recipe.sigma_max),
         teacher=teacher,
@@ -351,12 +356,13 @@ def _student_state(
     """Student, target, sampling average and optimiser, new or as an earlier run left them."""
     stage = recipe.student
     set_dropout(student, stage.dropout)
-    student = student.to(runtime.device).train()
+    student = runtime.place(student).train()
     if start is not None:
         student.load_state_dict(start.state_dict())
     target = EMA(student, stage.target_rate).train() if stage.target_rate else None
     optimizer = torch.optim.RAdam(student.parameters(), lr=stage.lr)
-    state = State(recipe, "student", stage.steps, student, EMA(student, stage.ema), optimizer, target)
+    average, *more = (EMA(student, rate) for rate in (stage.ema, *stage.more_emas))
+    state = State(recipe, "student", stage.steps, student, average, optimizer, target, more)
     if resume:
         state.restore(*resume)
     return state
@@ -402,7 +408,8 @@ def optimise(
         sampler, runtime: which samples are this process's, and how it computes.
 
     Raises:
-        FloatingPointError: when the loss is no number (on a GPU this is looked at every 50 steps).
+        FloatingPointError: when the loss is no number (on a GPU this is looked at every 50 steps), or the last step's weights
+            are none.
     """
     stage, done = getattr(state.recipe, state.role), False
     while not done:
@@ -415,8 +422,7 @@ def optimise(
                     runtime.waiting(model) if part is not parts[-1] else nullcontext(),
                     seeded(*sampler.key(state.step, part.start)),
                 ):
-                    with runtime.autocast():
-                        loss = loss_of(part).sum() / sampler.mine
+                    loss = loss_of(part).sum() / sampler.mine
                     runtime.backward(loss)
                 total += loss.detach()
             done = True
@@ -434,8 +440,24 @@ def optimise(
         group["lr"] = stage.lr * min(1.0, (state.step + 1) / max(stage.warmup, 1))
     runtime.update(state.optimizer)
     # A young average would remember its random start, so the rate rises to its final value.
-    state.average.update(state.model, min(state.average.rate, (1 + state.step) / (10 + state.step)))
+    for average in (state.average, *state.more):
+        average.update(state.model, min(average.rate, (1 + state.step) / (10 + state.step)))
     state.step += 1
+    if state.step == state.steps:
+        check_finite(state)
+
+
+def check_finite(state: State) -> None:
+    """Refuse a state that is no use to anybody: before it is saved, and after the last step, whose weights no loss has seen.
+
+    Raises:
+        FloatingPointError: naming the step.
+    """
+    if not all(t.isfinite().all() for t in state.tensors().values()):
+        raise FloatingPointError(
+            f"weights or optimiser are not finite after step {state.step} of {state.steps}; what was saved before is kept. "
+            f"Try a smaller {state.role}.lr than {state.optimizer.param_groups[0]['lr']:g}"
+        )
 
 
 class Batches:

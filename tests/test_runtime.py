@@ -224,7 +224,7 @@ def test_one_process_says_so():
     assert runtime.main and (runtime.rank, runtime.world) == (0, 1)
     assert runtime.any(True) and not runtime.any(False)
     assert runtime.describe() == {
-        "processes": 1, "precision": "fp32", "compile": False, "micro_batch": 8, "tf32": None,
+        "processes": 1, "precision": "fp32", "compile": False, "micro_batch": 8, "channels_last": False, "tf32": None,
     }  # fmt: skip
 
 
