@@ -197,6 +197,13 @@ def shipped(name: str) -> Path:
     return path
 
 
+def write_hashes() -> None:
+    """Record the SHA-256 of every file of weights that comes with the course."""
+    hashes = {path.stem: sha256(path) for path in sorted(WEIGHTS.glob("*.safetensors"))}
+    with replacing(WEIGHTS / "hashes.json") as temporary:
+        temporary.write_text(json.dumps(hashes, indent=1) + "\n")
+
+
 def sha256(path: str | Path) -> str:
     """Hash of a file, in hexadecimal."""
     with open(path, "rb") as file:

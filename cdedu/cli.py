@@ -376,6 +376,10 @@ def _prepare(command: _Run, role: str) -> Run:
     recipe = replace(recipe, **{role: stage}, data=command.data or recipe.data, seed=seed, block=block)
     with runtime.first():
         data = load_data(recipe.data, command.test_data, command.size)
+    if command.data and recipe.teacher.label_dropout and data.train_labels is not None:
+        # Other pictures have other classes; the last label still means none.
+        network = replace(recipe.network, classes=int(data.train_labels.max()) + 2)
+        recipe = replace(recipe, network=network)
     wanted = 1 if recipe.network.kind == "mlp" else 3
     if data.train.ndim - 1 != wanted:
         raise ValueError(

@@ -263,25 +263,35 @@ recipes: dict[str, Recipe] = {
         student=StudentStage(steps=1000, batch=64, lr=4e-4, distance="l2", weight="inverse_gap"),
         noise_scale=250.0,
     ),
-    # Seven million parameters, for a T4 or an hour of Colab; a diffusers network with 250 ln σ, so that it exports.
+    # Fewer than four million weights, for two CPU cores, a T4 or a browser (results/cifar10-networks.json compares candidates); a
+    # diffusers network with 250 ln σ, so that it exports. Ten classes, and a last label that means none.
     "cifar10-small": Recipe(
         name="cifar10-small",
         data="cifar10",
-        network=Network("unet", width=64, depth=2, multipliers=(1, 2, 2), attention=(16,), dropout=0.05),
-        teacher=TeacherStage(steps=60_000, batch=512, lr=1e-3, ema=0.9995, warmup=500),
+        network=Network("unet", width=32, depth=1, multipliers=(1, 2, 4), attention=(8,), classes=11),
+        teacher=TeacherStage(
+            steps=60_000,
+            batch=128,
+            lr=6e-4,
+            ema=0.9995,
+            more_emas=(0.999, 0.9998),
+            warmup=200,
+            label_dropout=0.1,
+        ),
         student=StudentStage(
             steps=30_000,
-            batch=512,
+            batch=128,
             lr=2e-4,
             distance="pseudo_huber",
             weight="inverse_gap",
             ema=0.9995,
+            more_emas=(0.999, 0.9998),
             second_sigma=0.585,
         ),
         noise_scale=250.0,
         flip=True,
         block=16,
-        cpu_batch=8,
+        cpu_batch=32,
     ),
     "cifar10": _CIFAR10,
     "cifar10-huber": replace(

@@ -150,7 +150,8 @@ class Run:
                     temporary.hardlink_to(self.state_path)
                 except OSError:  # a file system without links, such as a mounted drive
                     shutil.copyfile(self.state_path, temporary)
-        checkpoints.save_state(self.state_path, state, precision=self.runtime.precision)
+        facts = {"images": self.images(state), "precision": self.runtime.precision, **self.facts}
+        checkpoints.save_state(self.state_path, state, **facts)
 
     def _finish(self, state: State, losses: deque[float], first: int, seconds: float) -> None:
         shape = tuple(self.data.train.shape[1:])

@@ -14,7 +14,16 @@ import torch
 from safetensors.torch import save_file
 
 from cdedu import checkpoints
-from cdedu.checkpoints import load, load_state, read_tensors, save, save_state, shipped, write_tensors
+from cdedu.checkpoints import (
+    load,
+    load_state,
+    read_header,
+    read_tensors,
+    save,
+    save_state,
+    shipped,
+    write_tensors,
+)
 from cdedu.guidance import WeightedUNet
 from cdedu.networks import MLP, unet
 from cdedu.pretrained import DiffusersDenoiser
@@ -92,6 +101,19 @@ def test_a_state_of_another_recipe_or_role_is_refused(tmp_path):
     assert load_state(path, longer, "student")[1] == 1
     with pytest.raises(ValueError, match="holds no model for use"):
         load(path)
+
+
+def test_a_state_from_before_a_field_existed_goes_on(tmp_path):
+    """What the recipe did not say then meant what is the default now."""
+    path = tmp_path / "s.safetensors"
+    save_state(path, next(distill(TINY, model())), precision="fp32")
+    tensors, header = read_tensors(path)
+    assert header == read_header(path) and header["precision"] == "fp32"
+    del header["recipe"]["student"]["more_emas"], header["recipe"]["teacher"]["warmup"]
+    write_tensors(path, tensors, header)
+    assert load_state(path, TINY, "student")[1] == 1
+    with pytest.raises(ValueError, match="teacher.warmup = 0, now it is 5"):
+        load_state(path, replace(TINY, teacher=replace(TINY.teacher, warmup=5)), "student")
 
 
 def test_what_is_no_model_is_not_saved(tmp_path):

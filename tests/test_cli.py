@@ -140,9 +140,25 @@ def zip_of_pictures(path: Path, number: int, size: int = 32) -> Path:
     return path
 
 
+@pytest.mark.parametrize("name, tried", [("toy", False), ("digits", False), ("cifar10-small", True)])
+def test_a_cpu_is_tried_for_its_precision_where_that_matters(monkeypatch, name, tried):
+    monkeypatch.setattr(cli, "fast_precision", lambda device: "bf16")
+    wanted = "bf16" if tried else "fp32"
+    assert cli._runtime(cli.Train(name, device="cpu"), recipes[name]).precision == wanted
+    assert cli._runtime(cli.Train(name, device="cpu"), recipes[name], "fp32").precision == "fp32"
+
+
+def test_a_run_goes_on_in_the_precision_that_it_began_in(cdedu, tmp_path, monkeypatch):
+    interrupt(monkeypatch, "teacher", 3)
+    assert cdedu("train", "toy", *FAST, "--precision", "bf16")[0] == 130
+    assert cdedu("train", "toy", *FAST, "--resume")[0] == 0
+    (record,) = (json.loads(p.read_text()) for p in Path("results/runs").glob("toy-teacher-*"))
+    assert record["runtime"]["precision"] == "bf16"
+
+
 def test_your_own_pictures_from_a_zip_to_a_comparison(cdedu, tmp_path, monkeypatch):
     """The small CIFAR-10 recipe with a network of a few thousand weights, on random pictures."""
-    network = Network("unet", width=8, depth=1, multipliers=(1, 4), attention=(16,), dropout=0.05)
+    network = Network("unet", width=8, depth=1, multipliers=(1, 4), attention=(16,), dropout=0.05, classes=11)
     monkeypatch.setitem(recipes, "cifar10-small", replace(recipes["cifar10-small"], network=network))
     monkeypatch.setattr(images, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(comparison, "speed", lambda *a, f=comparison.speed, **k: f(*a, batch=1, repeats=1))
@@ -156,9 +172,23 @@ def test_your_own_pictures_from_a_zip_to_a_comparison(cdedu, tmp_path, monkeypat
         code, out, err = cdedu(command, "cifar10-small", "--max-steps", 2, "--device", "cpu", *data)
         assert code == 0, err
         assert (
-            "On the CPU this is a trial: batches of 8 in place of the recipe's 512 (--batch 512 for those)"
+            "On the CPU this is a trial: batches of 32 in place of the recipe's 128 (--batch 128 for those)"
             in out
         )
+        if command == "train":  # there is no student yet, so it is the teacher that draws
+            sheet = tmp_path / "runs/cifar10-small/teacher-2.png"
+            code, out, err = cdedu("sample", "cifar10-small", "--steps", 2, "--number", 4, "--device", "cpu")
+            assert code == 0 and "no student of cifar10-small yet" in out and png_size(sheet), err
+    header = checkpoints.load("runs/cifar10-small/teacher.safetensors").header
+    assert header["class_names"] == ["class0", "class1", "class2"] and header["labels"] == 3
+    assert header["recipe"]["network"]["classes"] == 4, "three classes, and a label that means none"
+    pictures = []
+    for label in ("class2", 2, "class1", "class3"):
+        words = ["sample", "cifar10-small", "--number", 2, "--device", "cpu", "--label", label]
+        code, out, err = cdedu(*words, "--out", "a.png")
+        pictures.append(Path("a.png").read_bytes())
+    assert pictures[0] == pictures[1] != pictures[2]
+    assert code == 2 and "--label = class3, but" in err and "0 to 3 (class0, class1, class2)" in err
     code, out, err = cdedu("sample", "cifar10-small", "--steps", 2, "--number", 4, "--device", "cpu")
     assert code == 0 and png_size(tmp_path / "runs/cifar10-small/student-2.png"), err
     code, out, err = cdedu("evaluate", "cifar10-small", "--samples", 32, "--device", "cpu", *data)
@@ -180,7 +210,7 @@ def test_a_warm_restart_is_recorded_as_such_and_can_be_interrupted(cdedu, tmp_pa
     for name in ("teacher.safetensors", "teacher.state.safetensors"):
         assert Path("whole", name).read_bytes() == Path("parts", name).read_bytes()
     found = [json.loads(p.read_text()) for p in sorted(Path("results/runs").iterdir())]
-    fact = {"from": start, "sha256": checkpoints.sha256(start), "step": 20}
+    fact = {"from": start, "sha256": checkpoints.sha256(start), "step": 20, "images": 640}
     assert [r.get("warm_restart") for r in found] == [None, fact, fact]
     assert [r["recipe"]["teacher"]["warmup"] for r in found] == [0, 500, 500]
     assert checkpoints.load("whole/teacher.safetensors").header["warm_restart"] == fact
@@ -192,7 +222,7 @@ def test_precision_and_parts_reach_the_run_and_its_record(cdedu):
     (path,) = Path("results/runs").iterdir()
     record = json.loads(path.read_text())
     assert record["recipe"]["block"] == 8 and record["runtime"] == {
-        "processes": 1, "precision": "bf16", "compile": False, "micro_batch": 8, "tf32": None,
+        "processes": 1, "precision": "bf16", "compile": False, "micro_batch": 8, "channels_last": False, "tf32": None,
     }  # fmt: skip
 
 
@@ -223,8 +253,8 @@ def test_precision_is_chosen_by_the_gpus_capability(monkeypatch, capability, wan
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
     monkeypatch.setattr(cli, "Runtime", lambda *a: made.append(a))
-    cli._runtime(cli.Train("toy", device="cuda"))
-    cli._runtime(cli.Train("toy", device="cpu"))
+    cli._runtime(cli.Train("toy", device="cuda"), recipes["toy"])
+    cli._runtime(cli.Train("toy", device="cpu"), recipes["toy"])
     assert made == [(torch.device("cuda"), wanted, True, None), (torch.device("cpu"), "fp32", False, None)]
 
 
@@ -283,7 +313,7 @@ def test_states_are_saved_along_the_way(cdedu, tmp_path, monkeypatch):
     saved = []
     monkeypatch.setattr(runs, "SAVE_EVERY", -1.0)
     monkeypatch.setattr(runs, "SAVING_SHARE", math.inf)
-    monkeypatch.setattr(checkpoints, "save_state", lambda path, state: saved.append(state.step))
+    monkeypatch.setattr(checkpoints, "save_state", lambda path, state, **facts: saved.append(state.step))
     assert cdedu("train", "toy", *FAST)[0] == 0
     assert saved == [*range(1, 21)]
 
@@ -633,7 +663,7 @@ GUIDANCE = {
     "sample toy --label 1": "toy-student knows no labels; leave --label out",
     "sample labelled --steps 2 --label 11": "--label = 11, but labelled knows the labels 0 to 10",
     "evaluate digits --guidance 2": "digits-teacher knows no labels; leave --guidance out",
-    "sample labelled": "labelled is a teacher, whose walk has at least 2 points; give --steps, such as 18",
+    "sample labelled --steps 1": "labelled is a teacher, whose walk has at least 2 points; give --steps, such as 18",
     "export digits-student labelled/unet/config.json/x": "cannot write into",
     "sample empty": "there is no empty/config.json; is empty a folder that diffusers saved?",
     "sample nobody/nothing": "there is no folder nobody/nothing",

@@ -4,6 +4,7 @@ import json
 import math
 import resource
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -96,7 +97,7 @@ def test_saving_takes_a_small_share_of_the_time(run, monkeypatch):
     clock, saved = [0.0], []
     monkeypatch.setattr(runs.time, "perf_counter", lambda: clock[0])
 
-    def save_state(path, state):
+    def save_state(path, state, **facts):
         saved.append(clock[0])
         clock[0] += 10
 
@@ -123,6 +124,39 @@ def test_a_full_disk_is_an_error_of_one_line_and_the_previous_state_stays_whole(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert {p: p.read_bytes() for p in run.folder.iterdir()} == before
+
+
+def test_weights_that_are_no_numbers_never_replace_a_state(run, monkeypatch):
+    """Between two looks at the loss a GPU may train on with NaN; the state on disk stays the last good one."""
+    monkeypatch.setattr(runs, "SAVE_EVERY", -1.0)
+    monkeypatch.setattr(runs, "SAVING_SHARE", math.inf)
+
+    def spoiled():
+        for state in states():
+            if state.step == 4:
+                next(state.model.parameters()).data.fill_(math.nan)
+            yield state
+
+    with pytest.raises(FloatingPointError, match="not finite after step 4 of 6"):
+        run.drive(spoiled())
+    assert checkpoints.load_state(run.state_path, RECIPE, "teacher")[1] == 3
+    assert checkpoints.load_state(run.previous_path, RECIPE, "teacher")[1] == 2
+    assert not run.path.exists()
+
+
+def test_the_state_before_is_kept_on_a_disk_without_links_too(run, monkeypatch):
+    monkeypatch.setattr(runs, "SAVE_EVERY", -1.0)
+    monkeypatch.setattr(runs, "SAVING_SHARE", math.inf)
+    monkeypatch.setattr(Path, "hardlink_to", lambda *_: (_ for _ in ()).throw(OSError("not supported")))
+    run.drive(states())
+    assert checkpoints.load_state(run.previous_path, RECIPE, "teacher")[1] == 5
+
+
+def test_what_a_model_has_seen_counts_the_images_before_a_warm_restart(run):
+    run.facts["warm_restart"] = {"images": 1000}
+    run.drive(states())
+    assert checkpoints.load(run.path).header["images"] == 1000 + 6 * 8
+    assert checkpoints.read_header(run.state_path)["images"] == 1000 + 6 * 8
 
 
 def test_samples_of_teacher_and_student_have_the_shape_asked_for():

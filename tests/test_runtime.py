@@ -7,16 +7,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cdedu import training
+from cdedu import losses, training
+from cdedu import runtime as runtime_module
 from cdedu.data import Dataset
 from cdedu.losses import distillation_loss
 from cdedu.networks import MLP, ddpmpp
 from cdedu.noise import LogNormal, karras_sigmas
 from cdedu.recipes import Network, Recipe, StudentStage, TeacherStage
-from cdedu.runtime import Runtime
+from cdedu.runtime import Runtime, fast_precision
 from cdedu.student import ConsistencyModel
 from cdedu.teacher import Teacher
-from cdedu.training import Batches, distill, train_teacher
+from cdedu.training import Batches, _student_of, distill, train_teacher
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -39,6 +40,7 @@ IMAGE_RECIPE = replace(
     network=Network("ddpmpp", width=8, depth=1, multipliers=(1, 2), attention=(4,), classes=3),
     flip=True,
 )
+MU_ZERO = replace(MLP_RECIPE, student=replace(MLP_RECIPE.student, steps=1, target_rate=0.0, lr=1e-2))
 PARTS = [
     pytest.param(MLP_RECIPE, POINTS, 1e-6, id="points"),
     pytest.param(
@@ -198,6 +200,70 @@ def test_only_the_networks_run_in_half_precision():
         x = X[:8]
         assert student(x, 0.002).equal(x)
     assert loss.dtype == torch.float32 and {*seen} == {(torch.float32, torch.bfloat16)}
+
+
+@pytest.mark.parametrize("method", ["distillation", "easy", "continuous"])
+@pytest.mark.parametrize("rate", [0.0, 0.9])
+def test_the_loss_itself_is_never_in_half_precision(monkeypatch, method, rate):
+    """Every call of a network has an autocast region of its own, and solver, distance and weight lie outside all of them."""
+    inside, outside = [], []
+    forward = MLP.forward
+    monkeypatch.setattr(
+        MLP, "forward", lambda *a, **k: (inside.append(torch.is_autocast_enabled("cpu")), forward(*a, **k))[1]
+    )
+    for module, name in (
+        (training, "distillation_loss"),
+        (training, "easy_consistency_loss"),
+        (losses, "l2"),
+    ):
+        function = getattr(module, name)
+
+        def spy(*args, _function=function, **kwargs):
+            outside.append(torch.is_autocast_enabled("cpu"))
+            return _function(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, spy)
+    stage = replace(MLP_RECIPE.student, steps=1, method=method, target_rate=rate)
+    state = run("student", replace(MLP_RECIPE, student=stage), POINTS, Runtime(precision="bf16"))
+    assert inside and all(inside) and outside and not any(outside)
+    assert state.mean_loss.dtype == torch.float32
+
+
+def test_a_call_without_gradient_leaves_the_next_one_its_gradient():
+    """Before torch 2.10 the weights' half-precision copies of a call under no_grad served the next call in the same region,
+    which then had no gradient. With a region for each call there is no copy left to serve."""
+    full, half = (run("student", MU_ZERO, POINTS, Runtime(precision=p)) for p in ("fp32", "bf16"))
+    before = _student_of(teacher_of(MU_ZERO, POINTS), MU_ZERO, POINTS)
+    moved = [
+        torch.cat(
+            [(a - b).flatten() for a, b in zip(state.model.parameters(), before.parameters(), strict=True)]
+        )
+        for state in (full, half)
+    ]
+    assert torch.cosine_similarity(*moved, dim=0) > 0.9 and moved[1].abs().max() > 0
+
+
+def test_copies_of_a_network_have_its_order_in_memory():
+    """A target in another order, or eager beside a compiled student, would draw other dropout masks."""
+    recipe = replace(IMAGE_RECIPE, student=replace(IMAGE_RECIPE.student, steps=1, more_emas=(0.5,)))
+    state = run("student", recipe, PICTURES, Runtime(channels_last=True))
+    for module in (state.model, state.average, state.target, *state.more):
+        weights = [p for p in module.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1]
+        assert weights and all(w.is_contiguous(memory_format=torch.channels_last) for w in weights)
+
+
+@pytest.mark.parametrize("slower, wanted", [(0.5, "bf16"), (0.8, "fp32"), (20, "fp32")])
+def test_a_processor_gets_the_precision_that_it_is_fast_in(monkeypatch, slower, wanted):
+    clock = [0.0]
+    forward = torch.nn.Conv2d.forward
+
+    def timed(self, x):
+        clock[0] += 1.0 if x.dtype == torch.float32 else slower
+        return forward(self, x)
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", timed)
+    monkeypatch.setattr(runtime_module.time, "perf_counter", lambda: clock[0])
+    assert fast_precision(torch.device("cpu")) == wanted
 
 
 def test_precisions_are_refused_where_they_cannot_be_had(monkeypatch):

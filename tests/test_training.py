@@ -12,6 +12,7 @@ from cdedu.data import Dataset
 from cdedu.networks import MLP
 from cdedu.noise import LogNormal, curriculum, improved_curriculum, target_rate
 from cdedu.recipes import Network, Recipe, StudentStage, TeacherStage, get_recipe
+from cdedu.runtime import Runtime
 from cdedu.student import ConsistencyModel, DenoiserStudent
 from cdedu.teacher import GaussianMixture, Teacher
 from cdedu.training import State, distill, train_consistency, train_teacher
@@ -413,3 +414,64 @@ def test_levels_of_a_student_are_the_recipes():
     assert Recipe.from_dict(values).student.log_sigma == LogNormal(-1.1, 2.0)
     changed = replace(TINY, student=replace(TINY.student, log_sigma=LogNormal(0.0, 1.0)))
     assert Recipe.from_dict(changed.to_dict()) == changed
+
+
+def test_a_share_of_the_labels_means_none_while_a_teacher_trains_and_nothing_else_changes():
+    plain = replace(TINY, network=replace(TINY.network, classes=4), teacher=replace(TINY.teacher, batch=4000))
+    dropping = replace(plain, teacher=replace(plain.teacher, label_dropout=0.25))
+
+    def drawn(recipe: Recipe, role: str = "teacher"):
+        sampler = training.Batches(recipe, role, 4000, DATA, Runtime())
+        *tensors, cond = sampler.draw(3, range(4000), LogNormal().sample)
+        return tensors, cond["labels"]
+
+    (before, labels), (after, dropped) = drawn(plain), drawn(dropping)
+    assert all(a.equal(b) for a, b in zip(before, after, strict=True))
+    gone = dropped == 3
+    assert gone.float().mean() == pytest.approx(0.25, abs=0.03) and dropped[~gone].equal(labels[~gone])
+    assert drawn(dropping, "student")[1].equal(drawn(plain, "student")[1])
+
+
+@pytest.mark.parametrize(
+    "classes, rate, message",
+    [
+        (0, 0.1, "label_dropout = 0.1, but network.classes = 0"),
+        (4, 1.0, r"label_dropout = 1.0 is not in \[0, 1\)"),
+    ],
+)
+def test_a_label_that_means_none_needs_labels(classes, rate, message):
+    with pytest.raises(ValueError, match=message):
+        replace(TINY, network=Network(classes=classes), teacher=TeacherStage(label_dropout=rate))
+
+
+def test_a_network_without_room_for_the_label_that_means_none_is_refused():
+    recipe = replace(TINY, teacher=replace(TINY.teacher, label_dropout=0.1))
+    with pytest.raises(
+        ValueError, match=r"tiny has a label 2; .* last label, 2, means none, .* network.classes = 4"
+    ):
+        next(train_teacher(recipe, DATA))
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_further_averages_are_those_of_runs_with_their_rates(role):
+    rates = (0.5, 0.9)
+    more = replace(TINY, **{role: replace(getattr(TINY, role), more_emas=rates)})
+    state = run(role, more)
+    for average, rate in zip(state.more, rates, strict=True):
+        alone = run(role, replace(TINY, **{role: replace(getattr(TINY, role), ema=rate)}))
+        assert average.rate == rate
+        assert all(a.equal(b) for a, b in zip(average.parameters(), alone.average.parameters(), strict=True))
+    half = run(role, more, steps=4)
+    again = run(role, more, resume=(snapshot(half), 4))
+    assert same(snapshot(again), snapshot(state)) and "average3.n_averaged" in state.tensors()
+    assert Recipe.from_dict(more.to_dict()) == more
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_the_last_steps_weights_are_looked_at_too(role):
+    """No loss has seen them: with an endless learning rate the first step's loss is a number, and its weights are none."""
+    stage = replace(getattr(TINY, role), steps=1, lr=math.inf)
+    with pytest.raises(
+        FloatingPointError, match="not finite after step 1 of 1; what was saved before is kept"
+    ):
+        run(role, replace(TINY, **{role: stage}))
