@@ -22,6 +22,7 @@ setup: $(STAMP)  ## install everything into .venv
 book: $(STAMP)  ## build the book from the stored outputs into _build/html
 	@$(BIN)/python scripts/notebooks.py check
 	@$(BIN)/python scripts/exercises.py check
+	@$(BIN)/python scripts/browser_assets.py --if-needed
 	@$(BIN)/jupyter-book build . -W -n --keep-going -q >/dev/null || { rm -rf _build/.doctrees; echo "make book: the build stopped at the warnings above"; exit 1; }  # else the next build would not read, and warn of, that page
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 

@@ -1,12 +1,15 @@
-"""What the generator in the page needs: `python scripts/browser_assets.py` writes book/_static/live.
+"""What the generator in the page needs: `python scripts/browser_assets.py` writes book/_static/live, which git does not keep.
 
 - the digits teacher and student as ONNX, in float32 (with half-precision weights the teacher's walk is off by .009);
 - a recording of both, for browsers that cannot run them;
 - reference noise and samples, to which the tests compare the browser's;
 - a manifest with the size and SHA-256 of every file that the page fetches.
 
-The same weights give the same bytes. The runtime is vendored anew, from the npm registry, by `--vendor` (needs npm).
+The same weights give the same bytes, so `--if-needed`, as `make book` calls it, does nothing where files and weights are those of
+the manifest. The runtime is vendored anew, from the npm registry, by `--vendor` (needs npm).
 """
+
+from __future__ import annotations
 
 import gzip
 import hashlib
@@ -15,20 +18,18 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
-import cdedu
-from cdedu.checkpoints import WEIGHTS
 from cdedu.files import replacing
-from cdedu.pretrained import export_onnx
-from cdedu.recipes import recipes
 
-STATIC = Path(__file__).resolve().parents[1] / "book" / "_static"
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[1]
+STATIC, WEIGHTS = ROOT / "book" / "_static", ROOT / "cdedu" / "weights"
 LIVE, VENDOR = STATIC / "live", STATIC / "vendor" / "onnxruntime-web"
 RUNTIME = "1.30.0"
 SCRIPT, WASM = "ort.wasm.bundle.min.js", "ort-wasm-simd-threaded.wasm.gzip"
@@ -39,6 +40,14 @@ def main() -> None:
     """Write every file of book/_static/live that is not written by hand."""
     if "--vendor" in sys.argv:
         vendor()
+    if "--if-needed" in sys.argv and up_to_date():
+        return
+    import torch
+
+    import cdedu
+    from cdedu.pretrained import export_onnx
+    from cdedu.recipes import recipes
+
     torch.set_num_threads(1)
     student, teacher = cdedu.load("digits-student"), cdedu.load("digits-teacher")
     for name, model in (("student", student), ("teacher", teacher)):
@@ -77,6 +86,21 @@ def main() -> None:
     print(f"{total / 1e6:.1f} MB in all")
 
 
+def up_to_date() -> bool:
+    """Whether every file is that of the manifest, and the manifest that of the weights; without loading a network."""
+    try:
+        manifest = json.loads((LIVE / "manifest.json").read_text())
+        hashes = json.loads((WEIGHTS / "hashes.json").read_text())
+        whole = all(describe(asset["file"]) == asset for asset in manifest["assets"].values())
+        return (
+            whole
+            and all(hashes[n] == h for n, h in manifest["weights"].items())
+            and (LIVE / "reference.json").is_file()
+        )
+    except (OSError, KeyError, ValueError):
+        return False
+
+
 def seen(x: Tensor, sigma: float) -> Tensor:
     """Noisy pictures as the page shows them: scaled to the contrast of data."""
     return x * 0.5 / (sigma**2 + 0.25) ** 0.5 if sigma else x
@@ -87,7 +111,7 @@ def write_recording(frames: list[Tensor]) -> None:
     side = 9 * COLUMNS - 1
     sheet = np.zeros((side * len(frames), side, 2), np.uint8)
     for i, x in enumerate(frames):
-        ink = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
+        ink = ((x.clamp(-1, 1) + 1) * 127.5).round().byte().numpy()
         for j, image in enumerate(ink[:, 0]):
             top, left = i * side + j // COLUMNS * 9, j % COLUMNS * 9
             sheet[top : top + 8, left : left + 8, 1] = image

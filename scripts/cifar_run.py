@@ -9,7 +9,8 @@ Stopped in any way it goes on where it was. Where the folder holds nothing, on a
 with the course, as a warm restart that the record tells of. `publish` puts the best average so far into `cdedu/weights` and what was
 measured into `results/cifar10-run.json`; it reads the state on disk, so the run may be alive.
 
-Every 100,000 images, 1,000 samples of the average are measured and five sheets of pictures are kept. Batches begin small, when
+After 25,000 and 50,000 images, and then every 100,000, 1,000 samples of the average are measured and five sheets of pictures are
+kept. Batches begin small, when
 steps count for more than images; each of the legs below starts from the average that the one before it left.
 """
 
@@ -18,6 +19,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -46,8 +48,10 @@ from cdedu.training import State, train_teacher
 ROOT = Path(__file__).resolve().parents[1]
 NAME, LABEL = "cifar10-small", "cifar10-jpeg"
 WEIGHTS, RECORD = f"{NAME}-teacher", ROOT / "results" / "cifar10-run.json"
-EVERY, SAMPLES, SEEDS, POINTS = 100_000, 1000, 5, 10
-"""Images between two looks; samples of a look, evenly over seeds and classes; points of the solver's grid (19 evaluations)."""
+EARLY, EVERY = (25_000, 50_000), 100_000
+"""Images after which there are looks."""
+SAMPLES, SEEDS, POINTS = 1000, 5, 10
+"""Samples of a look, evenly over seeds and classes; points of the solver's grid (19 evaluations)."""
 CHOICE_SEED, CHOICE_SAMPLES = 99, 300
 """The average to publish is chosen on noise that no figure is reported on."""
 CURVE = 2_000
@@ -108,7 +112,14 @@ class Diary:
 
 def settings() -> dict[str, Any]:
     """What all looks have in common."""
-    return {"every": EVERY, "samples": SAMPLES, "seeds": SEEDS, "points": POINTS, "label": LABEL}
+    return {
+        "early": list(EARLY),
+        "every": EVERY,
+        "samples": SAMPLES,
+        "seeds": SEEDS,
+        "points": POINTS,
+        "label": LABEL,
+    }
 
 
 @torch.no_grad()
@@ -161,15 +172,21 @@ def current(out: Path) -> Leg | None:
     return next((leg for leg in LEGS if leg.until > seen), None)
 
 
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Inside, no other process runs in the folder; the system lets go of the lock when a process dies."""
+    with open(out / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SystemExit(f"cifar_run: the run in {out} is alive already (process {pid(out)})") from None
+        (out / "pid").write_text(f"{os.getpid()}\n")
+        yield
+
+
 def go(out: Path, data: Dataset) -> None:
     """From where it stands to the end of the last leg."""
     diary = Diary(out)
-    lock = open(out / "lock", "w")  # noqa: SIM115  (held until the process ends)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise SystemExit(f"cifar_run: the run in {out} is alive already (process {pid(out)})") from None
-    (out / "pid").write_text(f"{os.getpid()}\n")
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = "bf16" if device.type == "cuda" else fast_precision(device)
@@ -215,10 +232,15 @@ def watched(states: Iterator[State], run: Run, diary: Diary, ruler: Ruler) -> It
             diary.add("curve", [images, sum(losses) / len(losses)])
             losses.clear()
         looked = max((int(key) for key in study.runs), default=0)
-        if images // EVERY > looked // EVERY:
-            sheets = diary.out / "sheets" / f"{images // EVERY * EVERY:07d}"
+        if marks(images) > marks(looked):
+            sheets = diary.out / "sheets" / f"{images:07d}"
             study.run(str(images), partial(look, state.result, run.recipe, ruler, sheets))
         yield state
+
+
+def marks(images: int) -> int:
+    """How many looks are due by then."""
+    return images // EVERY + sum(images >= early for early in EARLY)
 
 
 def pid(out: Path) -> int | None:
@@ -317,7 +339,11 @@ def main() -> None:
     if not arguments.data:
         parser.error("give --data, and --test for held-out images")
     data = load_data(arguments.data, arguments.test)
-    return {"go": go, "publish": publish}[arguments.what](out, data)
+    if arguments.what == "publish":
+        return publish(out, data)
+    out.mkdir(parents=True, exist_ok=True)
+    with alone(out):
+        go(out, data)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import importlib.util
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -33,6 +33,8 @@ FOLDERS = {
     "solution": ROOT / "exercises" / "solutions",
     "instructor": ROOT / "exercises" / "instructor",
 }
+KEPT = ("student", "solution")
+"""The versions that git keeps, for the book and its Colab buttons; instructors derive theirs (`make exercises`)."""
 REGION = re.compile(
     r"^(?P<indent>[ \t]*)### BEGIN SOLUTION\n(?P<solution>.*?)(?:^[ \t]*### STUB\n(?P<stub>.*?))?^[ \t]*### END SOLUTION[ \t]*\n?",
     re.DOTALL | re.MULTILINE,
@@ -152,12 +154,12 @@ def links(version: str, name: str) -> str:
     return first
 
 
-def versions() -> Iterator[tuple[Path, str]]:
+def versions(which: Iterable[str] = tuple(FOLDERS)) -> Iterator[tuple[Path, str]]:
     """(path, text) of every derived notebook."""
     for path in sources():
         nb = nbformat.read(path, as_version=4)
-        for version, folder in FOLDERS.items():
-            yield folder / path.name, nbformat.writes(derive(nb, version, path.stem)) + "\n"
+        for version in which:
+            yield FOLDERS[version] / path.name, nbformat.writes(derive(nb, version, path.stem)) + "\n"
 
 
 def problems() -> Iterator[str]:
@@ -174,14 +176,14 @@ def problems() -> Iterator[str]:
         yield f"exercise {name}: {where}"
     if sorted(set(found)) != sorted(found):
         yield "an exercise is asked twice"
-    expected = dict(versions())
+    expected = dict(versions(KEPT))
     for path, text in expected.items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             yield f"{shown(path)} is not in step with its source: python scripts/exercises.py derive"
         if path.parent == FOLDERS["solution"] and "✗" in text:
             yield f"{shown(path)} stores an answer that its check calls wrong: python scripts/notebooks.py execute its source"
-    for folder in FOLDERS.values():
-        for path in folder.glob("*.ipynb"):
+    for version in KEPT:
+        for path in FOLDERS[version].glob("*.ipynb"):
             if path not in expected:
                 yield f"{shown(path)} has no source in {shown(SOURCES)}"
 

@@ -9,6 +9,7 @@ Without paths: every notebook in book/ and exercises/source/.
 """
 
 import argparse
+import base64
 import hashlib
 import json
 import os
@@ -153,6 +154,15 @@ def normalise(nb: NotebookNode) -> None:
         for out in cell.outputs:
             if out.output_type == "execute_result":
                 out.execution_count = cell.execution_count
+            if "image/png" in out.get("data", {}):
+                out.data["image/png"] = smaller(out.data["image/png"])
+
+
+def smaller(png: str) -> str:
+    """A figure in base64 with the same pixels in a third fewer bytes."""
+    import oxipng
+
+    return base64.b64encode(oxipng.optimize_from_memory(base64.b64decode(png), level=4)).decode()
 
 
 def _noise(out: NotebookNode) -> bool:

@@ -1,0 +1,130 @@
+"""The long CIFAR-10 run goes on after anything, and what it leaves can be loaded."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cifar_run
+import pytest
+import torch
+
+from cdedu import checkpoints
+from cdedu.data import Dataset
+from cdedu.evaluation import CifarReferee
+from cdedu.recipes import Network, recipes
+
+G = torch.Generator().manual_seed(0)
+PICTURES = torch.randint(0, 256, (60, 3, 32, 32), generator=G, dtype=torch.uint8)
+NAMES = tuple("abcdefghij")
+DATA = Dataset(
+    "cifar10-jpeg", PICTURES[:40], PICTURES[40:], torch.arange(40) % 10, torch.arange(20) % 10, NAMES
+)
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """The same run with a network of a few thousand weights and legs of a few steps."""
+    network = Network("unet", width=8, depth=1, multipliers=(1, 1), classes=11)
+    monkeypatch.setitem(recipes, "cifar10-small", replace(recipes["cifar10-small"], network=network))
+    legs = (cifar_run.Leg(64, 16, 1e-3, 0.9, (0.5,)), cifar_run.Leg(128, 32, 1e-3, 0.9, ()))
+    for name, value in {
+        "LEGS": legs, "EARLY": (32,), "EVERY": 100, "SAMPLES": 20, "SEEDS": 2, "POINTS": 2, "CURVE": 16,
+        "CHOICE_SAMPLES": 20, "RECORD": tmp_path / "published.json",
+    }.items():  # fmt: skip
+        monkeypatch.setattr(cifar_run, name, value)
+    monkeypatch.setattr(cifar_run, "cifar_referee", lambda: CifarReferee().eval())
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "hashes.json").write_text("{}")
+    monkeypatch.setattr(checkpoints, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setattr(cifar_run, "Ruler", lambda data, n, _ruler=cifar_run.Ruler: _FakeRuler())
+    return tmp_path
+
+
+class _FakeRuler:
+    def measure(self, x):
+        return {"fd": float(x.square().mean())}
+
+
+def killed_at(monkeypatch, images: int) -> None:
+    """The process dies there without a chance to save: what is on disk is what was saved before."""
+    function = cifar_run.Run.images
+
+    def dying(self, state):
+        found = function(self, state)
+        if found == images:
+            raise KeyboardInterrupt("killed")
+        return found
+
+    monkeypatch.setattr(cifar_run.Run, "images", dying)
+
+
+def test_it_goes_on_after_kills_and_its_curve_shows_no_seam(small, monkeypatch, capsys):
+    whole, parts = small / "whole", small / "parts"
+    cifar_run.go(whole, DATA)
+    monkeypatch.setattr("cdedu.runs.SAVE_EVERY", -1.0)
+    monkeypatch.setattr("cdedu.runs.SAVING_SHARE", float("inf"))
+    for images in (48, 96):
+        with monkeypatch.context() as patch:
+            killed_at(patch, images)
+            with pytest.raises(KeyboardInterrupt):
+                cifar_run.go(parts, DATA)
+    cifar_run.go(parts, DATA)
+    for leg in cifar_run.LEGS:
+        for name in ("teacher.safetensors", "teacher.state.safetensors"):
+            a, b = (checkpoints.read_tensors(out / f"leg-{leg.until}" / name)[0] for out in (whole, parts))
+            assert a.keys() == b.keys() and all(t.equal(b[k]) for k, t in a.items())
+    assert cifar_run.Diary(parts).read("curve") == cifar_run.Diary(whole).read("curve")
+    assert [images for images, _ in cifar_run.Diary(parts).read("curve")] == [16, 32, 48, 64, 96, 128]
+    assert len(cifar_run.Diary(parts).read("starts")) > len(cifar_run.Diary(whole).read("starts")) == 2
+    looks = json.loads((parts / "looks.json").read_text())["runs"]
+    assert [*looks] == ["32", "128"] and {"fd", "recognised"} <= looks["32"].keys()
+    assert len(list((parts / "sheets" / "0000032").iterdir())) == 2
+    capsys.readouterr()
+    cifar_run.status(parts)
+    assert "128 images seen" in capsys.readouterr().out
+
+
+def test_what_is_published_loads_and_another_machine_goes_on_from_it(small, monkeypatch):
+    first, second = small / "first", small / "second"
+    monkeypatch.setattr("cdedu.runs.SAVE_EVERY", -1.0)
+    monkeypatch.setattr("cdedu.runs.SAVING_SHARE", float("inf"))
+    with monkeypatch.context() as patch:
+        killed_at(patch, 64)
+        with pytest.raises(KeyboardInterrupt):
+            cifar_run.go(first, DATA)
+    cifar_run.publish(first, DATA)
+    record = json.loads(cifar_run.RECORD.read_text())
+    assert record["metrics"]["images"] == 48 and record["metrics"]["chosen"] in (0.9, 0.5)
+    model = checkpoints.load("cifar10-small-teacher")
+    assert model.header["images"] == 48 and model.header["class_names"] == list(NAMES)
+    chosen = cifar_run.averages(first / "leg-64" / "teacher.state.safetensors")[0][
+        record["metrics"]["chosen"]
+    ]
+    pairs = zip(model.parameters(), chosen.parameters(), strict=True)
+    assert all(a.dtype == torch.float32 and torch.allclose(a, b, rtol=1e-3, atol=1e-6) for a, b in pairs)
+    cifar_run.go(second, DATA)  # an empty folder
+    header = checkpoints.read_header(second / "leg-64" / "teacher.safetensors")
+    assert header["warm_restart"]["images"] == 48 and header["images"] == 64
+    assert [images for images, _ in cifar_run.Diary(second).read("curve")] == [16, 32, 48, 64, 96, 128]
+    assert [*json.loads((second / "looks.json").read_text())["runs"]] == ["32", "128"]
+
+
+def test_a_second_process_does_not_disturb_the_first(tmp_path):
+    with cifar_run.alone(tmp_path):
+        with pytest.raises(SystemExit, match=rf"alive already \(process {os.getpid()}\)"):
+            with cifar_run.alone(tmp_path):
+                pass
+    with cifar_run.alone(tmp_path):
+        pass
+
+
+def test_the_commands_say_what_they_need(tmp_path):
+    script = Path(cifar_run.__file__)
+    run = [sys.executable, str(script), "go", "--out", str(tmp_path)]
+    done = subprocess.run(run, capture_output=True, text=True)
+    assert done.returncode == 2 and "give --data" in done.stderr
+    done = subprocess.run([str(script.with_suffix(".sh"))], capture_output=True, text=True)
+    assert done.returncode == 2 and "FOLDER TRAIN.zip TEST.zip" in done.stdout
