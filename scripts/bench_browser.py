@@ -7,6 +7,7 @@ student has the size of the recipe `cifar10-small` and random weights: speed doe
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from functools import partial
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -160,7 +161,8 @@ def main() -> None:
     Thread(target=server.serve_forever, daemon=True).start()
     site = f"http://127.0.0.1:{server.server_address[1]}"
     torch.manual_seed(0)
-    student = ConsistencyModel(get_recipe("cifar10-small").network.build((3, 32, 32)), noise_scale=250.0)
+    network = replace(get_recipe("cifar10-small").network, classes=0)
+    student = ConsistencyModel(network.build((3, 32, 32)), noise_scale=250.0)
     parameters = sum(p.numel() for p in student.parameters())
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         colour = Path(folder) / "colour.onnx"

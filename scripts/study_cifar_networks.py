@@ -3,11 +3,16 @@
 Writes `results/cifar10-networks.json`. Each candidate trains for the same processor time on one thread, with the same batches,
 noise, learning rate and average; then 1,000 samples of its average are measured. Folded networks see 32 × 32 × 3 pictures as
 16 × 16 × 12. `--only NAME` makes one row, so that two can run side by side; a row that exists is kept.
+
+`python scripts/study_cifar_networks.py --speed` measures training and sampling speed of every candidate, and of the network that the
+recipe had before, in turns on a quiet machine: `results/cifar10-throughput.json`.
 """
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -21,8 +26,8 @@ from cdedu.data import load_data
 from cdedu.losses import denoising_loss
 from cdedu.networks import unet
 from cdedu.recipes import Network, Recipe, TeacherStage
-from cdedu.records import Study
-from cdedu.runtime import Runtime
+from cdedu.records import Study, write_record
+from cdedu.runtime import Runtime, fast_precision
 from cdedu.samplers import sample_heun
 from cdedu.student import EMA
 from cdedu.teacher import Teacher
@@ -52,6 +57,10 @@ class Folded(nn.Module):
 
     def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
         return pixel_shuffle(self.network(pixel_unshuffle(x, self.fold), c_noise, labels), self.fold)
+
+
+BEFORE = "flat 64,128,128, two blocks, attention at 16"
+"""The network that the recipe had first: 6.5 million weights, no classes, batches of 8 on a CPU."""
 
 
 def build(fold: int, widths: tuple[int, ...]) -> nn.Module:
@@ -108,18 +117,83 @@ def measure(state: State, ruler: Ruler) -> dict[str, float]:
     return ruler.measure(torch.cat(parts))
 
 
+def speed(seconds: float, rounds: int) -> None:
+    """Images a second of each network in turns, one thread; medians over the rounds, ratios within a round."""
+    with seeded(RECIPE.seed, "network"):
+        before = unet(32, 3, (64, 128, 128), 2, (False, True, False), dropout=0.05)
+    precision = fast_precision(torch.device("cpu"))
+    settings = {BEFORE: (before, 8, Runtime())}
+    for name, candidate in CANDIDATES.items():
+        settings[name] = (build(*candidate), STAGE.batch, Runtime(precision=precision, channels_last=True))
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in settings}
+    for _ in tqdm(range(rounds), desc="rounds"):
+        for name, (network, batch, runtime) in settings.items():
+            found[name].append(one_speed(network, batch, runtime, seconds, name != BEFORE))
+    rows = {}
+    for name, rounds_of_it in found.items():
+        rows[name] = {key: median(r[key] for r in rounds_of_it) for key in rounds_of_it[0]}
+        pairs = zip(rounds_of_it, found[BEFORE], strict=True)
+        rows[name]["times_before"] = median(a["training"] / b["training"] for a, b in pairs)
+        rows[name]["weights"] = sum(p.numel() for p in settings[name][0].parameters())
+        rows[name]["batch"] = settings[name][1]
+        print(name, rows[name])
+    write_record(
+        ROOT / "results" / "cifar10-throughput.json",
+        metrics=rows,
+        command="python scripts/study_cifar_networks.py --speed",
+        settings={"rounds": rounds, "seconds": seconds, "precision": {"before": "fp32", "now": precision}},
+    )
+
+
+def one_speed(
+    network: nn.Module, batch: int, runtime: Runtime, seconds: float, labelled: bool
+) -> dict[str, float]:
+    """Training images and sampling evaluations a second, each for so many seconds after a first step."""
+    teacher = runtime.place(Teacher(network, RECIPE.sigma_data, RECIPE.noise_scale)).train()
+    call, average = runtime.prepare(teacher), EMA(teacher, STAGE.ema)
+    optimizer = torch.optim.Adam(teacher.parameters(), lr=1e-4)
+    x0 = torch.rand(batch, 3, 32, 32) * 2 - 1
+    sigma, noise = STAGE.log_sigma.sample(batch), torch.randn(batch, 3, 32, 32)
+    cond = {"labels": torch.arange(batch) % 10} if labelled else {}
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        denoising_loss(call, x0, sigma, noise=noise, **cond).mean().backward()
+        optimizer.step()
+        average.update(teacher)
+
+    @torch.no_grad()
+    def evaluation() -> None:
+        call(x0, 1.0, **cond)
+
+    def rate(function: Callable[[], None]) -> float:
+        function()
+        start, count = time.perf_counter(), 0
+        while (spent := time.perf_counter() - start) < seconds:
+            function()
+            count += batch
+        return count / spent
+
+    return {"training": rate(step), "evaluations": rate(evaluation)}
+
+
 def main() -> None:
     """Every candidate, or one; a row as soon as it is measured."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", required=True)
+    parser.add_argument("--speed", action="store_true", help="measure speed alone")
+    parser.add_argument("--data")
     parser.add_argument("--test")
     parser.add_argument("--only", choices=CANDIDATES, nargs="*", default=list(CANDIDATES))
     parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--record", type=Path, default=ROOT / "results" / "cifar10-networks.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.speed:
+        return speed(seconds=4.0, rounds=3)
+    if not arguments.data:
+        parser.error("give --data, and --test for held-out images")
     data = load_data(arguments.data, arguments.test)
     ruler = Ruler(data, SAMPLES)
     settings = {"seconds": arguments.seconds, "samples": SAMPLES, "points": POINTS}

@@ -72,7 +72,8 @@ def plain_loop(recipe: Recipe, data: Dataset, warmup: int, steps: int, device: t
             start = time.perf_counter()
         which = torch.randint(len(data.train), (batch,))
         x0 = to_unit(data.train[which]).to(device)
-        loss = distillation_loss(student, student, teacher, x0, sigmas, distance=l2).mean()
+        cond = {"labels": data.train_labels[which].to(device)} if recipe.network.classes else {}
+        loss = distillation_loss(student, student, teacher, x0, sigmas, distance=l2, **cond).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -118,7 +119,8 @@ def main() -> None:
     images = torch.randint(
         0, 256, (2048, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
-    data = Dataset("noise", images, images[:64])
+    labels = torch.arange(2048) % 10
+    data = Dataset("noise", images, images[:64], labels, labels[:64])
     flags = {"matmul": torch.backends.cuda.matmul.allow_tf32, "cudnn": torch.backends.cudnn.allow_tf32}
     rate = matmul_rate(device, 512 if arguments.tiny else 8192)
     metrics: dict[str, Any] = {"bf16_matmul_flops": rate, "tf32": flags}
@@ -132,12 +134,13 @@ def main() -> None:
         student = replace(recipe.student, distance="pseudo_huber", steps=10**9)
         recipe = replace(recipe, student=student, teacher=replace(recipe.teacher, steps=10**9))
         if arguments.tiny:
-            small = Network("unet", width=16, depth=1, multipliers=(1, 2))
+            small = Network("unet", width=16, depth=1, multipliers=(1, 2), classes=11)
             recipe = replace(recipe, network=small, student=replace(student, batch=16))
             recipe = replace(recipe, teacher=replace(recipe.teacher, batch=16))
         network = recipe.network.build((3, 32, 32)).to(device).eval()
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            network(torch.zeros(1, 3, 32, 32, device=device), torch.zeros(1, device=device))
+            given = (labels[:1].to(device),) if recipe.network.classes else ()
+            network(torch.zeros(1, 3, 32, 32, device=device), torch.zeros(1, device=device), *given)
         flops = counter.get_total_flops()
         row: dict[str, Any] = {
             "parameters": sum(p.numel() for p in network.parameters()),

@@ -85,21 +85,21 @@ def main() -> None:
     # Half precision takes half the room; what is measured is what is shipped.
     model = model.to("cpu").half().float().eval()
     accuracy = share_recognised(model, to_unit(data.test), data.test_labels)
-    half = {k: t.half() if t.is_floating_point() else t for k, t in model.state_dict().items()}
-    write_tensors(
-        arguments.out / WEIGHTS.relative_to(WEIGHTS.parents[1]) / f"{name}.safetensors",
-        half,
-        {"accuracy": accuracy, "data": data.name},
-    )
     write_record(
         arguments.out / f"results/{name}.json",
-        command=shlex.join(["python", *sys.argv]),
+        command=shlex.join(["python", *(Path(a).name if a.endswith(".zip") else a for a in sys.argv)]),
         metrics={"test_accuracy": accuracy, "epochs": setting.epochs},
         setting=asdict(setting),
         seed=setting.seed,
         data=data.describe(),
         seconds=time.perf_counter() - start,
         device=arguments.device,
+    )
+    half = {k: t.half() if t.is_floating_point() else t for k, t in model.state_dict().items()}
+    write_tensors(
+        arguments.out / WEIGHTS.relative_to(WEIGHTS.parents[1]) / f"{name}.safetensors",
+        half,
+        {"accuracy": accuracy, "data": data.name},
     )
     print(f"held-out accuracy {accuracy:.3f}")
 

@@ -4,8 +4,11 @@ import math
 
 import pytest
 import torch
+from conftest import ROOT
 
 from cdedu.evaluation import (
+    cifar_classifier,
+    cifar_referee,
     effective_classes,
     frechet_distance,
     kernel_distance,
@@ -14,8 +17,10 @@ from cdedu.evaluation import (
     nearer_to_training,
     nearest,
     precision_recall,
+    share_recognised,
     sliced_wasserstein,
 )
+from cdedu.records import read_record
 
 
 def normal(n: int, d: int, seed: int = 0) -> torch.Tensor:
@@ -152,3 +157,23 @@ def test_effective_classes_count_what_is_filled():
 def test_effective_classes_refuse(labels, words):
     with pytest.raises(ValueError, match=words):
         effective_classes(labels, 10)
+
+
+def test_the_referee_shares_nothing_with_the_classifier_that_measures():
+    """Another architecture, seed and set of weights; and it is right more often, which a record says of both."""
+    measure, referee = cifar_classifier(), cifar_referee()
+    shapes = [
+        sorted(tuple(p.shape) for p in m.parameters() if p.ndim > 1 and len(p) > 10)
+        for m in (measure, referee)
+    ]
+    assert not {*shapes[0]} & {*shapes[1]}
+    records = [read_record(ROOT / "results" / f"cifar10-jpeg-{n}.json") for n in ("classifier", "referee")]
+    assert records[0]["seed"] != records[1]["seed"]
+    assert records[0]["metrics"]["test_accuracy"] < records[1]["metrics"]["test_accuracy"]
+    assert not any(p.requires_grad for p in referee.parameters()) and not referee.training
+
+
+def test_the_share_recognised_counts_the_classes_that_were_asked_for():
+    labels = torch.tensor([0, 1, 2, 0])
+    scores = torch.nn.functional.one_hot(torch.tensor([0, 1, 0, 0]), 3).float()
+    assert share_recognised(lambda x: x, scores, labels, batch=3) == 0.75
