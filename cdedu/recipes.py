@@ -268,7 +268,7 @@ recipes: dict[str, Recipe] = {
     "cifar10-small": Recipe(
         name="cifar10-small",
         data="cifar10",
-        network=Network("unet", width=32, depth=1, multipliers=(1, 2, 4), attention=(8,), classes=11),
+        network=Network("unet", width=32, depth=1, multipliers=(1, 2, 3, 4), attention=(8,), classes=11),
         teacher=TeacherStage(
             steps=60_000,
             batch=512,
