@@ -51,8 +51,22 @@ def write_record(
         "metrics": metrics,
     }
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
+        temporary.write_text(to_json(record) + "\n", encoding="utf-8")
     return path
+
+
+def to_json(value: Any, depth: int = 0) -> str:
+    """JSON for people: what holds only plain values takes one line."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    if not any(isinstance(part, dict | list | tuple) for part in parts):
+        return json.dumps(value)
+    inner = [to_json(part, depth + 1) for part in parts]
+    if isinstance(value, dict):
+        names = [key if isinstance(key, str) else json.dumps(key) for key in value]
+        inner = [f"{json.dumps(name)}: {text}" for name, text in zip(names, inner, strict=True)]
+    space = "\n" + " " * depth
+    start, end = "{}" if isinstance(value, dict) else "[]"
+    return start + ",".join(f"{space} {text}" for text in inner) + space + end
 
 
 def read_record(path: str | Path) -> dict[str, Any]:

@@ -6,9 +6,11 @@ from datetime import datetime
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cdedu import records
-from cdedu.records import Study, read_record, write_record
+from cdedu.records import Study, read_record, to_json, write_record
 
 FIELDS = {
     "name", "command", "recipe", "seed", "commit", "data", "hardware", "versions", "date", "seconds", "peak_memory_mb", "metrics",
@@ -95,3 +97,21 @@ def test_an_interrupted_study_keeps_what_was_finished(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         study.run("second", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
     assert Study(study.path, "python study.py").runs == {"first": {"sw": 0.5}}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text('ab \n\t"\\[]{},:é'),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text("ab \n[]{}"), inner),
+)
+
+
+@given(JSON)
+def test_a_record_on_few_lines_says_the_same(value):
+    assert json.loads(to_json(value)) == value
+
+
+def test_a_list_of_numbers_takes_one_line():
+    assert (
+        to_json({"a": [1, 2, 3], "b": [{"c": 1, "d": "x"}]})
+        == '{\n "a": [1, 2, 3],\n "b": [\n  {"c": 1, "d": "x"}\n ]\n}'
+    )
