@@ -7,11 +7,13 @@ JOBS ?= 2
 TORCH ?= 2.6.0
 NUMPY ?= 2.0.2
 
-# Nothing is fetched once the environment stands, and parallel test workers do not fight over the cores.
-book test lab execute selftest bench mutants: export HF_HUB_OFFLINE = 1
-test: export OMP_NUM_THREADS ?= 1
+DAILY := noise teacher student solvers losses samplers networks recipes training runs runtime checkpoints records files cli evaluation
 
-.PHONY: help setup book test lint lab exercises selftest execute glue bench mutants colab zip handout pdf reproducible links lock clean
+# Nothing is fetched once the environment stands, and parallel test workers do not fight over the cores.
+book test check lab execute selftest bench mutants: export HF_HUB_OFFLINE = 1
+test check: export OMP_NUM_THREADS ?= 1
+
+.PHONY: help setup book test check lint lab exercises selftest execute glue bench mutants colab zip handout pdf reproducible links lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -33,6 +35,9 @@ lint: $(STAMP)
 
 test: lint book  ## check style and types, build the book, run every test and every notebook
 	@$(BIN)/pytest -q -rfEs -n $(JOBS) --dist loadscope --nbval-lax tests book exercises/source $(wildcard exercises/*.ipynb)
+
+check: lint  ## the daily check: style, types, method, training, recipes, command line
+	@$(BIN)/pytest -q -rfEs -n $(JOBS) $(addprefix tests/test_,$(addsuffix .py,$(DAILY)))
 
 lab: $(STAMP)  ## open JupyterLab on the first chapter
 	@$(BIN)/jupyter lab $(firstword $(wildcard book/undergraduate/0*.ipynb) book)

@@ -1,7 +1,7 @@
 """Recipes: everything that a run depends on, frozen and printable. A results record holds the whole recipe."""
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +9,25 @@ from torch import Tensor, nn
 from cdedu.noise import RHO, SIGMA_MAX, SIGMA_MIN, LogNormal, karras_sigmas
 
 
+class _Choices:
+    """A dataclass whose ``Literal`` fields hold one of their choices; a slip of the pen is found when it is made.
+
+    Raises:
+        ValueError: naming the field, its value and the choices.
+    """
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if get_origin(hint) is Literal and value not in get_args(hint):
+                known = ", ".join(map(repr, get_args(hint)))
+                raise ValueError(
+                    f"{type(self).__name__}: {name} = {value!r} is not known; choose one of {known}"
+                )
+
+
 @dataclass(frozen=True)
-class Network:
+class Network(_Choices):
     """Which network, and how large."""
 
     kind: Literal["mlp", "unet", "ddpmpp", "ncsnpp", "adm", "foreign"] = "mlp"
@@ -82,7 +99,7 @@ class TeacherStage:
 
 
 @dataclass(frozen=True)
-class StudentStage:
+class StudentStage(_Choices):
     """How the student is distilled."""
 
     method: Literal["distillation", "easy", "continuous"] = "distillation"

@@ -27,6 +27,7 @@ from cdedu import solvers
 from cdedu.data import Dataset, load_data, to_unit
 from cdedu.losses import (
     DISTANCES,
+    Distance,
     consistency_training_loss,
     continuous_consistency_loss,
     denoising_loss,
@@ -184,6 +185,7 @@ def distill(
     student: nn.Module | None = None,
     guidance: tuple[float, float] | None = None,
     loss: Callable[..., Tensor] | None = None,
+    distance: Distance | None = None,
     device: str | torch.device = "cpu",
     resume: Resume | None = None,
     start: nn.Module | None = None,
@@ -199,12 +201,16 @@ def distill(
         guidance: lowest and highest guidance weight; one is drawn for each sample, evenly, and given to teacher and student as
             ``guidance=`` (see :mod:`cdedu.guidance`).
         loss: in place of :func:`~cdedu.losses.distillation_loss`, called like it (see :func:`cdedu.latent.skipping_loss`).
+        distance: your own d, (B, ...), (B, ...) → (B,), in place of the recipe's.
         data, device, resume, start, runtime: as in :func:`train_teacher`.
 
     Raises:
+        ValueError: for an option that the recipe's method would not use.
         FloatingPointError: when the loss stops being a number; the state yielded last is the last good one.
     """
     stage, data, runtime = recipe.student, data or load_data(recipe.data), runtime or Runtime(device)
+    _used(recipe, "distillation", loss=loss, distance=distance)
+    _used(recipe, ("distillation", "continuous"), guidance=guidance)
     recipe = within(recipe, teacher)
     student = student or _student_of(teacher, recipe, data)
     state = _student_state(recipe, student, runtime, resume, start)
@@ -228,7 +234,7 @@ def distill(
             index=index,
             noise=noise,
             solver=solver,
-            **_measure(recipe),
+            **_measure(recipe, distance),
             **cond,
         )
 
@@ -250,6 +256,7 @@ def train_consistency(
     *,
     s0: int = 2,
     schedule: Callable[[int, int, int, int], int] = curriculum,
+    distance: Distance | None = None,
     device: str | torch.device = "cpu",
     resume: Resume | None = None,
     start: nn.Module | None = None,
@@ -266,15 +273,18 @@ def train_consistency(
         s0: the first N.
         schedule: N(k), called with k, K, s₀ and s₁: :func:`~cdedu.noise.curriculum`, or iCT's
             :func:`~cdedu.noise.improved_curriculum`.
+        distance: as in :func:`distill`.
         data, device, resume, start, runtime: as in :func:`train_teacher`.
 
     Raises:
-        ValueError: when ``points`` is not above ``s0``.
+        ValueError: when ``points`` is not above ``s0``; for an option that the recipe's method would not use.
         FloatingPointError: when the loss stops being a number; the state yielded last is the last good one.
 
     Source: Song et al. 2023, algorithm 3 and appendix C.
     """
     stage, data, runtime = recipe.student, data or load_data(recipe.data), runtime or Runtime(device)
+    _used(recipe, ("distillation", "continuous"), method=stage.method)
+    _used(recipe, "distillation", distance=distance)
     continuous = stage.method == "continuous"
     if stage.points <= s0 and not continuous:
         raise ValueError(
@@ -294,7 +304,7 @@ def train_consistency(
         steps = partial(draw_steps, _index_weights(recipe, sigmas))
         x0, index, noise, cond = sampler.draw(state.step, part, steps)
         return consistency_training_loss(
-            model, target, x0, sigmas, index=index, noise=noise, **_measure(recipe), **cond
+            model, target, x0, sigmas, index=index, noise=noise, **_measure(recipe, distance), **cond
         )
 
     def rate(step: int) -> float:
@@ -374,10 +384,22 @@ def _index_weights(recipe: Recipe, sigmas: Tensor) -> Tensor:
     return recipe.student.log_sigma.grid_weights(sigmas) if lognormal else torch.ones(len(sigmas) - 1)
 
 
-def _measure(recipe: Recipe) -> dict[str, Any]:
+def _used(recipe: Recipe, methods: str | tuple[str, ...], **options: Any) -> None:
+    """Refuse what the recipe's method would silently not use."""
+    if recipe.student.method not in methods:
+        for name, value in options.items():
+            if value is not None:
+                known = " or ".join(map(repr, [methods] if isinstance(methods, str) else methods))
+                raise ValueError(
+                    f"recipe {recipe.name!r}: student.method = {recipe.student.method!r} does not use {name} = {value}; leave it "
+                    f"out, or choose the method {known}"
+                )
+
+
+def _measure(recipe: Recipe, distance: Distance | None) -> dict[str, Any]:
     """Distance and weight of the loss."""
     weight = inverse_gap if recipe.student.weight == "inverse_gap" else None
-    return {"distance": DISTANCES[recipe.student.distance], "weight": weight}
+    return {"distance": distance or DISTANCES[recipe.student.distance], "weight": weight}
 
 
 def _train_student(

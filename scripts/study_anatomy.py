@@ -20,7 +20,7 @@ from cdedu.anatomy import link_errors
 from cdedu.comparison import Ruler
 from cdedu.data import load_data
 from cdedu.evaluation import spread
-from cdedu.losses import DISTANCES
+from cdedu.losses import Distance
 from cdedu.noise import SIGMA_MIN, karras_sigmas, sigma_like
 from cdedu.recipes import Recipe, StudentStage, get_recipe
 from cdedu.records import Study
@@ -47,8 +47,6 @@ def huber_by_element(a: Tensor, b: Tensor) -> Tensor:
     c = 0.00054 * a[0].numel() ** 0.5
     return (((a - b).square() + c**2).sqrt() - c).flatten(1).mean(1)
 
-
-DISTANCES["huber_by_element"] = huber_by_element  # so that a recipe can name it, in this process
 
 Coefficients = tuple[Tensor, Tensor, Tensor]
 Rule = Callable[[Tensor, Coefficients], Coefficients]
@@ -96,6 +94,8 @@ class Variant:
     student: str = "copy"
     """``copy`` of the teacher's network, ``random`` weights, ``denoiser`` (a student over D), or one of the rules, around a copy
     or a network ``from random`` weights."""
+    distance: Distance | None = None
+    """In place of the recipe's."""
     teacher: str | int = "given"
     """``given``, ``exact``, or the steps of its training."""
     budget: float = 1.0
@@ -111,7 +111,7 @@ TOY: dict[str, Variant] = {
     "euler": Variant("Euler", "solver", {"solver": "euler"}),
     "l1": Variant("ℓ1", "distance", {"distance": "l1"}),
     "huber": Variant("pseudo-Huber", "distance", {"distance": "pseudo_huber"}),
-    "huber_by_element": Variant("Huber by element", "distance", {"distance": "huber_by_element"}),
+    "huber_by_element": Variant("Huber by element", "distance", distance=huber_by_element),
     "uniform": Variant("λ = 1", "weight", {"weight": "uniform"}),
     "mu9": Variant("μ = 0.9", "target", {"target_rate": 0.9}),
     "random": Variant("random start", "start", student="random"),
@@ -222,7 +222,7 @@ class Bench:
         student, loss = self.student(variant, teacher, recipe), []
         out: dict[str, Any] = {}
         try:
-            for state in distill(recipe, teacher, self.data, student=student):
+            for state in distill(recipe, teacher, self.data, student=student, distance=variant.distance):
                 loss.append(state.loss)
                 if key == "default" and state.step == state.steps // 2:
                     out["half"] = self.quality(state.result)

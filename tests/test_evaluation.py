@@ -95,6 +95,15 @@ def test_precision_and_recall_at_their_limits():
     assert precision < 0.1 and recall > 0.7  # everything covered, and much besides
 
 
+def test_a_point_is_inside_up_to_the_distance_of_the_kth_neighbour():
+    real = torch.tensor(
+        [[0.0], [1.0], [3.0], [6.0]]
+    )  # nearest neighbours at 1, 1, 2, 3; second ones at 3, 2, 3, 5
+    for point, inside in ((-1.5, (0, 1)), (9.0, (1, 1)), (9.5, (0, 1)), (11.5, (0, 0))):
+        fake = torch.full((4, 1), point)
+        assert tuple(precision_recall(real, fake, k)[0] for k in (1, 2)) == inside
+
+
 def test_nearest_neighbours_are_found():
     data = normal(50, 4).reshape(50, 1, 2, 2)
     index, distance = nearest(data[[7, 3]] + 1e-6, data)

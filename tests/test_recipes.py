@@ -8,7 +8,7 @@ import torch
 
 from cdedu.losses import DISTANCES
 from cdedu.networks import UNet
-from cdedu.recipes import Network, Recipe, recipes
+from cdedu.recipes import Network, Recipe, StudentStage, recipes
 
 SIZES = {"toy": (2,), "digits": (1, 8, 8), "tinted-digits": (3, 8, 8), "imagenet64": (3, 64, 64), "lsun256": (3, 256, 256)}  # fmt: skip
 
@@ -100,3 +100,25 @@ def test_batches_hold_whole_blocks_on_1_8_and_64_gpus(name):
         for gpus in (1, 8, *([64] if stage.batch >= 1024 else [])):
             assert stage.batch % (gpus * recipe.block) == 0
     assert recipe.block and recipe.cpu_batch
+
+
+@pytest.mark.parametrize(
+    "stage, field, value",
+    [
+        (Network, "kind", "unett"),
+        (StudentStage, "solver", "hnue"),
+        (StudentStage, "distance", "l3"),
+        (StudentStage, "weight", "uniforn"),
+        (StudentStage, "index", ["uniform"]),
+        (StudentStage, "method", "distilation"),
+    ],
+)
+def test_a_slip_of_the_pen_is_found_when_a_recipe_is_made(stage, field, value):
+    with pytest.raises(
+        ValueError, match=rf"{stage.__name__}: {field} = .* is not known; choose one of '\w+', '"
+    ):
+        stage(**{field: value})
+    values = recipes["toy"].to_dict()
+    values["network" if stage is Network else "student"][field] = value
+    with pytest.raises(ValueError, match=f"{field} = "):
+        Recipe.from_dict(values)

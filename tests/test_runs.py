@@ -54,6 +54,26 @@ def test_a_run_leaves_weights_a_state_and_a_record_of_all_that_it_depends_on(run
     assert checkpoints.load_state(run.state_path, RECIPE, "teacher")[1] == 6
 
 
+def test_speed_counts_the_steps_since_the_resumption(run, monkeypatch):
+    """A run that is resumed for its last two steps has not made six in that time."""
+    half = next(s for s in states() if s.step == 4)
+    run.resume = ({name: t.clone() for name, t in half.tensors().items()}, 4)
+    clock = [0.0]
+    monkeypatch.setattr(runs.time, "perf_counter", lambda: clock[0])
+
+    def ticking():
+        for state in train_teacher(RECIPE, DATA, resume=run.resume):
+            clock[0] += 0.5
+            yield state
+
+    run.drive(ticking())
+    (path,) = run.results.iterdir()
+    metrics = json.loads(path.read_text())["metrics"]
+    assert (
+        metrics["steps"] == 6 and metrics["steps_per_second"] == 2.0 and metrics["images_per_second"] == 16.0
+    )
+
+
 def test_pictures_are_made_along_the_way_and_change_nothing(run, tmp_path):
     plain = Run(RECIPE, "teacher", DATA, tmp_path / "plain", tmp_path / "results", Runtime())
     plain.drive(states())

@@ -475,3 +475,36 @@ def test_the_last_steps_weights_are_looked_at_too(role):
         FloatingPointError, match="not finite after step 1 of 1; what was saved before is kept"
     ):
         run(role, replace(TINY, **{role: stage}))
+
+
+def test_a_distance_of_your_own_takes_the_place_of_the_recipes():
+    def half_l1(a, b):
+        return 0.5 * (a - b).abs().flatten(1).mean(1)
+
+    named = replace(TINY, student=replace(TINY.student, distance="l1", lr=1e-3))
+    pairs = []
+    for start in (
+        lambda r, **k: distill(r, fresh_teacher(), DATA, **k),
+        lambda r, **k: train_consistency(r, DATA, **k),
+    ):
+        pairs.append((next(start(named)).loss, next(start(TINY, distance=half_l1)).loss))
+    assert all(own == pytest.approx(theirs / 2) for theirs, own in pairs)
+
+
+@pytest.mark.parametrize(
+    "method, option", [("easy", "loss"), ("continuous", "distance"), ("easy", "guidance")]
+)
+def test_an_option_that_a_method_does_not_use_is_refused(method, option):
+    recipe = replace(TINY, student=replace(TINY.student, method=method))
+    value = (1.0, 4.0) if option == "guidance" else training.DISTANCES["l1"]
+    with pytest.raises(
+        ValueError, match=rf"method = '{method}' does not use {option} = .* or choose the method 'dist"
+    ):
+        next(distill(recipe, fresh_teacher(), DATA, **{option: value}))
+
+
+def test_easy_tuning_needs_a_start_and_is_no_method_of_training_from_nothing():
+    with pytest.raises(
+        ValueError, match="'easy' does not use method = easy; leave it out, or choose the method 'dist"
+    ):
+        next(train_consistency(replace(TINY, student=replace(TINY.student, method="easy")), DATA))
