@@ -199,6 +199,15 @@ class CifarClassifier(nn.Module):
         """(B, 3, 32, 32) in [−1, 1] → (B, 128)."""
         return self.body(x)
 
+    def activations(self, x: Tensor) -> list[Tensor]:
+        """What leaves each of the five layers, (B, c, h, w) from fine to coarse: for :func:`~cdedu.losses.perceptual`."""
+        out = []
+        for module in self.body[:-2]:
+            x = module(x)
+            if isinstance(module, nn.SiLU):
+                out.append(x)
+        return out
+
     def forward(self, x: Tensor) -> Tensor:
         """Class scores (B, 10)."""
         return self.head(self.body(x))

@@ -1,12 +1,13 @@
 """What is minimised. Every loss returns one number per sample, (B,); the training loop takes the mean."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import normalize
 
 from cdedu.noise import SIGMA_MIN, add_noise, check_grid, draw_steps, normal, sigma_like
 from cdedu.solvers import Solver, heun_step
@@ -69,6 +70,31 @@ def _lpips_network(device: torch.device) -> torch.nn.Module:
             f"lpips needs VGG-16's weights (vgg16-397923af.pth), which are not in {folder} and could not be downloaded "
             f"({error}); put the file there, or choose the distance pseudo_huber"
         ) from None
+
+
+def perceptual(activations: Callable[[Tensor], Sequence[Tensor]]) -> Distance:
+    r"""A distance in the activations of any frozen network: LPIPS without its learned weights.
+
+    .. math:: d(a, b) = \frac1K \sum_k \frac{1}{h_k w_k}\sum_{ij}
+              \left\|\frac{\phi_k(a)_{ij}}{\|\phi_k(a)_{ij}\|} - \frac{\phi_k(b)_{ij}}{\|\phi_k(b)_{ij}\|}\right\|^2
+
+    At each place of each layer the channels are brought to length 1, so what counts is which features are there and not how
+    strong they are. What network and measure share, they share: judge a student by another network than the one of its distance.
+
+    Args:
+        activations: :math:`\phi`, images (B, C, H, W) → layers :math:`\phi_k`, (B, c, h, w) each; gradients pass through it.
+
+    Source: Zhang et al. 2018, eq. 1 with w = 1.
+    """
+
+    def distance(a: Tensor, b: Tensor) -> Tensor:
+        layers = [
+            (normalize(x, dim=1) - normalize(y, dim=1)).square().sum(1).flatten(1).mean(1)
+            for x, y in zip(activations(a), activations(b), strict=True)
+        ]
+        return torch.stack(layers).mean(0)
+
+    return distance
 
 
 DISTANCES: dict[str, Distance] = {"l1": l1, "l2": l2, "pseudo_huber": pseudo_huber, "lpips": lpips}

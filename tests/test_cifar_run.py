@@ -13,7 +13,7 @@ import torch
 
 from cdedu import checkpoints
 from cdedu.data import Dataset
-from cdedu.evaluation import CifarReferee
+from cdedu.evaluation import CifarClassifier, CifarReferee
 from cdedu.recipes import Network, recipes
 
 G = torch.Generator().manual_seed(0)
@@ -29,13 +29,17 @@ def small(monkeypatch, tmp_path):
     """The same run with a network of a few thousand weights and legs of a few steps."""
     network = Network("unet", width=8, depth=1, multipliers=(1, 1), classes=11)
     monkeypatch.setitem(recipes, "cifar10-small", replace(recipes["cifar10-small"], network=network))
-    legs = (cifar_run.Leg(64, 16, 1e-3, 0.9, (0.5,)), cifar_run.Leg(128, 32, 1e-3, 0.9, ()))
+    plan = (
+        cifar_run.Part("teacher", 64, 16, 1e-3, 0.9, (0.5,)),
+        cifar_run.Part("teacher", 128, 32, 1e-3, 0.9, ()),
+    )
     for name, value in {
-        "LEGS": legs, "EARLY": (32,), "EVERY": 100, "SAMPLES": 20, "SEEDS": 2, "POINTS": 2, "CURVE": 16,
+        "PLAN": plan, "EARLY": (32,), "EVERY": 100, "SAMPLES": 20, "SEEDS": 2, "POINTS": 2, "CURVE": 16,
         "CHOICE_SAMPLES": 20, "RECORD": tmp_path / "published.json",
     }.items():  # fmt: skip
         monkeypatch.setattr(cifar_run, name, value)
     monkeypatch.setattr(cifar_run, "cifar_referee", lambda: CifarReferee().eval())
+    monkeypatch.setattr(cifar_run, "_frozen", lambda device: CifarClassifier().eval())
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "hashes.json").write_text("{}")
     monkeypatch.setattr(checkpoints, "WEIGHTS", tmp_path / "weights")
@@ -72,9 +76,9 @@ def test_it_goes_on_after_kills_and_its_curve_shows_no_seam(small, monkeypatch, 
             with pytest.raises(KeyboardInterrupt):
                 cifar_run.go(parts, DATA)
     cifar_run.go(parts, DATA)
-    for leg in cifar_run.LEGS:
+    for part in cifar_run.PLAN:
         for name in ("teacher.safetensors", "teacher.state.safetensors"):
-            a, b = (checkpoints.read_tensors(out / f"leg-{leg.until}" / name)[0] for out in (whole, parts))
+            a, b = (checkpoints.read_tensors(part.folder(out) / name)[0] for out in (whole, parts))
             assert a.keys() == b.keys() and all(t.equal(b[k]) for k, t in a.items())
     assert cifar_run.Diary(parts).read("curve") == cifar_run.Diary(whole).read("curve")
     assert [images for images, _ in cifar_run.Diary(parts).read("curve")] == [16, 32, 48, 64, 96, 128]
@@ -96,20 +100,48 @@ def test_what_is_published_loads_and_another_machine_goes_on_from_it(small, monk
         with pytest.raises(KeyboardInterrupt):
             cifar_run.go(first, DATA)
     cifar_run.publish(first, DATA)
-    record = json.loads(cifar_run.RECORD.read_text())
-    assert record["metrics"]["images"] == 48 and record["metrics"]["chosen"] in (0.9, 0.5)
+    chosen = json.loads(cifar_run.RECORD.read_text())["metrics"]["chosen"]["teacher"]
+    assert chosen["images"] == 48 and chosen["average"] in (0.9, 0.5)
     model = checkpoints.load("cifar10-small-teacher")
     assert model.header["images"] == 48 and model.header["class_names"] == list(NAMES)
-    chosen = cifar_run.averages(first / "leg-64" / "teacher.state.safetensors")[0][
-        record["metrics"]["chosen"]
-    ]
-    pairs = zip(model.parameters(), chosen.parameters(), strict=True)
+    best = cifar_run.averages(first / "leg-64" / "teacher.state.safetensors")[0][chosen["average"]]
+    pairs = zip(model.parameters(), best.parameters(), strict=True)
     assert all(a.dtype == torch.float32 and torch.allclose(a, b, rtol=1e-3, atol=1e-6) for a, b in pairs)
     cifar_run.go(second, DATA)  # an empty folder
     header = checkpoints.read_header(second / "leg-64" / "teacher.safetensors")
     assert header["warm_restart"]["images"] == 48 and header["images"] == 64
     assert [images for images, _ in cifar_run.Diary(second).read("curve")] == [16, 32, 48, 64, 96, 128]
     assert [*json.loads((second / "looks.json").read_text())["runs"]] == ["32", "128"]
+
+
+def test_a_student_and_its_ablations_share_a_teacher_and_are_measured_in_one_step_and_two(
+    small, monkeypatch, capsys
+):
+    shorts = [
+        cifar_run.Part(p.series, 64, 32, p.lr, 0.9, (), p.stage, p.distance)
+        for p in cifar_run.PLAN_OF_STUDENTS
+    ]
+    monkeypatch.setattr(cifar_run, "PLAN", (cifar_run.Part("teacher", 32, 32, 1e-3, 0.9, ()), *shorts))
+    cifar_run.go(small / "out", DATA)
+    assert "the student was to start at" in capsys.readouterr().out
+    headers = [checkpoints.read_header(p.folder(small / "out") / "student.safetensors") for p in shorts]
+    assert [h["recipe"]["student"]["method"] for h in headers] == [
+        "distillation",
+        "easy",
+        "distillation",
+        "distillation",
+    ]
+    assert [h["recipe"]["student"]["distance"] for h in headers][2] == "l2"
+    assert (
+        all(h["teacher"] == headers[0]["teacher"] for h in headers) and headers[0]["teacher"]["images"] == 32
+    )
+    looks = cifar_run.Diary(small / "out").looks()
+    assert [*looks] == ["32", *(f"{p.series}/32" for p in shorts)]
+    assert {"fd", "recognised"} <= looks["cd/32"].keys() & looks["cd/32"]["two_steps"].keys()
+    cifar_run.publish(small / "out", DATA)
+    student, teacher = checkpoints.load("cifar10-small-student"), checkpoints.load("cifar10-small-teacher")
+    assert student.header["images"] == 64 and teacher.header["images"] == 32
+    assert cifar_run.current(small / "elsewhere", cifar_run.Diary(small / "elsewhere")).series == "easy"
 
 
 def test_a_second_process_does_not_disturb_the_first(tmp_path):

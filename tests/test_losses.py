@@ -535,3 +535,45 @@ def test_the_continuous_loss_refuses(change, words):
     f, (x0, z, sigma) = ConsistencyModel(Net(0)), points()
     with pytest.raises(ValueError, match=words):
         continuous_consistency_loss(f, f, x0, sigma, **{"noise": z} | change)
+
+
+def test_the_perceptual_distance_is_the_formula_and_has_gradients_near_zero():
+    g = torch.Generator().manual_seed(0)
+    layers = [torch.randn(8, 3, 1, 1, generator=g), torch.randn(5, 8, 2, 2, generator=g)]
+
+    def activations(x):
+        first = torch.nn.functional.conv2d(x, layers[0])
+        return [first, torch.nn.functional.conv2d(first.relu(), layers[1])]
+
+    d = losses.perceptual(activations)
+    a, b = torch.randn(2, 4, 3, 6, 6, generator=g)
+    wanted = torch.zeros(4)
+    for x, y in zip(activations(a), activations(b), strict=True):
+        for n in range(4):
+            for i in range(x.shape[2]):
+                for j in range(x.shape[3]):
+                    u, v = x[n, :, i, j], y[n, :, i, j]
+                    cosine = (u @ v) / (u.norm() * v.norm())
+                    wanted[n] += (2 - 2 * cosine) / (x.shape[2] * x.shape[3]) / 2
+    assert torch.allclose(d(a, b), wanted, atol=1e-5)
+    assert d(a, a).eq(0).all() and torch.allclose(d(a, b), d(b, a))
+    near = (a + 1e-3 * b).requires_grad_(True)
+    d(near, a).sum().backward()
+    assert near.grad.isfinite().all() and near.grad.abs().max() > 0
+
+
+def test_the_course_s_classifier_has_five_layers_to_compare():
+    from cdedu.evaluation import cifar_classifier
+
+    classifier, x = cifar_classifier(), torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    layers = classifier.activations(x)
+    assert [tuple(t.shape[1:]) for t in layers] == [
+        (32, 32, 32),
+        (64, 16, 16),
+        (64, 16, 16),
+        (128, 8, 8),
+        (128, 8, 8),
+    ]
+    assert torch.allclose(layers[-1].mean((2, 3)), classifier.features(x), atol=1e-6)
+    d = losses.perceptual(classifier.activations)
+    assert d(x, x).eq(0).all() and (d(x, x.flip(-1)) > 0).all()
