@@ -172,7 +172,7 @@ def _noise(out: NotebookNode) -> bool:
 
 def record(name: str, seconds: float, peak: float) -> None:
     """Add one chapter's time and memory to results/chapters.json."""
-    from cdedu.records import commit, hardware
+    from cdedu.records import commit, hardware, to_json
 
     entry = {
         "seconds": round(seconds, 1),
@@ -189,7 +189,7 @@ def record(name: str, seconds: float, peak: float) -> None:
         **{key: entry[key] for key in ("commit", "hardware", "date")},
         "metrics": chapters,
     }
-    write(CHAPTERS, json.dumps(book, indent=1) + "\n")
+    write(CHAPTERS, to_json(book) + "\n")
 
 
 # --- check ---------------------------------------------------------------------------------------
