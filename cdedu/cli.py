@@ -158,12 +158,14 @@ class Sample:
         if self.recipe not in recipes and (Path(self.recipe).exists() or "/" in self.recipe):
             source, model = self.recipe, _load(self.recipe, device)
             recipe, folder = _recipe_of(model), Path("runs") / Path(source).stem
-            role = "student" if isinstance(model, ConsistencyModel | DenoiserStudent) else "teacher"
         else:
             recipe, folder = get_recipe(self.recipe), Path("runs") / self.recipe
-            role = self.model or ("student" if self.weights else _role_there_is(folder, recipe))
-            source = _model_source(self.weights, folder, recipe, role)
+            wanted = self.model or ("student" if self.weights else _role_there_is(folder, recipe))
+            source = _model_source(self.weights, folder, recipe, wanted)
             model = _load(source, device)
+        role = "student" if isinstance(model, ConsistencyModel | DenoiserStudent) else "teacher"
+        if self.model not in (None, role):
+            raise ValueError(f"{source} is a {role}, not a {self.model}; leave --model out")
         steps = (1 if role == "student" else 18) if self.steps is None else self.steps
         if role == "teacher" and steps < 2:
             raise ValueError(

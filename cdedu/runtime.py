@@ -6,13 +6,11 @@ The training loops are written against these few methods, so that they read the 
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-
-Model = TypeVar("Model", bound=nn.Module)
 
 
 class Runtime:
@@ -70,7 +68,7 @@ class Runtime:
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16 if self.precision == "bf16" else torch.float16)
 
-    def place(self, model: Model) -> Model:
+    def place(self, model: nn.Module) -> Any:
         """The model on the device, its weights in the order that is fast there; before any copy of it is made."""
         model = model.to(self.device)
         return model.to(memory_format=torch.channels_last) if self.channels_last else model  # type: ignore[call-overload]

@@ -156,6 +156,14 @@ def test_a_run_goes_on_in_the_precision_that_it_began_in(cdedu, tmp_path, monkey
     assert record["runtime"]["precision"] == "bf16"
 
 
+def test_a_file_of_weights_says_itself_what_it_is(cdedu):
+    words = ["sample", "toy", "--number", 4, "--device", "cpu"]
+    assert cdedu(*words, "--weights", "toy-teacher", "--steps", 3)[0] == 0
+    assert Path("runs/toy/teacher-3.png").is_file()
+    code, _, err = cdedu(*words, "--weights", "toy-teacher", "--model", "student")
+    assert code == 2 and "toy-teacher is a teacher, not a student; leave --model out" in err
+
+
 def test_your_own_pictures_from_a_zip_to_a_comparison(cdedu, tmp_path, monkeypatch):
     """The small CIFAR-10 recipe with a network of a few thousand weights, on random pictures."""
     network = Network("unet", width=8, depth=1, multipliers=(1, 4), attention=(16,), dropout=0.05, classes=11)
