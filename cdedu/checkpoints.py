@@ -197,9 +197,14 @@ def shipped(name: str) -> Path:
     return path
 
 
-def write_hashes() -> None:
-    """Record the SHA-256 of every file of weights that comes with the course."""
-    hashes = {path.stem: sha256(path) for path in sorted(WEIGHTS.glob("*.safetensors"))}
+def write_hashes(*names: str) -> None:
+    """Record the SHA-256 of these weights that come with the course, or of all; a file that cannot be read is no weights."""
+    paths = [WEIGHTS / f"{name}.safetensors" for name in names] or sorted(WEIGHTS.glob("*.safetensors"))
+    hashes = dict(json.loads((WEIGHTS / "hashes.json").read_text())) if names else {}
+    for path in paths:
+        read_header(path)
+        hashes[path.stem] = sha256(path)
+    hashes = dict(sorted(hashes.items()))
     with replacing(WEIGHTS / "hashes.json") as temporary:
         temporary.write_text(json.dumps(hashes, indent=1) + "\n")
 
@@ -217,9 +222,7 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str
     try:
         with replacing(path) as temporary:
             save_file(flat, temporary, {"cdedu": json.dumps(header)})
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
-                os.fchmod(file.fileno(), 0o644)  # safetensors makes files that only their owner can read
+            os.chmod(temporary, 0o644)  # safetensors makes files that only their owner can read
     except SafetensorError as error:
         raise OSError(f"cannot write {path}: {error}") from None
 

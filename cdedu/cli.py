@@ -234,6 +234,7 @@ class Evaluate:
             if data.test_labels is None and any(map(_classes, models)):
                 raise ValueError(f"{sources['teacher']} needs labels, which {data.name} does not have")
             for i, (model, source) in enumerate(zip(models, sources.values(), strict=True)):
+                _same_labels(model, source, data)
                 weight = self.guidance if i == 0 or _takes_guidance(model) else None
                 model, cond = _conditioned(model, source, weight)
                 if cond.pop("labels", None) is not None:
@@ -380,7 +381,7 @@ def _prepare(command: _Run, role: str) -> Run:
         data = load_data(recipe.data, command.test_data, command.size)
     if command.data and recipe.teacher.label_dropout and data.train_labels is not None:
         # Other pictures have other classes; the last label still means none.
-        network = replace(recipe.network, classes=int(data.train_labels.max()) + 2)
+        network = replace(recipe.network, classes=data.label_count() + 1)
         recipe = replace(recipe, network=network)
     wanted = 1 if recipe.network.kind == "mlp" else 3
     if data.train.ndim - 1 != wanted:
@@ -411,13 +412,22 @@ def _prepare(command: _Run, role: str) -> Run:
 def _started(command: _Run, folder: Path, role: str) -> Any:
     """The precision of the run that is resumed."""
     path = folder / f"{role}.state.safetensors"
-    return checkpoints.read_header(path).get("precision") if command.resume and path.is_file() else None
+    if not (command.resume and path.is_file()):
+        return None
+    # Earlier versions did not note it; on a CPU it was fp32.
+    usual = "fp32" if pick_device(command.device).type == "cpu" else None
+    return checkpoints.read_header(path).get("precision", usual)
 
 
 def _resume(command: _Run, run: Run) -> None:
     """Where an interrupted run goes on: after its recipe is final."""
     if command.resume:
         run.resume = checkpoints.load_state(run.state_path, run.recipe, run.role)
+        begun = checkpoints.read_header(run.state_path).get("warm_restart")
+        if begun:
+            run.facts["warm_restart"] = begun
+        elif command.from_weights:
+            raise ValueError(f"{run.state_path} is of a run that began without --from-weights; leave it out")
 
 
 def _load(source: str, device: torch.device) -> Any:
@@ -550,12 +560,13 @@ def _conditioned(
 
 def _label(wanted: str, source: str, classes: int, names: list[str]) -> int:
     """The number of a label that is given by name or by number."""
-    if wanted in names:
+    if wanted and wanted in names:
         return names.index(wanted)
-    if wanted.isdecimal() and int(wanted) < classes:
+    if wanted.isdecimal() and int(wanted) < classes and not any(name.isdecimal() for name in names):
         return int(wanted)
-    known = f" ({', '.join(names)})" if names else ""
-    raise ValueError(f"--label = {wanted}, but {source} knows the labels 0 to {classes - 1}{known}")
+    none = [f"{classes - 1} for none"] if 0 < len(names) < classes else []
+    known = f" ({', '.join([*names, *none])})" if names else ""
+    raise ValueError(f"--label = {wanted!r}, but {source} knows the labels 0 to {classes - 1}{known}")
 
 
 def _role_there_is(folder: Path, recipe: Recipe) -> Literal["student", "teacher"]:
@@ -567,7 +578,8 @@ def _role_there_is(folder: Path, recipe: Recipe) -> Literal["student", "teacher"
         if place("student").is_file():
             return "student"
         if place("teacher").is_file():
-            print(f"there is no student of {recipe.name} yet; these are its teacher's samples")
+            where = "the course" if place("teacher").parent == WEIGHTS else str(folder)
+            print(f"{where} has no student of {recipe.name} yet; these are its teacher's samples")
             return "teacher"
     return "student"
 
@@ -583,27 +595,31 @@ def _digest(source: str) -> str:
     return checkpoints.sha256(files[0])
 
 
+def _several() -> bool:
+    """Whether torchrun or accelerate launch started several processes."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 def _precision(recipe: Recipe, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
     """What this machine is good at. Toys and digits, which take minutes anyway, are the same on every CPU."""
     if device.type == "cuda":
         # By capability: a T4 (7.5) says that it supports bf16, and emulates it.
         return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
-    if recipe.network.kind == "mlp" or recipe.data.endswith("digits"):
-        return "fp32"
+    if recipe.network.kind == "mlp" or recipe.data.endswith("digits") or _several():
+        return "fp32"  # also where several processes might find differently
     return fast_precision(device)
 
 
 def _runtime(command: _Run, recipe: Recipe, started: Any = None) -> Runtime:
     """One process here, or one of several where torchrun or accelerate launch started us; a run that was ``started`` in some
     precision goes on in it."""
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     device = pick_device(command.device)
     cuda = device.type == "cuda"
     precision = command.precision
     if precision == "auto":
         precision = _precision(recipe, device) if started is None else started
     compiled = cuda if command.compile is None else command.compile
-    if several:
+    if _several():
         return Distributed(precision, compiled, command.micro_batch, cpu=device.type == "cpu")
     return Runtime(device, precision, compiled, command.micro_batch)
 
@@ -632,6 +648,11 @@ def _fits(model: torch.nn.Module, source: str, run: Run) -> None:
     """Refuse weights whose data, network or noise input differ from the run's: its checkpoints could not be loaded."""
     _same_shape(model, source, run.data)
     theirs, ours = Recipe.from_dict(model.header["recipe"]), run.recipe  # type: ignore[index,arg-type]
+    if replace(theirs.network, classes=ours.network.classes) == ours.network != theirs.network:
+        raise ValueError(
+            f"{source} was trained for {theirs.network.classes} labels, {run.data.name} needs {ours.network.classes}; give the "
+            "--data that it was trained on"
+        )
     if replace(theirs.network, dropout=0) != replace(ours.network, dropout=0):
         raise ValueError(
             f"{source} holds another network than recipe {ours.name!r} has; it was trained with {theirs.name!r}"
@@ -656,6 +677,17 @@ def _try_lpips(run: Run) -> None:
         lpips(x, x)
     except RuntimeError as error:
         raise OSError(str(error)) from None
+
+
+def _same_labels(model: Any, source: str, data: Dataset) -> None:
+    """Refuse data whose labels would mean something else to a model, or nothing."""
+    known, names = model.header.get("labels", _classes(model)), model.header.get("class_names", [])
+    if _classes(model) and data.test_labels is not None and int(data.test_labels.max()) >= known:
+        raise ValueError(f"{source} knows {known} labels, {data.name} has {int(data.test_labels.max()) + 1}")
+    if names and any(data.classes) and list(data.classes) != names:
+        raise ValueError(
+            f"{source} knows the classes {', '.join(names)}, {data.name} has {', '.join(data.classes)}"
+        )
 
 
 def _same_shape(model: torch.nn.Module, source: str, data: Dataset) -> None:

@@ -25,6 +25,11 @@ class Dataset:
     classes: tuple[str, ...] = ()
     """What the labels mean, in their order, where they have names."""
 
+    def label_count(self) -> int:
+        """How many labels there are: those with names, or up to the greatest."""
+        assert self.train_labels is not None
+        return max(len(self.classes), int(self.train_labels.max()) + 1)
+
     def describe(self) -> dict[str, object]:
         """What a results record says of the data."""
         return {
@@ -146,6 +151,11 @@ def pictures(path: str | Path, test: str | Path | None = None, size: int | None 
     name, classes = Path(path).stem.removesuffix("-train"), tuple(images.classes)
     if test is not None:
         held_out = image_folder(test, size)
+        if held_out.classes != images.classes:
+            raise ValueError(
+                f"{test} has the classes {', '.join(held_out.classes)} and {path} has {', '.join(images.classes)}; labels would "
+                "mean different things, so give both the same folders"
+            )
         if held_out.images.shape[1:] != images.images.shape[1:]:
             raise ValueError(
                 f"pictures in {test} and {path} differ in size; give a size to crop and resize to"

@@ -216,8 +216,8 @@ class CifarClassifier(nn.Module):
 class CifarReferee(nn.Module):
     """A second classifier of 32 × 32 colour images, which says what a sample shows; its weights come with the course.
 
-    Its architecture (residual), seed and order of the data are others than :class:`CifarClassifier`'s, whose features serve as
-    measure and as distance: whoever is trained or chosen by the one has not been near the other.
+    It differs from :class:`CifarClassifier`, whose features serve as measure and as distance, in architecture, seed and order of the
+    data, so a model that was trained or selected with one can be judged by the other. Both learned from the same pictures.
     """
 
     def __init__(self) -> None:

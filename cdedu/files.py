@@ -14,6 +14,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())  # or a power cut can leave an empty file in its place
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

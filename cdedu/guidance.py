@@ -93,17 +93,18 @@ class ClassifierGuidedDenoiser(nn.Module):
 
 
 class Labelled(nn.Module):
-    """A denoiser with its labels fixed, for what knows of none: sample i of a batch has the i-th, over and over.
+    """A denoiser with its labels fixed, for what knows of none: each batch gets the same ones, over and over.
 
     Args:
         denoiser: ``D(x, sigma, labels=..., **cond)``.
-        labels: (K,), drawn as the data's are.
+        labels: (K,), in any order: they are shuffled once, so that a batch has its share of every class.
         cond: what else each call is given.
     """
 
     def __init__(self, denoiser: nn.Module, labels: Tensor, **cond: Any) -> None:
         super().__init__()
-        self.denoiser, self.labels, self.cond = denoiser, labels, cond
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+        self.denoiser, self.labels, self.cond = denoiser, labels[order], cond
         for name in ("sigma_min", "sigma_max"):
             if hasattr(denoiser, name):
                 setattr(self, name, getattr(denoiser, name))

@@ -79,7 +79,7 @@ def perceptual(activations: Callable[[Tensor], Sequence[Tensor]]) -> Distance:
               \left\|\frac{\phi_k(a)_{ij}}{\|\phi_k(a)_{ij}\|} - \frac{\phi_k(b)_{ij}}{\|\phi_k(b)_{ij}\|}\right\|^2
 
     At each place of each layer the channels are brought to length 1, so what counts is which features are there and not how
-    strong they are. What network and measure share, they share: judge a student by another network than the one of its distance.
+    strong they are. A measure in the same network is biased towards such a student: judge it by another one.
 
     Args:
         activations: :math:`\phi`, images (B, C, H, W) → layers :math:`\phi_k`, (B, c, h, w) each; gradients pass through it.

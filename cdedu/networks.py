@@ -62,7 +62,9 @@ def unet(
         classes: number of labels, 0 for none.
     """
     if size % 2 ** (len(widths) - 1):
-        raise ValueError(f"unet: size = {size} cannot be halved {len(widths) - 1} times; use fewer widths")
+        raise ValueError(
+            f"unet: size = {size} cannot be halved {len(widths) - 1} times; use fewer widths, or pictures of another size"
+        )
     if any(width % 8 for width in widths):
         raise ValueError(f"unet: widths = {widths}, but each must be divisible by 8")
     from diffusers import UNet2DModel

@@ -133,7 +133,7 @@ def halve(
     """
     steps = _pairs(sigmas, "halve")
     stage, data, runtime = recipe.student, data or load_data(recipe.data), runtime or Runtime(device)
-    student = copy.deepcopy(teacher).requires_grad_(True).to(runtime.device).train()
+    student = runtime.place(copy.deepcopy(teacher)).requires_grad_(True).train()
     optimizer = torch.optim.Adam(student.parameters(), lr=stage.lr)
     state = State(recipe, "student", stage.steps, student, EMA(student, stage.ema), optimizer)
     if resume:

@@ -10,7 +10,7 @@ from cdedu.noise import RHO, SIGMA_MAX, SIGMA_MIN, LogNormal, karras_sigmas
 
 
 class _Choices:
-    """A dataclass whose ``Literal`` fields hold one of their choices; a slip of the pen is found when it is made.
+    """A dataclass whose ``Literal`` fields hold one of their choices: a typo raises when the recipe is made.
 
     Raises:
         ValueError: naming the field, its value and the choices.
@@ -168,10 +168,10 @@ class Recipe:
                     raise ValueError(
                         f"recipe {self.name!r}: {stage}.{key} = {getattr(value, key)}, but it must be positive"
                     )
-            for rate in (value.ema, *value.more_emas):
+            for key, rate in (("ema", value.ema), *(("more_emas", rate) for rate in value.more_emas)):
                 if not 0 <= rate < 1:
                     raise ValueError(
-                        f"recipe {self.name!r}: {stage}.ema = {rate}, but it must be at least 0 and below 1"
+                        f"recipe {self.name!r}: {stage}.{key} = {rate}, but it must be at least 0 and below 1"
                     )
         if not (self.student.easy_stages >= 1 and self.student.tangent_warmup >= 0):
             raise ValueError(

@@ -68,8 +68,8 @@ class Run:
         from tqdm.auto import tqdm
 
         if self.recipe.network.classes and self.data.train_labels is not None:
-            self.facts["labels"] = int(self.data.train_labels.max()) + 1
-            if self.data.classes:
+            self.facts["labels"] = self.data.label_count()
+            if any(self.data.classes):
                 self.facts["class_names"] = list(self.data.classes)
         stop: list[int] = []
 

@@ -209,7 +209,7 @@ def distill(
         FloatingPointError: when the loss stops being a number; the state yielded last is the last good one.
     """
     stage, data, runtime = recipe.student, data or load_data(recipe.data), runtime or Runtime(device)
-    _used(recipe, "distillation", loss=loss, distance=distance)
+    _used(recipe, ("distillation",), loss=loss, distance=distance)
     _used(recipe, ("distillation", "continuous"), guidance=guidance)
     recipe = within(recipe, teacher)
     student = student or _student_of(teacher, recipe, data)
@@ -283,8 +283,12 @@ def train_consistency(
     Source: Song et al. 2023, algorithm 3 and appendix C.
     """
     stage, data, runtime = recipe.student, data or load_data(recipe.data), runtime or Runtime(device)
-    _used(recipe, ("distillation", "continuous"), method=stage.method)
-    _used(recipe, "distillation", distance=distance)
+    if stage.method == "easy":
+        raise ValueError(
+            f"recipe {recipe.name!r}: student.method = 'easy' tunes a student that starts from a teacher; use distill, or choose the "
+            "method 'distillation' or 'continuous'"
+        )
+    _used(recipe, ("distillation",), distance=distance)
     continuous = stage.method == "continuous"
     if stage.points <= s0 and not continuous:
         raise ValueError(
@@ -384,15 +388,15 @@ def _index_weights(recipe: Recipe, sigmas: Tensor) -> Tensor:
     return recipe.student.log_sigma.grid_weights(sigmas) if lognormal else torch.ones(len(sigmas) - 1)
 
 
-def _used(recipe: Recipe, methods: str | tuple[str, ...], **options: Any) -> None:
+def _used(recipe: Recipe, methods: tuple[str, ...], **options: Any) -> None:
     """Refuse what the recipe's method would silently not use."""
     if recipe.student.method not in methods:
         for name, value in options.items():
             if value is not None:
-                known = " or ".join(map(repr, [methods] if isinstance(methods, str) else methods))
+                known = " or ".join(map(repr, methods))
                 raise ValueError(
-                    f"recipe {recipe.name!r}: student.method = {recipe.student.method!r} does not use {name} = {value}; leave it "
-                    f"out, or choose the method {known}"
+                    f"recipe {recipe.name!r}: student.method = {recipe.student.method!r} does not use {name}=; leave it out, or "
+                    f"choose the method {known}"
                 )
 
 
@@ -431,7 +435,7 @@ def optimise(
 
     Raises:
         FloatingPointError: when the loss is no number (on a GPU this is looked at every 50 steps), or the last step's weights
-            are none.
+            are not finite.
     """
     stage, done = getattr(state.recipe, state.role), False
     while not done:
@@ -524,10 +528,10 @@ class Batches:
         self.dropped, self.null = 0.0, recipe.network.classes - 1
         if role == "teacher" and recipe.teacher.label_dropout:
             self.dropped = recipe.teacher.label_dropout
-            if labels is not None and int(labels.max()) >= self.null:
+            if labels is not None and data.label_count() > self.null:
                 raise ValueError(
-                    f"{data.name} has a label {int(labels.max())}; with teacher.label_dropout the network's last label, "
-                    f"{self.null}, means none, so recipe {recipe.name!r} needs network.classes = {int(labels.max()) + 2}"
+                    f"{data.name} has {data.label_count()} labels; with teacher.label_dropout the network's last label, "
+                    f"{self.null}, means none, so recipe {recipe.name!r} needs network.classes = {data.label_count() + 1}"
                 )
 
     def key(self, step: int, place: int) -> tuple[int | str, ...]:

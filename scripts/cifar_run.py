@@ -1,13 +1,13 @@
 """The long CIFAR-10 run: a class-conditional teacher and its students on one thread, for as long as there is time.
 
-    python scripts/cifar_run.py go --data cifar10-jpeg-train.zip --test cifar10-jpeg-test.zip --out ~/cifar10/run
-    python scripts/cifar_run.py status --out ~/cifar10/run
-    python scripts/cifar_run.py publish --data ... --test ... --out ~/cifar10/run
+    python scripts/cifar_run.py go --data cifar10-jpeg-train.zip --test cifar10-jpeg-test.zip --out ~/cifar10
+    python scripts/cifar_run.py status --out ~/cifar10
+    python scripts/cifar_run.py publish --data ... --test ... --out ~/cifar10
 
 `go` starts the run or goes on with it, in the foreground; `scripts/cifar_run.sh` does so in the background, in a clone of its own.
-Stopped in any way it goes on where it was. Where the folder holds nothing, on another machine, it goes on from the weights that come
+However it was stopped, the same command goes on from the last saved state. Where the folder holds nothing, on another machine, it goes on from the weights that come
 with the course, as a warm restart that the record tells of. `publish` puts the best average so far into `cdedu/weights` and what was
-measured into `results/cifar10-run.json`; it reads the state on disk, so the run may be alive.
+measured along the way into `results/cifar10-run.json`; it reads the state on disk, so the run may be alive.
 
 After 25,000 and 50,000 images, and then every 100,000, 1,000 samples of the average are measured and five sheets of pictures are
 kept. Batches begin small, when steps count for more than images; each part of the plan below starts from the average that the part
@@ -53,7 +53,7 @@ from cdedu.teacher import Teacher
 from cdedu.training import State, distill, train_teacher
 
 ROOT = Path(__file__).resolve().parents[1]
-NAME, LABEL = "cifar10-small", "cifar10-jpeg"
+NAME = "cifar10-small"
 RECORD = ROOT / "results" / "cifar10-run.json"
 EARLY, EVERY = (25_000, 50_000), 100_000
 """Images after which there are looks."""
@@ -66,7 +66,8 @@ CURVE = 2_000
 
 
 STUDENT_STARTS = {"images": 1_500_000, "fd": 1.5}
-"""What the teacher must have reached, so that ratios to it mean something: images seen, and the Fréchet distance of a look."""
+"""What the teacher should have reached, so that ratios to it mean something: images seen, and the Fréchet distance of a look. Each
+student's file says what its teacher had."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def classifier_distance(a: Tensor, b: Tensor) -> Tensor:
 LATE = (0.999, 0.9998)
 PLAN_OF_STUDENTS = (
     Part("cd", 500_000, 64, 2e-4, 0.9995, LATE),
-    # 200,000 images of distillation are 1.2 million evaluations; easy tuning asks no teacher and sees half as many images more.
+    # 200,000 images of distillation are 1.2 million evaluations; easy tuning needs no teacher, so it sees 1.5 times the images.
     Part("easy", 300_000, 64, 2e-4, 0.9995, LATE, {"method": "easy"}),
     Part("l2", 200_000, 64, 2e-4, 0.9995, LATE, {"distance": "l2"}),
     Part("perceptual", 200_000, 64, 2e-4, 0.9995, LATE, distance=classifier_distance),
@@ -158,7 +159,8 @@ class Diary:
         """What was measured, by model and images."""
         path = self.out / "looks.json"
         if not path.is_file() and RECORD.is_file():
-            self.write("looks", {"runs": read_record(RECORD)["metrics"]["looks"], "settings": settings()})
+            old = read_record(RECORD)
+            self.write("looks", {"runs": old["metrics"]["looks"], "settings": old["settings"]})
         return dict(json.loads(path.read_text())["runs"]) if path.is_file() else {}
 
     def looked(self, series: str) -> int:
@@ -168,8 +170,7 @@ class Diary:
     def study(self, data: Dataset) -> Study:
         """The looks so far, to add to."""
         self.looks()
-        command = "python scripts/cifar_run.py go --data cifar10-jpeg-train.zip --test cifar10-jpeg-test.zip"
-        return Study(self.out / "looks.json", command, data=data.describe(), settings=settings())
+        return Study(self.out / "looks.json", COMMAND, data=data.describe(), settings=settings(data))
 
 
 def curve_of(series: str) -> str:
@@ -177,7 +178,10 @@ def curve_of(series: str) -> str:
     return "curve" if series == "teacher" else f"curve-{series}"
 
 
-def settings() -> dict[str, Any]:
+COMMAND = "python scripts/cifar_run.py go --out ~/cifar10 --data cifar10-jpeg-train.zip --test cifar10-jpeg-test.zip"
+
+
+def settings(data: Dataset) -> dict[str, Any]:
     """What all looks have in common."""
     return {
         "early": list(EARLY),
@@ -185,7 +189,7 @@ def settings() -> dict[str, Any]:
         "samples": SAMPLES,
         "seeds": SEEDS,
         "points": POINTS,
-        "label": LABEL,
+        "label": data.name,
     }
 
 
@@ -194,13 +198,13 @@ def draw(model: nn.Module, recipe: Recipe, seed: int, number: int, steps: int = 
     """Samples (number, 3, 32, 32), the ten classes in turn, and their labels; of a student in so many steps."""
     generator, labels = torch.Generator().manual_seed(seed), torch.arange(number) % 10
     x = recipe.sigma_max * torch.randn(number, 3, 32, 32, generator=generator)
-    parts = []
-    for a, y in zip(x.split(100), labels.split(100), strict=True):
+    device, parts = next(model.parameters()).device, []
+    for a, y in zip(x.to(device).split(100), labels.to(device).split(100), strict=True):
         if isinstance(model, ConsistencyModel):
             parts.append(sample_consistency(model, a, recipe.student_sigmas(steps), generator, labels=y))
         else:
             parts.append(sample_heun(model, a, recipe.sigmas(POINTS), labels=y))
-    return torch.cat(parts), labels
+    return torch.cat(parts).cpu(), labels
 
 
 def look(model: nn.Module, recipe: Recipe, ruler: Ruler, sheets: Path) -> dict[str, Any]:
@@ -229,6 +233,8 @@ def part_recipe(part: Part, seen: int) -> Recipe:
     """The recipe of a part that begins after so many images."""
     recipe = get_recipe(NAME)
     changes = {k: getattr(part, k) for k in ("batch", "lr", "ema", "more_emas")} | part.stage
+    if seen:
+        changes["warmup"] = 500  # the optimiser begins anew
     stage = replace(getattr(recipe, part.role), steps=-(-(part.until - seen) // part.batch), **changes)
     return replace(
         recipe, **{part.role: stage}, seed=recipe.seed + seen
@@ -275,9 +281,10 @@ def teacher_for(part: Part, out: Path, diary: Diary, data: Dataset) -> Teacher |
             )
         state = last_state(out, "teacher")
         if state is None:
-            shutil.copyfile(published("teacher"), path)
+            with replacing(path) as temporary:
+                shutil.copyfile(published("teacher"), temporary)
         else:
-            keep_best(state, path, data)
+            keep_best(state, path, data, reached=reached)
     return checkpoints.load(path)
 
 
@@ -290,7 +297,10 @@ def alone(out: Path) -> Iterator[None]:
         except OSError:
             raise SystemExit(f"cifar_run: the run in {out} is alive already (process {pid(out)})") from None
         (out / "pid").write_text(f"{os.getpid()}\n")
-        yield
+        try:
+            yield
+        finally:
+            (out / "pid").unlink(missing_ok=True)
 
 
 def go(out: Path, data: Dataset) -> None:
@@ -298,18 +308,29 @@ def go(out: Path, data: Dataset) -> None:
     diary = Diary(out)
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    fast = "bf16" if device.type == "cuda" else fast_precision(device)
+    fast: str = fast_precision(device)
+    if device.type == "cuda":
+        fast = "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16"
     ruler = Ruler(data, SAMPLES)
     while (part := current(out, diary)) is not None:
         state_path = part.folder(out) / f"{part.role}.state.safetensors"
-        facts: dict[str, Any] = {"label": LABEL}
+        facts: dict[str, Any] = {"label": data.name}
+        if part.distance is not None:
+            facts["distance"] = part.distance.__name__
         resume = start = None
         if state_path.is_file():
             header = checkpoints.read_header(state_path)
             recipe, precision = Recipe.from_dict(header["recipe"]), header["precision"]
             facts |= {k: header[k] for k in ("warm_restart", "teacher") if k in header}
-            resume = checkpoints.load_state(state_path, recipe, part.role)
-            at = facts.get("warm_restart", {}).get("images", 0) + resume[1] * part.batch
+            if (header.get("label"), header.get("distance")) != (facts["label"], facts.get("distance")):
+                raise SystemExit(
+                    f"cifar_run: {state_path} was made with {header.get('label')} and the distance {header.get('distance')}, not "
+                    f"with {facts['label']} and {facts.get('distance')}; go on with those, or move the folder away"
+                )
+            resume, at = checkpoints.load_state(state_path, recipe, part.role), header["images"]
+            if resume[1] >= getattr(recipe, part.role).steps:  # stopped between the state and the weights
+                keep_best(state_path, part.folder(out) / f"{part.role}.safetensors", data)
+                continue
         else:
             path, at = begin(out, part.series)
             recipe, precision = part_recipe(part, at), fast
@@ -332,7 +353,8 @@ def go(out: Path, data: Dataset) -> None:
         if teacher is None:
             states = train_teacher(recipe, data, **options)
         else:
-            facts.setdefault("teacher", {k: teacher.header[k] for k in ("images", "average")})
+            known = ("images", "average", "reached")
+            facts.setdefault("teacher", {k: teacher.header[k] for k in known if k in teacher.header})
             states = distill(recipe, teacher, data, distance=part.distance, **options)
         run.drive(watched(states, run, part, diary, ruler))
 
@@ -340,13 +362,16 @@ def go(out: Path, data: Dataset) -> None:
 def watched(states: Iterator[State], run: Run, part: Part, diary: Diary, ruler: Ruler) -> Iterator[State]:
     """The states as they come, with a point of the curve and a look now and then."""
     losses: list[float] = []
+    window = None
     study, prefix = diary.study(run.data), "" if part.role == "teacher" else f"{part.series}/"
     for state in states:
         images = run.images(state)
         losses.append(state.loss)
-        if len(losses) * part.batch >= CURVE:
+        window = (images - 1) // CURVE if window is None else window
+        if images // CURVE > window:
             diary.add(curve_of(part.series), [images, sum(losses) / len(losses)])
             losses.clear()
+            window = images // CURVE
         looked = max((at for series, at in looks_of(study.runs) if series == part.series), default=0)
         if marks(images) > marks(looked):
             sheets = diary.out / "sheets" / f"{prefix}{images:07d}"
@@ -368,19 +393,20 @@ def marks(images: int) -> int:
 
 def pid(out: Path) -> int | None:
     """Of the process that runs, if one does."""
-    path = out / "pid"
-    if not path.is_file():
+    if not (out / "lock").is_file():
         return None
-    number = int(path.read_text())
-    try:
-        os.kill(number, 0)
-    except OSError:
-        return None
-    return number
+    with open(out / "lock") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:  # somebody holds it
+            return int((out / "pid").read_text() or 0)
+    return None
 
 
 def status(out: Path) -> None:
     """Where it stands, in a few lines."""
+    if not out.is_dir():
+        raise SystemExit(f"cifar_run: there is no folder {out}; start a run there with go")
     diary, alive = Diary(out), pid(out)
     print(f"process {alive} is at work" if alive else "nothing is running; start it with go")
     for name, curve in diary.curves().items():
@@ -389,7 +415,9 @@ def status(out: Path) -> None:
             f"{name}: {curve[-1][0]:,} images seen, loss {sum(recent) / len(recent):.3f} over the last 20,000"
         )
     for key, row in diary.looks().items():
-        print(f"  {key}: " + ", ".join(f"{k} {v:.3f}" for k, v in row.items() if not isinstance(v, dict)))
+        for steps, values in (("", row), (" in two steps", row.get("two_steps", {}))):
+            shown = [f"{k} {v:.3f}" for k, v in values.items() if k != "two_steps"]
+            print(f"  {key}{steps}: {', '.join(shown)}" if shown else "", end="\n" * bool(shown))
 
 
 def last_state(out: Path, series: str) -> Path | None:
@@ -418,36 +446,45 @@ def averages(path: Path) -> tuple[dict[float, nn.Module], Recipe, dict[str, Any]
     return models, recipe, header
 
 
-def keep_best(state: Path, target: Path, data: Dataset) -> tuple[dict[str, Any], dict[float, float]]:
+def keep_best(
+    state: Path, target: Path, data: Dataset, **more: Any
+) -> tuple[dict[str, Any], dict[float, float]]:
     """The best average of a state as a model of its own, in half precision, and the distances by which it was chosen."""
     models, recipe, header = averages(state)
     ruler, choice = Ruler(data, CHOICE_SAMPLES), {}
     for rate, model in tqdm(models.items(), desc="averages"):
         choice[rate] = ruler.measure(draw(model, recipe, CHOICE_SEED, CHOICE_SAMPLES)[0])["fd"]
     best = min(choice, key=lambda rate: choice[rate])
-    known = ("step", "images", "label", "labels", "class_names", "warm_restart", "teacher")
-    facts = {k: header[k] for k in known if k in header} | {"average": best, "data": data.describe()}
+    known = ("step", "images", "label", "labels", "class_names", "warm_restart", "teacher", "distance")
+    facts = {k: header[k] for k in known if k in header} | {"average": best, "data": data.describe(), **more}
     checkpoints.save(target, models[best].half(), recipe, (3, 32, 32), **facts)
     return facts, choice
 
 
 def publish(out: Path, data: Dataset) -> None:
     """The best averages so far among the weights of the course, and the record."""
-    chosen: dict[str, Any] = {}
-    for series in ("teacher", "cd"):
-        state = last_state(out, series)
-        if state is not None:
-            facts, choice = keep_best(state, published(series), data)
-            chosen[series] = {
-                "images": facts["images"],
-                "average": facts["average"],
-                "distances": {str(rate): value for rate, value in choice.items()},
-                "sha256": checkpoints.sha256(published(series)),
-            }
-            print(f"{published(series)}: {facts['images']:,} images, average {facts['average']}")
-    if not chosen:
+    old = read_record(RECORD) if RECORD.is_file() else None
+    chosen: dict[str, Any] = dict(old["metrics"]["chosen"]) if old else {}
+    states = {series: state for series in ("teacher", "cd") if (state := last_state(out, series))}
+    if not states:
         raise SystemExit(f"cifar_run: there is no state in {out}; start the run with go")
-    checkpoints.write_hashes()
+    for series, state in states.items():
+        images = checkpoints.read_header(state)["images"]
+        if images < chosen.get(series, {}).get("images", 0):
+            raise SystemExit(
+                f"cifar_run: the {series} in {out} has seen {images:,} images, the published one "
+                f"{chosen[series]['images']:,}; publish from the folder that went on from it"
+            )
+    for series, state in states.items():
+        facts, choice = keep_best(state, published(series), data)
+        checkpoints.write_hashes(published(series).stem)
+        chosen[series] = {
+            "images": facts["images"],
+            "average": facts["average"],
+            "distances": {str(rate): value for rate, value in choice.items()},
+            "sha256": checkpoints.sha256(published(series)),
+        }
+        print(f"{published(series)}: {facts['images']:,} images, average {facts['average']}")
     diary = Diary(out)
     study = diary.study(data)
     write_record(
@@ -458,11 +495,11 @@ def publish(out: Path, data: Dataset) -> None:
             "starts": diary.read("starts"),
             "curves": diary.curves(),
         },
-        command=study.command,
+        command=COMMAND,
         recipe=get_recipe(NAME).to_dict(),
-        plan=[{k: v for k, v in vars(part).items() if k != "distance"} for part in PLAN],
+        plan=[vars(part) | {"distance": part.distance and part.distance.__name__} for part in PLAN],
         data=data.describe(),
-        settings=settings(),
+        settings=settings(data),
         student_starts=STUDENT_STARTS,
     )
 
@@ -482,12 +519,14 @@ def main() -> None:
         return status(out)
     if not arguments.data:
         parser.error("give --data, and --test for held-out images")
-    data = load_data(arguments.data, arguments.test)
-    if arguments.what == "publish":
-        return publish(out, data)
-    out.mkdir(parents=True, exist_ok=True)
-    with alone(out):
-        go(out, data)
+    try:
+        if arguments.what == "publish":
+            return publish(out, load_data(arguments.data, arguments.test))
+        out.mkdir(parents=True, exist_ok=True)
+        with alone(out):
+            go(out, load_data(arguments.data, arguments.test))
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"cifar_run: {error}") from None
 
 
 if __name__ == "__main__":

@@ -7,13 +7,17 @@ set -euo pipefail
 [ $# -eq 3 ] || { sed -n '2,5s/^# \?//p' "$0"; exit 2; }
 here=$(cd "$(dirname "$0")/.." && pwd) out=$(mkdir -p "$1" && cd "$1" && pwd) train=$(realpath -e "$2") test=$(realpath -e "$3")
 if [ ! -d "$out/code" ]; then
-  git clone -q "$here" "$out/code"
+  rm -rf "$out/code.tmp"
+  git clone -q "$here" "$out/code.tmp"
+  mv "$out/code.tmp" "$out/code"
 fi
 make -s -C "$out/code" setup
-run() { cd "$out/code" && OMP_NUM_THREADS=1 "$@" .venv/bin/python -u scripts/cifar_run.py "$what" --out "$out" --data "$train" --test "$test"; }
-if ! { [ -f "$out/pid" ] && kill -0 "$(cat "$out/pid")" 2>/dev/null; }; then
-  what=go
-  run setsid nohup nice -n 10 >>"$out/log" 2>&1 </dev/null &
-  sleep 2
+cd "$out/code"
+if flock -n -E 9 "$out/lock" true; then
+  OMP_NUM_THREADS=1 setsid nohup nice -n 10 .venv/bin/python -u scripts/cifar_run.py go --out "$out" --data "$train" --test "$test" \
+    >>"$out/log" 2>&1 </dev/null &
+  child=$!
+  while kill -0 $child 2>/dev/null && flock -n -E 9 "$out/lock" true; do sleep 1; done
+  kill -0 $child 2>/dev/null || { tail -n 3 "$out/log"; exit 1; }
 fi
-what=status run env
+.venv/bin/python scripts/cifar_run.py status --out "$out"

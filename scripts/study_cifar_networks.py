@@ -197,12 +197,11 @@ def main() -> None:
     data = load_data(arguments.data, arguments.test)
     ruler = Ruler(data, SAMPLES)
     settings = {"seconds": arguments.seconds, "samples": SAMPLES, "points": POINTS}
+    recipe = RECIPE.to_dict() | {"network": "each candidate's own, with 11 classes"}
 
     def study() -> Study:
         command = "python scripts/study_cifar_networks.py --data cifar10-jpeg-train.zip --test cifar10-jpeg-test.zip"
-        return Study(
-            arguments.record, command, settings=settings, recipe=RECIPE.to_dict(), data=data.describe()
-        )
+        return Study(arguments.record, command, settings=settings, recipe=recipe, data=data.describe())
 
     def one(name: str) -> dict[str, float]:
         state, facts = train(name, data, arguments.seconds)

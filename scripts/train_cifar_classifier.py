@@ -1,7 +1,8 @@
 """Train the classifiers that look at CIFAR-10: `python scripts/train_cifar_classifier.py features --data cifar10-jpeg-train.zip
 --test cifar10-jpeg-test.zip` (or `--data cifar10`), and `referee` likewise.
 
-`features` is the one whose features the distances use; `referee` says which class a sample shows, and shares nothing with it.
+`features` is the one whose features the distances use; `referee` says which class a sample shows. They differ in architecture, seed
+and order of the data.
 """
 
 import argparse
@@ -32,18 +33,31 @@ class Setting:
     epochs: int
     lr: float
     shift: int
-    """Pixels by which a batch is moved, at most."""
+    """Pixels by which pictures are moved, at most."""
+    wrap: bool
+    """The whole batch alike, what leaves on one side coming in on the other; or each quarter its own way, mirrored at the edge."""
 
 
 MODELS: dict[str, tuple[str, type[nn.Module], Setting]] = {
-    "features": ("cifar10-jpeg-classifier", CifarClassifier, Setting(seed=0, epochs=8, lr=4e-3, shift=2)),
-    "referee": ("cifar10-jpeg-referee", CifarReferee, Setting(seed=1234, epochs=6, lr=3e-3, shift=3)),
+    "features": (
+        "cifar10-jpeg-classifier",
+        CifarClassifier,
+        Setting(seed=0, epochs=8, lr=4e-3, shift=2, wrap=True),
+    ),
+    "referee": (
+        "cifar10-jpeg-referee",
+        CifarReferee,
+        Setting(seed=1234, epochs=6, lr=3e-3, shift=3, wrap=False),
+    ),
 }
 
 
-def augmented(x: Tensor, shift: int) -> Tensor:
-    """Half of a batch mirrored, each quarter of it shifted by its own few pixels."""
+def augmented(x: Tensor, setting: Setting) -> Tensor:
+    """Half of a batch mirrored, all of it shifted by a few pixels."""
+    shift = setting.shift
     x = torch.where((torch.rand(len(x)) < 0.5)[:, None, None, None], x.flip(-1), x)
+    if setting.wrap:
+        return torch.roll(x, tuple(torch.randint(-shift, shift + 1, (2,)).tolist()), (2, 3))
     side, out = x.shape[-1], []
     for part in pad(x, (shift,) * 4, mode="reflect").chunk(4):
         top, left = torch.randint(0, 2 * shift + 1, (2,)).tolist()
@@ -73,7 +87,7 @@ def main() -> None:
     with tqdm(total=setting.epochs * each, desc=name) as bar:
         for _ in range(setting.epochs):
             for which in torch.randperm(len(data.train))[: each * BATCH].split(BATCH):
-                x = augmented(to_unit(data.train[which]), setting.shift).to(arguments.device)
+                x = augmented(to_unit(data.train[which]), setting).to(arguments.device)
                 loss = cross_entropy(
                     model(x), data.train_labels[which].to(arguments.device), label_smoothing=0.1
                 )

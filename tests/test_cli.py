@@ -186,17 +186,18 @@ def test_your_own_pictures_from_a_zip_to_a_comparison(cdedu, tmp_path, monkeypat
         if command == "train":  # there is no student yet, so it is the teacher that draws
             sheet = tmp_path / "runs/cifar10-small/teacher-2.png"
             code, out, err = cdedu("sample", "cifar10-small", "--steps", 2, "--number", 4, "--device", "cpu")
-            assert code == 0 and "no student of cifar10-small yet" in out and png_size(sheet), err
+            assert code == 0 and "has no student of cifar10-small yet" in out and png_size(sheet), err
     header = checkpoints.load("runs/cifar10-small/teacher.safetensors").header
     assert header["class_names"] == ["class0", "class1", "class2"] and header["labels"] == 3
     assert header["recipe"]["network"]["classes"] == 4, "three classes, and a label that means none"
     pictures = []
     for label in ("class2", 2, "class1", "class3"):
         words = ["sample", "cifar10-small", "--number", 2, "--device", "cpu", "--label", label]
-        code, out, err = cdedu(*words, "--out", "a.png")
-        pictures.append(Path("a.png").read_bytes())
+        code, out, err = cdedu(*words, "--out", f"{label}.png")
+        assert code == (2 if label == "class3" else 0)
+        pictures.append(Path(f"{label}.png").read_bytes() if code == 0 else None)
     assert pictures[0] == pictures[1] != pictures[2]
-    assert code == 2 and "--label = class3, but" in err and "0 to 3 (class0, class1, class2)" in err
+    assert "--label = 'class3', but" in err and "0 to 3 (class0, class1, class2, 3 for none)" in err
     code, out, err = cdedu("sample", "cifar10-small", "--steps", 2, "--number", 4, "--device", "cpu")
     assert code == 0 and png_size(tmp_path / "runs/cifar10-small/student-2.png"), err
     code, out, err = cdedu("evaluate", "cifar10-small", "--samples", 32, "--device", "cpu", *data)
@@ -620,7 +621,7 @@ def test_a_guided_student_over_the_teachers_own_network(cdedu, labelled, monkeyp
     for words, message in {
         ("sample", path): "takes the guidance weight as an input; give --guidance, from 1 to 4",
         tuple(compared): "takes the guidance weight as an input; give --guidance, from 1 to 4",
-        ("sample", path, "--guidance", 2, "--label", 11): "--label = 11, but parts/student.safetensors knows the labels 0 to 10",
+        ("sample", path, "--guidance", 2, "--label", 11): "--label = '11', but parts/student.safetensors knows the labels 0 to 10",
         ("sample", path, "--guidance", -1): "--guidance = -1, but a guidance weight must not be negative",
         ("export", path, "x"): "DenoiserStudent is not of the form",
         ("train", "digits", "--from-weights", path): "--from-weights takes a model of this package's form",
@@ -669,7 +670,7 @@ GUIDANCE = {
     "distill digits --teacher ten --guidance 2": "ten knows 10 labels, as many as digits has; guidance needs a teacher with one more",
     "sample digits --guidance 2": "digits-student knows no labels; leave --guidance out",
     "sample toy --label 1": "toy-student knows no labels; leave --label out",
-    "sample labelled --steps 2 --label 11": "--label = 11, but labelled knows the labels 0 to 10",
+    "sample labelled --steps 2 --label 11": "--label = '11', but labelled knows the labels 0 to 10",
     "evaluate digits --guidance 2": "digits-teacher knows no labels; leave --guidance out",
     "sample labelled --steps 1": "labelled is a teacher, whose walk has at least 2 points; give --steps, such as 18",
     "export digits-student labelled/unet/config.json/x": "cannot write into",

@@ -120,8 +120,16 @@ def test_a_network_with_the_weight_fixed_is_the_one_that_takes_it():
 def test_labels_can_be_fixed_for_what_knows_of_none():
     x, sigma, _ = batch()
     fixed = Labelled(GuidedDenoiser(labelled, None, NULL), torch.tensor([0, 1, 1]), guidance=2.0)
-    wanted = GuidedDenoiser(labelled, 2.0, NULL)(x, sigma, labels=torch.tensor([0, 1, 1, 0, 1, 1]))
-    assert torch.equal(fixed(x, sigma), wanted)
+    wanted = GuidedDenoiser(labelled, 2.0, NULL)(x, sigma, labels=fixed.labels.repeat(2))
+    assert torch.equal(fixed(x, sigma), wanted) and sorted(fixed.labels.tolist()) == [0, 1, 1]
+
+
+def test_labels_that_come_sorted_by_class_are_mixed_in_every_batch():
+    """Held-out pictures in class folders come class by class; the first 500 would be airplanes alone."""
+    asked = []
+    fixed = Labelled(lambda x, s, labels: asked.append(labels) or x, torch.arange(10).repeat_interleave(1000))
+    fixed(torch.zeros(500, 1), 1.0)
+    assert asked[0].bincount(minlength=10).min() > 25
 
 
 def test_null_labels_are_one_in_ten_of_each_sample():
