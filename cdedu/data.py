@@ -151,16 +151,19 @@ def pictures(path: str | Path, test: str | Path | None = None, size: int | None 
     name, classes = Path(path).stem.removesuffix("-train"), tuple(images.classes)
     if test is not None:
         held_out = image_folder(test, size)
-        if held_out.classes != images.classes:
+        unknown = [name for name in held_out.classes if name and name not in images.classes]
+        if unknown:
             raise ValueError(
-                f"{test} has the classes {', '.join(held_out.classes)} and {path} has {', '.join(images.classes)}; labels would "
-                "mean different things, so give both the same folders"
+                f"{test} has classes that {path} has not: {', '.join(unknown)}; leave those folders out"
             )
         if held_out.images.shape[1:] != images.images.shape[1:]:
             raise ValueError(
                 f"pictures in {test} and {path} differ in size; give a size to crop and resize to"
             )
-        return Dataset(name, images.images, held_out.images, images.labels, held_out.labels, classes)
+        # The numbers of the classes are those of the training pictures, also where a class is missing among the held-out ones.
+        number = torch.tensor([classes.index(known) if known in classes else 0 for known in held_out.classes])
+        labels = number[held_out.labels] if any(held_out.classes) or not any(classes) else None
+        return Dataset(name, images.images, held_out.images, images.labels, labels, classes)
     order = torch.randperm(len(images.images), generator=torch.Generator().manual_seed(0))
     x, y, n = images.images[order], images.labels[order], max(1, len(order) // 10)
     return Dataset(name, x[n:], x[:n], y[n:], y[:n], classes)

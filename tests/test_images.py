@@ -159,6 +159,20 @@ def test_the_cache_is_used_the_second_time_and_made_anew_when_a_file_changes(tmp
         image_folder(path)
 
 
+def test_a_class_has_one_number_in_training_and_held_out_pictures(tmp_path):
+    train = zip_of(
+        tmp_path / "a.zip",
+        {f"{c}/{i}.png": encoded(pixels()) for c in ("cat", "dog", "fox") for i in range(2)},
+    )
+    test = zip_of(tmp_path / "b.zip", {"dog/1.png": encoded(pixels()), "fox/1.png": encoded(pixels())})
+    assert data.load_data(str(train), test).test_labels.tolist() == [1, 2]
+    flat = zip_of(tmp_path / "c.zip", {"1.png": encoded(pixels())})
+    assert data.load_data(str(train), flat).test_labels is None, "pictures without folders have no class"
+    other = zip_of(tmp_path / "d.zip", {"emu/1.png": encoded(pixels())})
+    with pytest.raises(ValueError, match=r"has classes that .*a.zip has not: emu; leave those folders out"):
+        data.load_data(str(train), other)
+
+
 def test_pictures_are_split_once_and_two_sets_must_agree(tmp_path):
     many = {f"{i % 2}/{i:02}.png": encoded(pixels()) for i in range(30)}
     path = zip_of(tmp_path / "mine-train.zip", many)
