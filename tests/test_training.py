@@ -454,7 +454,7 @@ def test_a_network_without_room_for_the_label_that_means_none_is_refused():
 
 @pytest.mark.parametrize("role", ["teacher", "student"])
 def test_further_averages_are_those_of_runs_with_their_rates(role):
-    rates = (0.5, 0.9)
+    rates = (0.2, 0.4)  # eight steps are too few for slower ones to differ
     more = replace(TINY, **{role: replace(getattr(TINY, role), more_emas=rates)})
     state = run(role, more)
     for average, rate in zip(state.more, rates, strict=True):
