@@ -602,11 +602,9 @@ def _several() -> bool:
 
 def _precision(recipe: Recipe, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
     """What this machine is good at. Toys and digits, which take minutes anyway, are the same on every CPU."""
-    if device.type == "cuda":
-        # By capability: a T4 (7.5) says that it supports bf16, and emulates it.
-        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
-    if recipe.network.kind == "mlp" or recipe.data.endswith("digits") or _several():
-        return "fp32"  # also where several processes might find differently
+    small = recipe.network.kind == "mlp" or recipe.data.endswith("digits")
+    if device.type != "cuda" and (small or _several()):  # several processes might find differently
+        return "fp32"
     return fast_precision(device)
 
 

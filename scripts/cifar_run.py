@@ -308,9 +308,7 @@ def go(out: Path, data: Dataset) -> None:
     diary = Diary(out)
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    fast: str = fast_precision(device)
-    if device.type == "cuda":
-        fast = "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16"
+    fast = fast_precision(device)
     ruler = Ruler(data, SAMPLES)
     while (part := current(out, diary)) is not None:
         state_path = part.folder(out) / f"{part.role}.state.safetensors"
