@@ -59,7 +59,7 @@ bench: book  ## measure what the book quotes, into results/ (needs Chromium)
 	@$(BIN)/python scripts/bench_browser.py
 
 mutants: $(STAMP)  ## show that each wrong formula fails a test
-	@$(BIN)/python scripts/mutants.py
+	@$(BIN)/python tests/mutants.py
 
 colab: $(STAMP)  ## run the notebooks with another torch and numpy, as Colab does (fetches 3 GB; NB=path for one)
 	@$(BIN)/python scripts/colab_test.py --torch "$(TORCH)" --numpy "$(NUMPY)" $(NB)

@@ -12,7 +12,8 @@ __version__ = "0.1.0"
 # Names load on first use, so that `import cdedu` stays fast.
 _HOME = {
     "noise": ["LogNormal", "add_noise", "karras_sigmas"],
-    "teacher": ["GaussianMixture", "Teacher"],
+    "teacher": ["Teacher"],
+    "mixture": ["GaussianMixture"],
     "student": ["ConsistencyModel"],
     "solvers": ["euler_step", "heun_step"],
     "losses": ["consistency_training_loss", "denoising_loss", "distillation_loss"],

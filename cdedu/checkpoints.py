@@ -4,20 +4,23 @@ Files are written beside their final name and then renamed, so that a kill at an
 Nothing is ever unpickled.
 """
 
-import hashlib
 import json
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, fields
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-from cdedu.files import replacing
+from cdedu.adapters import VE, VP, DiffusersDenoiser
+from cdedu.files import read_header, read_tensors, replacing, sha256, write_tensors
+from cdedu.networks import UNet
+from cdedu.networks.classifiers import CifarClassifier, CifarReferee, DigitsClassifier
+from cdedu.networks.guided import WeightedUNet
+from cdedu.networks.latent import Autoencoder
 from cdedu.recipes import Recipe
 from cdedu.student import ConsistencyModel, DenoiserStudent
 from cdedu.teacher import Teacher
@@ -26,14 +29,51 @@ from cdedu.training import Resume, State
 WEIGHTS = Path(__file__).parent / "weights"
 
 
-def save(path: str | Path, model: nn.Module, recipe: Recipe, shape: Sequence[int], **facts: Any) -> None:
-    """Save a teacher or a student for use.
+@dataclass
+class Header:
+    """What a file of weights says about the model in it: ``model.header``."""
+
+    shape: tuple[int, ...]
+    """Of one sample."""
+    recipe: Recipe | None = None
+    """What the model was made by; None for a model that no recipe makes."""
+    classes: int = 0
+    """How many labels the network takes, 0 for none."""
+    labels: int = 0
+    """How many of them mean something; the others mean none."""
+    class_names: tuple[str, ...] = ()
+    guidance: tuple[float, ...] = ()
+    """The guidance weights that a student was distilled at: one, or the lowest and the highest."""
+    step: int = 0
+    images: int = 0
+    """Training images seen."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Whatever else was saved: teacher, data, metrics."""
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Header":
+        """From what JSON gives back, of this version or an earlier one."""
+        known = {f.name for f in fields(cls)} - {"facts"}
+        own = {key: value for key, value in values.items() if key in known and value is not None}
+        for key in ("shape", "class_names", "guidance"):
+            own[key] = tuple(own.get(key, ()))
+        if "recipe" in own:
+            own["recipe"] = Recipe.from_dict(own["recipe"])
+            own.setdefault("classes", own["recipe"].network.classes)
+        own.setdefault("labels", own.get("classes", 0))
+        return cls(**own, facts={key: value for key, value in values.items() if key not in known})
+
+
+def save(
+    path: str | Path, model: nn.Module, recipe: Recipe | None, shape: Sequence[int], **facts: Any
+) -> None:
+    """Save a model for use.
 
     Args:
         path: ends in ``.safetensors``; its folder is made if missing.
         model: a :class:`~cdedu.teacher.Teacher`, a :class:`~cdedu.student.ConsistencyModel`, a denoiser that
-            :func:`~cdedu.pretrained.load_teacher` made of somebody else's files, or a :class:`~cdedu.student.DenoiserStudent`
-            over one of these.
+            :func:`~cdedu.pretrained.load_teacher` made of somebody else's files, a :class:`~cdedu.student.DenoiserStudent` over one
+            of these; or, without a recipe, a classifier or an autoencoder.
         recipe, shape: from which :func:`load` rebuilds the network; shape is that of one sample. A network of diffusers that no
             recipe builds is described in the header by its own configuration.
         facts: anything for the header that JSON can hold: step, data, metrics.
@@ -43,12 +83,12 @@ def save(path: str | Path, model: nn.Module, recipe: Recipe, shape: Sequence[int
         TypeError: for a model of another kind.
     """
     what, network = _describe(model)
-    header = {**what, "recipe": recipe.to_dict(), "shape": list(shape), **facts}
-    write_tensors(path, network.state_dict(), header)
+    known = recipe.to_dict() if recipe else None
+    write_tensors(path, network.state_dict(), {**what, "recipe": known, "shape": list(shape), **facts})
 
 
 def load(source: str | Path, device: str | torch.device = "cpu") -> Any:
-    """A saved teacher or student, in evaluation mode; ``model.header`` holds what was saved beside the weights.
+    """A saved model, in evaluation mode; ``model.header`` is its :class:`Header`.
 
     Args:
         source: a file, or the name of weights that come with the course, such as ``digits-student``.
@@ -58,16 +98,20 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Any:
         ValueError: for a corrupted file, or weights that do not match their recorded hash.
     """
     path = find(source)
-    tensors, header = read_tensors(path)
-    if "class" not in header:
+    tensors, saved = read_tensors(path)
+    if "class" not in saved:
         raise ValueError(f"{path} holds no model for use (is it a .state file? give the file beside it)")
     try:
-        network = _network(header)
-        model = _rebuild(header, network)
+        header = Header.from_dict(saved)
+        # EDM's networks, which are large, are built without memory and take the file's tensors as they are.
+        on_meta = header.recipe is not None and header.recipe.network.kind in ("ddpmpp", "ncsnpp", "adm")
+        with torch.device("meta") if on_meta else nullcontext():
+            network = _network(header)
+        model = _rebuild(saved, network)
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} was written by another version of this package ({error})") from None
     try:
-        network.load_state_dict(tensors, assign=_on_meta(header))
+        (network or model).load_state_dict(tensors, assign=on_meta)
     except RuntimeError as error:
         raise ValueError(
             f"{path} does not fit its own recipe: {str(error).splitlines()[-1].strip()}"
@@ -76,71 +120,60 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Any:
     return model.to(device).eval()
 
 
-_ARGUMENTS = {
-    "Teacher": ("sigma_data", "noise_scale", "angle"),
-    "ConsistencyModel": ("sigma_data", "sigma_min", "noise_scale", "angle"),
-    "DiffusersDenoiser": ("alphas_cumprod", "prediction"),
-    "VP": ("beta_d", "beta_min", "steps", "first"),
-    "VE": ("sigma_min", "sigma_max"),
-}
-"""What can stand around a network in a checkpoint, and what each is made with. The names are attributes as well."""
+_AROUND = {c.__name__: c for c in (Teacher, ConsistencyModel, DiffusersDenoiser, VP, VE)}
+"""What can stand around a network in a file."""
+_WHOLE = {c.__name__: c for c in (DigitsClassifier, CifarClassifier, CifarReferee, Autoencoder)}
+"""Models that no recipe builds."""
 
 
-def _class(name: str) -> type[nn.Module]:
-    if name == "DiffusersDenoiser":
-        from cdedu.pretrained.diffusers import DiffusersDenoiser
-
-        return DiffusersDenoiser
-    if name in ("VP", "VE"):
-        from cdedu.pretrained import edm
-
-        return edm.VP if name == "VP" else edm.VE
-    return {"Teacher": Teacher, "ConsistencyModel": ConsistencyModel}[name]
+def _arguments(kind: type[nn.Module]) -> list[str]:
+    """What a model is made with, besides its network: attributes of the same names."""
+    names = list(signature(kind).parameters)
+    return names if kind in _WHOLE.values() else names[1:]
 
 
 def _describe(model: nn.Module) -> tuple[dict[str, Any], nn.Module]:
-    """What :func:`_rebuild` needs, and the network that it is to stand around."""
+    """What :func:`_rebuild` needs, and the module whose tensors are saved."""
     name = type(model).__name__
     if isinstance(model, DenoiserStudent):
         inner, network = _describe(model.denoiser)
         unet = {"unet": inner.pop("unet")} if "unet" in inner else {}
         return {"class": name, "sigma_min": model.sigma_min, "denoiser": inner, **unet}, network
-    if name not in _ARGUMENTS or not isinstance(model, _class(name)):
-        raise TypeError(f"save: a {name} is none of {', '.join(_ARGUMENTS)}, nor a DenoiserStudent over one")
+    kind = (_AROUND | _WHOLE).get(name)
+    if kind is None or not isinstance(model, kind):
+        raise TypeError(
+            f"save: a {name} is none of {', '.join(_AROUND | _WHOLE)}, nor a DenoiserStudent over one"
+        )
+    what: dict[str, Any] = {"class": name, **{key: getattr(model, key) for key in _arguments(kind)}}
+    if name in _WHOLE:
+        return what, model
     network: nn.Module = model.network  # type: ignore[assignment,no-redef]
-    what = {"class": name, **{key: getattr(model, key) for key in _ARGUMENTS[name]}}
-    if name == "DiffusersDenoiser":
+    if isinstance(model, DiffusersDenoiser):
         config = json.loads(network.net.to_json_string())  # type: ignore[operator,union-attr]
         what["unet"] = {key: value for key, value in config.items() if not key.startswith("_")}
     return what, network
 
 
-def _network(header: dict[str, Any]) -> nn.Module:
+def _network(header: Header) -> nn.Module | None:
     """The network of the recipe, or the one of diffusers that the header describes; only names and numbers are read."""
-    recipe = Recipe.from_dict(header["recipe"]).network
-    if "unet" not in header:
-        with torch.device("meta") if _on_meta(header) else nullcontext():
-            return recipe.build(tuple(header["shape"]))
+    if header.recipe is None:
+        return None
+    if "unet" not in header.facts:
+        return header.recipe.network.build(header.shape)
     from diffusers import UNet2DModel
 
-    from cdedu.guidance import WeightedUNet
-    from cdedu.networks import UNet
-
-    net = UNet(UNet2DModel(**header["unet"]))
-    return WeightedUNet(net) if recipe.guided else net
+    net = UNet(UNet2DModel(**header.facts["unet"]))
+    return WeightedUNet(net) if header.recipe.network.guided else net
 
 
-def _on_meta(header: dict[str, Any]) -> bool:
-    """Whether the network is built without memory and takes the file's tensors as they are: EDM's, which are large."""
-    return header["recipe"]["network"]["kind"] in ("ddpmpp", "ncsnpp", "adm")
-
-
-def _rebuild(what: dict[str, Any], network: nn.Module) -> nn.Module:
+def _rebuild(what: dict[str, Any], network: nn.Module | None) -> nn.Module:
     """The inverse of :func:`_describe`."""
     if what["class"] == "DenoiserStudent":
         return DenoiserStudent(_rebuild(what["denoiser"], network), what["sigma_min"])
-    what = {"angle": False} | what  # older files have none
-    return _class(what["class"])(network, **{key: what[key] for key in _ARGUMENTS[what["class"]]})
+    kind = (_WHOLE if network is None else _AROUND)[what["class"]]
+    return kind(
+        *[network] * (network is not None), **{key: what[key] for key in _arguments(kind) if key in what}
+    )
 
 
 def save_state(path: str | Path, state: State, **facts: Any) -> None:
@@ -207,48 +240,6 @@ def write_hashes(*names: str) -> None:
     hashes = dict(sorted(hashes.items()))
     with replacing(WEIGHTS / "hashes.json") as temporary:
         temporary.write_text(json.dumps(hashes, indent=1) + "\n")
-
-
-def sha256(path: str | Path) -> str:
-    """Hash of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """Tensors and a JSON header into one file, atomically."""
-    path = Path(path)
-    flat = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    try:
-        with replacing(path) as temporary:
-            save_file(flat, temporary, {"cdedu": json.dumps(header)})
-            os.chmod(temporary, 0o644)  # safetensors makes files that only their owner can read
-    except SafetensorError as error:
-        raise OSError(f"cannot write {path}: {error}") from None
-
-
-def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The inverse of :func:`write_tensors`."""
-    with _opened(path) as (file, header):
-        return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
-
-
-def read_header(path: str | Path) -> dict[str, Any]:
-    """What :func:`write_tensors` wrote beside the tensors, without reading those."""
-    with _opened(path) as (_, header):
-        return header
-
-
-@contextmanager
-def _opened(path: str | Path) -> Iterator[tuple[Any, dict[str, Any]]]:
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file, json.loads((file.metadata() or {})["cdedu"])
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a checkpoint of this package, or it is damaged ({error})") from None
 
 
 def _differences(a: Any, b: Any, place: str = "recipe") -> list[tuple[str, Any, Any]]:

@@ -20,8 +20,9 @@ import tyro
 from cdedu import checkpoints
 from cdedu.checkpoints import WEIGHTS
 from cdedu.data import Dataset, load_data, to_unit
-from cdedu.guidance import GuidedDenoiser, Labelled, WeightedUNet
+from cdedu.methods.guidance import GuidedDenoiser, Labelled
 from cdedu.networks import UNet
+from cdedu.networks.guided import WeightedUNet
 from cdedu.pretrained import export_pipeline, load_teacher, locate
 from cdedu.recipes import Network, Recipe, get_recipe, recipes
 from cdedu.records import read_record
@@ -157,7 +158,10 @@ class Sample:
             raise ValueError(f"--number = {self.number}, but there must be at least one sample")
         if self.recipe not in recipes and (Path(self.recipe).exists() or "/" in self.recipe):
             source, model = self.recipe, _load(self.recipe, device)
-            recipe, folder = _recipe_of(model), Path("runs") / Path(source).stem
+            recipe, folder = (
+                model.header.recipe or Recipe("unknown", data=""),
+                Path("runs") / Path(source).stem,
+            )
         else:
             recipe, folder = get_recipe(self.recipe), Path("runs") / self.recipe
             wanted = self.model or ("student" if self.weights else _role_there_is(folder, recipe))
@@ -173,7 +177,7 @@ class Sample:
             )
         path = self.out or folder / f"{role}-{steps}.png"
         writable(path.parent)
-        recipe, shape = within(recipe, model), tuple(model.header["shape"])
+        recipe, shape = within(recipe, model), tuple(model.header.shape)
         model, cond = _conditioned(model, source, self.guidance, self.label)
         if "labels" in cond:
             cond["labels"] = cond["labels"][torch.arange(self.number) % len(cond["labels"])]
@@ -218,7 +222,7 @@ class Evaluate:
     def __call__(self) -> None:
         from tqdm.auto import tqdm
 
-        from cdedu.comparison import compare, table
+        from cdedu.evaluation.comparison import compare, table
 
         recipe, device = get_recipe(self.recipe), pick_device(self.device)
         writable(self.results)
@@ -230,8 +234,8 @@ class Evaluate:
         for model, source in zip(models, sources.values(), strict=True):
             _same_shape(model, source, data)
         recipe = within(within(recipe, models[0]), models[1])
-        if self.guidance is not None or any(map(_classes, models)):
-            if data.test_labels is None and any(map(_classes, models)):
+        if self.guidance is not None or any(model.header.classes for model in models):
+            if data.test_labels is None and any(model.header.classes for model in models):
                 raise ValueError(f"{sources['teacher']} needs labels, which {data.name} does not have")
             for i, (model, source) in enumerate(zip(models, sources.values(), strict=True)):
                 _same_labels(model, source, data)
@@ -240,7 +244,7 @@ class Evaluate:
                 if cond.pop("labels", None) is not None:
                     models[i] = Labelled(model, data.test_labels, **cond)
         if self.inception:
-            from cdedu.inception import check
+            from cdedu.evaluation.inception import check
 
             check(data)
         trial = self.trial
@@ -260,8 +264,8 @@ class Evaluate:
     ) -> dict[str, dict[str, float]]:
         from tqdm.auto import tqdm
 
-        from cdedu.comparison import samplers
-        from cdedu.inception import score
+        from cdedu.evaluation.comparison import samplers
+        from cdedu.evaluation.inception import score
 
         every, out = samplers(recipe, *models), {}
         for name in tqdm(("teacher_heun_35", "student_1", "student_2"), desc="inception"):
@@ -323,7 +327,7 @@ class GradeFolder:
     def __call__(self) -> None:
         if sys.platform == "win32":
             raise ValueError("grading runs on Linux and macOS; on Windows use WSL")
-        from cdedu.grading import Limits, grade_folder
+        from cdedu.course.grading import Limits, grade_folder
 
         grades = grade_folder(
             self.notebook,
@@ -449,17 +453,17 @@ def _teacher_and_student(
     _same_shape(teacher, source, run.data)
     if isinstance(teacher, Teacher):
         if locate(source).suffix != ".safetensors":
-            theirs = Recipe.from_dict(teacher.header["recipe"]).network
+            theirs = teacher.header.recipe.network
             scales = {name: getattr(teacher, name) for name in ("sigma_data", "noise_scale", "angle")}
             run.recipe = replace(run.recipe, network=theirs, **scales)
         _fits(teacher, source, run)
         return teacher, None
-    classes = _classes(teacher)
+    classes = teacher.header.classes
     if classes and run.data.train_labels is None:
         raise ValueError(f"{source} needs labels, which {run.data.name} does not have")
     if network == "teacher":
-        header = teacher.header.get("recipe")
-        theirs = Recipe.from_dict(header).network if header else Network("foreign", classes=classes)
+        known = teacher.header.recipe
+        theirs = known.network if known else Network("foreign", classes=classes)
         run.recipe = within(replace(run.recipe, network=theirs), teacher)
         return teacher, DenoiserStudent(copy.deepcopy(teacher).requires_grad_(True), run.recipe.sigma_min)
     run.recipe = within(replace(run.recipe, network=replace(run.recipe.network, classes=classes)), teacher)
@@ -487,7 +491,7 @@ def _guided(
         raise ValueError(
             f"recipe {run.recipe.name!r} never asks its teacher, so --guidance would change nothing"
         )
-    classes, known = _classes(teacher), run.data.train_labels
+    classes, known = teacher.header.classes, run.data.train_labels
     if not classes or known is None:
         who = source if not classes else run.data.name
         raise ValueError(f"{who} has no labels, so there is nothing to guide towards; leave --guidance out")
@@ -512,28 +516,15 @@ def _guided(
     return GuidedDenoiser(teacher, None, classes - 1), student, (weights[0], weights[1])
 
 
-def _classes(model: Any) -> int:
-    """How many labels a loaded model takes, 0 for none."""
-    return int(
-        model.header.get("classes", model.header.get("recipe", {}).get("network", {}).get("classes", 0))
-    )
-
-
 def _takes_guidance(model: torch.nn.Module) -> bool:
     return any(isinstance(part, WeightedUNet) for part in model.modules())
-
-
-def _recipe_of(model: Any) -> Recipe:
-    """The recipe that a loaded model came with, or one that says no more than its noise range does."""
-    known = model.header.get("recipe")
-    return Recipe.from_dict(known) if known else Recipe("unknown", data="")
 
 
 def _conditioned(
     model: Any, source: str, guidance: float | None, wanted: str | None = None
 ) -> tuple[torch.nn.Module, dict[str, Any]]:
     """The model, guided if it is a teacher, and what it is called with: each of its labels once, or the one that is wanted."""
-    classes, inputs = _classes(model), _takes_guidance(model)
+    classes, inputs = model.header.classes, _takes_guidance(model)
     if not classes:
         for name, value in (("--label", wanted), ("--guidance", guidance)):
             if value is not None:
@@ -543,22 +534,22 @@ def _conditioned(
         raise ValueError(f"--guidance = {guidance:g}, but a guidance weight must not be negative")
     student = isinstance(model, ConsistencyModel | DenoiserStudent)
     if inputs and guidance is None:
-        low, high = model.header.get("guidance", (1, 4))
+        low, high = model.header.guidance or (1, 4)
         raise ValueError(
             f"{source} takes the guidance weight as an input; give --guidance, from {low:g} to {high:g}"
         )
     if student and not inputs and guidance is not None:
         raise ValueError(f"{source} is a student that takes no guidance weight; leave --guidance out")
     guided = guidance is not None and not student
-    known = model.header.get("labels", classes - guided)  # without the label that means none
-    label = None if wanted is None else _label(wanted, source, classes, model.header.get("class_names", []))
+    known = min(model.header.labels, classes - guided)  # without the label that means none
+    label = None if wanted is None else _label(wanted, source, classes, model.header.class_names)
     cond: dict[str, Any] = {"labels": torch.arange(known) if label is None else torch.tensor([label])}
     if inputs:
         cond["guidance"] = guidance
     return (GuidedDenoiser(model, guidance, classes - 1) if guided else model), cond
 
 
-def _label(wanted: str, source: str, classes: int, names: list[str]) -> int:
+def _label(wanted: str, source: str, classes: int, names: tuple[str, ...]) -> int:
     """The number of a label that is given by name or by number."""
     if wanted and wanted in names:
         return names.index(wanted)
@@ -636,8 +627,8 @@ def _start(command: _Run, run: Run) -> torch.nn.Module | None:
     run.facts["warm_restart"] = {
         "from": str(command.from_weights),
         "sha256": digest,
-        "step": model.header["step"],
-        "images": model.header.get("images", 0),
+        "step": model.header.step,
+        "images": model.header.images,
     }  # type: ignore[index]
     return model
 
@@ -645,7 +636,7 @@ def _start(command: _Run, run: Run) -> torch.nn.Module | None:
 def _fits(model: torch.nn.Module, source: str, run: Run) -> None:
     """Refuse weights whose data, network or noise input differ from the run's: its checkpoints could not be loaded."""
     _same_shape(model, source, run.data)
-    theirs, ours = Recipe.from_dict(model.header["recipe"]), run.recipe  # type: ignore[index,arg-type]
+    theirs, ours = model.header.recipe, run.recipe  # type: ignore[index,arg-type]
     if replace(theirs.network, classes=ours.network.classes) == ours.network != theirs.network:
         raise ValueError(
             f"{source} was trained for {theirs.network.classes} labels, {run.data.name} needs {ours.network.classes}; give the "
@@ -679,17 +670,17 @@ def _try_lpips(run: Run) -> None:
 
 def _same_labels(model: Any, source: str, data: Dataset) -> None:
     """Refuse data whose labels would mean something else to a model, or nothing."""
-    known, names = model.header.get("labels", _classes(model)), model.header.get("class_names", [])
-    if _classes(model) and data.test_labels is not None and int(data.test_labels.max()) >= known:
+    known, names = model.header.labels, model.header.class_names
+    if model.header.classes and data.test_labels is not None and int(data.test_labels.max()) >= known:
         raise ValueError(f"{source} knows {known} labels, {data.name} has {int(data.test_labels.max()) + 1}")
-    if names and any(data.classes) and list(data.classes) != names:
+    if names and any(data.classes) and data.classes != names:
         raise ValueError(
             f"{source} knows the classes {', '.join(names)}, {data.name} has {', '.join(data.classes)}"
         )
 
 
 def _same_shape(model: torch.nn.Module, source: str, data: Dataset) -> None:
-    if tuple(model.header["shape"]) != tuple(data.train.shape[1:]):  # type: ignore[index,arg-type]
+    if tuple(model.header.shape) != tuple(data.train.shape[1:]):  # type: ignore[index,arg-type]
         raise ValueError(f"{source} was trained on data of another shape than {data.name}'s")
 
 

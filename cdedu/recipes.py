@@ -1,11 +1,17 @@
 """Recipes: everything that a run depends on, frozen and printable. A results record holds the whole recipe."""
 
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
+from cdedu import networks
+from cdedu.networks.edm import ADM, DDPMpp
+from cdedu.networks.guided import WeightedUNet
+from cdedu.networks.latent import LatentUNet
+from cdedu.networks.sets import SetNetwork
 from cdedu.noise import RHO, SIGMA_MAX, SIGMA_MIN, LogNormal, karras_sigmas
 
 
@@ -30,12 +36,12 @@ class _Choices:
 class Network(_Choices):
     """Which network, and how large."""
 
-    kind: Literal["mlp", "unet", "ddpmpp", "ncsnpp", "adm", "foreign"] = "mlp"
-    """``foreign`` is the network of somebody else's teacher, which a checkpoint describes in its own words."""
+    kind: Literal["mlp", "unet", "ddpmpp", "ncsnpp", "adm", "set", "foreign"] = "mlp"
+    """``set`` takes clouds of points; ``foreign`` is the network of somebody else's teacher, which a checkpoint describes in its own words."""
     width: int = 128
-    """Hidden units (mlp), channels at the finest resolution before the multipliers (image networks)."""
+    """Hidden units (mlp, set), channels at the finest resolution before the multipliers (image networks)."""
     depth: int = 3
-    """Hidden layers (mlp), residual blocks at each resolution (image networks)."""
+    """Hidden layers (mlp, set), residual blocks at each resolution (image networks)."""
     multipliers: tuple[int, ...] = (1, 2)
     """Channels at each resolution as multiples of the width (image networks)."""
     attention: tuple[int, ...] = ()
@@ -45,38 +51,31 @@ class Network(_Choices):
     classes: int = 0
     guided: bool = False
     """Whether it takes the guidance weight as one more input: a unet with classes."""
+    lcm: bool = False
+    """Guided as in LCM: the weight less 1, in a wider embedding."""
 
     def build(self, shape: tuple[int, ...]) -> nn.Module:
-        """The network for data of this shape: (dim,) or (channels, height, width)."""
-        from cdedu import networks
-
+        """The network for data of this shape: (dim,), (channels, height, width) or, of a set, (points, 3)."""
         if self.kind == "foreign":
             raise ValueError("a foreign network comes with its teacher; no recipe can build it")
         if self.guided and self.kind != "unet":
             raise ValueError(f"the guidance weight as an input needs a unet, not {self.kind}")
         if self.kind == "mlp":
             return networks.MLP(shape[0], self.width, self.depth, self.classes)
-        if self.kind in ("ddpmpp", "ncsnpp", "adm"):
-            return getattr(networks, self.kind)(
-                shape[1],
-                shape[0],
-                self.width,
-                self.multipliers,
-                self.depth,
-                self.attention,
-                self.dropout,
-                self.classes,
-            )
+        if self.kind == "set":
+            return SetNetwork(self.width, self.depth)
+        if self.kind != "unet":
+            kind = {"ddpmpp": DDPMpp, "ncsnpp": partial(DDPMpp, ncsn=True), "adm": ADM}[self.kind]
+            where = (shape[1], shape[0], self.width, self.multipliers, self.depth, self.attention)
+            return kind(*where, self.dropout, self.classes)
         widths = tuple(self.width * m for m in self.multipliers)
         attention = tuple(shape[1] >> level in self.attention for level in range(len(widths)))
         net = networks.unet(
             shape[1], shape[0], widths, self.depth, attention, classes=self.classes, dropout=self.dropout
         )
-        if self.guided:
-            from cdedu.guidance import WeightedUNet
-
-            return WeightedUNet(net)
-        return net
+        if not self.guided:
+            return net
+        return LatentUNet(net, 0.0, 0.0) if self.lcm else WeightedUNet(net)
 
 
 @dataclass(frozen=True)
@@ -257,6 +256,26 @@ _CIFAR10 = Recipe(
     cpu_batch=8,
 )
 
+_DIGITS_STUDENT = StudentStage(steps=2000, batch=64, lr=1e-3, distance="l2", weight="inverse_gap", ema=0.99)
+# Clips of moving digits; single frames, which are easier, have the same network and a third of the teacher's steps.
+_CLIPS = Recipe(
+    name="clips",
+    data="moving-digits",
+    network=Network("unet", width=16, depth=1, multipliers=(1, 2)),
+    teacher=TeacherStage(steps=7200, batch=64, lr=3e-3, ema=0.998),
+    student=replace(_DIGITS_STUDENT, steps=800),
+    noise_scale=250.0,
+)
+# Labelled digits, in pixels; and among the latents of the course's autoencoder, of which cdedu.methods.latent makes the data.
+_LABELLED = Recipe(
+    name="labelled-digits",
+    data="digits",
+    network=Network("unet", width=8, depth=1, multipliers=(2, 3), classes=11),
+    teacher=TeacherStage(steps=2000, batch=64, lr=2e-3, ema=0.998, warmup=50),
+    student=replace(_DIGITS_STUDENT, solver="euler"),
+    noise_scale=250.0,
+)
+
 recipes: dict[str, Recipe] = {
     "toy": Recipe(
         name="toy",
@@ -271,6 +290,24 @@ recipes: dict[str, Recipe] = {
         student=StudentStage(steps=4000, batch=128, lr=4e-4, distance="l2", weight="inverse_gap"),
         noise_scale=250.0,
     ),
+    "labelled-digits": _LABELLED,
+    "latent-digits": replace(_LABELLED, name="latent-digits", data="latent-digits"),
+    "clips": _CLIPS,
+    "frames": replace(
+        _CLIPS,
+        name="frames",
+        data="moving-digits-frames",
+        teacher=replace(_CLIPS.teacher, steps=_CLIPS.teacher.steps // 3),
+    ),
+    "points": Recipe(
+        name="points",
+        data="clouds",
+        network=Network("set", width=64, depth=4),
+        teacher=TeacherStage(steps=3000, batch=64, lr=2e-3, ema=0.998),
+        student=replace(_DIGITS_STUDENT, steps=800, lr=2e-3),
+    ),
+    # Twenty-five modes that can be counted. Its teacher was fitted to the exact one (scripts/weights/modes.py).
+    "modes": Recipe(name="modes", data="modes", student=StudentStage(distance="l2", weight="inverse_gap")),
     # For zero-shot editing in colour; small enough for a few minutes on one core.
     "tinted-digits": Recipe(
         name="tinted-digits",

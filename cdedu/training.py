@@ -199,8 +199,8 @@ def distill(
             from a plain function the student starts at random weights.
         student: what is trained, in place of the student that the teacher suggests.
         guidance: lowest and highest guidance weight; one is drawn for each sample, evenly, and given to teacher and student as
-            ``guidance=`` (see :mod:`cdedu.guidance`).
-        loss: in place of :func:`~cdedu.losses.distillation_loss`, called like it (see :func:`cdedu.latent.skipping_loss`).
+            ``guidance=`` (see :mod:`cdedu.methods.guidance`).
+        loss: in place of :func:`~cdedu.losses.distillation_loss`, called like it (see :func:`cdedu.methods.latent.skipping_loss`).
         distance: your own d, (B, ...), (B, ...) → (B,), in place of the recipe's.
         data, device, resume, start, runtime: as in :func:`train_teacher`.
 

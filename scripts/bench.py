@@ -21,8 +21,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from cdedu import checkpoints
-from cdedu.comparison import speed
 from cdedu.data import load_data
+from cdedu.evaluation.comparison import speed
 from cdedu.pretrained import DiffusersDenoiser
 from cdedu.recipes import get_recipe
 from cdedu.records import write_record
@@ -95,7 +95,7 @@ def adapter_cost(rounds: int = 40) -> dict[str, float]:
 
 
 LOAD = """
-import json, sys, time, torch, diffusers, cdedu.networks, cdedu.ddpmpp, cdedu.pretrained.edm
+import json, sys, time, torch, diffusers, cdedu.networks, cdedu.networks.edm, cdedu.pretrained.edm
 from pathlib import Path
 from diffusers import DDPMScheduler, UNet2DModel
 from cdedu.pretrained import load_teacher

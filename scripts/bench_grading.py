@@ -19,8 +19,8 @@ import nbformat
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 import exercises as script  # noqa: E402
-from cdedu.checks import exercises  # noqa: E402
-from cdedu.grading import grade_folder  # noqa: E402
+from cdedu.course.checks import exercises  # noqa: E402
+from cdedu.course.grading import grade_folder  # noqa: E402
 from cdedu.records import read_record, write_record  # noqa: E402
 
 RESULT = ROOT / "results" / "grading.json"

@@ -38,11 +38,12 @@ from torchvision.utils import make_grid
 from tqdm.auto import tqdm
 
 from cdedu import checkpoints
-from cdedu.comparison import Ruler
 from cdedu.data import Dataset, load_data
-from cdedu.evaluation import CifarClassifier, cifar_classifier, cifar_referee, share_recognised
+from cdedu.evaluation import cifar_classifier, cifar_referee, share_recognised
+from cdedu.evaluation.comparison import Ruler
 from cdedu.files import replacing
 from cdedu.losses import Distance, perceptual
+from cdedu.networks.classifiers import CifarClassifier
 from cdedu.recipes import Recipe, get_recipe
 from cdedu.records import Study, commit, hardware, read_record, write_record
 from cdedu.runs import Run
@@ -352,7 +353,11 @@ def go(out: Path, data: Dataset) -> None:
             states = train_teacher(recipe, data, **options)
         else:
             known = ("images", "average", "reached")
-            facts.setdefault("teacher", {k: teacher.header[k] for k in known if k in teacher.header})
+            facts.setdefault(
+                "teacher",
+                {k: v for k, v in vars(teacher.header).items() if k in known}
+                | {k: v for k, v in teacher.header.facts.items() if k in known},
+            )
             states = distill(recipe, teacher, data, distance=part.distance, **options)
         run.drive(watched(states, run, part, diary, ruler))
 

@@ -11,7 +11,7 @@ import torch
 
 import cdedu
 from cdedu.files import replacing
-from cdedu.teacher import GaussianMixture
+from cdedu.mixture import GaussianMixture
 
 PATH = Path(__file__).resolve().parents[1] / "book" / "_static" / "cover.svg"
 LEFT, RIGHT, MIDDLE, HEIGHT = 120, 600, 90, 68  # of the paths, in pixels of a picture of 720 × 180

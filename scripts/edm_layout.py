@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cdedu.ddpmpp import Conv
+from cdedu.networks.edm import Conv, DDPMpp
 
 
 def _reconstruct_persistent_obj(meta: Any) -> Any:
@@ -58,9 +58,8 @@ def _reduce(obj: Any, source: str) -> Any:
 
 def cifar10() -> bytes:
     """The file of the unconditional CIFAR-10 network (DDPM++, 55.7 M parameters), with random weights."""
-    from cdedu.networks import ddpmpp
 
-    net: Any = ddpmpp()
+    net: Any = DDPMpp()
     net.map_augment, net.edm_name = nn.Linear(9, 128, bias=False), "SongUNet"
     net._init_kwargs = {"img_resolution": 32, "in_channels": 3, "out_channels": 3, "label_dim": 0}
     net._init_kwargs |= {"augment_dim": 9, "model_channels": 128, "channel_mult": [2, 2, 2]}

@@ -45,7 +45,7 @@ SEEDS = 20
 sys.path.insert(0, str(ROOT / "scripts"))
 from notebooks import KERNEL, save, shown  # noqa: E402
 
-from cdedu.checks import Exercise, Result, exercises, grade  # noqa: E402
+from cdedu.course.checks import Exercise, Result, exercises, grade  # noqa: E402
 
 
 def sources() -> list[Path]:
@@ -172,7 +172,7 @@ def problems() -> Iterator[str]:
             if "answer" in cell.metadata.get("tags", []) and not REGION.search(cell.source + "\n"):
                 yield f"{shown(path)}: an answer cell has no region ### BEGIN SOLUTION ... ### END SOLUTION"
     for name in sorted(set(exercises()) ^ set(found)):
-        where = "no notebook asks it" if name in exercises() else "cdedu.checks does not know it"
+        where = "no notebook asks it" if name in exercises() else "cdedu.course.checks does not know it"
         yield f"exercise {name}: {where}"
     if sorted(set(found)) != sorted(found):
         yield "an exercise is asked twice"

@@ -44,7 +44,7 @@ Code: Apache-2.0 (LICENSE). Text and figures: CC BY 4.0 (LICENSE-text).
 BOOK = "- `book/index.html`: the book, to read without a network.\n"
 
 sys.path.insert(0, str(ROOT))
-from cdedu.checks import exercises  # noqa: E402
+from cdedu.course.checks import exercises  # noqa: E402
 from cdedu.files import replacing  # noqa: E402
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from cdedu import checkpoints
-from cdedu.comparison import compare, table
 from cdedu.data import load_data
+from cdedu.evaluation.comparison import compare, table
 from cdedu.recipes import get_recipe, recipes
 from cdedu.records import read_record, write_record
 from cdedu.training import State, distill, train_teacher

@@ -20,12 +20,13 @@ from torch import Tensor, nn
 
 import cdedu
 from cdedu import records
-from cdedu.adversarial import Features, train_adversarial
-from cdedu.comparison import Ruler
 from cdedu.data import Dataset, digits
-from cdedu.dmd import train_matching
+from cdedu.data.modes import mode_data, mode_grid
 from cdedu.evaluation import digits_classifier, sliced_wasserstein, spread
-from cdedu.modes import mode_coverage, mode_data, mode_grid
+from cdedu.evaluation.comparison import Ruler
+from cdedu.evaluation.modes import mode_coverage
+from cdedu.methods.adversarial import Features, train_adversarial
+from cdedu.methods.dmd import train_matching
 from cdedu.recipes import Recipe, get_recipe
 from cdedu.training import State, distill
 

@@ -16,17 +16,18 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 import cdedu
-from cdedu.anatomy import link_errors
-from cdedu.comparison import Ruler
 from cdedu.data import load_data
 from cdedu.evaluation import spread
+from cdedu.evaluation.comparison import Ruler
 from cdedu.losses import Distance
+from cdedu.methods.anatomy import link_errors
+from cdedu.mixture import GaussianMixture
 from cdedu.noise import SIGMA_MIN, karras_sigmas, sigma_like
 from cdedu.recipes import Recipe, StudentStage, get_recipe
 from cdedu.records import Study
 from cdedu.solvers import euler_step, heun_step
 from cdedu.student import ConsistencyModel, DenoiserStudent
-from cdedu.teacher import GaussianMixture, Teacher, preconditioning
+from cdedu.teacher import Teacher, preconditioning
 from cdedu.training import distill, train_teacher
 
 PATH = Path("results/anatomy.json")

@@ -21,8 +21,8 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from cdedu.comparison import Ruler
 from cdedu.data import load_data
+from cdedu.evaluation.comparison import Ruler
 from cdedu.losses import denoising_loss
 from cdedu.networks import unet
 from cdedu.recipes import Network, Recipe, TeacherStage

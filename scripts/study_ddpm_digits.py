@@ -22,7 +22,6 @@ from cdedu import checkpoints
 from cdedu.data import digits
 from cdedu.evaluation import digits_classifier, features, frechet_distance, median_over_seeds, spread
 from cdedu.pretrained import load_teacher
-from cdedu.recipes import Recipe
 from cdedu.records import write_record
 from cdedu.samplers import sample_consistency, sample_heun
 from cdedu.student import DenoiserStudent
@@ -66,7 +65,7 @@ def prepare(folder: Path, ddpm_steps: int, steps: int) -> dict[str, Any]:
 def measure(folder: Path, seeds: int = 5) -> dict[str, Any]:
     """Fréchet distances to the held-out digits: medians over sampling seeds, as many samples as there are held-out digits."""
     teacher, student = load_teacher(folder / "ddpm"), checkpoints.load(folder / "run" / "student.safetensors")
-    recipe, data, classifier = Recipe.from_dict(student.header["recipe"]), digits(), digits_classifier()
+    recipe, data, classifier = student.header.recipe, digits(), digits_classifier()
     real, n = features(classifier, data.test), len(data.test)
     pipe = ConsistencyModelPipeline.from_pretrained(folder / "pipe")
     pipe.set_progress_bar_config(disable=True)
@@ -121,9 +120,9 @@ def main() -> None:
         arguments.out,
         metrics=metrics,
         command="python scripts/study_ddpm_digits.py",
-        recipe=header["recipe"],
+        recipe=header.recipe.to_dict(),
         seed=0,
-        data=header["data"],
+        data=header.facts["data"],
         seconds=time.perf_counter() - start,
     )
     for name in (

@@ -20,19 +20,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from train_latent import PIXELS, autoencoder, last, measure
 
 import cdedu
-from cdedu.comparison import Ruler
 from cdedu.data import Dataset, digits, load_data
 from cdedu.evaluation import latency, spread
-from cdedu.guidance import GuidedDenoiser
-from cdedu.latent import (
+from cdedu.evaluation.comparison import Ruler
+from cdedu.methods.guidance import GuidedDenoiser
+from cdedu.methods.latent import (
     LATENT_DIGITS,
     NULL,
-    Autoencoder,
     latent_data,
     latent_student,
     skipping_loss,
     train_autoencoder,
 )
+from cdedu.networks.latent import Autoencoder
 from cdedu.recipes import Recipe, get_recipe
 from cdedu.records import Study
 from cdedu.training import distill

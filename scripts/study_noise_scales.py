@@ -19,9 +19,9 @@ from torch import nn
 
 import cdedu
 from cdedu import records
-from cdedu.comparison import Ruler
 from cdedu.data import load_data
 from cdedu.evaluation import spread
+from cdedu.evaluation.comparison import Ruler
 from cdedu.noise import LogNormal, improved_curriculum
 from cdedu.recipes import Recipe, get_recipe
 from cdedu.training import State, distill, train_consistency, train_teacher

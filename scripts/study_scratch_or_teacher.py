@@ -17,9 +17,9 @@ from tqdm.auto import tqdm
 
 import cdedu
 from cdedu import records
-from cdedu.comparison import Ruler
 from cdedu.data import load_data
 from cdedu.evaluation import spread
+from cdedu.evaluation.comparison import Ruler
 from cdedu.recipes import Recipe, get_recipe
 from cdedu.training import distill, train_consistency
 

@@ -18,7 +18,7 @@ import cdedu
 from cdedu.data import load_data
 from cdedu.evaluation import digits_classifier, features, frechet_distance, kernel_distance, median_over_seeds
 from cdedu.losses import l2
-from cdedu.progressive import halve
+from cdedu.methods.progressive import halve
 from cdedu.recipes import get_recipe
 from cdedu.records import write_record
 from cdedu.solvers import euler_step

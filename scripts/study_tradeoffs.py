@@ -18,7 +18,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 import cdedu
-from cdedu.comparison import Ruler, break_even
 from cdedu.data import load_data
 from cdedu.evaluation import (
     effective_classes,
@@ -27,7 +26,8 @@ from cdedu.evaluation import (
     precision_recall,
     spread,
 )
-from cdedu.progressive import halve
+from cdedu.evaluation.comparison import Ruler, break_even
+from cdedu.methods.progressive import halve
 from cdedu.recipes import get_recipe
 from cdedu.records import Study
 from cdedu.samplers import sample_consistency, sample_ddpm, sample_dpm_solver, sample_euler, sample_heun

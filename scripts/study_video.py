@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 import cdedu
-from cdedu import points, records, video
+from cdedu import records
 from cdedu.checkpoints import WEIGHTS
-from cdedu.data import Dataset
+from cdedu.data import Dataset, points, video
 from cdedu.evaluation import spread
 from cdedu.training import distill
 

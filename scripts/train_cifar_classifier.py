@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 from tqdm.auto import tqdm
 
-from cdedu.checkpoints import WEIGHTS, write_tensors
+from cdedu.checkpoints import WEIGHTS
 from cdedu.data import load_data, to_unit
-from cdedu.evaluation import CifarClassifier, CifarReferee, share_recognised
+from cdedu.evaluation import share_recognised
+from cdedu.files import write_tensors
+from cdedu.networks.classifiers import CifarClassifier, CifarReferee
 from cdedu.records import write_record
 
 BATCH = 250

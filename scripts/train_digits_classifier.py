@@ -5,9 +5,10 @@ import time
 import torch
 from torch.nn.functional import cross_entropy
 
-from cdedu.checkpoints import WEIGHTS, write_tensors
+from cdedu.checkpoints import WEIGHTS
 from cdedu.data import digits
-from cdedu.evaluation import DigitsClassifier
+from cdedu.files import write_tensors
+from cdedu.networks.classifiers import DigitsClassifier
 from cdedu.records import write_record
 
 STEPS, BATCH, LR, SEED = 1500, 128, 1e-3, 0

@@ -17,20 +17,21 @@ import torch
 from torch import Tensor, nn
 
 import cdedu
-from cdedu.checkpoints import WEIGHTS, read_tensors, save, write_tensors
-from cdedu.comparison import Ruler
+from cdedu.checkpoints import WEIGHTS, save
 from cdedu.data import Dataset, digits
 from cdedu.evaluation import spread
-from cdedu.guidance import GuidedDenoiser, with_null_labels
-from cdedu.latent import (
+from cdedu.evaluation.comparison import Ruler
+from cdedu.files import read_tensors, write_tensors
+from cdedu.methods.guidance import GuidedDenoiser, with_null_labels
+from cdedu.methods.latent import (
     LATENT_DIGITS,
     NULL,
-    Autoencoder,
     latent_data,
     latent_student,
     skipping_loss,
     train_autoencoder,
 )
+from cdedu.networks.latent import Autoencoder
 from cdedu.records import Study
 from cdedu.training import State, distill, train_teacher
 

@@ -11,10 +11,11 @@ import torch
 from tqdm import trange
 
 from cdedu.checkpoints import WEIGHTS, save
-from cdedu.comparison import Ruler
+from cdedu.data.modes import mode_data, mode_grid
 from cdedu.evaluation import spread
+from cdedu.evaluation.comparison import Ruler
+from cdedu.evaluation.modes import mode_coverage
 from cdedu.losses import edm_weight, l2
-from cdedu.modes import mode_coverage, mode_data, mode_grid
 from cdedu.noise import LogNormal, add_noise
 from cdedu.recipes import get_recipe
 from cdedu.records import write_record

@@ -12,9 +12,8 @@ from dataclasses import replace
 import torch
 from tqdm import tqdm
 
-from cdedu import points, video
 from cdedu.checkpoints import WEIGHTS, save
-from cdedu.data import Dataset
+from cdedu.data import Dataset, points, video
 from cdedu.recipes import Recipe
 from cdedu.training import train_teacher
 

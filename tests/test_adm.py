@@ -7,9 +7,7 @@ import torch
 from test_ddpmpp import shaken
 from torch.nn import functional as F
 
-from cdedu.adm import ADM
-from cdedu.ddpmpp import Block
-from cdedu.networks import adm
+from cdedu.networks.edm import ADM, Block
 
 GOLDEN = {
     "map_layer0.weight": (768, 192),
@@ -29,7 +27,7 @@ GOLDEN = {
 
 def test_the_default_has_the_parameters_and_tensors_of_edms_imagenet_network():
     with torch.device("meta"):
-        net = adm()
+        net = ADM()
     assert sum(p.numel() for p in net.parameters()) == 295_899_267
     shapes = {name: tuple(t.shape) for name, t in net.state_dict().items()}
     assert GOLDEN.items() <= shapes.items()

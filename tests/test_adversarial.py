@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from cdedu.adversarial import (
+from cdedu.checkpoints import load_state, save_state
+from cdedu.data import Dataset
+from cdedu.methods.adversarial import (
     Discriminator,
     Features,
     adversarial_loss,
@@ -14,14 +16,13 @@ from cdedu.adversarial import (
     renoised_distillation_loss,
     train_adversarial,
 )
-from cdedu.checkpoints import load_state, save_state
-from cdedu.data import Dataset
-from cdedu.dmd import matching_gradient, matching_loss, train_matching
-from cdedu.evaluation import DigitsClassifier
+from cdedu.methods.dmd import matching_gradient, matching_loss, train_matching
+from cdedu.mixture import GaussianMixture
 from cdedu.networks import MLP
+from cdedu.networks.classifiers import DigitsClassifier
 from cdedu.recipes import Network, Recipe, StudentStage
 from cdedu.student import ConsistencyModel
-from cdedu.teacher import GaussianMixture, Teacher
+from cdedu.teacher import Teacher
 from cdedu.training import distill
 
 X = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from cdedu.anatomy import link_errors
 from cdedu.losses import distillation_loss
+from cdedu.methods.anatomy import link_errors
+from cdedu.mixture import GaussianMixture
 from cdedu.networks import MLP
 from cdedu.noise import karras_sigmas
 from cdedu.samplers import sample_euler, sample_heun
 from cdedu.solvers import euler_step, heun_step
 from cdedu.student import ConsistencyModel
-from cdedu.teacher import GaussianMixture
 
 F64 = torch.float64
 MIXTURE = GaussianMixture(

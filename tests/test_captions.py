@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cdedu.captions import (
+from cdedu.evaluation.captions import (
     captioned,
     clip_encoders,
     clip_score,
@@ -189,8 +189,8 @@ def test_the_command_says_what_is_wrong_in_a_line(folder, tmp_path, capsys, monk
 
 def test_the_command_prints_both_scores(folder, tmp_path, capsys, monkeypatch):
     captions = written(tmp_path / "captions.json", RIGHT)
-    monkeypatch.setattr("cdedu.captions.clip_encoders", lambda: (look, read))
-    monkeypatch.setattr("cdedu.captions.inception_encoder", lambda: look)
+    monkeypatch.setattr("cdedu.evaluation.captions.clip_encoders", lambda: (look, read))
+    monkeypatch.setattr("cdedu.evaluation.captions.inception_encoder", lambda: look)
     main([str(folder), str(captions), "--real", str(folder)])
     out = capsys.readouterr().out
     assert "3 pictures, CLIP score 99" in out or "3 pictures, CLIP score 100" in out
@@ -199,7 +199,7 @@ def test_the_command_prints_both_scores(folder, tmp_path, capsys, monkeypatch):
 
 def test_a_wrong_real_folder_is_named_before_the_work(folder, tmp_path, capsys, monkeypatch):
     captions = written(tmp_path / "captions.json", RIGHT)
-    monkeypatch.setattr("cdedu.captions.clip_encoders", lambda: pytest.fail("the work has begun"))
+    monkeypatch.setattr("cdedu.evaluation.captions.clip_encoders", lambda: pytest.fail("the work has begun"))
     with pytest.raises(SystemExit) as stop:
         main([str(folder), str(captions), "--real", str(tmp_path / "nowhere")])
     assert stop.value.code == 1 and "there is no folder" in capsys.readouterr().err

@@ -13,21 +13,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cdedu import checkpoints
-from cdedu.checkpoints import (
-    load,
-    load_state,
-    read_header,
-    read_tensors,
-    save,
-    save_state,
-    shipped,
-    write_tensors,
-)
-from cdedu.guidance import WeightedUNet
+from cdedu import checkpoints, files
+from cdedu.adapters import VE, VP
+from cdedu.checkpoints import load, load_state, save, save_state, shipped
+from cdedu.files import read_header, read_tensors, write_tensors
 from cdedu.networks import MLP, unet
+from cdedu.networks.guided import WeightedUNet
 from cdedu.pretrained import DiffusersDenoiser
-from cdedu.pretrained.edm import VE, VP
 from cdedu.recipes import Network, Recipe, StudentStage, TeacherStage
 from cdedu.student import ConsistencyModel, DenoiserStudent
 from cdedu.teacher import Teacher
@@ -56,8 +48,8 @@ def test_a_model_comes_back_bitwise(tmp_path, original):
     back = load(path)
     assert type(back) is type(original) and not back.training
     assert (back.sigma_data, back.sigma_min, back.noise_scale) == (0.7, original.sigma_min, 250.0)
-    assert back.header["step"] == 7 and back.header["shape"] == [2]
-    assert Recipe.from_dict(back.header["recipe"]) == TINY
+    assert back.header.step == 7 and back.header.shape == (2,)
+    assert back.header.recipe == TINY
     x = torch.randn(5, 2)
     assert back(x, 3.0).equal(original(x, 3.0))
     assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]
@@ -274,7 +266,7 @@ def test_a_failed_write_leaves_the_previous_file_whole_and_no_debris(tmp_path, m
     def full(*_):
         raise OSError("no space left on device")
 
-    for module, name in ((checkpoints.os, "replace"), (checkpoints, "save_file"), (checkpoints.os, "fsync")):
+    for module, name in ((files.os, "replace"), (files, "save_file"), (files.os, "fsync")):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, full)
             with pytest.raises(OSError, match="no space left"):

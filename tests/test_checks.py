@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cdedu import checks
-from cdedu.checks import core
+from cdedu.course import checks
+from cdedu.course.checks import core
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import exercises as script

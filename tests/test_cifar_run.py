@@ -13,7 +13,7 @@ import torch
 
 from cdedu import checkpoints
 from cdedu.data import Dataset
-from cdedu.evaluation import CifarClassifier, CifarReferee
+from cdedu.networks.classifiers import CifarClassifier, CifarReferee
 from cdedu.recipes import Network, recipes
 
 G = torch.Generator().manual_seed(0)
@@ -103,7 +103,7 @@ def test_what_is_published_loads_and_another_machine_goes_on_from_it(small, monk
     chosen = json.loads(cifar_run.RECORD.read_text())["metrics"]["chosen"]["teacher"]
     assert chosen["images"] == 48 and chosen["average"] in (0.9, 0.5)
     model = checkpoints.load("cifar10-small-teacher")
-    assert model.header["images"] == 48 and model.header["class_names"] == list(NAMES)
+    assert model.header.images == 48 and model.header.class_names == tuple(NAMES)
     best = cifar_run.averages(first / "leg-64" / "teacher.state.safetensors")[0][chosen["average"]]
     pairs = zip(model.parameters(), best.parameters(), strict=True)
     assert all(a.dtype == torch.float32 and torch.allclose(a, b, rtol=1e-3, atol=1e-6) for a, b in pairs)
@@ -140,7 +140,7 @@ def test_a_student_and_its_ablations_share_a_teacher_and_are_measured_in_one_ste
     assert {"fd", "recognised"} <= looks["cd/32"].keys() & looks["cd/32"]["two_steps"].keys()
     cifar_run.publish(small / "out", DATA)
     student, teacher = checkpoints.load("cifar10-small-student"), checkpoints.load("cifar10-small-teacher")
-    assert student.header["images"] == 64 and teacher.header["images"] == 32
+    assert student.header.images == 64 and teacher.header.images == 32
     assert cifar_run.current(small / "elsewhere", cifar_run.Diary(small / "elsewhere")).series == "easy"
 
 

@@ -16,8 +16,9 @@ import torch
 from matplotlib.image import imread
 from PIL import Image
 
-from cdedu import checkpoints, cli, comparison, images, runs, training
-from cdedu.data import Dataset
+from cdedu import checkpoints, cli, runs, training
+from cdedu.data import Dataset, images
+from cdedu.evaluation import comparison
 from cdedu.networks import MLP
 from cdedu.recipes import Network, recipes
 from cdedu.student import ConsistencyModel, DenoiserStudent
@@ -188,8 +189,8 @@ def test_your_own_pictures_from_a_zip_to_a_comparison(cdedu, tmp_path, monkeypat
             code, out, err = cdedu("sample", "cifar10-small", "--steps", 2, "--number", 4, "--device", "cpu")
             assert code == 0 and "has no student of cifar10-small yet" in out and png_size(sheet), err
     header = checkpoints.load("runs/cifar10-small/teacher.safetensors").header
-    assert header["class_names"] == ["class0", "class1", "class2"] and header["labels"] == 3
-    assert header["recipe"]["network"]["classes"] == 4, "three classes, and a label that means none"
+    assert header.class_names == ("class0", "class1", "class2") and header.labels == 3
+    assert header.recipe.network.classes == 4, "three classes, and a label that means none"
     pictures = []
     for label in ("class2", 2, "class1", "class3"):
         words = ["sample", "cifar10-small", "--number", 2, "--device", "cpu", "--label", label]
@@ -222,7 +223,7 @@ def test_a_warm_restart_is_recorded_as_such_and_can_be_interrupted(cdedu, tmp_pa
     fact = {"from": start, "sha256": checkpoints.sha256(start), "step": 20, "images": 640}
     assert [r.get("warm_restart") for r in found] == [None, fact, fact]
     assert [r["recipe"]["teacher"]["warmup"] for r in found] == [0, 500, 500]
-    assert checkpoints.load("whole/teacher.safetensors").header["warm_restart"] == fact
+    assert checkpoints.load("whole/teacher.safetensors").header.facts["warm_restart"] == fact
 
 
 def test_precision_and_parts_reach_the_run_and_its_record(cdedu):
@@ -359,7 +360,7 @@ def test_overwrite_starts_anew(cdedu, tmp_path):
 @pytest.mark.parametrize("data", ["circles", "eight_gaussians"])
 def test_other_data_than_the_recipes(cdedu, tmp_path, data):
     assert cdedu("train", "toy", *FAST, "--data", data)[0] == 0
-    assert checkpoints.load(tmp_path / "runs/toy/teacher.safetensors").header["data"]["name"] == data
+    assert checkpoints.load(tmp_path / "runs/toy/teacher.safetensors").header.facts["data"]["name"] == data
 
 
 def test_samples_start_as_noise_of_the_greatest_level_and_the_student_is_told_so():
@@ -540,7 +541,7 @@ def test_a_ddpm_of_diffusers_becomes_a_pipeline_of_one_step(cdedu, ddpm, monkeyp
     path = Path("parts/student.safetensors")
     assert path.read_bytes() == Path("whole/student.safetensors").read_bytes()
     header = checkpoints.load(path).header
-    assert header["teacher"] == {
+    assert header.facts["teacher"] == {
         "source": str(ddpm),
         "sha256": checkpoints.sha256(ddpm / "unet" / "diffusion_pytorch_model.safetensors"),
     }
@@ -603,7 +604,7 @@ def test_a_guided_student_over_the_teachers_own_network(cdedu, labelled, monkeyp
     assert code == 0 and path.read_bytes() == Path("whole/student.safetensors").read_bytes(), err
     student = checkpoints.load(path)
     assert isinstance(student, DenoiserStudent) and student.sigma_min == pytest.approx(0.01, rel=0.01)
-    assert student.header["guidance"] == [1.0, 4.0] and student.header["labels"] == 10
+    assert student.header.guidance == (1.0, 4.0) and student.header.labels == 10
     x, labels = torch.randn(2, 1, 8, 8), torch.tensor([3, 7])
     with torch.no_grad():
         low, high = (student(x, 2.0, labels=labels, guidance=w) for w in (1.0, 4.0))

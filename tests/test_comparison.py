@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cdedu import comparison
-from cdedu.comparison import break_even, compare, samplers, speed, table
 from cdedu.data import Dataset
+from cdedu.evaluation import comparison
+from cdedu.evaluation.comparison import break_even, compare, samplers, speed, table
 from cdedu.networks import MLP
 from cdedu.recipes import recipes
 from cdedu.student import ConsistencyModel

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cdedu.ddpmpp import Block, Conv, DDPMpp, FourierEmbedding, ImageDown, TimeEmbedding
-from cdedu.networks import ddpmpp, ncsnpp, set_dropout
+from cdedu.networks import set_dropout
+from cdedu.networks.edm import Block, Conv, DDPMpp, FourierEmbedding, ImageDown, TimeEmbedding
 from cdedu.teacher import Teacher
 
 
@@ -27,13 +27,13 @@ def small(**options) -> DDPMpp:
 @pytest.fixture(scope="module")
 def full() -> DDPMpp:
     with torch.device("meta"):
-        return ddpmpp()
+        return DDPMpp()
 
 
 def test_the_default_has_the_parameters_of_edms(full):
     assert sum(p.numel() for p in full.parameters()) == 55_732_739
     with torch.device("meta"):
-        assert sum(p.numel() for p in ddpmpp(classes=10).parameters()) == 55_732_739 + 11 * 128
+        assert sum(p.numel() for p in DDPMpp(classes=10).parameters()) == 55_732_739 + 11 * 128
 
 
 GOLDEN = {
@@ -168,7 +168,7 @@ def test_dropout_is_off_in_evaluation_and_can_be_set_anew():
 
 def test_ncsnpp_has_the_parameters_and_tensors_of_edms():
     with torch.device("meta"):
-        net = ncsnpp()
+        net = DDPMpp(ncsn=True)
     assert sum(p.numel() for p in net.parameters()) == 56_395_523
     shapes = {name: tuple(t.shape) for name, t in net.state_dict().items()}
     assert {

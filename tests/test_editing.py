@@ -7,9 +7,9 @@ import torch
 
 from cdedu.data import tinted_digits
 from cdedu.editing import SIGMAS, colorize, edit, inpaint, interpolate, stroke_to_image, super_resolve
+from cdedu.mixture import GaussianMixture
 from cdedu.noise import karras_sigmas
 from cdedu.samplers import sample_consistency
-from cdedu.teacher import GaussianMixture
 
 F64 = torch.float64
 EPS = 0.002

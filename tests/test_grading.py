@@ -12,10 +12,10 @@ import nbformat
 import pytest
 import torch
 
-from cdedu import checks
-from cdedu.checks import core
-from cdedu.grading import Limits, folder, grade_folder, judge, wire
-from cdedu.grading.notebooks import Handout, read_notebook
+from cdedu.course import checks
+from cdedu.course.checks import core
+from cdedu.course.grading import Limits, folder, grade_folder, judge, wire
+from cdedu.course.grading.notebooks import Handout, read_notebook
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import exercises as script
@@ -78,12 +78,12 @@ raise RuntimeError(f"forks: {made}")
 """
 EDITS = """
 import sys, torch, os
-import cdedu.checks.core as core
+import cdedu.course.checks.core as core
 core.grade = core.judge = lambda *_, **__: core.Result("right")
 core.agree = core.near = core.spots = core.call = lambda *_, **__: None
 for task in core.exercises().values():
     object.__setattr__(task, "test", lambda *_: "")
-sys.modules["cdedu.checks"].passed = lambda name: True
+sys.modules["cdedu.course.checks"].passed = lambda name: True
 torch.allclose = torch.equal = lambda *_, **__: True
 print("✓ noise-double: right. ✓ noise-floor: right.")
 """
@@ -552,7 +552,7 @@ def test_links_are_not_followed_and_large_files_not_read(tmp_path, monkeypatch):
     (tmp_path / "link.ipynb").symlink_to(HANDED_OUT)
     with pytest.raises(ValueError, match="link"):
         read_notebook(tmp_path / "link.ipynb")
-    monkeypatch.setattr("cdedu.grading.notebooks.LARGEST", 100)
+    monkeypatch.setattr("cdedu.course.grading.notebooks.LARGEST", 100)
     with pytest.raises(ValueError, match="MB"):
         read_notebook(HANDED_OUT)
 

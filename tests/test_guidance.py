@@ -7,18 +7,14 @@ import pytest
 import torch
 
 from cdedu.data import Dataset
-from cdedu.guidance import (
-    ClassifierGuidedDenoiser,
-    GuidedDenoiser,
-    Labelled,
-    WeightedUNet,
-    with_null_labels,
-)
+from cdedu.methods.guidance import ClassifierGuidedDenoiser, GuidedDenoiser, Labelled, with_null_labels
+from cdedu.mixture import GaussianMixture
 from cdedu.networks import UNet, unet
+from cdedu.networks.guided import WeightedUNet
 from cdedu.recipes import Network, get_recipe
 from cdedu.samplers import sample_heun
 from cdedu.student import ConsistencyModel
-from cdedu.teacher import GaussianMixture, Teacher
+from cdedu.teacher import Teacher
 from cdedu.training import distill
 
 MEANS = torch.tensor([[-1.0, 0.0], [1.0, 0.5]])

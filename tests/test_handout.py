@@ -14,7 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 import handout
 
-from cdedu.checks import exercises
+from cdedu.course.checks import exercises
 
 RUN = """
 import pathlib, sys

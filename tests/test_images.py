@@ -15,8 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from cdedu import data, images
-from cdedu.images import CIFAR10_CLASSES, cifar10, download, image_folder
+from cdedu import data
+from cdedu.data import images
+from cdedu.data.images import CIFAR10_CLASSES, cifar10, download, image_folder
 
 RNG = np.random.default_rng(0)
 

@@ -6,9 +6,9 @@ from urllib.error import URLError
 import pytest
 import torch
 
-from cdedu import inception
-from cdedu.captions import inception_encoder
 from cdedu.data import Dataset
+from cdedu.evaluation import inception
+from cdedu.evaluation.captions import inception_encoder
 from cdedu.recipes import recipes
 
 G = torch.Generator().manual_seed(0)

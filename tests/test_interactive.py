@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import cdedu
-from cdedu import interactive
+from cdedu.course import interactive
 from cdedu.data import two_moons
 from cdedu.networks import MLP
 

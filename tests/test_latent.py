@@ -10,27 +10,24 @@ import pytest
 import torch
 
 from cdedu.data import Dataset
-from cdedu.guidance import GuidedDenoiser
-from cdedu.latent import (
+from cdedu.losses import distillation_loss, inverse_gap
+from cdedu.methods.guidance import GuidedDenoiser
+from cdedu.methods.latent import (
     LATENT_DIGITS,
-    Autoencoder,
-    LatentUNet,
     autoencoder_loss,
-    digits_autoencoder,
-    digits_latent_student,
-    guidance_embedding,
     latent_data,
     latent_student,
     lcm_coefficients,
     skipping_loss,
     train_autoencoder,
 )
-from cdedu.losses import distillation_loss, inverse_gap
+from cdedu.mixture import GaussianMixture
 from cdedu.networks import MLP, unet
+from cdedu.networks.latent import Autoencoder, LatentUNet, guidance_embedding
 from cdedu.noise import karras_sigmas
 from cdedu.solvers import euler_step, heun_step
 from cdedu.student import ConsistencyModel
-from cdedu.teacher import GaussianMixture, Teacher
+from cdedu.teacher import Teacher
 from cdedu.training import distill
 
 MIXTURE = GaussianMixture(torch.tensor([[-0.5, 0.0], [0.5, 0.3]]), 0.1)
@@ -245,10 +242,15 @@ def test_training_lowers_the_loss_and_sets_the_scale():
 
 def test_the_shipped_digits_and_their_slider():
     """Half precision on disk costs nothing that shows; the student reads as its teacher's labels, and the scale matters."""
+    from cdedu import load
     from cdedu.data import digits
     from cdedu.evaluation import digits_classifier
 
-    model, student, data = digits_autoencoder(), digits_latent_student(), digits()
+    model, student, data = (
+        load("digits-autoencoder").requires_grad_(False),
+        load("latent-digits-student"),
+        digits(),
+    )
     assert float((model.decode(model.encode(data.test)) - data.test).square().mean()) < 0.02
     assert float(latent_data(model, data).train.std()) == pytest.approx(0.5, rel=1e-3)
     labels = torch.arange(100) % 10

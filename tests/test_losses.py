@@ -23,11 +23,12 @@ from cdedu.losses import (
     path_derivative,
     pseudo_huber,
 )
+from cdedu.mixture import GaussianMixture
 from cdedu.networks import MLP, unet
 from cdedu.noise import karras_sigmas
 from cdedu.solvers import euler_step, heun_step
 from cdedu.student import EMA, ConsistencyModel
-from cdedu.teacher import GaussianMixture, Teacher
+from cdedu.teacher import Teacher
 
 F64 = torch.float64
 TEACHER = GaussianMixture(

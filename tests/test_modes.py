@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
+from cdedu.data.modes import mode_data, mode_grid
 from cdedu.evaluation import effective_classes
-from cdedu.modes import mode_coverage, mode_data, mode_grid
-from cdedu.teacher import GaussianMixture
+from cdedu.evaluation.modes import mode_coverage
+from cdedu.mixture import GaussianMixture
 
 GRID = mode_grid()
 

@@ -6,21 +6,13 @@ import pytest
 import torch
 
 import cdedu
-from cdedu.points import (
-    FAMILIES,
-    RECIPE,
-    TUBE,
-    SetNetwork,
-    chamfer,
-    clouds,
-    load_points,
-    measure,
-    nearest_neighbour_accuracy,
-    surface_distance,
-    surface_points,
-)
+from cdedu.data.points import FAMILIES, TUBE, clouds, surface_points
+from cdedu.evaluation.points import chamfer, measure, nearest_neighbour_accuracy, surface_distance
+from cdedu.networks.sets import SetNetwork
+from cdedu.recipes import recipes
 from cdedu.training import distill, train_teacher
 
+RECIPE = recipes["points"]
 DATA = clouds(train=600, test=60)
 SHORT = replace(
     RECIPE, network=replace(RECIPE.network, width=16, depth=2),
@@ -77,10 +69,10 @@ def test_sampling_permutes_with_the_noise(teacher):
 def test_models_are_loaded_as_they_were_saved(teacher, tmp_path):
     cdedu.save(tmp_path / "t.safetensors", teacher, SHORT, (48, 3))
     x = torch.randn(2, 30, 3, generator=seeded())
-    torch.testing.assert_close(load_points(tmp_path / "t.safetensors")(x, 1.0), teacher(x, 1.0))
+    torch.testing.assert_close(cdedu.load(tmp_path / "t.safetensors")(x, 1.0), teacher(x, 1.0))
     student = cdedu.ConsistencyModel.from_teacher(teacher)
     cdedu.save(tmp_path / "s.safetensors", student, SHORT, (48, 3))
-    torch.testing.assert_close(load_points(tmp_path / "s.safetensors")(x, 1.0), student(x, 1.0))
+    torch.testing.assert_close(cdedu.load(tmp_path / "s.safetensors")(x, 1.0), student(x, 1.0))
 
 
 # --- data --------------------------------------------------------------------------------------------

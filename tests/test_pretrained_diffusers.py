@@ -19,10 +19,9 @@ from diffusers import (
 )
 
 from cdedu import checkpoints, pretrained
+from cdedu.adapters import VE, VP, DiffusersDenoiser
 from cdedu.data import Dataset
 from cdedu.pretrained import load_diffusers, load_teacher
-from cdedu.pretrained.diffusers import DiffusersDenoiser
-from cdedu.pretrained.edm import VE, VP
 from cdedu.recipes import Network, get_recipe
 from cdedu.samplers import sample_ddpm
 from cdedu.solvers import euler_step
@@ -158,7 +157,7 @@ def test_labels_and_learned_variances(tmp_path):
     scheduler = DDPMScheduler(variance_type="learned_range")
     DDPMPipeline(net, scheduler).save_pretrained(tmp_path)
     denoiser, labels = load_diffusers(tmp_path), torch.tensor([0, 1, 2, 2])
-    assert denoiser.header == {"shape": [1, 8, 8], "classes": 3}
+    assert denoiser.header == checkpoints.Header((1, 8, 8), classes=3, labels=3)
     sigma = float(levels(scheduler)[300])
     x = noise() * sigma
     answer = net(x / (1 + sigma**2) ** 0.5, 300, labels).sample[:, :1]
@@ -333,7 +332,7 @@ def test_hub_names_and_addresses(ddpm, monkeypatch):
     with pytest.raises(OSError, match="no folder google/ddpm-x, and .* cannot be had .*: no route$"):
         load_teacher("google/ddpm-x")
 
-    from cdedu import images
+    from cdedu.data import images
 
     seen = []
     monkeypatch.setattr(

@@ -16,11 +16,11 @@ from edm_layout import edm_bytes
 from torch import nn
 
 from cdedu import checkpoints
-from cdedu.adm import ADM
+from cdedu.adapters import VE, VP
 from cdedu.data import Dataset
-from cdedu.ddpmpp import DDPMpp, ImageDown
-from cdedu.pretrained.edm import VE, VP, is_edm, load_edm
-from cdedu.recipes import Recipe, StudentStage
+from cdedu.networks.edm import ADM, DDPMpp, ImageDown
+from cdedu.pretrained.edm import is_edm, load_edm
+from cdedu.recipes import StudentStage
 from cdedu.student import ConsistencyModel
 from cdedu.teacher import Teacher
 from cdedu.training import distill
@@ -123,7 +123,7 @@ def test_baselines_come_back_in_their_own_preconditioning(tmp_path, layout):
 def test_a_pickle_becomes_a_teacher_like_any_other(tmp_path, layout):
     """Distilled, saved as safetensors and loaded again, with its network in the recipe."""
     teacher = load_edm(written(tmp_path, layout, wrapped("ncsnpp", classes=3)))
-    known = Recipe.from_dict(teacher.header["recipe"])
+    known = teacher.header.recipe
     assert (known.network.kind, known.network.classes, known.network.dropout) == ("ncsnpp", 3, 0.1)
     recipe = replace(known, student=StudentStage(steps=1, batch=2, points=3))
     pictures = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
@@ -132,7 +132,7 @@ def test_a_pickle_becomes_a_teacher_like_any_other(tmp_path, layout):
     assert isinstance(state.result, ConsistencyModel)
     x = torch.randn(2, 3, 8, 8)
     for name, model in (("teacher", teacher), ("student", state.result.eval())):
-        checkpoints.save(tmp_path / f"{name}.safetensors", model, recipe, teacher.header["shape"])
+        checkpoints.save(tmp_path / f"{name}.safetensors", model, recipe, teacher.header.shape)
         assert checkpoints.load(tmp_path / f"{name}.safetensors")(x, 3.0).equal(model(x, 3.0))
 
 

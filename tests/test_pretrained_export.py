@@ -8,11 +8,12 @@ import torch
 from diffusers import ConsistencyModelPipeline
 
 from cdedu import checkpoints
-from cdedu.guidance import WeightedUNet
+from cdedu.checkpoints import Header
 from cdedu.networks import MLP, unet
+from cdedu.networks.guided import WeightedUNet
 from cdedu.pretrained import export_pipeline, load_teacher
 from cdedu.pretrained.pipeline import model_card, second_index
-from cdedu.recipes import Network, Recipe, get_recipe
+from cdedu.recipes import Network, get_recipe
 from cdedu.samplers import sample_consistency
 from cdedu.student import ConsistencyModel, DenoiserStudent
 from cdedu.teacher import Teacher
@@ -73,11 +74,7 @@ def test_clipping_is_off_because_it_changes_images(tmp_path):
 def test_what_was_exported_serves_as_student_and_as_teacher(tmp_path):
     model = student()
     back = load_teacher(export_pipeline(model, tmp_path / "a", recipe=recipe()))
-    assert (
-        isinstance(back, ConsistencyModel)
-        and back.header["shape"] == [1, 8, 8]
-        and back.header["classes"] == 0
-    )
+    assert isinstance(back, ConsistencyModel) and back.header.shape == (1, 8, 8) and back.header.classes == 0
     assert (back.sigma_data, back.sigma_min, back.sigma_max, back.noise_scale) == (0.5, 0.002, 80.0, 250.0)
     # As a teacher: the same network with ε = 0, from which a student starts as from any other.
     teacher = Teacher(back.network, back.sigma_data, back.noise_scale)
@@ -85,7 +82,7 @@ def test_what_was_exported_serves_as_student_and_as_teacher(tmp_path):
     x = torch.randn(2, 1, 8, 8)
     assert torch.equal(copied(x, 1.0), model(x, 1.0))
     # And exported once more it is the same file. The folder knows the recipe.
-    assert Recipe.from_dict(back.header["recipe"]) == recipe()
+    assert back.header.recipe == recipe()
     copied.header = back.header
     export_pipeline(copied, tmp_path / "b")
     name = "unet/diffusion_pytorch_model.safetensors"
@@ -135,7 +132,8 @@ def test_what_a_pipeline_cannot_hold_is_refused(tmp_path, model, message):
 
 def test_the_card_says_what_is_known(tmp_path):
     plan = recipe(classes=3)
-    header = {"step": 7, "data": {"name": "digits", "train": 9}, "teacher": {"source": "ddpm", "sha256": "0"}}
+    facts = {"data": {"name": "digits", "train": 9}, "teacher": {"source": "ddpm", "sha256": "0"}}
+    header = Header((1, 8, 8), step=7, facts=facts)
     card = model_card("mine", plan, header, {"fd": 12.5}, "apache-2.0")
     assert second_index(plan) == 11 and "timesteps=[11, 0]" in card and "σ = 80, then 0.585" in card
     for line in (
@@ -148,7 +146,7 @@ def test_the_card_says_what_is_known(tmp_path):
         assert line in card
     code = card.partition("```python\n")[2].partition("```")[0]
     compile(code, "card", "exec")
-    plain = model_card("mine", recipe(), {}, None, None)
+    plain = model_card("mine", recipe(), Header(()), None, None)
     assert (
         "| teacher | not recorded |" in plain and "Nothing was recorded." in plain and "license:" not in plain
     )

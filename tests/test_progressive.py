@@ -9,13 +9,14 @@ import torch
 
 from cdedu.data import Dataset
 from cdedu.losses import denoising_loss
+from cdedu.methods.progressive import halve, progressive_loss, two_step_target
+from cdedu.mixture import GaussianMixture
 from cdedu.networks import MLP
 from cdedu.noise import karras_sigmas
-from cdedu.progressive import halve, progressive_loss, two_step_target
 from cdedu.recipes import Network, Recipe, StudentStage
 from cdedu.samplers import sample_euler
 from cdedu.solvers import euler_step
-from cdedu.teacher import GaussianMixture, Teacher
+from cdedu.teacher import Teacher
 
 F64 = torch.float64
 EXACT = GaussianMixture(

@@ -5,8 +5,8 @@ import nbformat
 import pytest
 from conftest import ROOT
 
-from cdedu.quiz import COUNT, TRACKS, Quiz, pool
-from cdedu.quiz.core import LETTERS
+from cdedu.course.quiz import COUNT, TRACKS, Quiz, pool
+from cdedu.course.quiz.core import LETTERS
 
 SEEDS = range(60)
 ALL = [(track, name) for track in TRACKS for name in pool(track)]
@@ -145,7 +145,7 @@ def test_the_page_shows_the_quiz_of_its_seed(track: str) -> None:
 
 
 def test_a_name_is_given_once() -> None:
-    from cdedu.quiz.core import choice
+    from cdedu.course.quiz.core import choice
 
     name = next(iter(pool("undergraduate")))
     with pytest.raises(ValueError, match=f"two questions named '{name}'"):

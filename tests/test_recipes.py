@@ -27,9 +27,9 @@ def test_a_recipe_comes_back_from_json_and_builds_its_network(name):
     recipe = recipes[name]
     assert recipe.name == name
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
-    assert {"mlp": "MLP", "unet": "UNet", "ddpmpp": "DDPMpp", "adm": "ADM"}[recipe.network.kind] == type(
-        network(name)
-    ).__name__
+    assert {"mlp": "MLP", "unet": "UNet", "ddpmpp": "DDPMpp", "adm": "ADM", "set": "SetNetwork"}[
+        recipe.network.kind
+    ] == type(network(name)).__name__
     assert recipe.student.distance in DISTANCES
     assert recipe.noise_scale == (250 if recipe.network.kind == "unet" else 0.25)
 

@@ -50,7 +50,7 @@ def test_a_run_leaves_weights_a_state_and_a_record_of_all_that_it_depends_on(run
     metrics = record["metrics"]
     assert metrics["steps"] == 6 and math.isfinite(metrics["loss"]) and metrics["peak_gpu_memory_mb"] is None
     assert metrics["images_per_second"] == pytest.approx(8 * metrics["steps_per_second"])
-    assert checkpoints.load(run.path).header["why"] == "a test"
+    assert checkpoints.load(run.path).header.facts["why"] == "a test"
     assert checkpoints.load_state(run.state_path, RECIPE, "teacher")[1] == 6
 
 
@@ -175,7 +175,7 @@ def test_the_state_before_is_kept_on_a_disk_without_links_too(run, monkeypatch):
 def test_what_a_model_has_seen_counts_the_images_before_a_warm_restart(run):
     run.facts["warm_restart"] = {"images": 1000}
     run.drive(states())
-    assert checkpoints.load(run.path).header["images"] == 1000 + 6 * 8
+    assert checkpoints.load(run.path).header.images == 1000 + 6 * 8
     assert checkpoints.read_header(run.state_path)["images"] == 1000 + 6 * 8
 
 

@@ -11,7 +11,8 @@ from cdedu import losses, training
 from cdedu import runtime as runtime_module
 from cdedu.data import Dataset
 from cdedu.losses import distillation_loss
-from cdedu.networks import MLP, ddpmpp
+from cdedu.networks import MLP
+from cdedu.networks.edm import DDPMpp
 from cdedu.noise import LogNormal, karras_sigmas
 from cdedu.recipes import Network, Recipe, StudentStage, TeacherStage
 from cdedu.runtime import Runtime, fast_precision
@@ -300,7 +301,7 @@ def test_one_process_says_so():
 @cuda
 def test_dropout_is_synchronised_on_the_gpu():
     """Student and target at the same point twice: the loss is exactly 0 if, and only if, the masks are the same."""
-    net = ddpmpp(8, 3, 8, (1, 2), 1, (4,), dropout=0.5).cuda()
+    net = DDPMpp(8, 3, 8, (1, 2), 1, (4,), dropout=0.5).cuda()
     with torch.no_grad():
         for p in net.parameters():
             p.add_(0.1 * torch.randn_like(p))

@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
+from cdedu.mixture import GaussianMixture
 from cdedu.networks import MLP
 from cdedu.noise import karras_sigmas, normal
 from cdedu.samplers import sample_consistency, sample_ddpm, sample_dpm_solver, sample_euler, sample_heun
-from cdedu.teacher import GaussianMixture, Teacher
+from cdedu.teacher import Teacher
 
 F64 = torch.float64
 SAMPLERS = [sample_euler, sample_heun, sample_ddpm, sample_dpm_solver]

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from cdedu.mixture import GaussianMixture
 from cdedu.noise import karras_sigmas
 from cdedu.solvers import euler_step, heun_step
-from cdedu.teacher import GaussianMixture
 
 F64 = torch.float64
 GAUSSIAN = GaussianMixture(torch.tensor([0.3], dtype=F64), 0.5)

@@ -11,8 +11,9 @@ from scipy.integrate import quad
 from scipy.stats import norm
 from torch import nn
 
+from cdedu.mixture import GaussianMixture
 from cdedu.noise import SIGMA_MIN
-from cdedu.teacher import GaussianMixture, Teacher, preconditioning
+from cdedu.teacher import Teacher, preconditioning
 
 F64 = torch.float64
 MIX = dict(weights=[0.3, 0.7], means=[-1.0, 0.6], stds=[0.2, 0.35])

@@ -9,12 +9,13 @@ import torch
 
 from cdedu import training
 from cdedu.data import Dataset
+from cdedu.mixture import GaussianMixture
 from cdedu.networks import MLP
 from cdedu.noise import LogNormal, curriculum, improved_curriculum, target_rate
 from cdedu.recipes import Network, Recipe, StudentStage, TeacherStage, get_recipe
 from cdedu.runtime import Runtime
 from cdedu.student import ConsistencyModel, DenoiserStudent
-from cdedu.teacher import GaussianMixture, Teacher
+from cdedu.teacher import Teacher
 from cdedu.training import State, distill, train_consistency, train_teacher
 
 G = torch.Generator().manual_seed(0)

@@ -7,22 +7,21 @@ import torch
 
 import cdedu
 from cdedu.data import Dataset, digits
-from cdedu.teacher import GaussianMixture
-from cdedu.training import distill
-from cdedu.video import (
+from cdedu.data.video import (
     DIRECTIONS,
-    RECIPE,
-    ClipRuler,
     FrameByFrame,
     as_frames,
     centre_of_mass,
     crops,
-    jitter,
     moving_digits,
     single_frames,
-    speed,
 )
+from cdedu.evaluation.video import ClipRuler, jitter, speed
+from cdedu.mixture import GaussianMixture
+from cdedu.recipes import recipes
+from cdedu.training import distill
 
+RECIPE = recipes["clips"]
 DATA = moving_digits()
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cdedu.widgets import Canvas, png
+from cdedu.course.widgets import Canvas, png
 
 
 def test_every_change_asks_once():

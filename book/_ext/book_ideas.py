@@ -126,7 +126,7 @@ def system_table() -> str:
 
 def _asked(names: list[str]) -> str:
     """Links to the exercises that exist."""
-    from cdedu.checks import exercises
+    from cdedu.course.checks import exercises
 
     tasks = exercises()
     return "; ".join(

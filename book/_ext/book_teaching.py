@@ -43,7 +43,7 @@ def minutes(idea: str) -> int:
 
 def quiz(idea: str) -> list[str]:
     """The questions of the closing quizzes that ask for it."""
-    from cdedu.quiz import pool
+    from cdedu.course.quiz import pool
 
     return [name for track in TRACKS for name, one in pool(track).items() if one.idea == idea]
 
@@ -88,7 +88,7 @@ def at_home(one: Class) -> list[str]:
 
 
 def exercise_links(names: list[str]) -> str:
-    from cdedu.checks.core import exercises
+    from cdedu.course.checks.core import exercises
 
     return "; ".join(
         f"{{doc}}`{exercises()[name].title} </exercises/{ideas.sets()[name]}>` ({exercises()[name].minutes})"
@@ -159,7 +159,7 @@ def machines() -> str:
 
 def table(track: str) -> str:
     """Each idea of a track with chapter, exercises, quiz questions and minutes."""
-    from cdedu.checks.core import exercises
+    from cdedu.course.checks.core import exercises
 
     rows = [
         f"```{{list-table}} The ideas of the {track} track",
@@ -213,7 +213,7 @@ def problems() -> list[str]:
         if len(pages) == len(one["chapters"]):
             names = [note["at"] for note in one["notes"] if "at" in note and note["at"] not in heads]
             found += [f"{here}: {', '.join(pages)} has no section {name!r}" for name in names]
-    from cdedu.quiz import pool
+    from cdedu.course.quiz import pool
 
     questions = {name for track in TRACKS for name in pool(track)}
     for row in read()["claims"]:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from cdedu import checkpoints
-from cdedu.pretrained.diffusers import DiffusersDenoiser, load_diffusers
+from cdedu.adapters import DiffusersDenoiser
+from cdedu.pretrained.diffusers import load_diffusers
 from cdedu.pretrained.onnx import export_onnx
 from cdedu.pretrained.pipeline import export_pipeline
 
@@ -66,7 +67,7 @@ def locate(source: str | Path) -> Path:
     if hub and path.suffix not in (".safetensors", ".pkl"):
         return _from_hub(hub.group(1))
     if name.startswith("https://"):
-        from cdedu.images import CACHE, download
+        from cdedu.data.images import CACHE, download
 
         address, _, digest = name.partition("#sha256=")
         place = hashlib.sha256(name.encode()).hexdigest()[:12]

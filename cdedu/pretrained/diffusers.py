@@ -11,97 +11,19 @@ our noisy sample on another scale. Nothing else separates the two.
 
 import json
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cdedu.adapters import DiffusersDenoiser
+from cdedu.checkpoints import Header
 from cdedu.networks import UNet
-from cdedu.noise import sigma_like
 from cdedu.student import ConsistencyModel
 
-PREDICTIONS = ("epsilon", "sample", "v_prediction")
 RECIPE = "recipe.json"
 """Where an exported folder keeps the recipe of its student."""
-
-
-class DiffusersDenoiser(nn.Module):
-    r"""A UNet trained as DDPM, with any schedule, as a denoiser in σ.
-
-    With :math:`u` the network's answer to :math:`x / \sqrt{1 + \sigma^2}` at time t(σ), which is interpolated linearly in ln σ:
-
-    .. math::
-        D(x, \sigma) = x - \sigma u \ \ (\varepsilon\text{-prediction}), \qquad
-        D = u \ \ (x_0), \qquad
-        D = \frac{x}{1 + \sigma^2} - \frac{\sigma u}{\sqrt{1 + \sigma^2}} \ \ (v)
-
-    The guess is never clipped. Below ``sigma_min`` the network has seen nothing: it is asked at t = 0 there. Above ``sigma_max`` a
-    σ is refused (like all noise levels, where it is a number or a tensor on the CPU).
-
-    Args:
-        unet: a diffusers ``UNet2DModel``; further output channels than the image has (a learned variance) are left out.
-        alphas_cumprod: (T,) the schedule, :math:`\bar\alpha_t`, falling from near 1 to near 0 but not to 0.
-        prediction: what the network predicts: ``epsilon``, ``sample`` (x₀) or ``v_prediction``.
-
-    Source: Ho et al. 2020; Salimans & Ho 2022 (v); Karras et al. 2022, table 1, column VP.
-    """
-
-    def __init__(
-        self, unet: nn.Module, alphas_cumprod: Tensor | Sequence[float], prediction: str = "epsilon"
-    ) -> None:
-        super().__init__()
-        if prediction not in PREDICTIONS:
-            raise ValueError(
-                f"prediction_type {prediction!r} is not a diffusion's; known are {', '.join(PREDICTIONS)}"
-            )
-        alphas = torch.as_tensor(alphas_cumprod, dtype=torch.float64).cpu()
-        if not alphas[-1] > 0:
-            raise ValueError(
-                "the schedule ends without any signal (zero terminal SNR), where σ is infinite; "
-                "a denoiser in σ cannot start there"
-            )
-        sigmas = ((1 - alphas) / alphas).sqrt()
-        if not (len(sigmas) > 1 and sigmas[0] > 0 and (sigmas[1:] > sigmas[:-1]).all()):
-            raise ValueError("the schedule's noise must grow from each time to the next")
-        self.network = unet if isinstance(unet, UNet) else UNet(unet)
-        self.prediction, self.alphas_cumprod = prediction, alphas.tolist()
-        self.sigma_min, self.sigma_max = float(sigmas[0]), float(sigmas[-1])
-        self.log_sigmas = sigmas.log()  # no buffer: it must stay in float64 when weights are cast
-
-    def time(self, sigma: Tensor) -> Tensor:
-        """t(σ), a float32 tensor of sigma's shape, between 0 and T − 1."""
-        if self.log_sigmas.device != sigma.device:
-            double = sigma.device.type != "mps"
-            self.log_sigmas = self.log_sigmas.to(sigma.device, torch.float64 if double else torch.float32)
-        known = self.log_sigmas
-        log_sigma = sigma.to(known.dtype).log()
-        i = torch.searchsorted(known, log_sigma.contiguous()).clamp(1, len(known) - 1)
-        low, high = (
-            known.take(i - 1),
-            known.take(i),
-        )  # not known[i], which would break a compiled graph where i is one number
-        return (i - 1 + (log_sigma - low) / (high - low)).clamp(0, len(known) - 1).float()
-
-    def forward(self, x: Tensor, sigma: float | Tensor, **cond: Any) -> Tensor:
-        s = sigma_like(sigma, x)
-        if (
-            s.device.type == "cpu"
-            and not torch.compiler.is_compiling()
-            and (s > self.sigma_max * 1.001).any()
-        ):
-            raise ValueError(
-                f"sigma = {s.max():g} lies above {self.sigma_max:g}, the greatest noise level that this teacher knows"
-            )
-        alpha = 1 / (1 + s**2).sqrt()
-        out = self.network((alpha * x).to(x.dtype), self.time(s).flatten().expand(len(x)), **cond)
-        out = out[:, : x.shape[1]]
-        if self.prediction == "epsilon":
-            out = x - s * out
-        elif self.prediction == "v_prediction":
-            out = alpha * (alpha * x - s * out)
-        return out.to(x.dtype)
 
 
 def load_diffusers(folder: str | Path) -> DiffusersDenoiser | ConsistencyModel:
@@ -139,12 +61,9 @@ def load_diffusers(folder: str | Path) -> DiffusersDenoiser | ConsistencyModel:
         alphas, prediction = _schedule(config, folder)
         model = DiffusersDenoiser(_read_unet(unet_folder), alphas, prediction)
     height, width = size if isinstance(size, list) else (size, size)
-    model.header = {  # type: ignore[assignment]
-        "shape": [unet_config["in_channels"], height, width],
-        "classes": unet_config.get("num_class_embeds") or 0,
-    }
-    if (folder / RECIPE).is_file():
-        model.header["recipe"] = _read_json(folder / RECIPE)  # type: ignore[operator]
+    facts = {"recipe": _read_json(folder / RECIPE)} if (folder / RECIPE).is_file() else {}
+    facts |= {"shape": [unet_config["in_channels"], height, width]}
+    model.header = Header.from_dict(facts | {"classes": unet_config.get("num_class_embeds") or 0})  # type: ignore[assignment]
     return model.eval()
 
 

@@ -9,7 +9,6 @@ The published weights are licensed CC BY-NC-SA 4.0, so what is distilled from th
 Source: Karras et al. 2022, tables 1 and 7.
 """
 
-import math
 import pickle
 from collections.abc import Iterator
 from io import BytesIO
@@ -19,62 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cdedu.noise import sigma_like
+from cdedu.adapters import VE, VP
+from cdedu.checkpoints import Header
 from cdedu.recipes import Network, Recipe
 from cdedu.teacher import Teacher
-
-
-class VP(nn.Module):
-    r"""A score network of the variance-preserving process, as in EDM's baseline files.
-
-    .. math:: D(x, \sigma) = x - \sigma\,F\Big(\frac{x}{\sqrt{1+\sigma^2}},\ (M-1)\,t(\sigma)\Big), \qquad
-              t(\sigma) = \frac{\sqrt{\beta_{\min}^2 + 2\,\beta_d \ln(1+\sigma^2)} - \beta_{\min}}{\beta_d}
-
-    The network was trained for σ from ``sigma_min`` to ``sigma_max``; outside, it is asked all the same.
-
-    Args:
-        network: F, called as ``network(x, c_noise, **cond)``.
-        steps: M, the number of time steps by whose count the network knows t.
-        first: the least t that it was trained at.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        beta_d: float = 19.9,
-        beta_min: float = 0.1,
-        steps: int = 1000,
-        first: float = 1e-5,
-    ) -> None:
-        super().__init__()
-        self.network, self.beta_d, self.beta_min = network, beta_d, beta_min
-        self.steps, self.first = steps, first
-        self.sigma_min, self.sigma_max = (
-            math.sqrt(math.expm1(beta_d / 2 * t**2 + beta_min * t)) for t in (first, 1.0)
-        )
-
-    def forward(self, x: Tensor, sigma: float | Tensor, **cond: Any) -> Tensor:
-        s = sigma_like(sigma, x)
-        t = ((self.beta_min**2 + 2 * self.beta_d * (s**2).log1p()).sqrt() - self.beta_min) / self.beta_d
-        c_noise = ((self.steps - 1) * t).flatten().expand(len(x))
-        return (x - s * self.network((x / (1 + s**2).sqrt()).to(x.dtype), c_noise, **cond)).to(x.dtype)
-
-
-class VE(nn.Module):
-    r"""A score network of the variance-exploding process, as in EDM's baseline files.
-
-    .. math:: D(x, \sigma) = x + \sigma\,F\big(x,\ \ln\tfrac{\sigma}{2}\big)
-
-    The network was trained for σ from ``sigma_min`` to ``sigma_max``; outside, it is asked all the same.
-    """
-
-    def __init__(self, network: nn.Module, sigma_min: float = 0.02, sigma_max: float = 100.0) -> None:
-        super().__init__()
-        self.network, self.sigma_min, self.sigma_max = network, sigma_min, sigma_max
-
-    def forward(self, x: Tensor, sigma: float | Tensor, **cond: Any) -> Tensor:
-        s = sigma_like(sigma, x)
-        return (x + s * self.network(x, (s / 2).log().flatten().expand(len(x)), **cond)).to(x.dtype)
 
 
 def is_edm(path: str | Path) -> bool:
@@ -92,8 +39,8 @@ def load_edm(path: str | Path) -> Teacher | VP | VE:
 
     It is a :class:`~cdedu.teacher.Teacher`, or :class:`VP` or :class:`VE` for the baselines. Conditional ones take
     ``labels``, (B,) int64; without labels they see EDM's row of zeros. ``model.header`` holds shape and recipe as after
-    :func:`cdedu.checkpoints.load`, so ``checkpoints.save(file, model, Recipe.from_dict(model.header["recipe"]),
-    model.header["shape"])`` makes a safetensors file of a ``Teacher``.
+    :func:`cdedu.checkpoints.load`, so ``checkpoints.save(file, model, model.header.recipe,
+    model.header.shape)`` makes a safetensors file of a ``Teacher``.
 
     Args:
         path: such as ``edm-cifar10-32x32-uncond-vp.pkl``, its ``-ve`` or ``-cond-`` sisters, ``edm-ffhq-64x64-*.pkl``,
@@ -201,12 +148,8 @@ def _denoiser(record: _Record, path: Path) -> Teacher | VP | VE:
     else:
         raise ValueError(f"its preconditioning {wrapper!r:.80} is not known here")
     recipe = Recipe(path.stem, data="", network=network, sigma_data=getattr(model, "sigma_data", 0.5))
-    model.header = {  # type: ignore[assignment]
-        "class": type(model).__name__,
-        "recipe": recipe.to_dict(),
-        "shape": list(shape),
-        "source": path.name,
-    }
+    classes = network.classes
+    model.header = Header(shape, recipe, classes, classes, facts={"source": path.name})  # type: ignore[assignment]
     return model
 
 

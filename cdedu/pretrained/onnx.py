@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cdedu.checkpoints import Header
 from cdedu.files import replacing
 
 TOLERANCE = 1e-4
@@ -49,18 +50,18 @@ def export_onnx(
         RuntimeError: if graph and model differ by more than 1e-4; nothing is written then.
         ImportError, OSError: if a package is missing, or the file cannot be written.
     """
-    path, header = Path(path), getattr(model, "header", None) or {}
+    path, header = Path(path), getattr(model, "header", None) or Header(())
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"export_onnx: {type(model).__name__} is not a torch module, so there is no graph to trace"
         )
     if path.suffix != ".onnx":
         raise ValueError(f"export_onnx: the file must end in .onnx, got {path}")
-    shape = header.get("shape") if shape is None else shape
+    shape = header.shape or None if shape is None else shape
     if not shape:
         raise ValueError("export_onnx: the model does not say its shape; give it, such as shape=(1, 8, 8)")
     if classes is None:
-        classes = header.get("recipe", {}).get("network", {}).get("classes", 0)
+        classes = header.classes
     low = float(getattr(model, "sigma_min", 0.0)) or 0.002
     if sigma is not None and not low * (1 - 1e-6) <= sigma < float("inf"):
         raise ValueError(f"export_onnx: sigma = {sigma}, but it must be finite and at least {low:g}")

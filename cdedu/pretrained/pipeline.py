@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from cdedu.guidance import WeightedUNet
+from cdedu.checkpoints import Header
 from cdedu.networks import UNet
+from cdedu.networks.guided import WeightedUNet
 from cdedu.pretrained.diffusers import RECIPE
 from cdedu.recipes import Recipe
 from cdedu.student import ConsistencyModel
@@ -51,9 +52,8 @@ def export_pipeline(
 
     student, folder = _at(student, guidance), Path(folder)
     net = _unet(student)
-    header = getattr(student, "header", None) or {}
-    if recipe is None and "recipe" in header:
-        recipe = Recipe.from_dict(header["recipe"])
+    header = getattr(student, "header", None) or Header(())
+    recipe = recipe or header.recipe
     if recipe is None:
         raise ValueError("export_pipeline: the student does not say its recipe; give it: recipe=...")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
@@ -91,15 +91,15 @@ def second_index(recipe: Recipe) -> int:
 def model_card(
     name: str,
     recipe: Recipe,
-    header: dict[str, Any],
+    header: Header,
     metrics: dict[str, Any] | None = None,
     license: str | None = None,
 ) -> str:
     """A README for the folder: what this is, how to sample, what it was trained on, what was measured."""
     k = second_index(recipe)
     stage, sigma = recipe.student, float(recipe.sigmas()[k])
-    teacher = (header.get("teacher") or {}).get("source", "not recorded")
-    data = header.get("data") or {"name": recipe.data}
+    teacher = header.facts.get("teacher", {}).get("source", "not recorded")
+    data = header.facts.get("data", {"name": recipe.data})
     labels = ", class_labels=[0] * 16" if recipe.network.classes else ""
     head = ["library_name: diffusers", "pipeline_tag: unconditional-image-generation"]
     head += ["tags: [consistency-model, distillation]", *[f"license: {license}"] * bool(license)]
@@ -108,7 +108,7 @@ def model_card(
         "method": stage.method,
         "teacher": teacher,
         "data": ", ".join(f"{key} {value}" for key, value in data.items()),
-        "steps": header.get("step", stage.steps),
+        "steps": header.step or stage.steps,
         "batch": stage.batch,
         "learning rate": stage.lr,
         "noise grid": f"{stage.points} points from {recipe.sigma_max:g} to {recipe.sigma_min:g}",
@@ -136,7 +136,7 @@ def _measured(metrics: dict[str, Any] | None) -> str:
     if not metrics:
         return "Nothing was recorded."
     if "samplers" in metrics:
-        from cdedu.comparison import table
+        from cdedu.evaluation.comparison import table
 
         return f"Medians over {metrics['seeds']} sampling seeds, {metrics['n']} samples each.\n\n{table(metrics)}"
     rows = "\n".join(f"| {name} | {value} |" for name, value in metrics.items())

@@ -6,8 +6,8 @@ repository can read these; for a course of your own, write some that nobody else
 
 import torch
 
-from cdedu.checks.core import agree, call
-from cdedu.grading import hidden
+from cdedu.course.checks.core import agree, call
+from cdedu.course.grading import hidden
 
 
 @hidden("noise-weights")

@@ -1,0 +1,351 @@
+"""The grader's side of one submission: run it elsewhere, judge its answers here, start again without what broke it."""
+
+import functools
+import json
+import os
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from cdedu.course.checks import core
+from cdedu.course.checks.core import Result
+from cdedu.course.grading import sandbox
+from cdedu.course.grading.wire import Forged, Gone, Peer
+
+Isolation = Literal["auto", "namespaces", "hooks"]
+Cell = tuple[str, str]
+"""Name, as the report calls it, and source."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one submission may use."""
+
+    wall_seconds: int = 120
+    """For the whole submission."""
+    cell_seconds: int = 20
+    """For one cell."""
+    check_seconds: int = 20
+    """For one judgement of one answer."""
+    cpu_seconds: int = 100
+    """Of its process, and of each that it starts."""
+    memory_mb: int = 1024
+    """Of each process, on top of the libraries."""
+
+
+@dataclass
+class Verdicts:
+    """What became of one submission."""
+
+    results: dict[str, Result] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+    def remark(self, text: str) -> None:
+        """Say it once."""
+        if text not in self.remarks:
+            self.remarks.append(text)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A set of exercises as it was handed out, and how it is graded."""
+
+    exercises: tuple[str, ...]
+    given: tuple[Cell, ...] = ()
+    """Code cells that everybody got."""
+    seeds: tuple[int, ...] = (0,)
+    """Of the data on which each answer is tried."""
+    hidden: Path | None = None
+    """A file with further tests."""
+    limits: Limits = Limits()
+
+
+_hidden: dict[str, list[Callable[..., str | None]]] = {}
+
+
+def hidden(name: str) -> Callable[[Callable[..., str | None]], Callable[..., str | None]]:
+    """Decorator: the function below is a further test of an exercise, which only the grader has.
+
+    It takes the answers and a generator, returns where all is well and raises ``Wrong`` where not, as the tests in
+    :mod:`cdedu.course.checks` do.
+    """
+    core._find(name)
+
+    def register(test: Callable[..., str | None]) -> Callable[..., str | None]:
+        _hidden.setdefault(name, []).append(test)
+        return test
+
+    return register
+
+
+@functools.cache
+def hidden_tests(path: Path | None) -> dict[str, list[Callable[..., str | None]]]:
+    """What a file registers.
+
+    Raises:
+        ValueError: if it cannot be run.
+    """
+    _hidden.clear()
+    if path is not None:
+        try:
+            exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), {"__name__": "hidden"})
+        except Exception as error:
+            raise ValueError(f"{path}: {type(error).__name__}: {error}") from None
+    return dict(_hidden)
+
+
+class Judge:
+    """Holds the process that forks for every submission. Use it in a ``with`` statement."""
+
+    def __init__(self, task: Task, isolation: Isolation = "auto") -> None:
+        self.task, self.tests = task, hidden_tests(task.hidden)
+        ours, theirs = socket.socketpair()
+        package = Path(sandbox.__file__).parents[2]
+        kept = {k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV")}  # fmt: skip
+        more = {"PYTHONPATH": str(package), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0"}  # fmt: skip
+        start = "from cdedu.course.grading.sandbox import main; main()"
+        words = [sys.executable, "-P", "-c", start, str(theirs.fileno())]
+        self._scratch = tempfile.TemporaryDirectory(prefix="cdedu-grade-")
+        self.process = subprocess.Popen(
+            [*words, json.dumps([source for _, source in task.given])],
+            pass_fds=[theirs.fileno()],
+            env=kept | more | {"MPLCONFIGDIR": self._scratch.name},
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+        )
+        theirs.close()
+        self.control = ours
+        if ours.recv(1) != b"!":
+            raise OSError("the process that runs submissions does not start")
+        self.namespaces = isolation != "hooks"
+        if self.namespaces and (trouble := self._leaks()):
+            if isolation == "namespaces":
+                self.close()
+                raise OSError(f"namespaces do not isolate here: {trouble}")
+            self.namespaces, self.why = False, trouble
+
+    why = ""
+
+    def __enter__(self) -> "Judge":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process that forks."""
+        self.control.close()
+        self.process.kill()
+        self.process.wait()
+        self._scratch.cleanup()
+
+    @property
+    def protection(self) -> str:
+        """What holds a submission back, in a sentence."""
+        if self.namespaces:
+            return (
+                "Linux namespaces: no network, no other processes, none of your files; limits on time, memory and processes. "
+                "Tried before grading."
+            )
+        root = " You are root, for whom the limit on processes does not hold." if os.getuid() == 0 else ""
+        return (
+            f"Python audit hooks only ({self.why or 'as asked'}): they refuse network, processes and files outside to Python code, "
+            f"and are no boundary against native code. Limits on time and memory hold.{root} Grade in a container or a virtual "
+            "machine."
+        )
+
+    # --- one submission --------------------------------------------------------------------------
+
+    @contextmanager
+    def sandbox(self, **order: Any) -> Iterator[Peer]:
+        """A fresh process for a submission."""
+        ours, theirs = socket.socketpair()
+        limits = self.task.limits
+        facts = {
+            "namespaces": self.namespaces,
+            "memory_mb": limits.memory_mb,
+            "cpu_seconds": limits.cpu_seconds,
+        }
+        try:
+            socket.send_fds(self.control, [json.dumps(facts | order).encode()], [theirs.fileno()])
+            theirs.close()
+            yield Peer(ours.fileno())
+        finally:
+            ours.close()
+
+    def _leaks(self) -> str:
+        """Why the namespaces do not protect; empty if they do. Tried without the hooks."""
+        with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as server:
+            secret = Path(folder, "secret")
+            secret.write_text("x")
+            os.chmod(folder, 0o777)
+            with self.sandbox(hooks=False) as peer:
+                peer.deadline = time.monotonic() + 30
+                try:
+                    found = peer.request("probe", str(secret), server.getsockname()[1])
+                except Gone as gone:
+                    return str(gone)
+                except core._TooLong:
+                    return "no answer"
+        if not found.pop("scratch"):
+            return "the scratch folder cannot be written"
+        return ", ".join(f"{what} is possible" for what, possible in found.items() if possible)
+
+    def grade(self, cells: list[Cell], places: dict[str, int]) -> Verdicts:
+        """Judge every exercise of the set.
+
+        Args:
+            cells: the notebook's code, in order.
+            places: exercise → the index of the cell after which it is judged; the others are judged at the end.
+        """
+        verdicts, skip = Verdicts(), set[int]()
+        end = time.monotonic() + self.task.limits.wall_seconds
+        while time.monotonic() < end and self._attempt(cells, places, verdicts, skip, end):
+            pass
+        late = Result("not attempted", "time", "The time for the whole notebook was over before this exercise was reached.")  # fmt: skip
+        if set(self.task.exercises) - set(verdicts.results):
+            verdicts.remark(f"stopped after {self.task.limits.wall_seconds} s")
+        verdicts.results = {name: verdicts.results.get(name, late) for name in self.task.exercises}
+        return verdicts
+
+    def _attempt(self, cells: list[Cell], places: dict[str, int], verdicts: Verdicts, skip: set[int], end: float) -> bool:  # fmt: skip
+        """Run the notebook once; true if the process broke and another attempt without the cause makes sense."""
+        limits, doing, name, i = self.task.limits, "", "", 0
+        with self.sandbox() as peer:
+            try:
+                for i, cell in enumerate(cells):
+                    if i not in skip:
+                        doing, name = "cell", cell[0]
+                        peer.deadline = min(end, time.monotonic() + limits.cell_seconds + 2)
+                        self._tell(verdicts, name, peer.request("run", *cell, limits.cell_seconds))
+                    for name in (n for n, place in places.items() if place == i):
+                        doing = "check"
+                        self._judge(peer, name, verdicts, end)
+                for name in self.task.exercises:
+                    if verdicts.results.get(name, Result("wrong", "missing")).key == "missing":
+                        doing = "check"
+                        self._judge(peer, name, verdicts, end)
+                doing = "facts"
+                peer.deadline = time.monotonic() + 2
+                self._facts(verdicts, peer)
+                return False
+            except Forged:
+                verdicts.remark("sends messages of its own to the grader; stopped")
+                stopped = Result("wrong", "ended", "The notebook interfered with its grading.")
+                verdicts.results = {n: verdicts.results.get(n, stopped) for n in self.task.exercises}
+                return False
+            except (Gone, core._TooLong) as problem:
+                if doing == "facts":
+                    return False
+                why = _why(problem, limits)
+                if time.monotonic() >= end:
+                    why = f"was running when the {limits.wall_seconds} s for the whole notebook were over"
+                if doing == "cell":
+                    skip.add(i)
+                    verdicts.remark(f"{name} {why}; left out")
+                else:
+                    if not peer.late or name not in verdicts.results:
+                        verdicts.results[name] = Result("wrong", "ended", f"Its check {why}.")
+                    verdicts.remark(f"{name}: its check {why}")
+                return True
+
+    def _tell(self, verdicts: Verdicts, name: str, outcome: Any) -> None:
+        if not isinstance(outcome, dict):
+            raise Forged("sent what is no answer")
+        if outcome.get("slow"):
+            verdicts.remark(f"{name} was stopped after {self.task.limits.cell_seconds} s")
+        elif "error" in outcome:
+            line = _plain(outcome.get("line", ""))
+            verdicts.remark(f"{name} raised {_plain(outcome['error'])}" + (f" in the line `{line}`" if line else ""))  # fmt: skip
+
+    def _facts(self, verdicts: Verdicts, peer: Peer) -> None:
+        facts = peer.request("facts")
+        if not isinstance(facts, dict):
+            return
+        for what in facts.get("noted") or ():
+            verdicts.remark(f"tried to {_plain(what)}: refused")
+        printed = facts.get("printed")
+        if isinstance(printed, int) and printed > 10**6:
+            verdicts.remark(f"printed {printed / 1e6:,.0f} million characters")
+
+    def _judge(self, peer: Peer, name: str, verdicts: Verdicts, end: float) -> None:
+        """Judge one answer on all seeds and by all tests; the first that it does not pass is its verdict."""
+        known = verdicts.results.get(name)
+        if known is not None and known.key != "missing":
+            return
+        public = core.exercises()[name]
+        result = Result("right")
+        for test in (public.test, *self.tests.get(name, ())):
+            for seed in self.task.seeds:
+                seconds = self.task.limits.check_seconds
+                peer.deadline = min(end, time.monotonic() + 0.9 * seconds)
+                space = peer.request("answers", list(public.answers), seed + 10_007)
+                if not isinstance(space, dict):
+                    raise Forged("sent what is no answer")
+                drawn: list[bool] = []
+                result = core.judge(replace(public, test=_watched(test, drawn)), space, seed, seconds)
+                peer.forget()
+                if peer.late:
+                    verdicts.results[name] = result
+                    raise core._TooLong
+                if result.status != "right" or not any(drawn):
+                    break  # wrong, or the same with every seed
+            if result.status != "right":
+                break
+        verdicts.results[name] = result
+
+
+def _watched(test: Callable[..., str | None], drawn: list[bool]) -> Callable[..., str | None]:
+    """The test, which notes whether it drew data from its generator."""
+
+    def watched(*given: Any) -> str | None:
+        before = given[-1].get_state()
+        try:
+            return test(*given)
+        finally:
+            drawn.append(not torch.equal(before, given[-1].get_state()))
+
+    return watched
+
+
+def _why(problem: BaseException, limits: Limits) -> str:
+    """What ended a process, as the rest of a sentence."""
+    if isinstance(problem, core._TooLong):
+        return "did not end in time"
+    stopped = problem.signal if isinstance(problem, Gone) else 0
+    if stopped == signal.SIGXCPU:
+        return f"used up the {limits.cpu_seconds} s of computing time"
+    if stopped == signal.SIGKILL:
+        return f"used up the {limits.cpu_seconds} s of computing time, or too much memory"
+    if stopped:
+        return f"ended the whole process ({signal.Signals(stopped).name})"
+    return f"ended the whole process ({problem})" if str(problem) else "ended the whole process"
+
+
+def _plain(text: Any) -> str:
+    """One line without control characters, of bounded length."""
+    return re.sub(r"\s+", " ", re.sub(r"[\x00-\x08\x0e-\x1f\x7f]", "", str(text)))[:200]
+
+
+def limit_memory(gigabytes: int = 8) -> None:
+    """Bound the grader's own memory: a submission chooses the sizes of what the checks are given."""
+    if sys.platform == "linux":
+        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        wanted = mapped + gigabytes * 2**30
+        resource.setrlimit(
+            resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )
+        torch.set_num_threads(1)

@@ -1,0 +1,471 @@
+"""Where submissions run: a process each, without network, with limits, in a folder of its own.
+
+:func:`main`, in a process of its own, imports what the notebooks need once, then waits for orders on a socket, and forks for each
+submission. Two layers of protection:
+
+* Namespaces (Linux 5.12 or later, where an ordinary user or root may make them): no network, no other processes, and of the files
+  only Python, its packages and the system's libraries, read-only, beside a scratch folder in memory. The kernel enforces it.
+* Audit hooks of Python: refuse network, processes and files outside, and note what was tried. They hold against Python code that
+  does not set out to break them; they are no boundary against native code.
+
+Limits on CPU time, memory, file size and number of processes hold in both cases.
+"""
+
+import builtins
+import contextlib
+import ctypes
+import gc
+import json
+import linecache
+import os
+import random
+import resource
+import select
+import shutil
+import signal
+import site
+import socket
+import sys
+import tempfile
+import traceback
+import types
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from cdedu.course.grading.wire import Gone, Peer
+
+SCRATCH = "/scratch"
+PROCESSES = 16
+FILE_MB = 16
+"""Largest file, and in namespaces all files together times four."""
+TEXT = 20_000
+"""Characters of output that are kept."""
+_UNSHARE = {"mount": 0x20000, "uts": 0x4000000, "ipc": 0x8000000, "user": 0x10000000, "pid": 0x20000000, "net": 0x40000000}  # fmt: skip
+_NOSUID, _NODEV, _NOEXEC, _BIND, _REC, _PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+# --- what a submission may see -------------------------------------------------------------------
+
+
+def readable() -> list[str]:
+    """Files and folders that Python needs, outermost first."""
+    package = str(Path(__file__).parents[1])
+    found = ["/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/etc/os-release", "/etc/fonts", "/etc/mime.types"]  # fmt: skip
+    found += [sys.prefix, sys.base_prefix, package, *site.getsitepackages()]
+    found += [p for p in sys.path if p and Path(p).is_dir() and p != str(Path(package).parent)]
+    out: list[str] = []
+    for path in sorted({p for p in found if os.path.exists(p)}, key=len):
+        if not any(path == o or path.startswith(o.rstrip("/") + "/") for o in out):
+            out.append(path)
+    return out
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
+
+
+def _unshare(*names: str) -> None:
+    _check(_libc.unshare(sum(_UNSHARE[n] for n in names)), "unshare")
+
+
+def _mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+    def text(value: str | None) -> bytes | None:
+        return None if value is None else os.fsencode(value)
+
+    _check(_libc.mount(text(source), text(target), text(kind), ctypes.c_ulong(flags), text(options)), f"mount {target}")  # fmt: skip
+
+
+def _read_only(path: str) -> None:
+    """Read-only with all that is mounted below: mount_setattr."""
+    attributes = (ctypes.c_uint64 * 4)(0x1 | 0x2 | 0x4, 0, 0, 0)
+    _check(
+        _libc.syscall(442, -100, os.fsencode(path), 0x8000, ctypes.byref(attributes), 32), f"read-only {path}"
+    )
+
+
+def _leave_users() -> None:
+    """Namespaces of the process that waits: an ordinary user needs a user namespace, in which the identity stays."""
+    uid, gid = os.getuid(), os.getgid()
+    if uid == 0:
+        _unshare("pid", "net", "ipc", "uts")
+        return
+    _unshare("user", "pid", "net", "ipc", "uts")
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+
+
+def _leave_files(base: str, paths: list[str], memory: str) -> None:
+    """A root of its own: Python and libraries, read-only, and a scratch folder in memory."""
+    _unshare("mount")
+    _mount(None, "/", None, _REC | _PRIVATE)
+    _mount("tmpfs", base, "tmpfs", _NOSUID | _NODEV, f"size={memory},mode=755")
+    for path in [*paths, "/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"]:
+        inside = Path(base + path)
+        if os.path.isdir(path):
+            inside.mkdir(parents=True)
+        else:
+            inside.parent.mkdir(parents=True, exist_ok=True)
+            inside.touch()
+        _mount(os.path.realpath(path), str(inside), None, _BIND | _REC)
+        if not path.startswith("/dev/"):
+            _read_only(str(inside))
+    for name in ("/proc", "/tmp", "/dev/shm", SCRATCH):
+        Path(base + name).mkdir(parents=True, exist_ok=True)
+    for name in ("/tmp", "/dev/shm", SCRATCH):
+        os.chmod(base + name, 0o777)
+    try:
+        _mount("proc", base + "/proc", "proc", _NOSUID | _NODEV | _NOEXEC)
+    except OSError:
+        pass  # a container that hides parts of /proc: then there is none at all
+    os.chdir(base)
+    _check(_libc.pivot_root(b".", b"."), "pivot_root")
+    _check(_libc.umount2(b".", 2), "umount")
+    os.chdir(SCRATCH)
+
+
+def _drop_rights(uid: int) -> None:
+    """No capabilities, and none to be had from other programs."""
+    if os.getuid() == 0:
+        os.setgroups([])
+        os.setgid(uid)
+        os.setuid(uid)
+    else:
+        header, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+        _check(_libc.capset(header, data), "capset")
+    if sys.platform == "linux":
+        _check(_libc.prctl(38, 1, 0, 0, 0), "prctl")
+
+
+def _limit(memory_mb: int, cpu_seconds: int) -> None:
+    """Limits that a process cannot raise again. Memory is counted on top of what the libraries take already."""
+    mapped = 0
+    if sys.platform == "linux":
+        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    wanted = {
+        resource.RLIMIT_CPU: cpu_seconds,
+        resource.RLIMIT_FSIZE: FILE_MB * 2**20,
+        resource.RLIMIT_NPROC: PROCESSES,
+        resource.RLIMIT_NOFILE: 256,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_AS: mapped + memory_mb * 2**20,
+    }
+    for kind, value in wanted.items():
+        hard = resource.getrlimit(kind)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        try:
+            resource.setrlimit(kind, (value, value))
+        except (ValueError, OSError):
+            if sys.platform == "linux":  # macOS has no limit on memory
+                raise
+
+
+def _refuse(noted: list[str], scratch: str, paths: list[str], native: bool) -> None:
+    """Audit hooks: what is refused is noted. ``native``: also refuse to call into libraries by hand."""
+    inside = (os.path.realpath(scratch) + "/", "/dev/null", "/dev/shm/")
+    system = ("/dev/urandom", "/dev/random", "/dev/zero", "/proc/cpuinfo", "/proc/meminfo", "/proc/sys/kernel/random/boot_id", "/proc/stat", "/sys/devices/system/cpu", f"/proc/{os.getpid()}/")  # fmt: skip
+    seen = (*inside, *system, *(p for p in {*paths, *map(os.path.realpath, paths)}))
+    changing = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+    realpath, fsdecode = os.path.realpath, os.fsdecode
+    processes = ("subprocess.Popen", "os.system", "os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn")  # fmt: skip
+    files = {"os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.chmod", "os.chown", "os.truncate", "os.utime", "shutil.rmtree", "shutil.move"}  # fmt: skip
+
+    def refuse(what: str) -> NoReturn:
+        if what not in noted and len(noted) < 10:
+            noted.append(what)
+        raise PermissionError(f"{what}: not allowed while grading")
+
+    def place(path: Any) -> str:
+        name = realpath(fsdecode(path))
+        return name + "/" if name + "/" in seen else name
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open":
+            path, mode, flags = arguments
+            if isinstance(path, int) or path is None:
+                return
+            writes = flags & changing if isinstance(flags, int) else set(str(mode)) & set("wax+")
+            name = place(path)
+            if writes and not name.startswith(inside):
+                refuse(f"write to {fsdecode(path)!r}")
+            if not name.startswith(seen):
+                refuse(f"read {fsdecode(path)!r}")
+        elif event in files:
+            for path in arguments[: 2 if event in ("os.rename", "os.link", "shutil.move") else 1]:
+                if not isinstance(path, int) and not place(path).startswith(inside):
+                    refuse(f"{event.partition('.')[2]} {fsdecode(path)!r}")
+            if event == "os.symlink" and not place(arguments[1]).startswith(inside):
+                refuse(f"symlink {fsdecode(arguments[1])!r}")
+        elif event in ("os.listdir", "os.scandir"):
+            path = arguments[0] if arguments[0] is not None else "."
+            if not isinstance(path, int) and not (place(path) + "/").startswith(seen):
+                refuse(f"list {fsdecode(path)!r}")
+        elif event.startswith("socket.") and event != "socket.gethostname":
+            refuse("open a network connection")
+        elif event in processes:
+            refuse("start another process")
+        elif event in ("os.kill", "os.killpg"):
+            refuse("send a signal to a process")
+        elif native and event in ("ctypes.dlopen", "ctypes.dlsym", "ctypes.dlsym/handle", "ctypes.cdata"):
+            refuse("call native code")
+
+    sys.addaudithook(hook)
+
+
+# --- the submission's own process ----------------------------------------------------------------
+
+
+class _Slow(BaseException):
+    """A cell has had its time."""
+
+
+class _Output:
+    """Keeps the beginning of what is printed."""
+
+    encoding, errors = "utf-8", "replace"
+
+    def __init__(self) -> None:
+        self.size, self.text = 0, ""
+
+    def write(self, text: str) -> int:
+        self.size += len(text)
+        if len(self.text) < TEXT:
+            self.text += text[: TEXT - len(self.text)]
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+    def isatty(self) -> bool:
+        return False
+
+    def fileno(self) -> int:
+        return 1
+
+
+class _Shell:
+    """What magics and shell lines of a notebook call; they do nothing here."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_, **__: None
+
+
+class _Notebook:
+    """The names of a notebook, and what may be done with them from outside."""
+
+    def __init__(self, noted: list[str], scratch: str) -> None:
+        self.module = types.ModuleType("__main__")
+        sys.modules["__main__"] = self.module
+        self.space = self.module.__dict__
+        self.space |= {"get_ipython": _Shell, "display": lambda *_, **__: None}
+        self.output, self.noted, self.scratch = _Output(), noted, scratch
+        self.peer: Peer
+
+    def line(self, error: BaseException) -> str | None:
+        """The last line of the notebook that an exception came through."""
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith("<cell ")]
+        return frames[-1].line if frames and frames[-1].line else None
+
+    def run(self, name: str, source: str, seconds: float) -> dict[str, Any]:
+        """Run one cell; the exception that it ended with, if any."""
+        torch.manual_seed(0)
+        random.seed(0)
+        try:
+            from IPython.core.inputtransformer2 import TransformerManager
+
+            source = TransformerManager().transform_cell(source)
+        except Exception:
+            pass  # not Python; it is said below
+        file = f"<cell {name}>"
+        linecache.cache[file] = (len(source), None, source.splitlines(True), file)
+        signal.signal(signal.SIGALRM, _alarm)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            exec(compile(source, file, "exec"), self.space)
+        except Gone:
+            raise
+        except _Slow:
+            return {"slow": True}
+        except BaseException as error:
+            message = str(error).splitlines()[0][:200] if str(error) else ""
+            return {
+                "error": f"{type(error).__name__}: {message}".rstrip(": "),
+                "line": self.line(error) or "",
+            }
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            plots = sys.modules.get("matplotlib.pyplot")
+            if plots is not None:
+                plots.close("all")
+        return {}
+
+    def answers(self, names: list[str], seed: int) -> dict[str, Any]:
+        """What the notebook calls by these names; random numbers begin anew."""
+        self.peer.forget()
+        torch.manual_seed(seed)
+        random.seed(seed)
+        if "numpy" in sys.modules:
+            sys.modules["numpy"].random.seed(seed % 2**32)
+        return {name: self.space[name] for name in names if name in self.space}
+
+    def facts(self) -> dict[str, Any]:
+        """What is to be reported beside the grades."""
+        return {"noted": list(self.noted), "printed": self.output.size}
+
+    def probe(self, file: str, port: int) -> dict[str, bool]:
+        """Try what must fail: another's file, its folder, a connection, a process outside."""
+
+        def possible(attempt: Callable[[], Any]) -> bool:
+            try:
+                attempt()
+            except (OSError, PermissionError):
+                return False
+            return True
+
+        return {
+            "read": possible(lambda: open(file).read()),
+            "delete": possible(lambda: os.remove(file)),
+            "network": possible(lambda: socket.create_connection(("127.0.0.1", port), 1)),
+            "scratch": possible(lambda: Path(self.scratch, "probe").write_text("x")),
+        }
+
+
+def _alarm(*_: Any) -> None:
+    raise _Slow
+
+
+def _submission(fd: int, order: dict[str, Any], scratch: str) -> None:
+    """Serve one submission, behind the protection that was asked for."""
+    from cdedu.course import checks
+
+    os.environ.update(HOME=scratch, TMPDIR=scratch, MPLCONFIGDIR=scratch)
+    tempfile.tempdir = scratch
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(null, stream)
+    os.closerange(3, fd)
+    os.closerange(fd + 1, 1024)
+    noted: list[str] = []
+    notebook = _Notebook(noted, scratch)
+    sys.stdout = sys.stderr = notebook.output
+    # The verdict is found elsewhere: here the notebook's own checks say nothing.
+    for module in (checks, checks.core):
+        module.check = module.hint = lambda *_, **__: None  # type: ignore[attr-defined]
+        module.passed = lambda *_: False  # type: ignore[attr-defined]
+    operations = {name: getattr(notebook, name) for name in ("run", "answers", "facts", "probe")}
+    notebook.peer = peer = Peer(fd, operations)
+    peer.line, peer.caught = notebook.line, (Exception, SystemExit, KeyboardInterrupt, _Slow)
+    _limit(order["memory_mb"], order["cpu_seconds"])
+    if order.get("hooks", True):
+        _refuse(noted, scratch, order["paths"], native=not order["namespaces"])
+    builtins.input = lambda *_: ""
+    try:
+        peer.serve()
+    except Gone:
+        pass
+
+
+def _guard(fd: int, order: dict[str, Any]) -> None:
+    """Start the submission's process, wait for it, and end it when the grader hangs up."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    scratch = base = tempfile.mkdtemp(prefix="cdedu-grade-")
+    uid = 200_000 + os.getpid() % 2**30
+    try:
+        if order["namespaces"]:
+            _leave_users()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.setsid()
+                if order["namespaces"]:
+                    _leave_files(base, order["paths"], f"{4 * FILE_MB}m")
+                    _drop_rights(uid)
+                    scratch = SCRATCH
+                else:
+                    os.chdir(scratch)
+                _submission(fd, order, scratch)
+            except BaseException as error:
+                _say(fd, {"end": f"{type(error).__name__}: {error}"[:300]})
+            os._exit(1)
+        poll = select.poll()
+        poll.register(fd, 0)
+        while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+            if poll.poll(20):
+                _kill(child, order["namespaces"])
+                os.waitpid(child, 0)
+                return
+        _kill(child, order["namespaces"])  # what it has left behind
+        code = os.waitstatus_to_exitcode(ended[1])
+        _say(fd, {"end": "", "signal": -code if code < 0 else 0})
+    except OSError as error:
+        _say(fd, {"end": f"{error}"[:300]})
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+
+
+def _kill(child: int, whole: bool) -> None:
+    try:
+        os.kill(child, signal.SIGKILL) if whole else os.killpg(child, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def _say(fd: int, facts: dict[str, Any]) -> None:
+    text = json.dumps(facts | {"value": None, "sizes": []}).encode()
+    try:
+        os.write(fd, len(text).to_bytes(8, "big") + bytes(8) + text)
+    except OSError:
+        pass
+
+
+# --- the process that forks ----------------------------------------------------------------------
+
+
+def main() -> None:
+    """Import once, then fork for every order that comes with a socket."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    sys.dont_write_bytecode = True
+    torch.set_num_threads(1)
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot
+
+    import_module("torch.fx.experimental.symbolic_shapes")  # which the first backward() would import
+    from IPython.core.inputtransformer2 import TransformerManager  # noqa: F401
+
+    import cdedu.course.checks
+    import cdedu.plotting  # noqa: F401
+
+    cdedu.course.checks.exercises()
+    matplotlib.pyplot.show = lambda *_, **__: None
+    space: dict[str, Any] = {"display": lambda *_, **__: None}
+    for source in json.loads(sys.argv[2]):  # what was handed out, so that no submission waits for its imports
+        with contextlib.suppress(Exception), contextlib.redirect_stdout(None):
+            exec(compile(source, "<handed out>", "exec"), space)
+    matplotlib.pyplot.close("all")
+    home = str(Path(__file__).parents[2])
+    if home not in site.getsitepackages():
+        sys.path[:] = [
+            p for p in sys.path if p != home
+        ]  # a checkout: the package is loaded, the rest is nobody's business
+    paths = readable()
+    gc.freeze()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    control.sendall(b"!")
+    while True:
+        data, fds, _, _ = socket.recv_fds(control, 2**16, 1)
+        if not data:
+            return
+        if os.fork() == 0:
+            control.close()
+            _guard(fds[0], json.loads(data) | {"paths": paths})
+            os._exit(0)
+        os.close(fds[0])

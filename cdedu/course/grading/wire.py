@@ -1,0 +1,323 @@
+"""Values and calls between the grader and the process that runs a submission; nothing that arrives is ever executed or unpickled.
+
+A message is a JSON text followed by the bytes of its tensors. Functions and other objects stay where they are: the other side
+gets a stand-in, and calling it is a message. So a check of :mod:`cdedu.course.checks` can judge functions that live in another process,
+call them with functions of its own, and take gradients through both.
+"""
+
+import json
+import math
+import os
+import re
+import select
+import struct
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from cdedu.course.checks.core import _nothing, _TooLong, empty
+
+LARGEST = 2**25
+"""Bytes of a message; more is refused."""
+DEEPEST = 40
+"""Calls within calls."""
+DTYPES = {
+    str(d).removeprefix("torch."): d
+    for d in (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex128,
+              torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+}  # fmt: skip
+ERRORS = {
+    e.__name__: e
+    for e in (AssertionError, NotImplementedError, NameError, TypeError, ValueError, RuntimeError, IndexError, KeyError,
+              AttributeError, ZeroDivisionError, OverflowError, StopIteration, RecursionError)
+}  # fmt: skip
+
+
+class Gone(BaseException):
+    """The other side has ended, or sent what is no message; no ``except Exception`` between here and the grader hides it."""
+
+    def __init__(self, why: str = "", signal: int = 0) -> None:
+        super().__init__(why)
+        self.signal = signal
+
+
+class Forged(Gone):
+    """The other side sent what it cannot have been asked for."""
+
+
+class Remote:
+    """A stand-in for an object of the other side."""
+
+    _repr, _float = "", math.nan
+
+    def __repr__(self) -> str:
+        return self._repr
+
+
+class RemoteNumber(Remote):
+    """A stand-in for what ``float`` understands."""
+
+    def __float__(self) -> float:
+        return self._float
+
+
+class RemoteFunction(Remote):
+    """A stand-in for what can be called."""
+
+    _peer: "Peer"
+    _id, _empty = 0, False
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return self._peer.call(self._id, arguments, options)
+
+    @property
+    def __code__(self) -> Any:
+        """So that the checks can tell a function that holds nothing yet."""
+        return _nothing.__code__ if self._empty else RemoteFunction.__call__.__code__
+
+
+class Peer:
+    """One end of the line: a connected socket, and what is done for the other side."""
+
+    def __init__(self, fd: int, operations: dict[str, Callable[..., Any]] | None = None) -> None:
+        self.fd, self.deadline, self.late, self._depth = fd, math.inf, False, 0
+        self._operations: dict[str, Callable[..., Any]] = {"call": self._called, "backward": self._backward}
+        self._operations |= operations or {}
+        self._objects: dict[int, Any] = {}
+        self._next, self._buffer = 0, b""
+        self.line: Callable[[BaseException], str | None] = lambda error: None
+        """Finds the line of the notebook in an exception's traceback."""
+        self.caught: tuple[type[BaseException], ...] = (Exception,)
+        """What is reported to the other side and not let through."""
+
+    def forget(self) -> None:
+        """Drop what the other side was lent."""
+        self._objects.clear()
+
+    def request(self, operation: str, *arguments: Any) -> Any:
+        """Have something done by the other side, and do what it asks meanwhile.
+
+        Raises:
+            Gone: if it has ended.
+            _TooLong: after the deadline.
+            Exception: that which it raised, under its name.
+        """
+        if self._depth >= DEEPEST:
+            raise RecursionError("functions call each other without end")
+        self._send({"do": operation}, arguments)
+        self._depth += 1
+        try:
+            while True:
+                head, value = self._receive()
+                if "do" in head:
+                    self._answer(head["do"], value)
+                elif "error" in head:
+                    raise _raised(head)
+                else:
+                    return value
+        finally:
+            self._depth -= 1
+
+    def serve(self) -> None:
+        """Answer until the other side hangs up."""
+        while True:
+            head, value = self._receive()
+            if "do" not in head:
+                raise Forged("answered what was not asked")
+            self._answer(head["do"], value)
+
+    def call(self, key: int, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """Call a function of the other side; what it changes in its arguments changes here as well."""
+        value, changes = self.request("call", key, list(arguments), options)
+        given = dict(enumerate(arguments)) | options
+        for name, new in changes:
+            old = given.get(name)
+            if isinstance(old, Generator) and isinstance(new, Generator):
+                old.set_state(new.get_state())
+            elif isinstance(old, Tensor) and isinstance(new, Tensor) and old.shape == new.shape:
+                with torch.no_grad():
+                    old.copy_(new)
+        return value
+
+    def _called(self, key: int, arguments: list[Any], options: dict[str, Any]) -> Any:
+        given = dict(enumerate(arguments)) | options
+        before = {
+            n: v.get_state() if isinstance(v, Generator) else v.detach().clone()
+            for n, v in given.items()
+            if isinstance(v, Generator | Tensor)
+        }
+        value = self._objects[key](*arguments, **options)
+        after = {n: given[n].get_state() if isinstance(given[n], Generator) else given[n] for n in before}
+        return value, [(n, given[n]) for n in before if not torch.equal(before[n], after[n].detach())]
+
+    def _backward(self, key: int, gradient: Tensor) -> None:
+        torch.autograd.backward(self._objects[key], gradient)
+
+    def _answer(self, operation: str, arguments: Any) -> None:
+        try:
+            self._send({}, self._operations[operation](*arguments))
+        except self.caught as error:
+            kinds = [k.__name__ for k in type(error).__mro__]
+            facts = {
+                "error": type(error).__name__[:60],
+                "kind": next((k for k in kinds if k in ERRORS), ""),
+                "message": str(error)[:2000],
+            }
+            self._send(facts | {"line": self.line(error)}, None)
+
+    # --- bytes -----------------------------------------------------------------------------------
+
+    def _send(self, head: dict[str, Any], value: Any) -> None:
+        blobs: list[bytes] = []
+        text = json.dumps(head | {"value": self._encode(value, blobs), "sizes": [len(b) for b in blobs]}).encode()  # fmt: skip
+        data = memoryview(b"".join([struct.pack(">QQ", len(text), sum(map(len, blobs))), text, *blobs]))
+        if len(data) > LARGEST:
+            raise ValueError(f"a value of {len(data) / 1e6:.0f} MB is too large to be graded")
+        while data:
+            try:
+                data = data[os.write(self.fd, data[: 2**16]) :]
+            except OSError as error:
+                raise Gone(str(error)) from None
+
+    def _read(self, n: int) -> bytes:
+        while len(self._buffer) < n:
+            while not select.select([self.fd], [], [], min(max(self.deadline - time.monotonic(), 0), 3600))[
+                0
+            ]:
+                if time.monotonic() > self.deadline:
+                    self.late = True
+                    raise _TooLong
+            try:
+                more = os.read(self.fd, 2**18)
+            except OSError as error:
+                raise Gone(str(error)) from None
+            if not more:
+                raise Gone
+            self._buffer += more
+        data, self._buffer = self._buffer[:n], self._buffer[n:]
+        return bytes(data)
+
+    def _receive(self) -> tuple[dict[str, Any], Any]:
+        if time.monotonic() > self.deadline:
+            self.late = True
+            raise _TooLong
+        size, more = struct.unpack(">QQ", self._read(16))
+        if size + more > LARGEST:
+            raise Forged("sent too large a message")
+        try:
+            head = json.loads(self._read(size))
+            sizes = head.pop("sizes")
+            if sum(sizes) != more or any(n < 0 for n in sizes):
+                raise ValueError("sizes")
+            if "end" in head:
+                raise Gone(str(head["end"])[:300], int(head.get("signal", 0)))
+            blobs = [self._read(n) for n in sizes]
+            return head, self._decode(head.pop("value"), blobs)
+        except Exception as error:
+            raise Forged(f"sent what is no message ({type(error).__name__})") from None
+
+    # --- values ----------------------------------------------------------------------------------
+
+    def _keep(self, value: Any) -> int:
+        self._next += 1
+        self._objects[self._next] = value
+        return self._next
+
+    def _encode(self, value: Any, blobs: list[bytes]) -> Any:
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, int | float | str) and not isinstance(value, Remote):
+            simple = next(kind for kind in (int, float, str) if isinstance(value, kind))(value)
+            return simple[:10_000] if isinstance(simple, str) else simple
+        if value is ...:
+            return {"is": "ellipsis"}
+        if isinstance(value, tuple | list):
+            return {"is": "tuple" if isinstance(value, tuple) else "list", "of": [self._encode(v, blobs) for v in value]}  # fmt: skip
+        if isinstance(value, dict):
+            return {"is": "dict", "of": [[self._encode(k, blobs), self._encode(v, blobs)] for k, v in value.items()]}  # fmt: skip
+        if isinstance(value, Generator):
+            return {"is": "generator", "blob": _blob(value.get_state(), blobs)}
+        if isinstance(value, Tensor) and value.dtype in DTYPES.values() and not value.is_sparse:
+            kind = str(value.dtype).removeprefix("torch.")
+            plain = value.detach().cpu().resolve_conj().resolve_neg()
+            key = self._keep(value) if value.requires_grad else None
+            return {"is": "tensor", "dtype": kind, "shape": list(value.shape), "blob": _blob(plain, blobs), "key": key}  # fmt: skip
+        if type(value).__module__ == "numpy" and hasattr(value, "item") and not getattr(value, "shape", ()):
+            return self._encode(value.item(), blobs)
+        facts: dict[str, Any] = {"is": "object", "type": type(value).__name__, "repr": _repr(value)}
+        if callable(value):
+            facts |= {"key": self._keep(value), "empty": hasattr(value, "__code__") and empty(value)}
+        elif hasattr(type(value), "__float__"):
+            try:
+                facts["float"] = float(value)
+            except Exception:
+                pass
+        return facts
+
+    def _decode(self, value: Any, blobs: list[bytes]) -> Any:
+        if not isinstance(value, dict):
+            return value
+        kind = value["is"]
+        if kind == "ellipsis":
+            return ...
+        if kind in ("tuple", "list"):
+            return (tuple if kind == "tuple" else list)(self._decode(v, blobs) for v in value["of"])
+        if kind == "dict":
+            return {self._decode(k, blobs): self._decode(v, blobs) for k, v in value["of"]}
+        if kind == "generator":
+            generator = Generator()
+            generator.set_state(torch.frombuffer(bytearray(blobs[value["blob"]]), dtype=torch.uint8))
+            return generator
+        if kind == "tensor":
+            return self._tensor(value, blobs)
+        name = re.sub(r"\W", "", str(value["type"]))[:60] or "object"
+        if "key" in value:
+            shape: type[Remote] = RemoteFunction
+        else:
+            shape = RemoteNumber if "float" in value else Remote
+        made = type(name, (shape,), {})()
+        made._repr = str(value["repr"])[:200]
+        if isinstance(made, RemoteFunction):
+            made._peer, made._id, made._empty = self, int(value["key"]), bool(value["empty"])
+        if isinstance(made, RemoteNumber):
+            made._float = float(value["float"])
+        return made
+
+    def _tensor(self, value: dict[str, Any], blobs: list[bytes]) -> Tensor:
+        dtype, shape, data = DTYPES[value["dtype"]], [int(n) for n in value["shape"]], blobs[value["blob"]]
+        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data):
+            raise ValueError("shape")
+        plain = torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
+        plain = plain.reshape(shape)
+        if value["key"] is None or not torch.is_grad_enabled() or not plain.is_floating_point():
+            return plain
+        key = int(value["key"])
+        plain.requires_grad_().register_hook(lambda gradient: self.request("backward", key, gradient))
+        return plain.clone()
+
+
+def _blob(value: Tensor, blobs: list[bytes]) -> int:
+    flat = value.flatten().clone(memory_format=torch.contiguous_format)
+    blobs.append(flat.view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    return len(blobs) - 1
+
+
+def _repr(value: Any) -> str:
+    try:
+        return repr(value)[:200]
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
+def _raised(head: dict[str, Any]) -> Exception:
+    """The other side's exception, of the kind that it had where that is one of Python's own."""
+    message = str(head["message"])[:2000]
+    base = ERRORS.get(str(head["kind"]), Exception)
+    name = re.sub(r"\W", "", str(head["error"]))[:60] or "Exception"
+    error: Exception = type(name, (base,), {"__str__": lambda self: message})(message)
+    if head.get("line"):
+        error.answer_line = str(head["line"])[:200]  # type: ignore[attr-defined]
+    return error

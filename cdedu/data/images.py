@@ -1,0 +1,267 @@
+"""Images from files: CIFAR-10, and any folder or zip of pictures. Decoded once, cached as uint8, ready to live on the GPU."""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cdedu.files import read_tensors, sha256, write_tensors
+
+CACHE = Path(os.environ.get("CDEDU_CACHE", "~/.cache/cdedu")).expanduser()
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+
+# The mirror's files at a fixed revision, and the archive on the original server, each with its SHA-256.
+MIRROR, REVISION = "uoft-cs/cifar10", "0b2714987fa478483af9968de7c934580d0bb9a2"
+PARQUET = {
+    "train": "8428b53a88a11ac374111006708df51469e315a22ac6d66470afd9c78d2ae883",
+    "test": "841389e6f2d64f28bf17310e430aebac20ec3ba611a3c5e231dc93c645ce84de",
+}
+ORIGINAL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+ORIGINAL_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+
+
+@dataclass(frozen=True)
+class Images:
+    """``images`` (n, C, H, W) uint8, ``labels`` (n,) int64 that index ``classes``."""
+
+    images: Tensor
+    labels: Tensor
+    classes: list[str]
+
+
+def image_folder(path: str | Path, size: int | None = None) -> Images:
+    """All pictures in a folder or a zip, as RGB; the name of a picture's folder is its class.
+
+    Args:
+        path: a folder or a ``.zip`` with .png, .jpg, .webp or .bmp files at any depth.
+        size: crop to the central square and resize to ``size`` × ``size``. Needed where sizes differ.
+
+    Raises:
+        FileNotFoundError: if there is nothing at ``path``, or no picture in it.
+        ValueError: for a file that is no picture, sizes that differ while ``size`` is not given, or a ``size`` below 1.
+    """
+    path = Path(path)
+    if size is not None and size < 1:
+        raise ValueError(
+            f"size = {size}, but pictures need at least one pixel; use the network's, such as 32"
+        )
+    if not path.exists():
+        raise FileNotFoundError(f"there is no folder or zip {path}")
+    key = hashlib.sha256(json.dumps([_fingerprint(path), size]).encode()).hexdigest()[:24]
+    return _cached(CACHE / f"images-{key}.safetensors", lambda: _decode_all(path, size))
+
+
+def cifar10(root: str | Path | None = None) -> tuple[Images, Images]:
+    """CIFAR-10, lossless: 50,000 training and 10,000 test images, 32 × 32.
+
+    Fetched once from a mirror on the Hugging Face hub, or else from the original server; broken downloads go on where they
+    stopped, and every file is checked against a recorded SHA-256 before it is used.
+
+    Args:
+        root: folder of the downloads; ``~/.cache/cdedu`` by default (or the environment variable CDEDU_CACHE).
+
+    Raises:
+        OSError: if neither source can be reached, with both reasons.
+        ValueError: if a file differs from its recorded hash.
+    """
+    folder = Path(root) if root else CACHE
+    paths = {split: folder / f"cifar10-{split}.safetensors" for split in PARQUET}
+    sources: dict[str, Images] = {}
+    if not all(path.is_file() for path in paths.values()):
+        try:
+            sources = {split: _from_mirror(split) for split in PARQUET}
+        except Exception as first:  # whatever fails at the mirror, errors of its libraries included
+            try:
+                archive = download(ORIGINAL, folder / "cifar-10-binary.tar.gz", ORIGINAL_SHA256)
+            except OSError as second:
+                raise OSError(
+                    f"CIFAR-10 can be had neither from the mirror ({first}) nor from its home ({second})"
+                ) from None
+            sources = _read_binary(archive)
+    train, test = (_cached(path, partial(sources.__getitem__, split)) for split, path in paths.items())
+    return train, test
+
+
+def download(url: str, path: Path, wanted: str | None) -> Path:
+    """Fetch a file; go on from a partial one; check its hash, where one is known, before giving it its name.
+
+    Raises:
+        OSError: if the server cannot be reached or the connection breaks; what has arrived is kept.
+        ValueError: if the hash differs; the bad file is removed.
+    """
+    from tqdm.auto import tqdm
+
+    if path.is_file():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    total = 0
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            have *= answer.status == 206  # a server that cannot continue starts again
+            total = have + int(answer.headers.get("Content-Length", -have))
+            with (
+                open(part, "ab" if have else "wb") as file,
+                tqdm(total=total or None, initial=have, unit="B", unit_scale=True, desc=path.name) as bar,
+            ):
+                while chunk := answer.read(1 << 20):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+    except urllib.error.HTTPError as error:
+        if not (have and error.code == 416):  # nothing is left to fetch: the hash decides
+            raise
+    if total and part.stat().st_size < total:
+        raise OSError(
+            f"{url}: the connection broke after {part.stat().st_size} of {total} bytes; run again to go on"
+        )
+    found = sha256(part)
+    if wanted and found != wanted:
+        part.unlink()
+        raise ValueError(
+            f"{url}: SHA-256 {found[:12]}… differs from the recorded {wanted[:12]}…; the file was removed"
+        )
+    os.replace(part, path)
+    return path
+
+
+def _fingerprint(path: Path) -> list[object]:
+    """What must change for the cache to be stale: names, sizes and times, without reading a picture."""
+    files = [path] if path.is_file() else [path / name for name in picture_files(path)]
+    return [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+
+
+def picture_files(folder: Path) -> list[str]:
+    """The names of the pictures in a folder, at any depth, in their order."""
+    return sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if _is_picture(f.name))
+
+
+def _is_picture(name: str) -> bool:
+    """By its ending; archives made on a Mac hold a ``._name`` beside every file, which is none."""
+    return Path(name).suffix.lower() in SUFFIXES and not Path(name).name.startswith("._")
+
+
+def _pictures(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """(name, reader) of every picture, in the order of names."""
+    if path.is_dir():
+        for name in picture_files(path):
+            yield name, (path / name).read_bytes
+        return
+    try:
+        archive = zipfile.ZipFile(path)
+    except zipfile.BadZipFile:
+        raise ValueError(f"{path} is neither a folder nor a zip, or the zip is damaged") from None
+    for name in sorted(archive.namelist()):
+        if _is_picture(name):
+            yield name, lambda name=name: archive.read(name)  # type: ignore[misc]
+
+
+def _decode_all(path: Path, size: int | None) -> Images:
+    from tqdm.auto import tqdm
+
+    pictures = list(_pictures(path))
+    if not pictures:
+        raise FileNotFoundError(f"{path} holds no picture ({', '.join(sorted(SUFFIXES))})")
+    classes = sorted({Path(name).parent.name for name, _ in pictures})
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        decoded = pool.map(lambda picture: decode(*picture, size), pictures)
+        images = list(
+            tqdm(decoded, total=len(pictures), desc=f"decode {path.name}", disable=len(pictures) < 2000)
+        )
+    shapes = {image.shape for image in images}
+    if len(shapes) > 1:
+        odd = next(
+            name for (name, _), image in zip(pictures, images, strict=True) if image.shape != images[0].shape
+        )
+        raise ValueError(
+            f"{path}: {odd} differs in size from {pictures[0][0]}; give a size to crop and resize to"
+        )
+    labels = [classes.index(Path(name).parent.name) for name, _ in pictures]
+    return Images(torch.from_numpy(np.stack(images)), torch.tensor(labels), classes)
+
+
+def decode(name: str, read: Callable[[], bytes], size: int | None = None) -> np.ndarray:
+    """One picture as (3, H, W) uint8, cropped to its central square and resized where there is a ``size``.
+
+    Args:
+        name: for the error message.
+        read: returns the bytes of the file.
+        size: height and width.
+
+    Raises:
+        ValueError: for bytes that are no picture.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(io.BytesIO(read())) as picture:
+            upright = ImageOps.exif_transpose(picture)
+            # By way of RGBA, as palettes with transparency want it; transparent pixels keep the colour that is stored.
+            rgb = (upright.convert("RGBA") if upright.has_transparency_data else upright).convert("RGB")
+    except (
+        Exception
+    ) as error:  # zipfile and Pillow have many kinds for damaged, encrypted and monstrous files
+        raise ValueError(f"{name} is no picture that can be read ({error})") from None
+    if size is not None:
+        rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.LANCZOS)
+    return np.asarray(rgb).transpose(2, 0, 1)
+
+
+def _from_mirror(split: str) -> Images:
+    import pyarrow.parquet as parquet
+    from huggingface_hub import hf_hub_download
+
+    name = f"plain_text/{split}-00000-of-00001.parquet"
+    path = hf_hub_download(MIRROR, name, repo_type="dataset", revision=REVISION)
+    if sha256(path) != PARQUET[split]:
+        raise ValueError(f"{path} differs from its recorded SHA-256; remove it and run again")
+    table = parquet.read_table(path)
+    pixels = [
+        decode(f"{name}:{i}", lambda row=row: row["bytes"], None)  # type: ignore[misc]
+        for i, row in enumerate(table["img"].to_pylist())
+    ]
+    return Images(
+        torch.from_numpy(np.stack(pixels)), torch.tensor(table["label"].to_pylist()), CIFAR10_CLASSES
+    )
+
+
+CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+def _read_binary(archive: Path) -> dict[str, Images]:
+    """The binary version: records of one label byte and 3,072 pixel bytes. No pickle is involved."""
+    members = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
+    out = {}
+    with tarfile.open(archive) as tar:
+        for split, names in members.items():
+            files = (tar.extractfile(f"cifar-10-batches-bin/{name}.bin") for name in names)
+            rows = np.frombuffer(b"".join(f.read() for f in files if f), np.uint8).reshape(-1, 3073)
+            images = torch.from_numpy(rows[:, 1:].reshape(-1, 3, 32, 32).copy())
+            out[split] = Images(images, torch.from_numpy(rows[:, 0].astype(np.int64)), CIFAR10_CLASSES)
+    return out
+
+
+def _cached(path: Path, make: Callable[[], Images]) -> Images:
+    if not path.is_file():
+        made = make()
+        write_tensors(path, {"images": made.images, "labels": made.labels}, {"classes": made.classes})
+        return made
+    try:
+        tensors, header = read_tensors(path)
+    except ValueError:
+        raise ValueError(f"{path} is damaged; remove it and run again") from None
+    return Images(tensors["images"], tensors["labels"], header["classes"])

@@ -1,0 +1,256 @@
+"""How text-to-image is scored: the CLIP score and a Fréchet distance on a folder of pictures with a file of captions.
+
+The networks that look at pictures and read captions are handed in, so that any pair can be tried and small ones can stand in::
+
+    pairs = captioned("samples", "captions.json")
+    print(clip_score(pairs, *clip_encoders()).mean())
+    print(folder_distance("samples", "coco-30k", inception_encoder(), size=299))
+
+or ``python -m cdedu.evaluation.captions samples captions.json --real coco-30k``.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cdedu.data.images import SUFFIXES, decode, picture_files
+from cdedu.evaluation import frechet_distance
+from cdedu.evaluation.inception import tensors_only
+
+ImageEncoder = Callable[[Tensor], Tensor]
+"""Pictures (B, 3, H, W) uint8 → features (B, d)."""
+TextEncoder = Callable[[list[str]], Tensor]
+"""Captions → features (B, d)."""
+CLIP = "openai/clip-vit-large-patch14"
+"""The checkpoint of :func:`clip_encoders`; scores of different checkpoints are not comparable."""
+FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """Pictures of a folder, by name and in order, each with one caption."""
+
+    folder: Path
+    names: list[str]
+    captions: list[str]
+
+
+def picture_names(folder: str | Path) -> list[str]:
+    """The pictures in a folder, at any depth, in the order of their names.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or no picture in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}")
+    names = picture_files(folder)
+    if not names:
+        raise FileNotFoundError(f"{folder} holds no picture ({', '.join(sorted(SUFFIXES))})")
+    return names
+
+
+def read_captions(path: str | Path) -> dict[str, str]:
+    """Name of a picture → its caption, from a JSON file: such a dictionary itself, or COCO's ``captions_val2014.json``, of which the
+    first caption of each picture is taken (COCO has five).
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is neither of the two.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file of captions {path}")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, dict) and {"images", "annotations"} <= set(found):
+            name_of = {image["id"]: image["file_name"] for image in found["images"]}
+            first: dict[str, str] = {}
+            for note in found["annotations"]:
+                first.setdefault(name_of[note["image_id"]], note["caption"])
+            found = first
+        if not isinstance(found, dict) or not all(isinstance(caption, str) for caption in found.values()):
+            raise ValueError("no dictionary of texts")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f'{path} is neither {{"name.png": "caption", ...}} nor COCO\'s format of captions ({error!r})'
+        ) from None
+    return found
+
+
+def captioned(folder: str | Path, captions: str | Path) -> Captioned:
+    """A folder of pictures and the file of their captions, which must belong together without a rest.
+
+    Raises:
+        FileNotFoundError: see :func:`picture_names` and :func:`read_captions`.
+        ValueError: for a picture without caption, an empty caption, or a caption without picture.
+    """
+    names, texts = picture_names(folder), read_captions(captions)
+    if lonely := [name for name in names if not texts.get(name, "").strip()]:
+        raise ValueError(
+            f"{len(lonely)} of {len(names)} pictures in {folder} have no caption in {captions}, {lonely[0]} the first"
+        )
+    if missing := sorted(set(texts) - set(names)):
+        raise ValueError(
+            f"{len(missing)} of {len(texts)} captions in {captions} have no picture in {folder}, {missing[0]} the first"
+        )
+    return Captioned(Path(folder), names, [texts[name] for name in names])
+
+
+def _pictures(folder: Path, names: Sequence[str], size: int, batch: int) -> Iterator[Tensor]:
+    for start in range(0, len(names), batch):
+        part = [decode(name, (folder / name).read_bytes, size) for name in names[start : start + batch]]
+        yield torch.from_numpy(np.stack(part))
+
+
+@torch.no_grad()
+def encode_folder(
+    folder: str | Path,
+    encode: ImageEncoder,
+    size: int,
+    names: Sequence[str] | None = None,
+    batch: int = 64,
+) -> Tensor:
+    """Features (n, d) of the pictures in a folder, in the order of their names; never more than a batch of pictures in memory.
+
+    Args:
+        encode: see :data:`ImageEncoder`.
+        size: pictures are cropped to their central square and resized to ``size`` × ``size``.
+        names: which ones; all by default.
+
+    Raises:
+        ValueError: naming a file that is no picture.
+    """
+    folder = Path(folder)
+    names = picture_names(folder) if names is None else names
+    return torch.cat([encode(part).float().cpu() for part in _pictures(folder, names, size, batch)])
+
+
+@torch.no_grad()
+def clip_score(
+    pairs: Captioned, encode_images: ImageEncoder, encode_texts: TextEncoder, size: int = 224, batch: int = 64
+) -> Tensor:
+    r"""How well each picture fits its caption, (n,), between 0 and 100.
+
+    .. math:: \text{CLIP score} = 100\,\max\big(0, \cos(E_\text{image}, E_\text{text})\big)
+
+    Published values carry one of three factors: 100 here and in torchmetrics, 2.5 in Hessel et al., 1 in other papers.
+
+    Args:
+        pairs: from :func:`captioned`.
+        encode_images, encode_texts: into one space, such as :func:`clip_encoders`.
+        size: see :func:`encode_folder`.
+
+    Raises:
+        ValueError: if the two encoders do not meet in one space, or a feature is no number.
+
+    Source: Hessel et al. 2021, section 3; Radford et al. 2021.
+    """
+    images = encode_folder(pairs.folder, encode_images, size, pairs.names, batch)
+    starts = range(0, len(pairs.captions), batch)
+    texts = torch.cat([encode_texts(pairs.captions[i : i + batch]).float().cpu() for i in starts])
+    if images.shape != texts.shape or images.ndim != 2:
+        raise ValueError(
+            f"clip_score: pictures have features {tuple(images.shape)}, captions {tuple(texts.shape)}; "
+            "both encoders must give (n, d) in one space"
+        )
+    score = 100 * torch.cosine_similarity(images, texts).clamp(min=0)
+    if not score.isfinite().all():
+        raise ValueError("clip_score: an encoder gave NaN or infinity")
+    return score
+
+
+def folder_distance(
+    fake: str | Path, real: str | Path, encode: ImageEncoder, size: int, batch: int = 64
+) -> float:
+    """Fréchet distance of two folders of pictures (:func:`~cdedu.evaluation.frechet_distance`): FID if ``encode`` is Inception's,
+    there are 30,000 pictures or more, and both folders were resized in the same way.
+    """
+    return frechet_distance(*(encode_folder(folder, encode, size, batch=batch) for folder in (real, fake)))
+
+
+def clip_encoders(name: str = CLIP) -> tuple[ImageEncoder, TextEncoder]:
+    """CLIP's two encoders, through transformers; nothing is downloaded, and weights are read from safetensors only.
+
+    Args:
+        name: of a model on the Hugging Face hub that is in the cache, or a folder.
+
+    Raises:
+        ImportError: if transformers is missing.
+        OSError: if the model is not there, or has no safetensors.
+    """
+    try:
+        from transformers import AutoTokenizer, CLIPModel
+    except ImportError:
+        raise ImportError("the CLIP score needs transformers: pip install transformers") from None
+    try:
+        model: Any = CLIPModel.from_pretrained(name, local_files_only=True, use_safetensors=True).eval()
+        read: Any = AutoTokenizer.from_pretrained(name, local_files_only=True)
+    except OSError:
+        raise OSError(
+            f"{name} is not in the cache with safetensors; fetch it once ({CLIP}: 1.7 GB) with: hf download {name} {' '.join(FILES)}\n"
+            "A model without model.safetensors is not read: take another one, or convert it at huggingface.co/spaces/safetensors/convert"
+        ) from None
+    mean, std = torch.tensor([[0.4815, 0.4578, 0.4082], [0.2686, 0.2613, 0.2758]])[..., None, None]
+
+    def images(x: Tensor) -> Tensor:
+        return _features(model.get_image_features(pixel_values=(x / 255 - mean) / std))
+
+    def texts(captions: list[str]) -> Tensor:
+        return _features(
+            model.get_text_features(**read(captions, padding=True, truncation=True, return_tensors="pt"))
+        )
+
+    return images, texts
+
+
+def _features(output: Any) -> Tensor:
+    """A tensor in older versions of transformers, the pooled part of an output since 5.0."""
+    return output if isinstance(output, Tensor) else output.pooler_output
+
+
+def inception_encoder() -> ImageEncoder:
+    """Inception's 2,048 features as FID wants them, through torch-fidelity.
+
+    Raises:
+        ImportError: if torch-fidelity is missing.
+        OSError: see :func:`~cdedu.evaluation.inception.tensors_only`.
+    """
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError:
+        raise ImportError('FID needs torch-fidelity: pip install "cdedu[full]"') from None
+    with tensors_only("leave --real out"):
+        extractor: Any = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"]).eval()
+    return lambda x: extractor(x)[0]
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """CLIP score of a folder; with ``--real`` also the FID to another one."""
+    parser = argparse.ArgumentParser(prog="python -m cdedu.evaluation.captions", description=main.__doc__)
+    parser.add_argument("folder")
+    parser.add_argument("captions")
+    parser.add_argument("--real", help="a folder of real pictures")
+    arguments = parser.parse_args(words)
+    try:
+        pairs = captioned(arguments.folder, arguments.captions)
+        if arguments.real:
+            picture_names(arguments.real)  # a wrong folder is named before the long work
+        score = clip_score(pairs, *clip_encoders())
+        print(f"{len(score)} pictures, CLIP score {score.mean():.2f} ({CLIP})")
+        if arguments.real:
+            fid = folder_distance(arguments.folder, arguments.real, inception_encoder(), size=299)
+            print(f"Fréchet distance in Inception's features {fid:.2f}; comparable from 30,000 pictures on")
+    except (ValueError, OSError, ImportError) as error:
+        parser.exit(1, f"{error}\n")
+
+
+if __name__ == "__main__":
+    main()
