@@ -108,7 +108,7 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Any:
         with torch.device("meta") if on_meta else nullcontext():
             network = _network(header)
         model = _rebuild(saved, network)
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} was written by another version of this package ({error})") from None
     try:
         (network or model).load_state_dict(tensors, assign=on_meta)

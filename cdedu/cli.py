@@ -4,7 +4,6 @@ A run lives in ``runs/<recipe>/``: ``teacher.safetensors`` and ``student.safeten
 from. Every run leaves a record in ``results/runs/``, under a name of its own.
 """
 
-import copy
 import os
 import signal
 import sys
@@ -20,17 +19,26 @@ import tyro
 from cdedu import checkpoints
 from cdedu.checkpoints import WEIGHTS
 from cdedu.data import Dataset, load_data, to_unit
-from cdedu.methods.guidance import GuidedDenoiser, Labelled
-from cdedu.networks import UNet
-from cdedu.networks.guided import WeightedUNet
+from cdedu.files import read_header, sha256
+from cdedu.fitting import (
+    conditioned,
+    fits,
+    guided,
+    is_student,
+    same_labels,
+    same_shape,
+    takes_guidance,
+    teacher_and_student,
+)
+from cdedu.methods.guidance import Labelled
 from cdedu.pretrained import export_pipeline, load_teacher, locate
-from cdedu.recipes import Network, Recipe, get_recipe, recipes
+from cdedu.recipes import Recipe, get_recipe, recipes
 from cdedu.records import read_record
 from cdedu.runs import Run, generate, writable, write_run_record
 from cdedu.runtime import Distributed, Runtime, fast_precision
-from cdedu.student import ConsistencyModel, DenoiserStudent
+from cdedu.student import ConsistencyModel
 from cdedu.teacher import Teacher
-from cdedu.training import distill, new_student, train_teacher, within
+from cdedu.training import distill, train_teacher, within
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,7 @@ class _Run:
     """What all training commands take."""
 
     recipe: tyro.conf.Positional[str]
-    """Name of a recipe, such as toy, digits or cifar10-small."""
+    """Name of a recipe, such as toy, digits or cifar10-small; or a TOML file with one of your own."""
     data: str | None = None
     """Another data set than the recipe's: a name, or a folder or zip of images."""
     test_data: Path | None = None
@@ -86,12 +94,9 @@ class Train(_Run):
 
     def __call__(self) -> None:
         run = _prepare(self, "teacher")
-        _resume(self, run)
-        run.drive(
-            train_teacher(
-                run.recipe, run.data, resume=run.resume, start=_start(self, run), runtime=run.runtime
-            )
-        )
+        run, start = _begun(self, run)
+        options = {"resume": run.resume, "start": start, "runtime": run.runtime}
+        run.drive(train_teacher(run.recipe, run.data, **options))
 
 
 @dataclass(frozen=True)
@@ -110,19 +115,26 @@ class Distill(_Run):
     def __call__(self) -> None:
         run = _prepare(self, "student")
         source = _model_source(self.teacher, run.folder, run.recipe, "teacher")
-        teacher, student = _teacher_and_student(source, run, self.network)
-        weights = None
+        recipe, teacher, student = teacher_and_student(source, run.recipe, run.data, self.network)
+        if run.runtime.main and student is not None and self.network == "recipe":
+            print(
+                f"The student has the recipe's network, with random weights; it learns σ from {recipe.sigma_min:g} to "
+                f"{recipe.sigma_max:g}, as far as both teacher and recipe go."
+            )
+        weights, facts = None, {"teacher": {"source": source, "sha256": _digest(source)}}
         if self.guidance:
-            teacher, student, weights = _guided(self.guidance, teacher, student, source, run)
-        _resume(self, run)
-        if run.recipe.student.distance == "lpips" and run.recipe.student.method == "distillation":
+            recipe, teacher, student, weights = guided(
+                self.guidance, recipe, teacher, student, source, run.data
+            )
+            facts["guidance"] = [*self.guidance]
+        run, start = _begun(self, replace(run, recipe=recipe, facts=facts))
+        if recipe.student.distance == "lpips" and recipe.student.method == "distillation":
             with run.runtime.first():
                 _try_lpips(run)
         if run.runtime.main:
             print(f"teacher: {source}")
-        run.facts["teacher"] = {"source": source, "sha256": _digest(source)}
-        options = {"resume": run.resume, "start": _start(self, run), "runtime": run.runtime}
-        run.drive(distill(run.recipe, teacher, run.data, student=student, guidance=weights, **options))
+        options = {"resume": run.resume, "start": start, "runtime": run.runtime}
+        run.drive(distill(recipe, teacher, run.data, student=student, guidance=weights, **options))
 
 
 @dataclass(frozen=True)
@@ -130,7 +142,7 @@ class Sample:
     """Draw samples and write a picture of them."""
 
     recipe: tyro.conf.Positional[str]
-    """Name of a recipe, such as toy, digits or cifar10-small; or a model itself: its file, or a folder of diffusers."""
+    """Name of a recipe, such as toy, digits or cifar10-small, or a TOML file with one; or a model itself: its file, or a folder of diffusers."""
     steps: int | None = None
     """Steps of the student, 1 by default; or points of the teacher's noise grid, 18 by default (n points are 2n − 1 evaluations)."""
     model: Literal["student", "teacher"] | None = None
@@ -156,18 +168,21 @@ class Sample:
         device = pick_device(self.device)
         if self.number < 1:
             raise ValueError(f"--number = {self.number}, but there must be at least one sample")
-        if self.recipe not in recipes and (Path(self.recipe).exists() or "/" in self.recipe):
+        if not (self.recipe in recipes or self.recipe.endswith(".toml")) and (
+            Path(self.recipe).exists() or "/" in self.recipe
+        ):
             source, model = self.recipe, _load(self.recipe, device)
             recipe, folder = (
                 model.header.recipe or Recipe("unknown", data=""),
                 Path("runs") / Path(source).stem,
             )
         else:
-            recipe, folder = get_recipe(self.recipe), Path("runs") / self.recipe
+            recipe = get_recipe(self.recipe)
+            folder = Path("runs") / recipe.name
             wanted = self.model or ("student" if self.weights else _role_there_is(folder, recipe))
             source = _model_source(self.weights, folder, recipe, wanted)
             model = _load(source, device)
-        role = "student" if isinstance(model, ConsistencyModel | DenoiserStudent) else "teacher"
+        role = "student" if is_student(model) else "teacher"
         if self.model not in (None, role):
             raise ValueError(f"{source} is a {role}, not a {self.model}; leave --model out")
         steps = (1 if role == "student" else 18) if self.steps is None else self.steps
@@ -178,7 +193,7 @@ class Sample:
         path = self.out or folder / f"{role}-{steps}.png"
         writable(path.parent)
         recipe, shape = within(recipe, model), tuple(model.header.shape)
-        model, cond = _conditioned(model, source, self.guidance, self.label)
+        model, cond = conditioned(model, source, self.guidance, self.label)
         if "labels" in cond:
             cond["labels"] = cond["labels"][torch.arange(self.number) % len(cond["labels"])]
         x = generate(model, recipe, shape, steps, self.number, self.seed, **cond)
@@ -191,7 +206,7 @@ class Evaluate:
     """Measure teacher and student against held-out data."""
 
     recipe: tyro.conf.Positional[str]
-    """Name of a recipe, such as toy, digits or cifar10-small."""
+    """Name of a recipe, such as toy, digits or cifar10-small; or a TOML file with one of your own."""
     teacher: str | None = None
     """A teacher's file or name, or a folder of diffusers; the run's own by default, else the course's."""
     student: str | None = None
@@ -226,21 +241,21 @@ class Evaluate:
 
         recipe, device = get_recipe(self.recipe), pick_device(self.device)
         writable(self.results)
-        folder = self.out or Path("runs") / self.recipe
+        folder = self.out or Path("runs") / recipe.name
         sources = {r: _model_source(getattr(self, r), folder, recipe, r) for r in ("teacher", "student")}
         start = time.perf_counter()
         data = load_data(self.data or recipe.data, self.test_data, self.size)
         models = [_load(source, device) for source in sources.values()]
         for model, source in zip(models, sources.values(), strict=True):
-            _same_shape(model, source, data)
+            same_shape(model, source, data)
         recipe = within(within(recipe, models[0]), models[1])
         if self.guidance is not None or any(model.header.classes for model in models):
             if data.test_labels is None and any(model.header.classes for model in models):
                 raise ValueError(f"{sources['teacher']} needs labels, which {data.name} does not have")
             for i, (model, source) in enumerate(zip(models, sources.values(), strict=True)):
-                _same_labels(model, source, data)
-                weight = self.guidance if i == 0 or _takes_guidance(model) else None
-                model, cond = _conditioned(model, source, weight)
+                same_labels(model, source, data)
+                weight = self.guidance if i == 0 or takes_guidance(model) else None
+                model, cond = conditioned(model, source, weight)
                 if cond.pop("labels", None) is not None:
                     models[i] = Labelled(model, data.test_labels, **cond)
         if self.inception:
@@ -393,8 +408,8 @@ def _prepare(command: _Run, role: str) -> Run:
             f"--data {recipe.data} does not suit recipe {recipe.name!r}, whose {recipe.network.kind} takes "
             f"{'points' if wanted == 1 else 'images'}; choose another recipe or other data"
         )
-    run = Run(recipe, role, data, folder, command.results, runtime)
-    run.picture_every, run.tensorboard = command.picture_every, command.tensorboard
+    extras = {"picture_every": command.picture_every, "tensorboard": command.tensorboard}
+    run = Run(recipe, role, data, folder, command.results, runtime, **extras)
     if command.resume and command.overwrite:
         raise ValueError("--resume goes on with a run and --overwrite starts anew; give one of them")
     if command.resume and not run.state_path.is_file():
@@ -420,144 +435,33 @@ def _started(command: _Run, folder: Path, role: str) -> Any:
         return None
     # Earlier versions did not note it; on a CPU it was fp32.
     usual = "fp32" if pick_device(command.device).type == "cpu" else None
-    return checkpoints.read_header(path).get("precision", usual)
+    return read_header(path).get("precision", usual)
 
 
-def _resume(command: _Run, run: Run) -> None:
-    """Where an interrupted run goes on: after its recipe is final."""
+def _begun(command: _Run, run: Run) -> tuple[Run, Any]:
+    """The run with what an interrupted one left, or the weights that a new one starts from: after its recipe is final."""
     if command.resume:
-        run.resume = checkpoints.load_state(run.state_path, run.recipe, run.role)
-        begun = checkpoints.read_header(run.state_path).get("warm_restart")
-        if begun:
-            run.facts["warm_restart"] = begun
-        elif command.from_weights:
+        resume = checkpoints.load_state(run.state_path, run.recipe, run.role)
+        begun = read_header(run.state_path).get("warm_restart")
+        if command.from_weights and not begun:
             raise ValueError(f"{run.state_path} is of a run that began without --from-weights; leave it out")
+        run = replace(run, resume=resume, facts=run.facts | ({"warm_restart": begun} if begun else {}))
+    if command.from_weights is None:
+        return run, None
+    source, model = str(command.from_weights), checkpoints.load(command.from_weights)
+    if not isinstance(model, Teacher | ConsistencyModel):
+        raise ValueError(
+            f"{source} holds a {type(model).__name__}; --from-weights takes a model of this package's form"
+        )
+    fits(model, source, run.recipe, run.data)
+    seen = {"step": model.header.step, "images": model.header.images}  # type: ignore[union-attr]
+    begun = {"from": source, "sha256": sha256(source), **seen}
+    return replace(run, facts={"warm_restart": begun} | run.facts), model
 
 
 def _load(source: str, device: torch.device) -> Any:
     """Any model that is a module."""
     return load_teacher(source).to(device)
-
-
-def _teacher_and_student(
-    source: str, run: Run, network: str
-) -> tuple[torch.nn.Module, torch.nn.Module | None]:
-    """A teacher from anywhere, the run's recipe fitted to it, and the student where it cannot start as the teacher's copy.
-
-    A teacher of this package's form must have the recipe's network; EDM's bring theirs. The student of any other denoiser
-    has the recipe's network with random weights, so that it can be exported; or, with ``network="teacher"``, the teacher's own.
-    """
-    teacher: Any = load_teacher(source)
-    if isinstance(teacher, ConsistencyModel | DenoiserStudent):
-        raise ValueError(f"{source} is a student; distillation needs a teacher")
-    _same_shape(teacher, source, run.data)
-    if isinstance(teacher, Teacher):
-        if locate(source).suffix != ".safetensors":
-            theirs = teacher.header.recipe.network
-            scales = {name: getattr(teacher, name) for name in ("sigma_data", "noise_scale", "angle")}
-            run.recipe = replace(run.recipe, network=theirs, **scales)
-        _fits(teacher, source, run)
-        return teacher, None
-    classes = teacher.header.classes
-    if classes and run.data.train_labels is None:
-        raise ValueError(f"{source} needs labels, which {run.data.name} does not have")
-    if network == "teacher":
-        known = teacher.header.recipe
-        theirs = known.network if known else Network("foreign", classes=classes)
-        run.recipe = within(replace(run.recipe, network=theirs), teacher)
-        return teacher, DenoiserStudent(copy.deepcopy(teacher).requires_grad_(True), run.recipe.sigma_min)
-    run.recipe = within(replace(run.recipe, network=replace(run.recipe.network, classes=classes)), teacher)
-    if run.runtime.main:
-        print(
-            f"The student has the recipe's network, with random weights; it learns σ from {run.recipe.sigma_min:g} to "
-            f"{run.recipe.sigma_max:g}, as far as both teacher and recipe go."
-        )
-    return teacher, new_student(run.recipe, run.data)
-
-
-def _guided(
-    weights: tuple[float, ...],
-    teacher: torch.nn.Module,
-    student: torch.nn.Module | None,
-    source: str,
-    run: Run,
-) -> tuple[torch.nn.Module, Any, tuple[float, float] | None]:
-    """The teacher guided, its student, and the range of the weight where the student takes it as an input."""
-    if len(weights) > 2 or sorted(set(weights)) != [*weights] or weights[0] < 0:
-        raise ValueError(
-            f"--guidance {' '.join(f'{w:g}' for w in weights)}: give one weight, or a lower and a higher one; none below 0"
-        )
-    if run.recipe.student.method == "easy":
-        raise ValueError(
-            f"recipe {run.recipe.name!r} never asks its teacher, so --guidance would change nothing"
-        )
-    classes, known = teacher.header.classes, run.data.train_labels
-    if not classes or known is None:
-        who = source if not classes else run.data.name
-        raise ValueError(f"{who} has no labels, so there is nothing to guide towards; leave --guidance out")
-    if classes <= int(known.max()) + 1:
-        raise ValueError(
-            f"{source} knows {classes} labels, as many as {run.data.name} has; guidance needs a teacher with one more, "
-            "that means none"
-        )
-    if student is None:
-        student = ConsistencyModel.from_teacher(teacher, run.recipe.sigma_min)
-    run.facts["guidance"] = [*weights]
-    if len(weights) == 1:
-        return GuidedDenoiser(teacher, weights[0], classes - 1), student, None
-    inner = student.denoiser if isinstance(student, DenoiserStudent) else student
-    if not isinstance(inner.network, UNet):
-        raise ValueError(
-            f"--guidance with two weights: {source} brings a {type(inner.network).__name__}, which cannot take the weight as "
-            "an input; give one weight"
-        )
-    inner.network = WeightedUNet(inner.network)
-    run.recipe = replace(run.recipe, network=replace(run.recipe.network, guided=True))
-    return GuidedDenoiser(teacher, None, classes - 1), student, (weights[0], weights[1])
-
-
-def _takes_guidance(model: torch.nn.Module) -> bool:
-    return any(isinstance(part, WeightedUNet) for part in model.modules())
-
-
-def _conditioned(
-    model: Any, source: str, guidance: float | None, wanted: str | None = None
-) -> tuple[torch.nn.Module, dict[str, Any]]:
-    """The model, guided if it is a teacher, and what it is called with: each of its labels once, or the one that is wanted."""
-    classes, inputs = model.header.classes, _takes_guidance(model)
-    if not classes:
-        for name, value in (("--label", wanted), ("--guidance", guidance)):
-            if value is not None:
-                raise ValueError(f"{source} knows no labels; leave {name} out")
-        return model, {}
-    if guidance is not None and not guidance >= 0:
-        raise ValueError(f"--guidance = {guidance:g}, but a guidance weight must not be negative")
-    student = isinstance(model, ConsistencyModel | DenoiserStudent)
-    if inputs and guidance is None:
-        low, high = model.header.guidance or (1, 4)
-        raise ValueError(
-            f"{source} takes the guidance weight as an input; give --guidance, from {low:g} to {high:g}"
-        )
-    if student and not inputs and guidance is not None:
-        raise ValueError(f"{source} is a student that takes no guidance weight; leave --guidance out")
-    guided = guidance is not None and not student
-    known = min(model.header.labels, classes - guided)  # without the label that means none
-    label = None if wanted is None else _label(wanted, source, classes, model.header.class_names)
-    cond: dict[str, Any] = {"labels": torch.arange(known) if label is None else torch.tensor([label])}
-    if inputs:
-        cond["guidance"] = guidance
-    return (GuidedDenoiser(model, guidance, classes - 1) if guided else model), cond
-
-
-def _label(wanted: str, source: str, classes: int, names: tuple[str, ...]) -> int:
-    """The number of a label that is given by name or by number."""
-    if wanted and wanted in names:
-        return names.index(wanted)
-    if wanted.isdecimal() and int(wanted) < classes and not any(name.isdecimal() for name in names):
-        return int(wanted)
-    none = [f"{classes - 1} for none"] if 0 < len(names) < classes else []
-    known = f" ({', '.join([*names, *none])})" if names else ""
-    raise ValueError(f"--label = {wanted!r}, but {source} knows the labels 0 to {classes - 1}{known}")
 
 
 def _role_there_is(folder: Path, recipe: Recipe) -> Literal["student", "teacher"]:
@@ -583,7 +487,7 @@ def _digest(source: str) -> str:
         if path.is_dir()
         else [path]
     )
-    return checkpoints.sha256(files[0])
+    return sha256(files[0])
 
 
 def _several() -> bool:
@@ -613,50 +517,6 @@ def _runtime(command: _Run, recipe: Recipe, started: Any = None) -> Runtime:
     return Runtime(device, precision, compiled, command.micro_batch)
 
 
-def _start(command: _Run, run: Run) -> torch.nn.Module | None:
-    """The weights of a warm restart."""
-    if command.from_weights is None:
-        return None
-    model = checkpoints.load(command.from_weights)
-    if not isinstance(model, Teacher | ConsistencyModel):
-        raise ValueError(
-            f"{command.from_weights} holds a {type(model).__name__}; --from-weights takes a model of this package's form"
-        )
-    _fits(model, str(command.from_weights), run)
-    digest = checkpoints.sha256(command.from_weights)
-    run.facts["warm_restart"] = {
-        "from": str(command.from_weights),
-        "sha256": digest,
-        "step": model.header.step,
-        "images": model.header.images,
-    }  # type: ignore[index]
-    return model
-
-
-def _fits(model: torch.nn.Module, source: str, run: Run) -> None:
-    """Refuse weights whose data, network or noise input differ from the run's: its checkpoints could not be loaded."""
-    _same_shape(model, source, run.data)
-    theirs, ours = model.header.recipe, run.recipe  # type: ignore[index,arg-type]
-    if replace(theirs.network, classes=ours.network.classes) == ours.network != theirs.network:
-        raise ValueError(
-            f"{source} was trained for {theirs.network.classes} labels, {run.data.name} needs {ours.network.classes}; give the "
-            "--data that it was trained on"
-        )
-    if replace(theirs.network, dropout=0) != replace(ours.network, dropout=0):
-        raise ValueError(
-            f"{source} holds another network than recipe {ours.name!r} has; it was trained with {theirs.name!r}"
-        )
-    if model.angle != ours.angle:
-        raise ValueError(
-            f"{source} has angle = {model.angle}, recipe {ours.name!r} has {ours.angle}; they must be equal"
-        )
-    if (model.noise_scale, model.sigma_data) != (ours.noise_scale, ours.sigma_data):
-        raise ValueError(
-            f"{source} has noise_scale {model.noise_scale:g} and sigma_data {model.sigma_data:g}, "
-            f"recipe {ours.name!r} has {ours.noise_scale:g} and {ours.sigma_data:g}; they must be equal"
-        )
-
-
 def _try_lpips(run: Run) -> None:
     """Whether the distance can be used at all: on RGB images, with its weights at hand."""
     from cdedu.losses import lpips
@@ -666,22 +526,6 @@ def _try_lpips(run: Run) -> None:
         lpips(x, x)
     except RuntimeError as error:
         raise OSError(str(error)) from None
-
-
-def _same_labels(model: Any, source: str, data: Dataset) -> None:
-    """Refuse data whose labels would mean something else to a model, or nothing."""
-    known, names = model.header.labels, model.header.class_names
-    if model.header.classes and data.test_labels is not None and int(data.test_labels.max()) >= known:
-        raise ValueError(f"{source} knows {known} labels, {data.name} has {int(data.test_labels.max()) + 1}")
-    if names and any(data.classes) and data.classes != names:
-        raise ValueError(
-            f"{source} knows the classes {', '.join(names)}, {data.name} has {', '.join(data.classes)}"
-        )
-
-
-def _same_shape(model: torch.nn.Module, source: str, data: Dataset) -> None:
-    if tuple(model.header.shape) != tuple(data.train.shape[1:]):  # type: ignore[index,arg-type]
-        raise ValueError(f"{source} was trained on data of another shape than {data.name}'s")
 
 
 def _model_source(wanted: str | None, folder: Path, recipe: Recipe, role: str) -> str:

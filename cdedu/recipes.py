@@ -1,7 +1,11 @@
 """Recipes: everything that a run depends on, frozen and printable. A results record holds the whole recipe."""
 
-from dataclasses import asdict, dataclass, field, replace
+import tomllib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
+from operator import attrgetter
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
@@ -161,37 +165,29 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for stage, value in (("teacher", self.teacher), ("student", self.student)):
+        def need(place: str, fits: Callable[[Any], bool], wanted: str) -> None:
+            value = attrgetter(place)(self)
+            if not fits(value):
+                raise ValueError(f"recipe {self.name!r}: {place} = {value}, but it must be {wanted}")
+
+        def rate(value: float) -> bool:
+            return 0 <= value < 1
+
+        for stage in ("teacher", "student"):
             for key in ("steps", "batch", "lr"):
-                if not getattr(value, key) > 0:
-                    raise ValueError(
-                        f"recipe {self.name!r}: {stage}.{key} = {getattr(value, key)}, but it must be positive"
-                    )
-            for key, rate in (("ema", value.ema), *(("more_emas", rate) for rate in value.more_emas)):
-                if not 0 <= rate < 1:
-                    raise ValueError(
-                        f"recipe {self.name!r}: {stage}.{key} = {rate}, but it must be at least 0 and below 1"
-                    )
-        if not (self.student.easy_stages >= 1 and self.student.tangent_warmup >= 0):
-            raise ValueError(
-                f"recipe {self.name!r}: need student.easy_stages >= 1 and student.tangent_warmup >= 0, got "
-                f"{self.student.easy_stages} and {self.student.tangent_warmup}"
-            )
-        if not 0 <= self.teacher.label_dropout < 1:
-            raise ValueError(
-                f"recipe {self.name!r}: teacher.label_dropout = {self.teacher.label_dropout} is not in [0, 1)"
-            )
+                need(f"{stage}.{key}", lambda value: value > 0, "positive")
+            need(f"{stage}.ema", rate, "at least 0 and below 1")
+            need(f"{stage}.more_emas", lambda rates: all(map(rate, rates)), "at least 0 and below 1, each")
+        for place in ("student.target_rate", "teacher.label_dropout"):
+            need(place, rate, "at least 0 and below 1")
+        need("student.easy_stages", lambda value: value >= 1, "at least 1")
+        for place in ("student.tangent_warmup", "seed"):
+            need(place, lambda value: value >= 0, "at least 0")
         if self.teacher.label_dropout and not self.network.classes:
             raise ValueError(
                 f"recipe {self.name!r}: teacher.label_dropout = {self.teacher.label_dropout}, but network.classes = 0: "
                 "there are no labels to leave out"
             )
-        if not 0 <= self.student.target_rate < 1:
-            raise ValueError(
-                f"recipe {self.name!r}: student.target_rate = {self.student.target_rate} is not in [0, 1)"
-            )
-        if self.seed < 0:
-            raise ValueError(f"recipe {self.name!r}: seed = {self.seed}, but it must not be negative")
         self.sigmas()
 
     def sigmas(self, n: int | None = None) -> Tensor:
@@ -215,210 +211,78 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Recipe":
-        """The inverse of :meth:`to_dict`."""
-        values = dict(values)
-        stages = {
-            name: values[name]
-            | {k: LogNormal(**v) for k, v in values[name].items() if k == "log_sigma"}
-            | {k: tuple(v) for k, v in values[name].items() if k == "more_emas"}
-            for name in ("teacher", "student")
-        }
-        network = dict(
-            values["network"],
-            **{k: tuple(values["network"].get(k, ())) for k in ("multipliers", "attention")},
-        )
-        values |= {
-            "network": Network(**network),
-            "teacher": TeacherStage(**stages["teacher"]),
-            "student": StudentStage(**stages["student"]),
-        }
-        return cls(**values)
+        """The inverse of :meth:`to_dict`; what is missing has its default.
+
+        Raises:
+            ValueError: for a field that is not known, naming it, and for a value that a field cannot have.
+        """
+        parts = {"network": Network, "teacher": TeacherStage, "student": StudentStage, "log_sigma": LogNormal}
+
+        def made(kind: type[Any], values: dict[str, Any], place: str) -> Any:
+            known = {f.name for f in fields(kind)}
+            if unknown := values.keys() - known:
+                raise ValueError(
+                    f"{place} has no field {min(unknown)!r}; its fields are {', '.join(sorted(known))}"
+                )
+            own = {
+                key: made(parts[key], value, f"{place}.{key}") if key in parts
+                else tuple(value) if isinstance(value, list) else value
+                for key, value in values.items()
+            }  # fmt: skip
+            return kind(**own)
+
+        return made(cls, values, f"recipe {values.get('name')!r}")  # type: ignore[no-any-return]
 
 
-# The paper's CIFAR-10 run: EDM's network and teacher training, consistency distillation as in the paper's table 3.
-_CIFAR10 = Recipe(
-    name="cifar10",
-    data="cifar10",
-    network=Network("ddpmpp", width=128, depth=4, multipliers=(2, 2, 2), attention=(16,), dropout=0.13),
-    teacher=TeacherStage(steps=390_625, batch=512, lr=1e-3, ema=0.9993, warmup=19_531),
-    student=StudentStage(
-        steps=800_000,
-        batch=512,
-        lr=4e-4,
-        points=18,
-        distance="lpips",
-        target_rate=0.0,
-        ema=0.9999,
-        second_sigma=0.585,
-    ),
-    flip=True,
-    block=16,
-    cpu_batch=8,
-)
+def read_recipes(path: str | Path) -> dict[str, Recipe]:
+    """The recipes of a TOML file: a table each, whose fields are those of :class:`Recipe`, its parts tables within.
 
-_DIGITS_STUDENT = StudentStage(steps=2000, batch=64, lr=1e-3, distance="l2", weight="inverse_gap", ema=0.99)
-# Clips of moving digits; single frames, which are easier, have the same network and a third of the teacher's steps.
-_CLIPS = Recipe(
-    name="clips",
-    data="moving-digits",
-    network=Network("unet", width=16, depth=1, multipliers=(1, 2)),
-    teacher=TeacherStage(steps=7200, batch=64, lr=3e-3, ema=0.998),
-    student=replace(_DIGITS_STUDENT, steps=800),
-    noise_scale=250.0,
-)
-# Labelled digits, in pixels; and among the latents of the course's autoencoder, of which cdedu.methods.latent makes the data.
-_LABELLED = Recipe(
-    name="labelled-digits",
-    data="digits",
-    network=Network("unet", width=8, depth=1, multipliers=(2, 3), classes=11),
-    teacher=TeacherStage(steps=2000, batch=64, lr=2e-3, ema=0.998, warmup=50),
-    student=replace(_DIGITS_STUDENT, solver="euler"),
-    noise_scale=250.0,
-)
+    What a table leaves out has its default, or is as in the recipe that ``like`` names: one of the same file above it, or one that
+    comes with the course.
 
-recipes: dict[str, Recipe] = {
-    "toy": Recipe(
-        name="toy",
-        data="two_moons",
-        student=StudentStage(distance="l2", weight="inverse_gap"),
-    ),
-    "digits": Recipe(
-        name="digits",
-        data="digits",
-        network=Network("unet", width=32, depth=1),
-        teacher=TeacherStage(steps=5000, batch=128, lr=1e-3),
-        student=StudentStage(steps=4000, batch=128, lr=4e-4, distance="l2", weight="inverse_gap"),
-        noise_scale=250.0,
-    ),
-    "labelled-digits": _LABELLED,
-    "latent-digits": replace(_LABELLED, name="latent-digits", data="latent-digits"),
-    "clips": _CLIPS,
-    "frames": replace(
-        _CLIPS,
-        name="frames",
-        data="moving-digits-frames",
-        teacher=replace(_CLIPS.teacher, steps=_CLIPS.teacher.steps // 3),
-    ),
-    "points": Recipe(
-        name="points",
-        data="clouds",
-        network=Network("set", width=64, depth=4),
-        teacher=TeacherStage(steps=3000, batch=64, lr=2e-3, ema=0.998),
-        student=replace(_DIGITS_STUDENT, steps=800, lr=2e-3),
-    ),
-    # Twenty-five modes that can be counted. Its teacher was fitted to the exact one (scripts/weights/modes.py).
-    "modes": Recipe(name="modes", data="modes", student=StudentStage(distance="l2", weight="inverse_gap")),
-    # For zero-shot editing in colour; small enough for a few minutes on one core.
-    "tinted-digits": Recipe(
-        name="tinted-digits",
-        data="tinted-digits",
-        network=Network("unet", width=24, depth=1),
-        teacher=TeacherStage(steps=2200, batch=64, lr=1e-3),
-        student=StudentStage(steps=1000, batch=64, lr=4e-4, distance="l2", weight="inverse_gap"),
-        noise_scale=250.0,
-    ),
-    # Fewer than four million weights, for two CPU cores, a T4 or a browser (results/cifar10-networks.json compares candidates); a
-    # diffusers network with 250 ln σ, so that it exports. Ten classes, and a last label that means none.
-    "cifar10-small": Recipe(
-        name="cifar10-small",
-        data="cifar10",
-        network=Network("unet", width=32, depth=1, multipliers=(1, 2, 3, 4), attention=(8,), classes=11),
-        teacher=TeacherStage(
-            steps=60_000,
-            batch=512,
-            lr=1e-3,
-            ema=0.9995,
-            more_emas=(0.999, 0.9998),
-            warmup=500,
-            label_dropout=0.1,
-        ),
-        student=StudentStage(
-            steps=30_000,
-            batch=512,
-            lr=2e-4,
-            distance="pseudo_huber",
-            weight="inverse_gap",
-            ema=0.9995,
-            more_emas=(0.999, 0.9998),
-            second_sigma=0.585,
-        ),
-        noise_scale=250.0,
-        flip=True,
-        block=16,
-        cpu_batch=32,
-    ),
-    "cifar10": _CIFAR10,
-    "cifar10-huber": replace(
-        _CIFAR10,
-        name="cifar10-huber",
-        student=replace(_CIFAR10.student, lr=1e-4, distance="pseudo_huber", weight="inverse_gap"),
-    ),
-    # Easy consistency tuning for one hour of one GPU: about a million images.
-    "cifar10-easy": replace(
-        _CIFAR10,
-        name="cifar10-easy",
-        student=StudentStage(
-            method="easy", steps=8_000, batch=128, lr=1e-4, dropout=0.2, ema=0.9993, second_sigma=0.821
-        ),
-    ),
-    # The paper's hyperparameters (its table 3) at 64 and 256 pixels. At 64 the network is EDM's ADM, as there; at 256 it is a
-    # DDPM++ in place of the paper's.
-    "imagenet64": Recipe(
-        name="imagenet64",
-        data="imagenet64",
-        network=Network(
-            "adm",
-            width=192,
-            depth=3,
-            multipliers=(1, 2, 3, 4),
-            attention=(32, 16, 8),
-            dropout=0.1,
-            classes=1000,
-        ),
-        teacher=TeacherStage(steps=625_000, batch=4096, lr=1e-4, ema=0.9999, warmup=2_500),
-        student=StudentStage(
-            steps=600_000,
-            batch=2048,
-            lr=8e-6,
-            points=40,
-            distance="lpips",
-            target_rate=0.95,
-            ema=0.999943,
-            second_sigma=1.382,
-        ),
-        block=16,
-        cpu_batch=8,
-    ),
-    "lsun256": Recipe(
-        name="lsun256",
-        data="lsun256",
-        network=Network(
-            "ddpmpp", width=128, depth=2, multipliers=(1, 1, 2, 2, 4, 4), attention=(16, 8), dropout=0.1
-        ),
-        teacher=TeacherStage(steps=300_000, batch=2048, lr=1e-4, ema=0.9999, warmup=5_000),
-        student=StudentStage(
-            steps=600_000,
-            batch=2048,
-            lr=1e-5,
-            points=40,
-            distance="lpips",
-            target_rate=0.95,
-            ema=0.999943,
-            second_sigma=4.366,
-        ),
-        flip=True,
-        block=16,
-        cpu_batch=8,
-    ),
-}
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: for a file that is no TOML, a field or a value that is not known, naming file and place.
+    """
+    found: dict[str, Recipe] = {}
+    try:
+        for name, table in tomllib.loads(Path(path).read_text(encoding="utf-8")).items():
+            like = table.pop("like", None)
+            base = (found if like in found else recipes)[like] if like else Recipe(name, data="")
+            found[name] = Recipe.from_dict(_changed(base.to_dict(), {**table, "name": name}))
+            if not found[name].data:
+                raise ValueError(f"recipe {name!r} does not say its data")
+    except KeyError as error:
+        raise ValueError(f"{path}: the recipe {error} that {name!r} is like is not known") from None
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    return found
+
+
+def _changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Values with changes in them, at any depth."""
+    both = {key for key, value in changes.items() if isinstance(value, dict) and key in values}
+    return values | changes | {key: _changed(values[key], changes[key]) for key in both}
+
+
+recipes: dict[str, Recipe] = {}
+recipes |= read_recipes(Path(__file__).with_suffix(".toml"))
 
 
 def get_recipe(name: str, **changes: Any) -> Recipe:
-    """A recipe by name, with fields replaced.
+    """A recipe by name, or the one in a TOML file of your own, with fields replaced.
 
     Raises:
-        ValueError: for an unknown name, with the list of known ones.
+        ValueError: for an unknown name, with the list of known ones; for a file that does not hold one recipe.
     """
+    if name.endswith(".toml"):
+        own = read_recipes(name)
+        if len(own) != 1:
+            raise ValueError(f"{name} holds {len(own)} recipes; leave one in it")
+        return replace(*own.values(), **changes)
     if name not in recipes:
-        raise ValueError(f"recipe {name!r} is not known; choose one of {', '.join(recipes)}")
+        known = ", ".join(recipes)
+        raise ValueError(
+            f"recipe {name!r} is not known; choose one of {known}, or give a file.toml of your own"
+        )
     return replace(recipes[name], **changes)

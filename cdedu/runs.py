@@ -32,7 +32,7 @@ SAVING_SHARE = 0.05
 """Share of the time that may go into saving; large checkpoints are saved less often."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Run:
     """Where a run lives, and what its record says beside the figures."""
 
@@ -63,14 +63,17 @@ class Run:
         """The model for use."""
         return self.folder / f"{self.role}.safetensors"
 
+    def known(self) -> dict[str, Any]:
+        """What its files say besides: :attr:`facts`, and the labels of the data."""
+        if not self.recipe.network.classes or self.data.train_labels is None:
+            return self.facts
+        names = {"class_names": list(self.data.classes)} if any(self.data.classes) else {}
+        return self.facts | {"labels": self.data.label_count()} | names
+
     def drive(self, states: Iterator[State]) -> None:
         """Go through the loop to its end, or to Ctrl-C or SIGTERM, which leave a checkpoint and exit with 128 + signal."""
         from tqdm.auto import tqdm
 
-        if self.recipe.network.classes and self.data.train_labels is not None:
-            self.facts["labels"] = self.data.label_count()
-            if any(self.data.classes):
-                self.facts["class_names"] = list(self.data.classes)
         stop: list[int] = []
 
         def ask_to_stop(number: int, frame: FrameType | None) -> None:
@@ -150,12 +153,17 @@ class Run:
                     temporary.hardlink_to(self.state_path)
                 except OSError:  # a file system without links, such as a mounted drive
                     shutil.copyfile(self.state_path, temporary)
-        facts = {"images": self.images(state), "precision": self.runtime.precision, **self.facts}
+        facts = {"images": self.images(state), "precision": self.runtime.precision, **self.known()}
         checkpoints.save_state(self.state_path, state, **facts)
 
     def _finish(self, state: State, losses: deque[float], first: int, seconds: float) -> None:
         shape = tuple(self.data.train.shape[1:])
-        facts = {"step": state.step, "images": self.images(state), "data": self.data.describe(), **self.facts}
+        facts = {
+            "step": state.step,
+            "images": self.images(state),
+            "data": self.data.describe(),
+            **self.known(),
+        }
         checkpoints.save(self.path, state.result, self.recipe, shape, **facts)  # type: ignore[arg-type]
         batch = getattr(self.recipe, self.role).batch
         metrics = {
@@ -177,7 +185,7 @@ class Run:
             weights={"file": str(self.path), "sha256": checkpoints.sha256(self.path)},
             resumed_at=self.resume[1] if self.resume else None,
             runtime=self.runtime.describe(),
-            **self.facts,
+            **self.known(),
         )
         # Last, so that a run cut short before this line can still be resumed to its end.
         self._save(state)
@@ -187,7 +195,7 @@ class Run:
         """What pictures of samples are drawn under: the labels in turn, and the middle of the guidance weights."""
         network, cond = self.recipe.network, {}
         if network.classes:
-            cond["labels"] = torch.arange(64) % self.facts.get("labels", network.classes)
+            cond["labels"] = torch.arange(64) % self.known().get("labels", network.classes)
         if network.guided:
             cond["guidance"] = sum(self.facts["guidance"]) / 2
         return cond

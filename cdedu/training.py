@@ -16,8 +16,9 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any
+from functools import cached_property, partial
+from inspect import signature
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -129,6 +130,34 @@ class State:
 
 Resume = tuple[dict[str, Tensor], int]
 """Tensors and step of an earlier :class:`State`."""
+Level = Callable[[int, torch.Generator], Tensor]
+"""Draws so many noise levels, or steps of a grid."""
+S = TypeVar("S", bound=State)
+
+
+@dataclass
+class Setting:
+    """What a method computes the loss of a step with."""
+
+    state: State
+    model: Denoiser
+    """f_θ, or the teacher in the making, as the runtime prepared it."""
+    target: Denoiser
+    """f_θ⁻."""
+    batches: "Batches"
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.state.recipe
+
+    @cached_property
+    def sigmas(self) -> Tensor:
+        """The recipe's noise grid, on the device."""
+        return self.recipe.sigmas().to(self.batches.device)
+
+    def draw(self, part: range, level: Level) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """x0, noise levels or steps of the grid by ``level``, noise, and condition, for a part of this step's batch."""
+        return self.batches.draw(self.state.step, part, level)
 
 
 def train_teacher(
@@ -153,28 +182,10 @@ def train_teacher(
     Raises:
         FloatingPointError: when the loss stops being a number; the state yielded last is the last good one.
     """
-    stage, data, runtime = recipe.teacher, data or load_data(recipe.data), runtime or Runtime(device)
-    with seeded(recipe.seed, "network"):
-        network = recipe.network.build(tuple(data.train.shape[1:]))
-    teacher = Teacher(network, recipe.sigma_data, recipe.noise_scale, recipe.angle)
-    teacher = runtime.place(teacher).train()
-    if start is not None:
-        teacher.load_state_dict(start.state_dict())
-    optimizer = torch.optim.Adam(teacher.parameters(), lr=stage.lr)
-    average, *more = (EMA(teacher, rate) for rate in (stage.ema, *stage.more_emas))
-    state = State(recipe, "teacher", stage.steps, teacher, average, optimizer, more=more)
-    if resume:
-        state.restore(*resume)
-    model = runtime.prepare(teacher)
-    sampler = Batches(recipe, "teacher", stage.batch, data, runtime)
-
-    def loss_of(part: range) -> Tensor:
-        x0, sigma, noise, cond = sampler.draw(state.step, part, stage.log_sigma.sample)
-        return denoising_loss(model, x0, sigma, noise=noise, **cond)
-
-    while state.step < stage.steps:
-        optimise(state, model, loss_of, sampler, runtime)
-        yield state
+    data, runtime = data or load_data(recipe.data), runtime or Runtime(device)
+    teacher = Teacher(_network(recipe, data), recipe.sigma_data, recipe.noise_scale, recipe.angle)
+    state = begin(recipe, "teacher", teacher, runtime, start)
+    return train(state, data, runtime, denoising, resume=resume)
 
 
 def distill(
@@ -184,12 +195,12 @@ def distill(
     *,
     student: nn.Module | None = None,
     guidance: tuple[float, float] | None = None,
-    loss: Callable[..., Tensor] | None = None,
-    distance: Distance | None = None,
+    method: Callable[..., Tensor] | None = None,
     device: str | torch.device = "cpu",
     resume: Resume | None = None,
     start: nn.Module | None = None,
     runtime: Runtime | None = None,
+    **options: Any,
 ) -> Iterator[State]:
     """Distil a consistency student from a teacher (the paper's algorithm 2); yields after every step.
 
@@ -200,54 +211,24 @@ def distill(
         student: what is trained, in place of the student that the teacher suggests.
         guidance: lowest and highest guidance weight; one is drawn for each sample, evenly, and given to teacher and student as
             ``guidance=`` (see :mod:`cdedu.methods.guidance`).
-        loss: in place of :func:`~cdedu.losses.distillation_loss`, called like it (see :func:`cdedu.methods.latent.skipping_loss`).
-        distance: your own d, (B, ...), (B, ...) → (B,), in place of the recipe's.
+        method: :func:`distillation`, :func:`easy`, :func:`continuous` or a function of your own, called as
+            ``method(setting, part, teacher=...)`` for the losses of a part of a batch; the recipe's by default.
         data, device, resume, start, runtime: as in :func:`train_teacher`.
+        options: what the method takes besides: ``distance`` and ``loss`` of :func:`distillation`.
 
     Raises:
-        ValueError: for an option that the recipe's method would not use.
+        ValueError: for an option that the method does not take.
         FloatingPointError: when the loss stops being a number; the state yielded last is the last good one.
     """
-    stage, data, runtime = recipe.student, data or load_data(recipe.data), runtime or Runtime(device)
-    _used(recipe, ("distillation",), loss=loss, distance=distance)
-    _used(recipe, ("distillation", "continuous"), guidance=guidance)
+    data, runtime = data or load_data(recipe.data), runtime or Runtime(device)
+    method, rate = method or METHODS[recipe.student.method], recipe.student.target_rate
+    _taken(recipe, method, guidance=guidance, **options)
     recipe = within(recipe, teacher)
-    student = student or _student_of(teacher, recipe, data)
-    state = _student_state(recipe, student, runtime, resume, start)
-    if isinstance(teacher, nn.Module):
-        teacher = runtime.freeze(teacher)
-    model, target = runtime.prepare(student), runtime.follow(state.target or student)
-    sampler = Batches(recipe, "student", stage.batch, data, runtime, guidance)
-
-    sigmas = recipe.sigmas().to(runtime.device)
-    solver = solvers.heun_step if stage.solver == "heun" else solvers.euler_step
-    index_weights = _index_weights(recipe, sigmas)
-
-    def distillation(part: range) -> Tensor:
-        x0, index, noise, cond = sampler.draw(state.step, part, partial(draw_steps, index_weights))
-        return (loss or distillation_loss)(
-            model,
-            target,
-            teacher,
-            x0,
-            sigmas,
-            index=index,
-            noise=noise,
-            solver=solver,
-            **_measure(recipe, distance),
-            **cond,
-        )
-
-    def easy(part: range) -> Tensor:
-        x0, sigma, noise, cond = sampler.draw(state.step, part, stage.log_sigma.sample)
-        sigma = sigma.clamp(recipe.sigma_min, recipe.sigma_max)
-        options = {"q": stage.easy_q, "sigma_min": recipe.sigma_min, **cond}
-        options["stage"] = stage_of(state.step, stage.steps, stage.easy_stages)
-        return easy_consistency_loss(model, target, x0, sigma, noise=noise, **options)
-
-    continuous = partial(_continuous, state, model, target, sampler, teacher)
-    loss_of = {"easy": easy, "continuous": continuous, "distillation": distillation}[stage.method]
-    yield from _train_student(state, model, loss_of, sampler, runtime, lambda step: stage.target_rate)
+    state = begin(recipe, "student", student or _student_of(teacher, recipe, data), runtime, start)
+    if _takes(method, "teacher"):
+        options["teacher"] = runtime.freeze(teacher) if isinstance(teacher, nn.Module) else teacher
+    loss = partial(method, **options)
+    return train(state, data, runtime, loss, resume=resume, rate=lambda step: rate, guidance=guidance)
 
 
 def train_consistency(
@@ -273,11 +254,11 @@ def train_consistency(
         s0: the first N.
         schedule: N(k), called with k, K, s₀ and s₁: :func:`~cdedu.noise.curriculum`, or iCT's
             :func:`~cdedu.noise.improved_curriculum`.
-        distance: as in :func:`distill`.
+        distance: your own d, (B, ...), (B, ...) → (B,), in place of the recipe's.
         data, device, resume, start, runtime: as in :func:`train_teacher`.
 
     Raises:
-        ValueError: when ``points`` is not above ``s0``; for an option that the recipe's method would not use.
+        ValueError: when ``points`` is not above ``s0``; for an option that the recipe's method does not take.
         FloatingPointError: when the loss stops being a number; the state yielded last is the last good one.
 
     Source: Song et al. 2023, algorithm 3 and appendix C.
@@ -288,54 +269,84 @@ def train_consistency(
             f"recipe {recipe.name!r}: student.method = 'easy' tunes a student that starts from a teacher; use distill, or choose the "
             "method 'distillation' or 'continuous'"
         )
-    _used(recipe, ("distillation",), distance=distance)
-    continuous = stage.method == "continuous"
-    if stage.points <= s0 and not continuous:
+    method = continuous if stage.method == "continuous" else consistency
+    _taken(recipe, method, distance=distance)
+    if stage.points <= s0 and method is consistency:
         raise ValueError(
             f"recipe {recipe.name!r}: student.points = {stage.points} is the last N of consistency training and must be "
             f"above the first, s0 = {s0}"
         )
-    student = new_student(recipe, data)
-    state = _student_state(recipe, student, runtime, resume, start)
-    model, target = runtime.prepare(student), runtime.follow(state.target or student)
-    sampler = Batches(recipe, "student", stage.batch, data, runtime)
 
     def points(step: int) -> int:
         return schedule(step, stage.steps, s0, stage.points - 1)
 
-    def training(part: range) -> Tensor:
-        sigmas = recipe.sigmas(points(state.step)).to(runtime.device)
-        steps = partial(draw_steps, _index_weights(recipe, sigmas))
-        x0, index, noise, cond = sampler.draw(state.step, part, steps)
-        return consistency_training_loss(
-            model, target, x0, sigmas, index=index, noise=noise, **_measure(recipe, distance), **cond
-        )
-
     def rate(step: int) -> float:
         return target_rate(points(step), s0, stage.target_rate)
 
-    if continuous:
-        training = partial(_continuous, state, model, target, sampler, None)
-    yield from _train_student(state, model, training, sampler, runtime, rate)
+    state = begin(recipe, "student", new_student(recipe, data), runtime, start)
+    loss = partial(consistency, points=points, distance=distance) if method is consistency else continuous
+    return train(state, data, runtime, loss, resume=resume, rate=rate)
 
 
-def _continuous(
-    state: State, model: Denoiser, target: Denoiser, sampler: "Batches", teacher: Denoiser | None, part: range
+def denoising(run: Setting, part: range) -> Tensor:
+    """The losses of a teacher, (B,)."""
+    x0, sigma, noise, cond = run.draw(part, run.recipe.teacher.log_sigma.sample)
+    return denoising_loss(run.model, x0, sigma, noise=noise, **cond)
+
+
+def distillation(
+    run: Setting,
+    part: range,
+    *,
+    teacher: Denoiser,
+    loss: Callable[..., Tensor] | None = None,
+    distance: Distance | None = None,
 ) -> Tensor:
-    """The loss of the continuous limit, with a teacher or without; its ratio r rises over the first steps."""
-    recipe, stage = state.recipe, state.recipe.student
-    x0, sigma, noise, cond = sampler.draw(state.step, part, stage.log_sigma.sample)
-    return continuous_consistency_loss(
-        model,
-        target,
-        x0,
-        sigma.clamp(recipe.sigma_min, recipe.sigma_max),
-        teacher=teacher,
-        noise=noise,
-        sigma_data=recipe.sigma_data,
-        ratio=min(1.0, (state.step + 1) / max(stage.tangent_warmup, 1)),
-        **cond,
-    )
+    """Consistency distillation: the losses of a part of a batch, (B,).
+
+    Args:
+        loss: in place of :func:`~cdedu.losses.distillation_loss`, called like it (see
+            :func:`cdedu.methods.latent.skipping_loss`).
+        distance: your own d, (B, ...), (B, ...) → (B,), in place of the recipe's.
+    """
+    solver = solvers.heun_step if run.recipe.student.solver == "heun" else solvers.euler_step
+    x0, index, noise, cond = run.draw(part, partial(draw_steps, _index_weights(run.recipe, run.sigmas)))
+    options = {"index": index, "noise": noise, "solver": solver, **_measure(run.recipe, distance), **cond}
+    return (loss or distillation_loss)(run.model, run.target, teacher, x0, run.sigmas, **options)
+
+
+def consistency(
+    run: Setting, part: range, *, points: Callable[[int], int], distance: Distance | None = None
+) -> Tensor:
+    """Consistency training: the same without a teacher, on a grid of ``points(step)`` points."""
+    sigmas = run.recipe.sigmas(points(run.state.step)).to(run.batches.device)
+    x0, index, noise, cond = run.draw(part, partial(draw_steps, _index_weights(run.recipe, sigmas)))
+    options = {"index": index, "noise": noise, **_measure(run.recipe, distance), **cond}
+    return consistency_training_loss(run.model, run.target, x0, sigmas, **options)
+
+
+def easy(run: Setting, part: range) -> Tensor:
+    """Easy consistency tuning, which uses the teacher only as a start: the losses of a part of a batch, (B,)."""
+    recipe, stage = run.recipe, run.recipe.student
+    x0, sigma, noise, cond = run.draw(part, stage.log_sigma.sample)
+    sigma = sigma.clamp(recipe.sigma_min, recipe.sigma_max)
+    options = {"q": stage.easy_q, "sigma_min": recipe.sigma_min, "noise": noise, **cond}
+    options["stage"] = stage_of(run.state.step, stage.steps, stage.easy_stages)
+    return easy_consistency_loss(run.model, run.target, x0, sigma, **options)
+
+
+def continuous(run: Setting, part: range, *, teacher: Denoiser | None = None) -> Tensor:
+    """The continuous limit, with a teacher (sCD) or without (sCT); its ratio r rises over the first steps."""
+    recipe, stage = run.recipe, run.recipe.student
+    x0, sigma, noise, cond = run.draw(part, stage.log_sigma.sample)
+    sigma = sigma.clamp(recipe.sigma_min, recipe.sigma_max)
+    ratio = min(1.0, (run.state.step + 1) / max(stage.tangent_warmup, 1))
+    options = {"teacher": teacher, "noise": noise, "sigma_data": recipe.sigma_data, "ratio": ratio, **cond}
+    return continuous_consistency_loss(run.model, run.target, x0, sigma, **options)
+
+
+METHODS = {"distillation": distillation, "easy": easy, "continuous": continuous}
+"""The methods of a student, by the names that recipes have for them."""
 
 
 def within(recipe: Recipe, denoiser: Any) -> Recipe:
@@ -348,6 +359,17 @@ def within(recipe: Recipe, denoiser: Any) -> Recipe:
     return replace(recipe, sigma_min=low, sigma_max=high)
 
 
+def new_student(recipe: Recipe, data: Dataset) -> ConsistencyModel:
+    """A student with random weights, which the recipe's seed decides."""
+    network = _network(recipe, data)
+    return ConsistencyModel(network, recipe.sigma_data, recipe.sigma_min, recipe.noise_scale, recipe.angle)
+
+
+def _network(recipe: Recipe, data: Dataset) -> nn.Module:
+    with seeded(recipe.seed, "network"):
+        return recipe.network.build(tuple(data.train.shape[1:]))
+
+
 def _student_of(teacher: Denoiser, recipe: Recipe, data: Dataset) -> nn.Module:
     """The student that a teacher suggests: a copy of its network where it has one."""
     if isinstance(teacher, Teacher):
@@ -357,47 +379,10 @@ def _student_of(teacher: Denoiser, recipe: Recipe, data: Dataset) -> nn.Module:
     return new_student(recipe, data)
 
 
-def new_student(recipe: Recipe, data: Dataset) -> ConsistencyModel:
-    """A student with random weights, which the recipe's seed decides."""
-    with seeded(recipe.seed, "network"):
-        network = recipe.network.build(tuple(data.train.shape[1:]))
-    return ConsistencyModel(network, recipe.sigma_data, recipe.sigma_min, recipe.noise_scale, recipe.angle)
-
-
-def _student_state(
-    recipe: Recipe, student: nn.Module, runtime: Runtime, resume: Resume | None, start: nn.Module | None
-) -> State:
-    """Student, target, sampling average and optimiser, new or as an earlier run left them."""
-    stage = recipe.student
-    set_dropout(student, stage.dropout)
-    student = runtime.place(student).train()
-    if start is not None:
-        student.load_state_dict(start.state_dict())
-    target = EMA(student, stage.target_rate).train() if stage.target_rate else None
-    optimizer = torch.optim.RAdam(student.parameters(), lr=stage.lr)
-    average, *more = (EMA(student, rate) for rate in (stage.ema, *stage.more_emas))
-    state = State(recipe, "student", stage.steps, student, average, optimizer, target, more)
-    if resume:
-        state.restore(*resume)
-    return state
-
-
 def _index_weights(recipe: Recipe, sigmas: Tensor) -> Tensor:
     """How often each step of the grid is drawn."""
     lognormal = recipe.student.index == "lognormal"
     return recipe.student.log_sigma.grid_weights(sigmas) if lognormal else torch.ones(len(sigmas) - 1)
-
-
-def _used(recipe: Recipe, methods: tuple[str, ...], **options: Any) -> None:
-    """Refuse what the recipe's method would silently not use."""
-    if recipe.student.method not in methods:
-        for name, value in options.items():
-            if value is not None:
-                known = " or ".join(map(repr, methods))
-                raise ValueError(
-                    f"recipe {recipe.name!r}: student.method = {recipe.student.method!r} does not use {name}=; leave it out, or "
-                    f"choose the method {known}"
-                )
 
 
 def _measure(recipe: Recipe, distance: Distance | None) -> dict[str, Any]:
@@ -406,54 +391,112 @@ def _measure(recipe: Recipe, distance: Distance | None) -> dict[str, Any]:
     return {"distance": distance or DISTANCES[recipe.student.distance], "weight": weight}
 
 
-def _train_student(
-    state: State,
+def _takes(method: Callable[..., Tensor], name: str) -> bool:
+    return name in signature(method).parameters
+
+
+def _taken(recipe: Recipe, method: Callable[..., Tensor], **options: Any) -> None:
+    """Refuse what the method would silently not use: the guidance weight is the teacher's."""
+    for name, value in options.items():
+        needed = "teacher" if name == "guidance" else name
+        if value is not None and not _takes(method, needed):
+            others = [repr(known) for known, function in METHODS.items() if _takes(function, needed)]
+            raise ValueError(
+                f"recipe {recipe.name!r}: the method {method.__name__!r} does not use {name}=; leave it out"
+                + f", or choose the method {' or '.join(others)}" * bool(others)
+            )
+
+
+def begin(
+    recipe: Recipe,
+    role: str,
     model: nn.Module,
-    loss_of: Callable[[range], Tensor],
-    sampler: "Batches",
     runtime: Runtime,
-    rate: Callable[[int], float],
-) -> Iterator[State]:
-    """The loop of every student: a step, then the target's, where there is one, at the rate μ of that step."""
+    start: nn.Module | None = None,
+    optimizer: type[torch.optim.Optimizer] | Callable[..., torch.optim.Optimizer] | None = None,
+    kind: type[S] = State,  # type: ignore[assignment]
+    **more: Any,
+) -> S:
+    """The state at step 0: the model on its device, target, averages and optimiser.
+
+    Args:
+        role: "teacher" or "student", whose stage of the recipe counts.
+        start: a model of the same kind whose weights are taken over.
+        optimizer: Adam for a teacher and RAdam for a student by default.
+        kind, more: a state that holds more, and what it holds.
+    """
+    stage = getattr(recipe, role)
+    if role == "student":
+        set_dropout(model, stage.dropout)
+    model = runtime.place(model).train()
+    if start is not None:
+        model.load_state_dict(start.state_dict())
+    rate = getattr(stage, "target_rate", 0.0)
+    target = EMA(model, rate).train() if rate else None
+    average, *averages = (EMA(model, rate) for rate in (stage.ema, *stage.more_emas))
+    made = (optimizer or {"teacher": torch.optim.Adam, "student": torch.optim.RAdam}[role])(
+        model.parameters(), lr=stage.lr
+    )
+    return kind(recipe, role, stage.steps, model, average, made, target, averages, **more)
+
+
+def train(
+    state: S,
+    data: Dataset,
+    runtime: Runtime,
+    loss: Callable[[Setting, range], Tensor],
+    *,
+    resume: Resume | None = None,
+    rate: Callable[[int], float] = lambda step: 0.0,
+    guidance: tuple[float, float] | None = None,
+) -> Iterator[S]:
+    """The loop of every training: a step of the optimiser, then the target's, where there is one; yields after each.
+
+    Args:
+        state: from :func:`begin`; changed in place.
+        loss: a method: the losses of a part of this step's batch, (B,).
+        resume: as in :func:`train_teacher`.
+        rate: μ of the target at a step.
+        guidance: range of the guidance weights that samples get.
+    """
+    if resume:
+        state.restore(*resume)
+    batch = getattr(state.recipe, state.role).batch
+    batches = Batches(state.recipe, state.role, batch, data, runtime, guidance)
+    model, target = runtime.prepare(state.model), runtime.follow(state.target or state.model)
+    setting = Setting(state, model, target, batches)
     while (step := state.step) < state.steps:
-        optimise(state, model, loss_of, sampler, runtime)
+        optimise(setting, runtime, loss)
         if state.target is not None:
             state.target.update(state.model, rate(step))
         yield state
 
 
-def optimise(
-    state: State, model: nn.Module, loss_of: Callable[[range], Tensor], sampler: "Batches", runtime: Runtime
-) -> None:
-    """One step: the loss of this process's samples, part by part; the optimiser; the sampling average.
-
-    Args:
-        state: changed in place: weights, optimiser, average, ``step`` and ``mean_loss``.
-        model: the network as ``runtime`` prepared it.
-        loss_of: a part of the batch → its losses, one a sample.
-        sampler, runtime: which samples are this process's, and how it computes.
+def optimise(setting: Setting, runtime: Runtime, loss: Callable[[Setting, range], Tensor]) -> None:
+    """One step: the losses of this process's samples, part by part; the optimiser; the sampling averages.
 
     Raises:
         FloatingPointError: when the loss is no number (on a GPU this is looked at every 50 steps), or the last step's weights
             are not finite.
     """
-    stage, done = getattr(state.recipe, state.role), False
+    state, batches, done = setting.state, setting.batches, False
+    stage = getattr(state.recipe, state.role)
     while not done:
-        parts = sampler.parts(runtime.micro_batch)
+        parts = batches.parts(runtime.micro_batch)
         total = torch.zeros((), device=runtime.device)
         state.optimizer.zero_grad(set_to_none=True)
         try:
             for part in parts:
                 with (
-                    runtime.waiting(model) if part is not parts[-1] else nullcontext(),
-                    seeded(*sampler.key(state.step, part.start)),
+                    runtime.waiting(setting.model) if part is not parts[-1] else nullcontext(),  # type: ignore[arg-type]
+                    seeded(*batches.key(state.step, part.start)),
                 ):
-                    loss = loss_of(part).sum() / sampler.mine
-                    runtime.backward(loss)
-                total += loss.detach()
+                    mean = loss(setting, part).sum() / batches.mine
+                    runtime.backward(mean)
+                total += mean.detach()
             done = True
         except torch.OutOfMemoryError:
-            runtime.shrink(len(parts[0]), sampler.block)
+            runtime.shrink(len(parts[0]), batches.block)
     state.mean_loss = runtime.mean(total)
     # Looking at the loss waits for a GPU, so there it is done now and then.
     if runtime.device.type == "cpu" or state.step % 50 == 0:
@@ -544,9 +587,7 @@ class Batches:
         stop = self.first + self.mine
         return [range(i, min(i + size, stop)) for i in range(self.first, stop, size)]
 
-    def draw(
-        self, step: int, part: range, level: Callable[[int, torch.Generator], Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+    def draw(self, step: int, part: range, level: Level) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """x0, noise levels (or steps of the grid) by ``level``, noise, and condition, for one part of a batch."""
         x0, levels, noise, labels, weights = [], [], [], [], []
         for start in range(part.start, part.stop, self.block):

@@ -8,9 +8,9 @@ import torch
 
 from cdedu.losses import DISTANCES
 from cdedu.networks import UNet
-from cdedu.recipes import Network, Recipe, StudentStage, recipes
+from cdedu.recipes import Network, Recipe, StudentStage, get_recipe, read_recipes, recipes
 
-SIZES = {"toy": (2,), "digits": (1, 8, 8), "tinted-digits": (3, 8, 8), "imagenet64": (3, 64, 64), "lsun256": (3, 256, 256)}  # fmt: skip
+SIZES = {"toy": (2,), "modes": (2,), "points": (48, 3), "digits": (1, 8, 8), "labelled-digits": (1, 8, 8), "latent-digits": (2, 4, 4), "clips": (6, 14, 14), "frames": (1, 14, 14), "tinted-digits": (3, 8, 8), "imagenet64": (3, 64, 64), "lsun256": (3, 256, 256)}  # fmt: skip
 
 
 def network(name: str) -> torch.nn.Module:
@@ -122,3 +122,70 @@ def test_a_slip_of_the_pen_is_found_when_a_recipe_is_made(stage, field, value):
     values["network" if stage is Network else "student"][field] = value
     with pytest.raises(ValueError, match=f"{field} = "):
         Recipe.from_dict(values)
+
+
+MINE = """
+[mine]
+like = "digits"
+seed = 7
+network = { width = 16 }
+student = { lr = 1e-4, log_sigma = { mean = -1.0 } }
+"""
+
+
+def test_a_recipe_of_your_own_is_another_one_with_changes(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(MINE)
+    digits = recipes["digits"]
+    wanted = replace(
+        digits,
+        name="mine",
+        seed=7,
+        network=replace(digits.network, width=16),
+        student=replace(digits.student, lr=1e-4, log_sigma=replace(digits.student.log_sigma, mean=-1.0)),
+    )
+    assert get_recipe(str(path)) == wanted and get_recipe(str(path), seed=1).seed == 1
+    path.write_text(MINE + '[again]\nlike = "mine"\nseed = 8\n')
+    assert read_recipes(path) == {"mine": wanted, "again": replace(wanted, name="again", seed=8)}
+    with pytest.raises(ValueError, match=r"mine.toml holds 2 recipes; leave one in it"):
+        get_recipe(str(path))
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        (
+            'student = { sovler = "heun" }',
+            r"recipe 'mine'.student has no field 'sovler'; its fields are .*solver",
+        ),
+        ('student = { solver = "hnue" }', r"solver = 'hnue' is not known; choose one of 'heun', 'euler'"),
+        ("student = 3", r"mine.toml: "),
+        ("sede = 3", r"recipe 'mine' has no field 'sede'"),
+        ("teacher = { lr = -1.0 }", r"teacher.lr = -1.0, but it must be positive"),
+        ("student = { log_sigma = { sigma = 1 } }", r"student.log_sigma has no field 'sigma'"),
+        ('data = ""', r"recipe 'mine' does not say its data"),
+        ('like = "digist"', r"the recipe 'digist' that 'mine' is like is not known"),
+        ("seed = ", r"mine.toml: "),
+    ],
+)
+def test_a_slip_in_a_file_is_named_with_its_place(tmp_path, line, words):
+    path = tmp_path / "mine.toml"
+    path.write_text("[mine]\n" + 'data = "digits"\n' * ("data" not in line) + line)
+    with pytest.raises(ValueError, match=words) as caught:
+        get_recipe(str(path))
+    assert str(path) in str(caught.value)
+
+
+def test_what_a_recipe_cannot_be_is_said(tmp_path):
+    with pytest.raises(OSError):
+        get_recipe(str(tmp_path / "nowhere.toml"))
+    with pytest.raises(ValueError, match="'digit' is not known; choose one of toy, .* or give a file.toml"):
+        get_recipe("digit")
+    for place, value, words in (
+        ("steps", 0, "positive"), ("lr", float("nan"), "positive"), ("ema", 1.0, "at least 0 and below 1"),
+        ("more_emas", (0.9, 1.0), "each"), ("target_rate", -0.1, "below 1"), ("easy_stages", 0, "at least 1"),
+        ("tangent_warmup", -1, "at least 0"),
+    ):  # fmt: skip
+        toy = recipes["toy"]
+        with pytest.raises(ValueError, match=rf"student.{place} = .*, but it must be .*{words}"):
+            replace(toy, student=replace(toy.student, **{place: value}))

@@ -57,7 +57,7 @@ def test_a_run_leaves_weights_a_state_and_a_record_of_all_that_it_depends_on(run
 def test_speed_counts_the_steps_since_the_resumption(run, monkeypatch):
     """A run that is resumed for its last two steps has not made six in that time."""
     half = next(s for s in states() if s.step == 4)
-    run.resume = ({name: t.clone() for name, t in half.tensors().items()}, 4)
+    run = replace(run, resume=({name: t.clone() for name, t in half.tensors().items()}, 4))
     clock = [0.0]
     monkeypatch.setattr(runs.time, "perf_counter", lambda: clock[0])
 
@@ -77,7 +77,7 @@ def test_speed_counts_the_steps_since_the_resumption(run, monkeypatch):
 def test_pictures_are_made_along_the_way_and_change_nothing(run, tmp_path):
     plain = Run(RECIPE, "teacher", DATA, tmp_path / "plain", tmp_path / "results", Runtime())
     plain.drive(states())
-    run.picture_every = 3
+    run = replace(run, picture_every=3)
     run.drive(states())
     assert sorted(p.name for p in run.folder.glob("*.png")) == ["teacher-0000003.png", "teacher-0000006.png"]
     assert run.state_path.read_bytes() == plain.state_path.read_bytes()
@@ -87,13 +87,13 @@ def test_a_picture_of_the_student_is_one_step(run, monkeypatch):
     asked = []
     function = runs.generate
     monkeypatch.setattr(runs, "generate", lambda *a: (asked.append(a[3]), function(*a))[1])
-    run.role, run.picture_every = "student", 6
+    run = replace(run, role="student", picture_every=6)
     run.drive(distill(RECIPE, Teacher(MLP(2, 8, 1)), DATA))
     assert asked == [1] and (run.folder / "student-0000006.png").is_file()
 
 
 def test_curves_for_tensorboard(run, monkeypatch):
-    run.tensorboard = True
+    run = replace(run, tensorboard=True)
     run.drive(states(replace(RECIPE, teacher=replace(RECIPE.teacher, steps=200))))
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -105,7 +105,7 @@ def test_curves_for_tensorboard(run, monkeypatch):
 
 def test_without_tensorboard_nothing_is_begun(run, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
-    run.tensorboard = True
+    run = replace(run, tensorboard=True)
     with pytest.raises(
         ValueError, match="--tensorboard needs the package tensorboard: pip install tensorboard"
     ):

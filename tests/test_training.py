@@ -499,7 +499,7 @@ def test_an_option_that_a_method_does_not_use_is_refused(method, option):
     recipe = replace(TINY, student=replace(TINY.student, method=method))
     value = (1.0, 4.0) if option == "guidance" else training.DISTANCES["l1"]
     with pytest.raises(
-        ValueError, match=rf"method = '{method}' does not use {option}=; .* choose the method 'dist"
+        ValueError, match=rf"method '{method}' does not use {option}=; .* choose the method 'dist"
     ):
         next(distill(recipe, fresh_teacher(), DATA, **{option: value}))
 

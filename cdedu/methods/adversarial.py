@@ -25,9 +25,9 @@ from cdedu.losses import l2
 from cdedu.noise import add_noise, draw_steps, normal, sigma_like
 from cdedu.recipes import Recipe
 from cdedu.runtime import Runtime
-from cdedu.student import EMA, ConsistencyModel
+from cdedu.student import ConsistencyModel
 from cdedu.teacher import Denoiser, Teacher
-from cdedu.training import Batches, Resume, State, optimise, seeded
+from cdedu.training import Resume, Setting, State, begin, seeded, train
 
 
 class Features(nn.Module):
@@ -316,7 +316,7 @@ def train_adversarial(
             loss = loss + distillation * term
         return loss
 
-    yield from duel(recipe, teacher, few, critic, critic.heads, optimizer, loss_of, data, runtime, resume)
+    return duel(recipe, teacher, few, critic, critic.heads, optimizer, loss_of, data, runtime, resume)
 
 
 def few_levels(recipe: Recipe, levels: Sequence[float] | None, place: str) -> Tensor:
@@ -365,31 +365,17 @@ def duel(
         opponent, learner, optimizer: as in :class:`Duel`.
         loss_of: moves the opponent by :meth:`Duel.step_opponent`, then gives the student's losses, (B,).
     """
-    stage, few = recipe.student, few.to(runtime.device)
-    student = ConsistencyModel.from_teacher(teacher, recipe.sigma_min).to(runtime.device).train()
-    adam = torch.optim.Adam(student.parameters(), lr=stage.lr, betas=(0.5, 0.9))
-    state = Duel(
-        recipe,
-        "student",
-        stage.steps,
-        student,
-        EMA(student, stage.ema),
-        adam,
-        opponent=opponent,
-        learner=learner,
-        opponent_optimizer=optimizer,
-    )
-    if resume:
-        state.restore(*resume)
-    grid, sampler = recipe.sigmas().to(runtime.device), Batches(recipe, "student", stage.batch, data, runtime)
+    student, few = ConsistencyModel.from_teacher(teacher, recipe.sigma_min), few.to(runtime.device)
+    adam = partial(torch.optim.Adam, betas=(0.5, 0.9))
+    more = {"opponent": opponent, "learner": learner, "opponent_optimizer": optimizer}
+    state = begin(recipe, "student", student, runtime, optimizer=adam, kind=Duel, **more)
+    grid = recipe.sigmas().to(runtime.device)
     pairs = partial(draw_steps, torch.ones(len(few) * len(grid)))
 
-    def losses(part: range) -> Tensor:
-        x0, which, noise, cond = sampler.draw(state.step, part, pairs)
+    def loss(run: Setting, part: range) -> Tensor:
+        x0, which, noise, cond = run.draw(part, pairs)
         level, again = which % len(few), grid[which // len(few)]
-        fake = student(add_noise(x0, few[level], noise), few[level], **cond)
+        fake = run.model(add_noise(x0, few[level], noise), few[level], **cond)
         return loss_of(state, Turn(x0, fake, level, again, cond))
 
-    while state.step < state.steps:
-        optimise(state, student, losses, sampler, runtime)
-        yield state
+    return train(state, data, runtime, loss, resume=resume)

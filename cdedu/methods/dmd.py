@@ -122,4 +122,4 @@ def train_matching(
         state.step_opponent(denoising_loss(fake, x.detach(), learn, **turn.cond))
         return matching_loss(frozen, fake, x, turn.again, **turn.cond)
 
-    yield from duel(recipe, teacher, few, fake, fake, optimizer, loss_of, data, runtime, resume)
+    return duel(recipe, teacher, few, fake, fake, optimizer, loss_of, data, runtime, resume)

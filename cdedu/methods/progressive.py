@@ -14,6 +14,7 @@ A grid of n points is walked in n steps: the last one goes from its last point t
 
 import copy
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,9 +26,8 @@ from cdedu.noise import add_noise, check_grid, draw_steps, sigma_like
 from cdedu.recipes import Recipe
 from cdedu.runtime import Runtime
 from cdedu.solvers import euler_step
-from cdedu.student import EMA
 from cdedu.teacher import Denoiser, Teacher
-from cdedu.training import Batches, Resume, State, optimise
+from cdedu.training import Resume, Setting, State, begin, train
 
 
 def two_step_target(
@@ -132,24 +132,16 @@ def halve(
     Source: Salimans & Ho 2022, algorithm 2.
     """
     steps = _pairs(sigmas, "halve")
-    stage, data, runtime = recipe.student, data or load_data(recipe.data), runtime or Runtime(device)
-    student = runtime.place(copy.deepcopy(teacher)).requires_grad_(True).train()
-    optimizer = torch.optim.Adam(student.parameters(), lr=stage.lr)
-    state = State(recipe, "student", stage.steps, student, EMA(student, stage.ema), optimizer)
-    if resume:
-        state.restore(*resume)
-    frozen, model = runtime.freeze(teacher), runtime.prepare(student)
-    sampler, grid = Batches(recipe, "student", stage.batch, data, runtime), sigmas.to(runtime.device)
+    data, runtime = data or load_data(recipe.data), runtime or Runtime(device)
+    student = copy.deepcopy(teacher).requires_grad_(True)
+    state = begin(recipe, "student", student, runtime, optimizer=torch.optim.Adam)
+    frozen, grid = runtime.freeze(teacher), sigmas.to(runtime.device)
 
-    def loss_of(part: range) -> Tensor:
-        x0, index, noise, cond = sampler.draw(
-            state.step, part, lambda n, generator: draw_steps(torch.ones(steps), n, generator)
-        )
-        return progressive_loss(model, frozen, x0, grid, index=index, noise=noise, **cond)  # type: ignore[arg-type]
+    def loss(run: Setting, part: range) -> Tensor:
+        x0, index, noise, cond = run.draw(part, partial(draw_steps, torch.ones(steps)))
+        return progressive_loss(run.model, frozen, x0, grid, index=index, noise=noise, **cond)  # type: ignore[arg-type]
 
-    while state.step < stage.steps:
-        optimise(state, model, loss_of, sampler, runtime)
-        yield state
+    return train(state, data, runtime, loss, resume=resume)
 
 
 def _pairs(sigmas: Tensor, place: str) -> int:
