@@ -18,6 +18,7 @@ import tyro
 
 from cdedu import checkpoints
 from cdedu.checkpoints import WEIGHTS
+from cdedu.course.command import GradeFolder
 from cdedu.data import Dataset, load_data, to_unit
 from cdedu.files import read_header, sha256
 from cdedu.fitting import (
@@ -42,8 +43,8 @@ from cdedu.training import distill, train_teacher, within
 
 
 @dataclass(frozen=True)
-class _Run:
-    """What all training commands take."""
+class _Command:
+    """What commands about a recipe and its data take."""
 
     recipe: tyro.conf.Positional[str]
     """Name of a recipe, such as toy, digits or cifar10-small; or a TOML file with one of your own."""
@@ -53,6 +54,18 @@ class _Run:
     """Held-out images for a folder or zip; a tenth of the images by default."""
     size: int | None = None
     """Crop and resize images of a folder or zip to this height and width."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps, or auto: the fastest there is."""
+    out: Path | None = None
+    """Folder of the run; runs/<recipe> by default."""
+    results: Path = Path("results/runs")
+    """Folder of the results record."""
+
+
+@dataclass(frozen=True)
+class _Run(_Command):
+    """What all training commands take."""
+
     max_steps: int | None = None
     """Fewer or more steps than the recipe's."""
     batch: int | None = None
@@ -63,10 +76,6 @@ class _Run:
     """Another learning rate than the recipe's."""
     seed: int | None = None
     """Another seed than the recipe's."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, mps, or auto: the fastest there is."""
-    out: Path | None = None
-    """Folder of the run; runs/<recipe> by default."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of the networks; auto is what the GPU is good at, and on a CPU bf16 where a trial finds it faster, else fp32."""
     compile: bool | None = None
@@ -77,8 +86,6 @@ class _Run:
     """Write a picture of samples every so many steps."""
     tensorboard: bool = False
     """Write curves for TensorBoard into the run's folder."""
-    results: Path = Path("results/runs")
-    """Folder of the results record."""
     from_weights: Path | None = None
     """Start from these weights with a fresh optimiser and a short warm-up; the record says so. With --resume: go on with
     such a run."""
@@ -202,23 +209,15 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class Evaluate(_Command):
     """Measure teacher and student against held-out data."""
 
-    recipe: tyro.conf.Positional[str]
-    """Name of a recipe, such as toy, digits or cifar10-small; or a TOML file with one of your own."""
     teacher: str | None = None
     """A teacher's file or name, or a folder of diffusers; the run's own by default, else the course's."""
     student: str | None = None
     """A student's file or name, or a folder of diffusers; the run's own by default, else the course's."""
     guidance: float | None = None
     """Guidance weight, of a teacher whose last label means none, and of a student that takes it as an input."""
-    data: str | None = None
-    """Another data set than the recipe's: a name, or a folder or zip of images."""
-    test_data: Path | None = None
-    """Held-out images for a folder or zip; a tenth of the images by default."""
-    size: int | None = None
-    """Crop and resize images of a folder or zip to this height and width."""
     samples: int | None = None
     """How many samples are compared; as many as there are held-out data by default."""
     inception: bool = False
@@ -227,12 +226,6 @@ class Evaluate:
     """How many sampling seeds the medians run over; 5, or 1 in a trial."""
     trial: bool | None = None
     """Few evaluations, to see that all works; by default for images of 32 x 32 and larger on the CPU."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, mps, or auto: the fastest there is."""
-    out: Path | None = None
-    """Folder of the run; runs/<recipe> by default."""
-    results: Path = Path("results/runs")
-    """Folder of the results record."""
 
     def __call__(self) -> None:
         from tqdm.auto import tqdm
@@ -312,54 +305,6 @@ class Export:
         options = {"metrics": metrics, "license": self.license, "push_to_hub": self.push_to_hub}
         export_pipeline(student, self.folder, guidance=self.guidance, **options)
         print(f"{self.weights} in {self.folder}, to be loaded by ConsistencyModelPipeline.from_pretrained")
-
-
-@dataclass(frozen=True)
-class GradeFolder:
-    """Grade a folder of submissions: a table, and a page for each student."""
-
-    notebook: tyro.conf.Positional[Path]
-    """The exercises as they were handed out."""
-    submissions: tyro.conf.Positional[Path]
-    """A folder with one notebook a student, or one folder a student."""
-    out: Path
-    """Where the table and the pages go. Who is there already and unchanged is not graded again."""
-    seed: int = 0
-    """Of the data on which answers are tried; keep it to yourself."""
-    hidden: Path | None = None
-    """A Python file with further tests."""
-    jobs: int | None = None
-    """Processes that grade; one a core by default."""
-    seconds: int = 120
-    """For one submission."""
-    memory: int = 1024
-    """MB for one submission, on top of the libraries."""
-    isolation: Literal["auto", "namespaces", "hooks"] = "auto"
-    """How submissions are held back: Linux namespaces, or Python's audit hooks alone; auto is the best that works here."""
-    again: bool = False
-    """Grade everybody anew."""
-
-    def __call__(self) -> None:
-        if sys.platform == "win32":
-            raise ValueError("grading runs on Linux and macOS; on Windows use WSL")
-        from cdedu.course.grading import Limits, grade_folder
-
-        grades = grade_folder(
-            self.notebook,
-            self.submissions,
-            self.out,
-            seed=self.seed,
-            hidden=self.hidden,
-            jobs=self.jobs,
-            limits=Limits(wall_seconds=self.seconds, memory_mb=self.memory),
-            isolation=self.isolation,
-            again=self.again,
-        )
-        print(
-            f"{len(grades)} students: {self.out / 'grades.csv'}, {self.out / 'report.txt'}, {self.out / 'feedback'}"
-        )
-        for protection in sorted({g.protection for g in grades if g.protection}):
-            print(protection)
 
 
 def pick_device(name: str) -> torch.device:

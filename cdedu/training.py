@@ -222,6 +222,7 @@ def distill(
     """
     data, runtime = data or load_data(recipe.data), runtime or Runtime(device)
     method, rate = method or METHODS[recipe.student.method], recipe.student.target_rate
+    options = {name: value for name, value in options.items() if value is not None}
     _taken(recipe, method, guidance=guidance, **options)
     recipe = within(recipe, teacher)
     state = begin(recipe, "student", student or _student_of(teacher, recipe, data), runtime, start)
@@ -402,7 +403,7 @@ def _taken(recipe: Recipe, method: Callable[..., Tensor], **options: Any) -> Non
         if value is not None and not _takes(method, needed):
             others = [repr(known) for known, function in METHODS.items() if _takes(function, needed)]
             raise ValueError(
-                f"recipe {recipe.name!r}: the method {method.__name__!r} does not use {name}=; leave it out"
+                f"recipe {recipe.name!r}: the method {getattr(method, '__name__', method)!r} does not use {name}=; leave it out"
                 + f", or choose the method {' or '.join(others)}" * bool(others)
             )
 

@@ -107,3 +107,12 @@ def test_an_arrow_that_runs_up_is_found_wherever_it_stands():
 def test_a_circle_is_found():
     assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["a", "b", "c"]
     assert not circle({"a": {"b"}, "b": {"c"}, "c": set()})
+
+
+def test_the_reference_page_knows_every_public_file():
+    import bookext
+
+    listed = set(" ".join(bookext.MODULES.values()).split())
+    inner = {"data.dataset", "data.small"}  # their names are those of cdedu.data
+    course = {name for name in graph() if name.startswith("course")} | {"checks", "__init__"}
+    assert listed - course == {name for name in graph() if name != "methods"} - course - inner
