@@ -390,7 +390,7 @@ BAD = {
     "no batch": ("distill toy --batch 0", "student.batch = 0, but it must be positive"),
     "negative rate": ("train toy --lr -1", "teacher.lr = -1.0, but it must be positive"),
     "rate that is no number": ("train toy --lr nan", "teacher.lr = nan, but it must be positive"),
-    "negative seed": ("train toy --seed -1", "seed = -1, but it must not be negative"),
+    "negative seed": ("train toy --seed -1", "seed = -1, but it must be at least 0"),
     "nothing to resume": ("train toy --resume", "there is nothing to resume: no runs/toy/teacher.state.safetensors"),
     "both": ("train toy --resume --overwrite", "--resume goes on with a run and --overwrite starts anew; give one"),
     "unwritable run": ("train toy --out file/run", "cannot write into file/run: Not a directory; choose another folder"),

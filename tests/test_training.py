@@ -240,8 +240,8 @@ def test_the_students_dropout_is_its_own():
         ({"teacher": {"ema": 1.0}}, "teacher.ema = 1.0"),
         ({"student": {"target_rate": 1.0}}, "target_rate = 1.0"),
         ({"student": {"points": 1}}, "at least 2 points"),
-        ({"student": {"easy_stages": 0}}, "easy_stages >= 1"),
-        ({"student": {"tangent_warmup": -1}}, "tangent_warmup >= 0"),
+        ({"student": {"easy_stages": 0}}, "easy_stages = 0, but it must be at least 1"),
+        ({"student": {"tangent_warmup": -1}}, "tangent_warmup = -1, but it must be at least 0"),
         ({"sigma_min": 100.0}, "sigma_min < sigma_max"),
         ({"seed": -1}, "seed = -1"),
     ],
@@ -437,7 +437,7 @@ def test_a_share_of_the_labels_means_none_while_a_teacher_trains_and_nothing_els
     "classes, rate, message",
     [
         (0, 0.1, "label_dropout = 0.1, but network.classes = 0"),
-        (4, 1.0, r"label_dropout = 1.0 is not in \[0, 1\)"),
+        (4, 1.0, r"label_dropout = 1.0, but it must be at least 0 and below 1"),
     ],
 )
 def test_a_label_that_means_none_needs_labels(classes, rate, message):
