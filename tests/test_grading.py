@@ -1,11 +1,14 @@
 """Submissions that are good, broken or hostile: each gets its line, and nobody else is touched."""
 
+import contextlib
 import csv
 import json
 import re
+import socket
 import sys
 import time
 import unicodedata
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -23,7 +26,7 @@ import exercises as script
 ROOT = Path(__file__).resolve().parents[1]
 HANDED_OUT = ROOT / "exercises" / "01_noise.ipynb"
 HIDDEN = ROOT / "exercises" / "instructor" / "hidden" / "01_noise.py"
-LIMITS = Limits(wall_seconds=30, cell_seconds=4, check_seconds=5, cpu_seconds=15, memory_mb=400)
+LIMITS = Limits(wall_seconds=120, cell_seconds=4, check_seconds=5, cpu_seconds=15, memory_mb=400)
 POINTS = {name: checks.exercises()[name].points for name in Handout(HANDED_OUT).exercises}
 FULL = sum(POINTS.values())
 
@@ -112,6 +115,18 @@ for fd in range(3, 64):
         except OSError:
             pass
 """
+FACTS = """
+import gc
+for thing in gc.get_objects():
+    if type(thing).__name__ == "_Output":
+        thing.size = "much"
+"""
+MUTE = """
+class Mute(Exception):
+    def __str__(self):
+        raise self
+raise Mute
+"""
 PEEKS = """
 import sys
 def denoise_weighted(x, sigma, points, weights):
@@ -145,6 +160,10 @@ def bad(secret, port):
         ),
         "edits the checks.ipynb": (with_cell(EDITS, **wrong), nothing, "no cell answers"),
         "forges.ipynb": (with_cell(FORGES, **wrong), nothing, "messages of its own"),
+        "forges facts.ipynb": (with_cell(FACTS), set(), "messages of its own"),
+        "large.ipynb": (solved(floor="settled_loss = torch.zeros(10**7)"), {"noise-floor"}, ""),
+        "itself.ipynb": (solved(floor="settled_loss = []\nsettled_loss.append(settled_loss)"), {"noise-floor"}, ""),
+        "mute.ipynb": (with_cell(MUTE), set(), "cell 4 raised Mute"),
         "counts.ipynb": (solved(time=COUNTS), {"noise-time"}, ""),
         "peeks.ipynb": (solved(weights=PEEKS), {"noise-weights"}, "no truth in sight"),
         "ends.ipynb": (with_cell("import os\nos._exit(0)"), set(), "cell 4 ended the whole process; left out"),
@@ -171,8 +190,6 @@ def bad(secret, port):
 @pytest.fixture(scope="module")
 def graded(tmp_path_factory):
     """Everybody, graded once: (grades by student, cases by file, folder of the results, folder of the submissions, secret)."""
-    import socket
-
     base = tmp_path_factory.mktemp("course")
     secret, handed_in, out = base / "secret", base / "handed in", base / "grades"
     secret.write_text("keep")
@@ -349,14 +366,72 @@ raise RuntimeError(found)
 """
     native = native.replace("FILE", repr(str(HANDED_OUT).encode()))
     with theirs.sandbox(hooks=False) as peer:
-        peer.deadline = time.monotonic() + 20
+        peer.deadline = time.monotonic() + 90
         said = peer.request("run", "native", native, 10)["error"]
     assert said == "RuntimeError: {'connect': -1, 'remove': -1, 'open': -1, 'write': -1, 'kill': 0}"
     assert HANDED_OUT.is_file()
     with theirs.sandbox(hooks=False) as peer:
-        peer.deadline = time.monotonic() + 20
+        peer.deadline = time.monotonic() + 90
         said = peer.request("run", "forks", FORKS, 10)["error"]
     assert 0 < int(said.partition("forks: ")[2]) < 16
+
+
+def test_a_cell_has_its_time_by_the_processors_clock(theirs):
+    """A busy machine stops nobody; who waits, or goes on all the same, is stopped."""
+    waits, computes = "import time\ntime.sleep(60)", "while True:\n    pass"
+    with theirs.sandbox() as peer:
+        peer.deadline = time.monotonic() + 60
+        assert peer.request("run", "waits", waits, 60, 0.1) == {"slow": "waiting"}
+        assert peer.request("run", "computes", computes, 0.1) == {"slow": "computing"}
+        assert peer.request("run", "quick", "x = 1", 60) == {}
+        with pytest.raises(wire.Gone, match="did not stop"):
+            peer.request("run", "goes on", STUBBORN + "denoise_weighted(1, 2, 3, 4)", 0.1)
+
+
+def test_a_submission_sees_the_package_and_nothing_beside_it(theirs):
+    looks = """
+import cdedu, importlib.util, os
+weights = os.listdir(os.path.join(os.path.dirname(cdedu.__file__), "weights"))
+assert any(name.endswith(".safetensors") for name in weights)
+assert not importlib.util.find_spec("checkpoints"), "the package's own folder is no place to import from"
+"""
+    with theirs.sandbox() as peer:
+        peer.deadline = time.monotonic() + 60
+        assert peer.request("run", "looks", looks, 30) == {}
+
+
+def test_a_probe_that_ends_without_a_word_proves_nothing(theirs, monkeypatch):
+    class Ends:
+        def request(self, *_):
+            raise wire.Gone
+
+    monkeypatch.setattr(theirs, "sandbox", lambda **_: contextlib.nullcontext(Ends()))
+    assert theirs._leaks() == "no answer"
+
+
+def test_who_stalls_on_the_second_data_has_not_passed():
+    def right(x, sigma, points, weights):
+        return (weights.log() - torch.cdist(x, points) ** 2 / (2 * sigma**2)).softmax(1) @ points
+
+    class Stalls:
+        late, asked = False, 0
+
+        def request(self, *_):
+            self.asked += 1
+            if self.asked == 2:
+                self.late = True
+                raise core._TooLong
+            return {"denoise_weighted": right}
+
+        def forget(self):
+            pass
+
+    made = judge.Judge.__new__(judge.Judge)
+    made.task, made.tests = judge.Task(tuple(POINTS), seeds=(0, 1)), {}
+    peer, verdicts = Stalls(), judge.Verdicts()
+    with pytest.raises(core._TooLong):
+        made._judge(peer, "noise-weights", verdicts, float("inf"))
+    assert peer.asked == 2 and not verdicts.results
 
 
 def test_hidden_tests_see_what_the_public_ones_do_not(theirs):
@@ -418,7 +493,6 @@ def test_audit_hooks_alone_refuse_what_python_code_does(theirs, tmp_path, monkey
 @pytest.fixture
 def line():
     """Two peers in one process, the second served by a thread."""
-    import socket
     from threading import Thread
 
     a, b = socket.socketpair()
@@ -498,6 +572,37 @@ def test_what_is_no_value_is_only_described(line):
         float(got)
 
 
+def test_functions_of_the_grader_look_alike(line):
+    """Nothing but what it returns tells a defect from what is right: an answer must not read names."""
+
+    def right(x):
+        """Right."""
+        return x
+
+    def defect(x):
+        pass
+
+    here, there = line
+    there.opaque = True
+    seen = []
+    for function in (right, defect, partial(right), type("Defect", (), {"__call__": lambda *_: 1})()):
+        there._operations["make"] = lambda function=function: function
+        got = here.request("make")
+        seen.append((repr(got), type(got).__name__, core.empty(got), sorted(vars(type(got))), vars(got)))
+    assert seen == seen[:1] * 4 and not seen[0][2]
+
+
+def test_who_does_not_read_does_not_hold_up_the_grader():
+    a, b = socket.socketpair()
+    peer = wire.Peer(a.fileno())
+    peer.deadline = time.monotonic() + 0.2
+    with pytest.raises(core._TooLong):
+        peer.request("echo", torch.zeros(10**6))
+    assert peer.late
+    a.close()
+    b.close()
+
+
 def test_errors_keep_their_kind(line):
     class OwnError(AssertionError):
         pass
@@ -511,15 +616,22 @@ def test_errors_keep_their_kind(line):
     assert type(caught.value).__name__ == "OwnError"
 
 
-@pytest.mark.parametrize("data", [b"x" * 16, b"\xff" * 40, (5).to_bytes(8, "big") + bytes(8) + b"[1,2]"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"x" * 16,
+        b"\xff" * 40,
+        (5).to_bytes(8, "big") + bytes(8) + b"[1,2]",
+        wire.message({"end": "", "signal": 999, "value": None}),
+    ],
+)
 def test_rubbish_is_no_message(data):
     import os
-    import socket
 
     a, b = socket.socketpair()
     os.write(b.fileno(), data)
     b.close()
-    with pytest.raises(wire.Gone):
+    with pytest.raises(wire.Forged):
         wire.Peer(a.fileno())._receive()
     a.close()
 
@@ -541,6 +653,18 @@ def test_who_handed_in_what(tmp_path):
         "Müller Jörg": ["w 1.ipynb"],
         "bo.ipynb": ["bo.ipynb.txt"],
     }
+
+
+def test_grades_are_of_the_checks_that_gave_them(tmp_path, monkeypatch):
+    """Who was graded by other checks is graded again."""
+    handout, keys = Handout(HANDED_OUT), set()
+    task = judge.Task(handout.exercises)
+    keys.add(folder._key(task, handout, [], "auto"))
+    monkeypatch.setattr(core, "__file__", str(tmp_path / "core.py"))
+    for text in ("one", "two"):
+        (tmp_path / "ch01_noise.py").write_text(text)
+        keys.add(folder._key(task, handout, [], "auto"))
+    assert len(keys) == 3
 
 
 def test_pages_of_students_with_like_names_differ():

@@ -199,7 +199,7 @@ def _explain(error: Exception) -> str:
 
 def _where(error: Exception) -> str:
     """The reader's own line in which it happened, where there is one."""
-    package = str(Path(__file__).parents[1])
+    package = str(Path(__file__).parents[2])
     lines = [
         frame.line
         for frame in traceback.extract_tb(error.__traceback__)

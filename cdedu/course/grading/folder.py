@@ -18,12 +18,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm.auto import tqdm
 
-import cdedu
+from cdedu.course.checks import core
 from cdedu.course.checks.core import SIGNS, Result, exercises
-from cdedu.course.grading.judge import Isolation, Judge, Limits, Task, Verdicts, hidden_tests, limit_memory
+from cdedu.course.grading.judge import Isolation, Judge, Limits, Task, hidden_tests
 from cdedu.course.grading.notebooks import Handout, read_notebook
+from cdedu.course.grading.sandbox import limit
 from cdedu.files import replacing
 
 FAILED = "failed"
@@ -108,17 +110,19 @@ def grade_student(judge: Judge, handout: Handout, student: str, files: list[Path
     for file in files:
         shown = unicodedata.normalize("NFC", file.relative_to(folder).as_posix())
         grade = Grade(student, shown, protection=judge.protection)
+        grades.append(grade)
         try:
             if file.suffix != ".ipynb":
                 raise ValueError(f"is no notebook: its name ends in {file.suffix or 'nothing'}")
             cells, places, grade.remarks = handout.align(read_notebook(file))
         except ValueError as error:
             grade.remarks = [str(error)]
-        else:
-            verdicts: Verdicts = judge.grade(cells, places)
-            grade.results = verdicts.results
-            grade.remarks += verdicts.remarks
-        grades.append(grade)
+            continue
+        try:
+            verdicts = judge.grade(cells, places)
+            grade.results, grade.remarks = verdicts.results, grade.remarks + verdicts.remarks
+        except Exception as error:  # the grader's own trouble: no reason to stop for the others
+            grade.remarks, grade.key = [f"could not be graded: {type(error).__name__}: {error}"], FAILED
     best = max(grades, key=lambda g: (sum(g.points.values()), bool(g.results)))
     if len(files) > 1:
         best.remarks.insert(0, f"{len(files)} files, the best counts: {', '.join(g.file for g in grades)}")
@@ -135,16 +139,12 @@ def _start(handout: Handout, task: Task, isolation: Isolation) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     _judge, _handout = Judge(task, isolation), handout
     multiprocessing.util.Finalize(None, _judge.close, exitpriority=10)
-    limit_memory()
+    limit(8 * 1024)  # a submission chooses the sizes of what the checks are given
+    torch.set_num_threads(1)
 
 
 def _run(student: str, files: list[Path], folder: Path) -> Grade:
-    try:
-        return grade_student(_judge, _handout, student, files, folder)
-    except Exception as error:
-        return Grade(
-            student, "", remarks=[f"could not be graded: {type(error).__name__}: {error}"], key=FAILED
-        )
+    return grade_student(_judge, _handout, student, files, folder)
 
 
 def grade_folder(
@@ -242,9 +242,12 @@ def _grades(todo: list[str], students: dict[str, list[Path]], folder: Path, sett
 
 def _key(task: Task, handout: Handout, files: list[Path], isolation: str) -> str:
     """A digest of all that a grade depends on."""
-    whole = hashlib.sha256(repr((cdedu.__name__, task, handout.digest, isolation)).encode())
-    checks = Path(cdedu.__file__).parent / "checks"
-    for path in [*sorted(checks.glob("*.py")), *([task.hidden] if task.hidden else []), *files]:
+    whole = hashlib.sha256(repr((task, handout.digest, isolation)).encode())
+    for path in [
+        *sorted(Path(core.__file__).parent.glob("*.py")),
+        *([task.hidden] if task.hidden else []),
+        *files,
+    ]:
         whole.update(path.name.encode())
         if path.is_file() and not path.is_symlink():
             with path.open("rb") as stream:

@@ -3,8 +3,6 @@
 import functools
 import json
 import os
-import re
-import resource
 import signal
 import socket
 import subprocess
@@ -13,15 +11,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+import cdedu
 from cdedu.course.checks import core
 from cdedu.course.checks.core import Result
-from cdedu.course.grading import sandbox
 from cdedu.course.grading.wire import Forged, Gone, Peer
 
 Isolation = Literal["auto", "namespaces", "hooks"]
@@ -36,7 +34,9 @@ class Limits:
     wall_seconds: int = 120
     """For the whole submission."""
     cell_seconds: int = 20
-    """For one cell."""
+    """For one cell, of computing: so a busy machine changes no grade."""
+    cell_wall_seconds: int = 60
+    """For one cell, however it spends them."""
     check_seconds: int = 20
     """For one judgement of one answer."""
     cpu_seconds: int = 100
@@ -106,20 +106,22 @@ def hidden_tests(path: Path | None) -> dict[str, list[Callable[..., str | None]]
     return dict(_hidden)
 
 
+_MISSING = Result("wrong", "missing")
+
+
 class Judge:
     """Holds the process that forks for every submission. Use it in a ``with`` statement."""
 
     def __init__(self, task: Task, isolation: Isolation = "auto") -> None:
         self.task, self.tests = task, hidden_tests(task.hidden)
         ours, theirs = socket.socketpair()
-        package = Path(sandbox.__file__).parents[2]
         kept = {k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV")}  # fmt: skip
-        more = {"PYTHONPATH": str(package), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0"}  # fmt: skip
+        more = {"PYTHONPATH": str(Path(cdedu.__file__).parents[1]), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0"}  # fmt: skip
         start = "from cdedu.course.grading.sandbox import main; main()"
-        words = [sys.executable, "-P", "-c", start, str(theirs.fileno())]
+        given = json.dumps([source for _, source in task.given])
         self._scratch = tempfile.TemporaryDirectory(prefix="cdedu-grade-")
         self.process = subprocess.Popen(
-            [*words, json.dumps([source for _, source in task.given])],
+            [sys.executable, "-P", "-c", start, str(theirs.fileno()), given],
             pass_fds=[theirs.fileno()],
             env=kept | more | {"MPLCONFIGDIR": self._scratch.name},
             cwd="/",
@@ -172,16 +174,11 @@ class Judge:
     def sandbox(self, **order: Any) -> Iterator[Peer]:
         """A fresh process for a submission."""
         ours, theirs = socket.socketpair()
-        limits = self.task.limits
-        facts = {
-            "namespaces": self.namespaces,
-            "memory_mb": limits.memory_mb,
-            "cpu_seconds": limits.cpu_seconds,
-        }
+        order = asdict(self.task.limits) | {"namespaces": self.namespaces} | order
         try:
-            socket.send_fds(self.control, [json.dumps(facts | order).encode()], [theirs.fileno()])
+            socket.send_fds(self.control, [json.dumps(order).encode()], [theirs.fileno()])
             theirs.close()
-            yield Peer(ours.fileno())
+            yield Peer(ours.fileno(), opaque=True)
         finally:
             ours.close()
 
@@ -195,10 +192,8 @@ class Judge:
                 peer.deadline = time.monotonic() + 30
                 try:
                     found = peer.request("probe", str(secret), server.getsockname()[1])
-                except Gone as gone:
-                    return str(gone)
-                except core._TooLong:
-                    return "no answer"
+                except (Gone, core._TooLong) as trouble:
+                    return str(trouble) or "no answer"
         if not found.pop("scratch"):
             return "the scratch folder cannot be written"
         return ", ".join(f"{what} is possible" for what, possible in found.items() if possible)
@@ -222,80 +217,78 @@ class Judge:
 
     def _attempt(self, cells: list[Cell], places: dict[str, int], verdicts: Verdicts, skip: set[int], end: float) -> bool:  # fmt: skip
         """Run the notebook once; true if the process broke and another attempt without the cause makes sense."""
-        limits, doing, name, i = self.task.limits, "", "", 0
+        limits, at, exercise, judged = self.task.limits, 0, "", False
         with self.sandbox() as peer:
             try:
-                for i, cell in enumerate(cells):
-                    if i not in skip:
-                        doing, name = "cell", cell[0]
-                        peer.deadline = min(end, time.monotonic() + limits.cell_seconds + 2)
-                        self._tell(verdicts, name, peer.request("run", *cell, limits.cell_seconds))
-                    for name in (n for n, place in places.items() if place == i):
-                        doing = "check"
-                        self._judge(peer, name, verdicts, end)
-                for name in self.task.exercises:
-                    if verdicts.results.get(name, Result("wrong", "missing")).key == "missing":
-                        doing = "check"
-                        self._judge(peer, name, verdicts, end)
-                doing = "facts"
-                peer.deadline = time.monotonic() + 2
+                for at, (name, source) in enumerate(cells):
+                    exercise = ""
+                    if at not in skip:
+                        peer.deadline = min(end, time.monotonic() + limits.cell_wall_seconds + 2)
+                        outcome = _asked(peer, "run", name, source, limits.cell_seconds, limits.cell_wall_seconds)  # fmt: skip
+                        self._tell(verdicts, name, outcome)
+                    for exercise in (n for n, place in places.items() if place == at):
+                        self._judge(peer, exercise, verdicts, end)
+                for exercise in self.task.exercises:
+                    self._judge(peer, exercise, verdicts, end)
+                judged = True
+                peer.deadline = time.monotonic() + limits.check_seconds
                 self._facts(verdicts, peer)
-                return False
             except Forged:
                 verdicts.remark("sends messages of its own to the grader; stopped")
                 stopped = Result("wrong", "ended", "The notebook interfered with its grading.")
                 verdicts.results = {n: verdicts.results.get(n, stopped) for n in self.task.exercises}
-                return False
             except (Gone, core._TooLong) as problem:
-                if doing == "facts":
-                    return False
                 why = _why(problem, limits)
                 if time.monotonic() >= end:
                     why = f"was running when the {limits.wall_seconds} s for the whole notebook were over"
-                if doing == "cell":
-                    skip.add(i)
-                    verdicts.remark(f"{name} {why}; left out")
-                else:
-                    if not peer.late or name not in verdicts.results:
-                        verdicts.results[name] = Result("wrong", "ended", f"Its check {why}.")
-                    verdicts.remark(f"{name}: its check {why}")
+                if judged:
+                    return False
+                if not exercise:
+                    skip.add(at)
+                    verdicts.remark(f"{cells[at][0]} {why}; left out")
+                    return True
+                if not peer.late or exercise not in verdicts.results:
+                    verdicts.results[exercise] = Result("wrong", "ended", f"Its check {why}.")
+                verdicts.remark(f"{exercise}: its check {why}")
                 return True
+        return False
 
-    def _tell(self, verdicts: Verdicts, name: str, outcome: Any) -> None:
-        if not isinstance(outcome, dict):
-            raise Forged("sent what is no answer")
-        if outcome.get("slow"):
-            verdicts.remark(f"{name} was stopped after {self.task.limits.cell_seconds} s")
+    def _tell(self, verdicts: Verdicts, name: str, outcome: dict[str, Any]) -> None:
+        if "slow" in outcome:
+            limits, computing = self.task.limits, outcome["slow"] == "computing"
+            time_ = f"{limits.cell_seconds} s of computing" if computing else f"{limits.cell_wall_seconds} s"
+            verdicts.remark(f"{name} was stopped after {time_}")
         elif "error" in outcome:
             line = _plain(outcome.get("line", ""))
             verdicts.remark(f"{name} raised {_plain(outcome['error'])}" + (f" in the line `{line}`" if line else ""))  # fmt: skip
 
     def _facts(self, verdicts: Verdicts, peer: Peer) -> None:
-        facts = peer.request("facts")
-        if not isinstance(facts, dict):
-            return
-        for what in facts.get("noted") or ():
+        facts = _asked(peer, "facts")
+        noted, printed = facts.get("noted"), facts.get("printed")
+        if not isinstance(noted, list) or not isinstance(printed, int):
+            raise Forged("sent what are no facts")
+        for what in noted[:10]:
             verdicts.remark(f"tried to {_plain(what)}: refused")
-        printed = facts.get("printed")
-        if isinstance(printed, int) and printed > 10**6:
+        if printed > 10**6:
             verdicts.remark(f"printed {printed / 1e6:,.0f} million characters")
 
     def _judge(self, peer: Peer, name: str, verdicts: Verdicts, end: float) -> None:
-        """Judge one answer on all seeds and by all tests; the first that it does not pass is its verdict."""
-        known = verdicts.results.get(name)
-        if known is not None and known.key != "missing":
+        """Judge one answer by all tests on all seeds; the first that it does not pass is its verdict."""
+        if verdicts.results.get(name, _MISSING).key != _MISSING.key:
             return
-        public = core.exercises()[name]
+        public, seconds = core.exercises()[name], self.task.limits.check_seconds
         result = Result("right")
         for test in (public.test, *self.tests.get(name, ())):
             for seed in self.task.seeds:
-                seconds = self.task.limits.check_seconds
-                peer.deadline = min(end, time.monotonic() + 0.9 * seconds)
-                space = peer.request("answers", list(public.answers), seed + 10_007)
-                if not isinstance(space, dict):
-                    raise Forged("sent what is no answer")
                 drawn: list[bool] = []
-                result = core.judge(replace(public, test=_watched(test, drawn)), space, seed, seconds)
+                peer.deadline = min(end, time.monotonic() + 0.9 * seconds)
+                try:
+                    space = peer.request("answers", list(public.answers), seed + 10_007)
+                    if not isinstance(space, dict):
+                        raise Forged("sent what is no answer")
+                    result = core.judge(replace(public, test=_watched(test, drawn)), space, seed, seconds)
+                except Exception as error:  # an answer that cannot be sent
+                    result = Result("wrong", "raised", core._explain(error))
                 peer.forget()
                 if peer.late:
                     verdicts.results[name] = result
@@ -305,6 +298,17 @@ class Judge:
             if result.status != "right":
                 break
         verdicts.results[name] = result
+
+
+def _asked(peer: Peer, *request: Any) -> dict[str, Any]:
+    """What our own part of the other process answers; anything else is a forgery."""
+    try:
+        answer = peer.request(*request)
+    except Exception as error:
+        raise Forged(f"sent {type(error).__name__}") from None
+    if not isinstance(answer, dict):
+        raise Forged("sent what is no answer")
+    return answer
 
 
 def _watched(test: Callable[..., str | None], drawn: list[bool]) -> Callable[..., str | None]:
@@ -336,16 +340,4 @@ def _why(problem: BaseException, limits: Limits) -> str:
 
 def _plain(text: Any) -> str:
     """One line without control characters, of bounded length."""
-    return re.sub(r"\s+", " ", re.sub(r"[\x00-\x08\x0e-\x1f\x7f]", "", str(text)))[:200]
-
-
-def limit_memory(gigabytes: int = 8) -> None:
-    """Bound the grader's own memory: a submission chooses the sizes of what the checks are given."""
-    if sys.platform == "linux":
-        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        wanted = mapped + gigabytes * 2**30
-        resource.setrlimit(
-            resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
-        )
-        torch.set_num_threads(1)
+    return " ".join("".join(c for c in str(text)[:1000] if c.isprintable() or c.isspace()).split())[:200]

@@ -5,14 +5,16 @@ gets a stand-in, and calling it is a message. So a check of :mod:`cdedu.course.c
 call them with functions of its own, and take gradients through both.
 """
 
+import contextlib
 import json
 import math
 import os
 import re
 import select
+import signal
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -39,9 +41,9 @@ ERRORS = {
 class Gone(BaseException):
     """The other side has ended, or sent what is no message; no ``except Exception`` between here and the grader hides it."""
 
-    def __init__(self, why: str = "", signal: int = 0) -> None:
+    def __init__(self, why: str = "", ended_by: int = 0) -> None:
         super().__init__(why)
-        self.signal = signal
+        self.signal = ended_by
 
 
 class Forged(Gone):
@@ -49,45 +51,25 @@ class Forged(Gone):
 
 
 class Remote:
-    """A stand-in for an object of the other side."""
-
-    _repr, _float = "", math.nan
-
-    def __repr__(self) -> str:
-        return self._repr
-
-
-class RemoteNumber(Remote):
-    """A stand-in for what ``float`` understands."""
-
-    def __float__(self) -> float:
-        return self._float
-
-
-class RemoteFunction(Remote):
-    """A stand-in for what can be called."""
-
-    _peer: "Peer"
-    _id, _empty = 0, False
-
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        return self._peer.call(self._id, arguments, options)
-
-    @property
-    def __code__(self) -> Any:
-        """So that the checks can tell a function that holds nothing yet."""
-        return _nothing.__code__ if self._empty else RemoteFunction.__call__.__code__
+    """A stand-in for an object of the other side; what could be called there can be called here."""
 
 
 class Peer:
-    """One end of the line: a connected socket, and what is done for the other side."""
+    """One end of the line: a connected socket, and what is done for the other side.
 
-    def __init__(self, fd: int, operations: dict[str, Callable[..., Any]] | None = None) -> None:
-        self.fd, self.deadline, self.late, self._depth = fd, math.inf, False, 0
+    Args:
+        fd: the socket; it no longer blocks.
+        operations: name → what the other side may have done, beside calls of what it was lent.
+        opaque: lend objects without type, name or text, so that all functions look alike to the other side.
+    """
+
+    def __init__(self, fd: int, operations: dict[str, Callable[..., Any]] | None = None, opaque: bool = False) -> None:  # fmt: skip
+        os.set_blocking(fd, False)
+        self.fd, self.opaque, self.deadline, self.late, self._depth = fd, opaque, math.inf, False, 0
         self._operations: dict[str, Callable[..., Any]] = {"call": self._called, "backward": self._backward}
         self._operations |= operations or {}
         self._objects: dict[int, Any] = {}
-        self._next, self._buffer = 0, b""
+        self._next, self._buffer = 0, bytearray()
         self.line: Callable[[BaseException], str | None] = lambda error: None
         """Finds the line of the notebook in an exception's traceback."""
         self.caught: tuple[type[BaseException], ...] = (Exception,)
@@ -144,14 +126,9 @@ class Peer:
 
     def _called(self, key: int, arguments: list[Any], options: dict[str, Any]) -> Any:
         given = dict(enumerate(arguments)) | options
-        before = {
-            n: v.get_state() if isinstance(v, Generator) else v.detach().clone()
-            for n, v in given.items()
-            if isinstance(v, Generator | Tensor)
-        }
+        before = {n: _state(v).clone() for n, v in given.items() if isinstance(v, Generator | Tensor)}
         value = self._objects[key](*arguments, **options)
-        after = {n: given[n].get_state() if isinstance(given[n], Generator) else given[n] for n in before}
-        return value, [(n, given[n]) for n in before if not torch.equal(before[n], after[n].detach())]
+        return value, [(n, given[n]) for n, old in before.items() if not torch.equal(old, _state(given[n]))]
 
     def _backward(self, key: int, gradient: Tensor) -> None:
         torch.autograd.backward(self._objects[key], gradient)
@@ -164,7 +141,7 @@ class Peer:
             facts = {
                 "error": type(error).__name__[:60],
                 "kind": next((k for k in kinds if k in ERRORS), ""),
-                "message": str(error)[:2000],
+                "message": text_of(error),
             }
             self._send(facts | {"line": self.line(error)}, None)
 
@@ -172,38 +149,43 @@ class Peer:
 
     def _send(self, head: dict[str, Any], value: Any) -> None:
         blobs: list[bytes] = []
-        text = json.dumps(head | {"value": self._encode(value, blobs), "sizes": [len(b) for b in blobs]}).encode()  # fmt: skip
-        data = memoryview(b"".join([struct.pack(">QQ", len(text), sum(map(len, blobs))), text, *blobs]))
+        data = memoryview(message(head | {"value": self._encode(value, blobs)}, blobs))
         if len(data) > LARGEST:
             raise ValueError(f"a value of {len(data) / 1e6:.0f} MB is too large to be graded")
         while data:
-            try:
-                data = data[os.write(self.fd, data[: 2**16]) :]
-            except OSError as error:
-                raise Gone(str(error)) from None
+            data = data[self._ready(select.POLLOUT, os.write, data[: 2**16]) :]
 
     def _read(self, n: int) -> bytes:
         while len(self._buffer) < n:
-            while not select.select([self.fd], [], [], min(max(self.deadline - time.monotonic(), 0), 3600))[
-                0
-            ]:
-                if time.monotonic() > self.deadline:
-                    self.late = True
-                    raise _TooLong
-            try:
-                more = os.read(self.fd, 2**18)
-            except OSError as error:
-                raise Gone(str(error)) from None
+            more = self._ready(select.POLLIN, os.read, 2**18)
             if not more:
                 raise Gone
             self._buffer += more
-        data, self._buffer = self._buffer[:n], self._buffer[n:]
-        return bytes(data)
+        data = bytes(self._buffer[:n])
+        del self._buffer[:n]
+        return data
 
-    def _receive(self) -> tuple[dict[str, Any], Any]:
-        if time.monotonic() > self.deadline:
+    def _ready(self, event: int, use: Callable[..., Any], argument: Any) -> Any:
+        """Read or write as soon as the line is ready for it."""
+        poll = select.poll()
+        poll.register(self.fd, event)
+        while not poll.poll(1000 * self._left()):
+            pass
+        try:
+            return use(self.fd, argument)
+        except OSError as error:
+            raise Gone(str(error)) from None
+
+    def _left(self) -> float:
+        """Seconds until the deadline, at most an hour."""
+        left = self.deadline - time.monotonic()
+        if left < 0:
             self.late = True
             raise _TooLong
+        return min(left, 3600)
+
+    def _receive(self) -> tuple[dict[str, Any], Any]:
+        self._left()
         size, more = struct.unpack(">QQ", self._read(16))
         if size + more > LARGEST:
             raise Forged("sent too large a message")
@@ -213,7 +195,7 @@ class Peer:
             if sum(sizes) != more or any(n < 0 for n in sizes):
                 raise ValueError("sizes")
             if "end" in head:
-                raise Gone(str(head["end"])[:300], int(head.get("signal", 0)))
+                raise Gone(str(head["end"])[:300], head["signal"] and signal.Signals(head["signal"]))
             blobs = [self._read(n) for n in sizes]
             return head, self._decode(head.pop("value"), blobs)
         except Exception as error:
@@ -229,7 +211,7 @@ class Peer:
     def _encode(self, value: Any, blobs: list[bytes]) -> Any:
         if value is None or isinstance(value, bool):
             return value
-        if isinstance(value, int | float | str) and not isinstance(value, Remote):
+        if isinstance(value, int | float | str):
             simple = next(kind for kind in (int, float, str) if isinstance(value, kind))(value)
             return simple[:10_000] if isinstance(simple, str) else simple
         if value is ...:
@@ -247,14 +229,15 @@ class Peer:
             return {"is": "tensor", "dtype": kind, "shape": list(value.shape), "blob": _blob(plain, blobs), "key": key}  # fmt: skip
         if type(value).__module__ == "numpy" and hasattr(value, "item") and not getattr(value, "shape", ()):
             return self._encode(value.item(), blobs)
-        facts: dict[str, Any] = {"is": "object", "type": type(value).__name__, "repr": _repr(value)}
+        facts: dict[str, Any] = {"is": "object", "type": "object", "repr": "<object>"}
+        if not self.opaque:
+            facts |= {"type": type(value).__name__, "repr": _repr(value)}
         if callable(value):
-            facts |= {"key": self._keep(value), "empty": hasattr(value, "__code__") and empty(value)}
+            empties = hasattr(value, "__code__") and empty(value) and not self.opaque
+            facts |= {"key": self._keep(value), "empty": empties}
         elif hasattr(type(value), "__float__"):
-            try:
+            with contextlib.suppress(Exception):
                 facts["float"] = float(value)
-            except Exception:
-                pass
         return facts
 
     def _decode(self, value: Any, blobs: list[bytes]) -> Any:
@@ -273,17 +256,20 @@ class Peer:
             return generator
         if kind == "tensor":
             return self._tensor(value, blobs)
-        name = re.sub(r"\W", "", str(value["type"]))[:60] or "object"
-        if "key" in value:
-            shape: type[Remote] = RemoteFunction
-        else:
-            shape = RemoteNumber if "float" in value else Remote
-        made = type(name, (shape,), {})()
-        made._repr = str(value["repr"])[:200]
-        if isinstance(made, RemoteFunction):
-            made._peer, made._id, made._empty = self, int(value["key"]), bool(value["empty"])
-        if isinstance(made, RemoteNumber):
-            made._float = float(value["float"])
+        return self._stand_in(value)
+
+    def _stand_in(self, facts: dict[str, Any]) -> Remote:
+        said = str(facts["repr"])[:200]
+        shape: dict[str, Any] = {"__repr__": lambda _: said}
+        if "float" in facts:
+            number = float(facts["float"])
+            shape["__float__"] = lambda _: number
+        if "key" in facts:
+            key = int(facts["key"])
+            shape["__call__"] = lambda _, *arguments, **options: self.call(key, arguments, options)
+            # So that the checks can tell a function that holds nothing yet.
+            shape["__code__"] = (_nothing if facts["empty"] else Peer.call).__code__
+        made: Remote = type(_name(facts["type"], "object"), (Remote,), shape)()
         return made
 
     def _tensor(self, value: dict[str, Any], blobs: list[bytes]) -> Tensor:
@@ -305,6 +291,28 @@ def _blob(value: Tensor, blobs: list[bytes]) -> int:
     return len(blobs) - 1
 
 
+def message(head: dict[str, Any], blobs: Sequence[bytes] = ()) -> bytes:
+    """The bytes of a message: two lengths, JSON, and what belongs to it."""
+    text = json.dumps(head | {"sizes": [len(b) for b in blobs]}).encode()
+    return b"".join([struct.pack(">QQ", len(text), sum(map(len, blobs))), text, *blobs])
+
+
+def _state(value: Generator | Tensor) -> Tensor:
+    return value.get_state() if isinstance(value, Generator) else value.detach()
+
+
+def _name(text: Any, otherwise: str) -> str:
+    return re.sub(r"\W", "", str(text)[:60]) or otherwise
+
+
+def text_of(error: BaseException) -> str:
+    """What an exception says, if it can say anything."""
+    try:
+        return str(error)[:2000]
+    except Exception:
+        return ""
+
+
 def _repr(value: Any) -> str:
     try:
         return repr(value)[:200]
@@ -314,10 +322,9 @@ def _repr(value: Any) -> str:
 
 def _raised(head: dict[str, Any]) -> Exception:
     """The other side's exception, of the kind that it had where that is one of Python's own."""
-    message = str(head["message"])[:2000]
-    base = ERRORS.get(str(head["kind"]), Exception)
-    name = re.sub(r"\W", "", str(head["error"]))[:60] or "Exception"
-    error: Exception = type(name, (base,), {"__str__": lambda self: message})(message)
+    said = str(head["message"])[:2000]
+    kind = (ERRORS.get(str(head["kind"]), Exception),)
+    error: Exception = type(_name(head["error"], "Exception"), kind, {"__str__": lambda self: said})(said)
     if head.get("line"):
         error.answer_line = str(head["line"])[:200]  # type: ignore[attr-defined]
     return error
