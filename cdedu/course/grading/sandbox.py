@@ -220,17 +220,19 @@ class _Shell:
         return lambda *_, **__: None
 
 
-class _Notebook:
-    """The names of a notebook, and what may be done with them from outside."""
+class _Notebook(Peer):
+    """The names of a notebook, and what the grader may have done with them."""
 
-    def __init__(self, noted: list[str], scratch: str) -> None:
+    caught = (Exception, SystemExit, KeyboardInterrupt, _Slow)
+
+    def __init__(self, fd: int, scratch: str) -> None:
+        super().__init__(fd, {n: getattr(self, n) for n in ("run", "answers", "facts", "probe")})
         self.module = types.ModuleType("__main__")
         sys.modules["__main__"] = self.module
         self.space = self.module.__dict__
         self.space |= {"get_ipython": _Shell, "display": lambda *_, **__: None}
-        self.output, self.noted, self.scratch = _Output(), noted, scratch
-        self.peer: Peer
-        self.stopped = False
+        self.output, self.scratch, self.stopped = _Output(), scratch, False
+        self.noted: list[str] = []
 
     def line(self, error: BaseException) -> str | None:
         """The last line of the notebook that an exception came through."""
@@ -271,14 +273,14 @@ class _Notebook:
     def stop(self, which: int, _: Any) -> None:
         """Throw :class:`_Slow` into the cell; end the process if the cell catches it and goes on."""
         if self.stopped:
-            _say(self.peer.fd, "it did not stop when its time was over")
+            _say(self.fd, "it did not stop when its time was over")
             os._exit(1)
         self.stopped = True
         raise _Slow("computing" if which == signal.SIGPROF else "waiting")
 
     def answers(self, names: list[str], seed: int) -> dict[str, Any]:
         """What the notebook calls by these names; random numbers begin anew."""
-        self.peer.forget()
+        self.forget()
         torch.manual_seed(seed)
         random.seed(seed)
         if "numpy" in sys.modules:
@@ -321,16 +323,12 @@ def _submission(fd: int, order: dict[str, Any], scratch: str) -> None:
         os.dup2(null, stream)
     os.closerange(3, fd)
     os.closerange(fd + 1, 1024)
-    noted: list[str] = []
-    notebook = _Notebook(noted, scratch)
+    notebook = _Notebook(fd, scratch)
     sys.stdout = sys.stderr = notebook.output
     # The verdict is found elsewhere: here the notebook's own checks say nothing.
-    for module in (checks, checks.core):
+    for module in (cdedu.checks, checks, checks.core):
         module.check = module.hint = lambda *_, **__: None  # type: ignore[attr-defined]
         module.passed = lambda *_: False  # type: ignore[attr-defined]
-    operations = {name: getattr(notebook, name) for name in ("run", "answers", "facts", "probe")}
-    notebook.peer = peer = Peer(fd, operations)
-    peer.line, peer.caught = notebook.line, (Exception, SystemExit, KeyboardInterrupt, _Slow)
     limit(
         order["memory_mb"],
         CPU=order["cpu_seconds"],
@@ -340,10 +338,10 @@ def _submission(fd: int, order: dict[str, Any], scratch: str) -> None:
         CORE=0,
     )
     if order.get("hooks", True):
-        _refuse(noted, scratch, order["paths"], native=not order["namespaces"])
+        _refuse(notebook.noted, scratch, order["paths"], native=not order["namespaces"])
     builtins.input = lambda *_: ""
     with contextlib.suppress(Gone):
-        peer.serve()
+        notebook.serve()
 
 
 def _guard(fd: int, order: dict[str, Any]) -> None:
@@ -408,7 +406,7 @@ def main() -> None:
 
     import_module("torch.fx.experimental.symbolic_shapes")  # which the first backward() would import
     import_module("IPython.core.inputtransformer2")
-    import cdedu.course.checks
+    import cdedu.checks
     import cdedu.plotting  # noqa: F401
 
     cdedu.course.checks.exercises()

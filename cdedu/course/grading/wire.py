@@ -63,6 +63,9 @@ class Peer:
         opaque: lend objects without type, name or text, so that all functions look alike to the other side.
     """
 
+    caught: tuple[type[BaseException], ...] = (Exception,)
+    """What is reported to the other side and not let through."""
+
     def __init__(self, fd: int, operations: dict[str, Callable[..., Any]] | None = None, opaque: bool = False) -> None:  # fmt: skip
         os.set_blocking(fd, False)
         self.fd, self.opaque, self.deadline, self.late, self._depth = fd, opaque, math.inf, False, 0
@@ -70,10 +73,10 @@ class Peer:
         self._operations |= operations or {}
         self._objects: dict[int, Any] = {}
         self._next, self._buffer = 0, bytearray()
-        self.line: Callable[[BaseException], str | None] = lambda error: None
-        """Finds the line of the notebook in an exception's traceback."""
-        self.caught: tuple[type[BaseException], ...] = (Exception,)
-        """What is reported to the other side and not let through."""
+
+    def line(self, error: BaseException) -> str | None:
+        """The line of the notebook in an exception's traceback."""
+        return None
 
     def forget(self) -> None:
         """Drop what the other side was lent."""
