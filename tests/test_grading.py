@@ -406,11 +406,12 @@ def test_a_notebooks_own_checks_say_nothing(theirs):
 from cdedu.checks import check, passed
 sigma_double = 3**0.5 / 2**0.5
 check("noise-double")
-assert check.__name__ == "<lambda>" and not passed("noise-double")
+assert not passed("noise-double")
 """
     with theirs.sandbox() as peer:
         peer.deadline = time.monotonic() + 60
         assert peer.request("run", "own", own, 30) == {}
+        assert peer.request("facts")["printed"] == 0
 
 
 def test_a_probe_that_ends_without_a_word_proves_nothing(theirs, monkeypatch):

@@ -42,6 +42,7 @@ from typing import Any, NoReturn
 import torch
 
 import cdedu
+from cdedu.course.checks import core
 from cdedu.course.grading.wire import Gone, Peer, message, text_of
 
 SCRATCH = "/scratch"
@@ -314,8 +315,6 @@ _CLOCKS = ((signal.SIGPROF, signal.ITIMER_PROF), (signal.SIGALRM, signal.ITIMER_
 
 def _submission(fd: int, order: dict[str, Any], scratch: str) -> None:
     """Serve one submission, behind the protection that was asked for."""
-    from cdedu.course import checks
-
     os.environ.update(HOME=scratch, TMPDIR=scratch, MPLCONFIGDIR=scratch)
     tempfile.tempdir = scratch
     null = os.open(os.devnull, os.O_RDWR)
@@ -325,10 +324,10 @@ def _submission(fd: int, order: dict[str, Any], scratch: str) -> None:
     os.closerange(fd + 1, 1024)
     notebook = _Notebook(fd, scratch)
     sys.stdout = sys.stderr = notebook.output
-    # The verdict is found elsewhere: here the notebook's own checks say nothing.
-    for module in (cdedu.checks, checks, checks.core):
-        module.check = module.hint = lambda *_, **__: None  # type: ignore[attr-defined]
-        module.passed = lambda *_: False  # type: ignore[attr-defined]
+    # The verdict is found elsewhere: here the notebook's own checks, by whatever name it has them, say nothing.
+    for own in (core.check, core.hint):
+        own.__code__ = (lambda *_, **__: None).__code__
+    core.passed.__code__ = (lambda *_: False).__code__
     limit(
         order["memory_mb"],
         CPU=order["cpu_seconds"],
@@ -406,10 +405,9 @@ def main() -> None:
 
     import_module("torch.fx.experimental.symbolic_shapes")  # which the first backward() would import
     import_module("IPython.core.inputtransformer2")
-    import cdedu.checks
     import cdedu.plotting  # noqa: F401
 
-    cdedu.course.checks.exercises()
+    core.exercises()
     matplotlib.pyplot.show = lambda *_, **__: None
     space: dict[str, Any] = {"display": lambda *_, **__: None}
     for source in json.loads(sys.argv[2]):  # what was handed out, so that no submission waits for its imports
