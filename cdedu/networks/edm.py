@@ -11,7 +11,7 @@ Source: Song et al. 2021 (score SDE), appendix H; Dhariwal & Nichol 2021, sectio
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -20,17 +20,21 @@ from torch.nn import functional as F
 
 
 class TimeEmbedding(nn.Module):
-    r"""Sines and cosines of :math:`c_\text{noise}\,10^{-4 j/(m-1)}`, j = 0..m−1, m = ``channels / 2``. (B,) → (B, channels)."""
+    r"""Sines and cosines of :math:`c_\text{noise}\,10^{-4 j/(m-1)}`, j = 0..m−1, m = ``channels / 2``. (B,) → (B, channels).
 
-    def __init__(self, channels: int) -> None:
+    In ADM the cosines come first, and m takes the place of m − 1.
+    """
+
+    def __init__(self, channels: int, adm: bool = False) -> None:
         super().__init__()
-        self.half = channels // 2
+        self.half, self.adm = channels // 2, adm
 
     def forward(self, c_noise: Tensor) -> Tensor:
         # Made here rather than kept as a buffer: EDM's checkpoints hold no such tensor, and half precision would spoil it.
-        exponent = torch.arange(self.half, dtype=torch.float32, device=c_noise.device) / (self.half - 1)
-        phase = c_noise.float()[:, None] * 1e-4**exponent
-        return _waves(phase)
+        j = torch.arange(self.half, dtype=torch.float32, device=c_noise.device)
+        phase = c_noise.float()[:, None] * 1e-4 ** (j / (self.half if self.adm else self.half - 1))
+        waves = (phase.cos(), phase.sin()) if self.adm else (phase.sin(), phase.cos())
+        return torch.cat(waves, dim=1)
 
 
 class FourierEmbedding(nn.Module):
@@ -44,7 +48,7 @@ class FourierEmbedding(nn.Module):
 
     def forward(self, c_noise: Tensor) -> Tensor:
         phase = c_noise.float()[:, None] * (2 * math.pi * self.freqs.float())
-        return _waves(phase)
+        return torch.cat([phase.sin(), phase.cos()], dim=1)
 
 
 class Conv(nn.Conv2d):
@@ -144,86 +148,7 @@ class Block(nn.Module):
 
 
 class EDMNet(nn.Module):
-    """What EDM's networks have in common: the encoder, the decoder, and what the one hands to the other."""
-
-    map_label: nn.Linear | None
-
-    def stack(
-        self,
-        block: Callable[..., Block],
-        size: int,
-        channels: int,
-        stem: int,
-        widths: Sequence[int],
-        blocks: int,
-        attention: Sequence[int],
-        attend_all: bool = False,
-        image_down: bool = False,
-    ) -> int:
-        """Make ``enc`` and ``dec``; returns the number of channels at the end.
-
-        Args:
-            block: called as ``block(c_in, c_out, attention=False, resample="")``.
-            stem: channels after the first convolution; widths: at each resolution.
-            attend_all: attention in all blocks of the decoder at those resolutions, not only in the last.
-            image_down: NCSN++'s encoder, where the image goes down beside its features.
-        """
-        self.enc, c, c_image = nn.ModuleDict(), stem, channels
-        self.enc[f"{size}x{size}_conv"] = Conv(channels, stem, 3)
-        skips = [stem]
-        for level, width in enumerate(widths):
-            res = size >> level
-            if level:
-                self.enc[f"{res}x{res}_down"] = block(c, c, resample="down")
-                if image_down:
-                    self.enc[f"{res}x{res}_aux_residual"] = ImageDown(c_image, c)
-                    c_image = c
-                skips.append(c)
-            for i in range(blocks):
-                self.enc[f"{res}x{res}_block{i}"] = block(c, c := width, attention=res in attention)
-                skips.append(c)
-
-        self.dec = nn.ModuleDict()
-        for level, width in reversed(list(enumerate(widths))):
-            res = size >> level
-            if level == len(widths) - 1:
-                self.dec[f"{res}x{res}_in0"] = block(c, c, attention=True)
-                self.dec[f"{res}x{res}_in1"] = block(c, c)
-            else:
-                self.dec[f"{res}x{res}_up"] = block(c, c, resample="up")
-            for i in range(blocks + 1):
-                attend = (attend_all or i == blocks) and res in attention
-                self.dec[f"{res}x{res}_block{i}"] = block(c + skips.pop(), c := width, attention=attend)
-        return c
-
-    def one_hot(self, x: Tensor, labels: Tensor | None, classes: int) -> Tensor:
-        """(B, classes); no label is a row of zeros, EDM's convention."""
-        if labels is None:
-            return torch.zeros(len(x), classes, device=x.device)
-        return F.one_hot(labels, classes)
-
-    def walk(self, x: Tensor, emb: Tensor) -> Tensor:
-        """Down the encoder and up the decoder."""
-        skips: list[Tensor] = []
-        image = x
-        for layer in self.enc.values():
-            if isinstance(layer, ImageDown):
-                x = skips[-1] = image = (x + layer(image)) * math.sqrt(0.5)
-                continue
-            x = layer(x, emb) if isinstance(layer, Block) else layer(x)
-            skips.append(x)
-        for layer in self.dec.values():
-            if isinstance(layer, Block):
-                x = layer(x if x.shape[1] == layer.c_in else torch.cat([x, skips.pop()], dim=1), emb)
-            elif isinstance(layer, nn.GroupNorm):
-                x = F.silu(layer(x))
-            else:
-                x = layer(x)
-        return x
-
-
-class DDPMpp(EDMNet):
-    """EDM's DDPM++, by default the 55.7 M parameters of CIFAR-10; with ``ncsn`` its NCSN++, 56.4 M. Give it ¼ ln σ.
+    """EDM's DDPM++; with ``ncsn`` its NCSN++, with ``adm`` its ADM.
 
     Args:
         size, channels: of the images.
@@ -234,6 +159,7 @@ class DDPMpp(EDMNet):
         dropout: rate inside the residual blocks.
         classes: number of labels, 0 for none.
         ncsn: random Fourier features of the noise level, a smoother filter, and the image handed down the encoder.
+        adm: see :class:`Block`; attention in all blocks of the decoder, the label late.
     """
 
     def __init__(
@@ -247,38 +173,98 @@ class DDPMpp(EDMNet):
         dropout: float = 0.0,
         classes: int = 0,
         ncsn: bool = False,
+        adm: bool = False,
     ) -> None:
         super().__init__()
-        noise, emb = 2 * width if ncsn else width, 4 * width
-        self.map_noise = FourierEmbedding(noise) if ncsn else TimeEmbedding(noise)
-        self.map_label = nn.Linear(classes, noise) if classes else None
+        self.adm, self.classes = adm, classes
+        noise, emb, widths = 2 * width if ncsn else width, 4 * width, [width * m for m in multipliers]
+        self.map_noise = FourierEmbedding(noise) if ncsn else TimeEmbedding(noise, adm)
+        # Optimisers know parameters by their place, so each network keeps its order.
+        self.map_label = nn.Linear(classes, noise) if classes and not adm else None
         self.map_layer0, self.map_layer1 = nn.Linear(noise, emb), nn.Linear(emb, emb)
-        block = partial(Block, c_emb=emb, dropout=dropout, smooth=ncsn)
-        widths = [width * m for m in multipliers]
-        c = self.stack(block, size, channels, width, widths, blocks, attention, image_down=ncsn)
-        self.dec[f"{size}x{size}_aux_norm"] = norm(c)
-        self.dec[f"{size}x{size}_aux_conv"] = Conv(c, channels, 3)
+        if classes and adm:
+            self.map_label = nn.Linear(classes, emb, bias=False)
+        block = partial(Block, c_emb=emb, dropout=dropout, smooth=ncsn, adm=adm)
+
+        c, c_image = widths[0] if adm else width, channels
+        self.enc = nn.ModuleDict({f"{size}x{size}_conv": Conv(channels, c, 3)})
+        skips = [c]
+        for level, c_out in enumerate(widths):
+            res = size >> level
+            if level:
+                self.enc[f"{res}x{res}_down"] = block(c, c, resample="down")
+                if ncsn:
+                    self.enc[f"{res}x{res}_aux_residual"] = ImageDown(c_image, c)
+                    c_image = c
+                skips.append(c)
+            for i in range(blocks):
+                self.enc[f"{res}x{res}_block{i}"] = block(c, c := c_out, attention=res in attention)
+                skips.append(c)
+
+        self.dec = nn.ModuleDict()
+        for level, c_out in reversed(list(enumerate(widths))):
+            res = size >> level
+            if level == len(widths) - 1:
+                self.dec[f"{res}x{res}_in0"] = block(c, c, attention=True)
+                self.dec[f"{res}x{res}_in1"] = block(c, c)
+            else:
+                self.dec[f"{res}x{res}_up"] = block(c, c, resample="up")
+            for i in range(blocks + 1):
+                attend = (adm or i == blocks) and res in attention
+                self.dec[f"{res}x{res}_block{i}"] = block(c + skips.pop(), c := c_out, attention=attend)
+        if adm:
+            self.out_norm, self.out_conv = norm(c, adm), Conv(c, channels, 3)
+        else:
+            self.dec[f"{size}x{size}_aux_norm"] = norm(c)
+            self.dec[f"{size}x{size}_aux_conv"] = Conv(c, channels, 3)
         self._initialise()
 
     def _initialise(self) -> None:
-        """EDM's scales: uniform with fan-average, small where a branch ends, so that the network starts near its skips."""
+        """EDM's scales: uniform with fan-average, small where a branch ends, so that the network starts near its skips. ADM has torch's
+        own, but every branch and the network as a whole start at zero."""
         for name, module in self.named_modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
-                ends = name.endswith(("conv1", "proj", "aux_conv"))
+            ends = name.endswith(("conv1", "proj", "aux_conv", "out_conv"))
+            if not isinstance(module, nn.Linear | nn.Conv2d) or (self.adm and not ends):
+                continue
+            if self.adm:
+                nn.init.zeros_(module.weight)
+            else:
                 gain = 1e-5 if ends else math.sqrt(0.2) if name.endswith("qkv") else 1.0
                 nn.init.xavier_uniform_(module.weight, gain)
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        if self.adm and self.map_label is not None:
+            normal(self.map_label.weight)
 
     def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        emb = self.map_noise(c_noise).to(self.map_layer0.weight.dtype)
+        emb, label = self.map_noise(c_noise).to(self.map_layer0.weight.dtype), 0.0
         if self.map_label is not None:
-            classes = self.map_label.in_features
-            emb = emb + self.map_label(self.one_hot(x, labels, classes).to(emb) * math.sqrt(classes))
-        return self.walk(x, F.silu(self.map_layer1(F.silu(self.map_layer0(emb)))))
+            # No label is a row of zeros, EDM's convention.
+            hot = emb.new_zeros(len(x), self.classes) if labels is None else F.one_hot(labels, self.classes)
+            label = self.map_label(hot.to(emb) * (1 if self.adm else math.sqrt(self.classes)))
+        emb = self.map_layer1(F.silu(self.map_layer0(emb if self.adm else emb + label)))
+        emb = F.silu(emb + label if self.adm else emb)
+
+        skips: list[Tensor] = []
+        image = x
+        for layer in self.enc.values():
+            if isinstance(layer, ImageDown):
+                x = skips[-1] = image = (x + layer(image)) * math.sqrt(0.5)
+                continue
+            x = layer(x, emb) if isinstance(layer, Block) else layer(x)
+            skips.append(x)
+        ends = (self.out_norm, self.out_conv) if self.adm else ()
+        *blocks, out_norm, out_conv = *self.dec.values(), *ends
+        for layer in blocks:
+            x = layer(x if x.shape[1] == layer.c_in else torch.cat([x, skips.pop()], dim=1), emb)
+        return out_conv(F.silu(out_norm(x)))
+
+
+class DDPMpp(EDMNet):
+    """EDM's DDPM++, by default the 55.7 M parameters of CIFAR-10; with ``ncsn`` its NCSN++, 56.4 M. Give it ¼ ln σ."""
 
 
 class ADM(EDMNet):
-    """EDM's ADM; by default the 295.9 M parameters of ImageNet at 64 pixels. Arguments as in :class:`DDPMpp`.
+    """EDM's ADM; by default the 295.9 M parameters of ImageNet at 64 pixels. Arguments as in :class:`EDMNet`.
 
     Where there is attention, the number of channels should be divisible by 64: each 64 are one head.
     """
@@ -294,30 +280,7 @@ class ADM(EDMNet):
         dropout: float = 0.0,
         classes: int = 1000,
     ) -> None:
-        super().__init__()
-        emb, widths = 4 * width, [width * m for m in multipliers]
-        self.map_layer0, self.map_layer1 = nn.Linear(width, emb), nn.Linear(emb, emb)
-        self.map_label = nn.Linear(classes, emb, bias=False) if classes else None
-        block = partial(Block, c_emb=emb, dropout=dropout, adm=True)
-        c = self.stack(block, size, channels, widths[0], widths, blocks, attention, attend_all=True)
-        self.out_norm, self.out_conv = norm(c, adm=True), Conv(c, channels, 3)
-        # EDM's scales: torch's own, but every branch and the network as a whole start at zero.
-        for name, module in self.named_modules():
-            if isinstance(module, Conv) and name.endswith(("conv1", "proj", "out_conv")):
-                nn.init.zeros_(module.weight)
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
-        if self.map_label is not None:
-            normal(self.map_label.weight)
-
-    def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        half = self.map_layer0.in_features // 2
-        exponent = torch.arange(half, dtype=torch.float32, device=x.device) / half
-        phase = c_noise.float()[:, None] * 1e-4**exponent
-        emb = torch.cat([phase.cos(), phase.sin()], dim=1).to(self.map_layer0.weight.dtype)
-        emb = self.map_layer1(F.silu(self.map_layer0(emb)))
-        if self.map_label is not None:
-            emb = emb + self.map_label(self.one_hot(x, labels, self.map_label.in_features).to(emb))
-        return self.out_conv(F.silu(self.out_norm(self.walk(x, F.silu(emb)))))
+        super().__init__(size, channels, width, multipliers, blocks, attention, dropout, classes, adm=True)
 
 
 def norm(channels: int, adm: bool = False) -> nn.GroupNorm:
@@ -331,10 +294,6 @@ def normal(tensor: Tensor, std: float = 1.0) -> Tensor:
     return tensor if tensor.is_meta else tensor.normal_(std=std)
 
 
-def _waves(phase: Tensor) -> Tensor:
-    return torch.cat([phase.sin(), phase.cos()], dim=1)
-
-
 def _smooth() -> Tensor:
-    w = (1 / 8, 3 / 8, 3 / 8, 1 / 8)
-    return torch.tensor([[[[a * b for b in w] for a in w]]])
+    w = torch.tensor([1 / 8, 3 / 8, 3 / 8, 1 / 8])
+    return w.outer(w)[None, None]
