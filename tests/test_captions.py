@@ -8,14 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
+from cdedu import cli
+from cdedu.data.images import decode
 from cdedu.evaluation.captions import (
     captioned,
     clip_encoders,
     clip_score,
     encode_folder,
     folder_distance,
-    main,
-    picture_names,
     read_captions,
 )
 
@@ -130,7 +130,7 @@ def test_a_file_that_is_no_picture_is_named(pairs, folder):
 def test_an_empty_or_missing_folder_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="empty holds no picture"):
-        picture_names(tmp_path / "empty")
+        encode_folder(tmp_path / "empty", look, 8)
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         encode_folder(tmp_path / "gone", look, 8)
 
@@ -175,31 +175,74 @@ def test_weights_of_clip_come_from_safetensors_only(monkeypatch):
         clip_encoders("other/clip")
 
 
-def test_the_command_says_what_is_wrong_in_a_line(folder, tmp_path, capsys, monkeypatch):
+def test_the_mean_is_that_of_torchmetrics(pairs):
+    """Its processor and model are stand-ins, too; it clamps the mean, not each picture, and none is negative here."""
+    from torchmetrics.functional.multimodal.clip_score import clip_score as torchmetrics_score
+
+    def processor(text=None, images=None, **_):
+        if images is not None:
+            return {"pixel_values": torch.stack(images)}
+        words = torch.tensor([[pairs.captions.index(caption)] for caption in text])
+        return {"input_ids": words, "attention_mask": torch.ones_like(words)}
+
+    class Model:
+        config = None
+
+        def to(self, device):
+            return self
+
+        def get_image_features(self, pixels):
+            return look(pixels)
+
+        def get_text_features(self, words, mask):
+            return read([pairs.captions[i] for i in words.flatten()]) + 0.3
+
+    pictures = [
+        torch.from_numpy(decode(name, (pairs.folder / name).read_bytes, 8).copy()) for name in pairs.names
+    ]
+    theirs = torchmetrics_score(pictures, pairs.captions, lambda: (Model(), processor))
+    ours = clip_score(pairs, look, lambda captions: read(captions) + 0.3, size=8).mean()
+    assert float(theirs) == pytest.approx(float(ours), rel=1e-5) and 60 < ours < 99
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """``cdedu captions``: exit code, standard output, standard error."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["cdedu", "captions", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_the_command_says_what_is_wrong_in_a_line(folder, tmp_path, command, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     captions = written(tmp_path / "captions.json", RIGHT)
     for words, what in (
-        ([str(folder), str(tmp_path / "gone.json")], "there is no file of captions"),
-        ([str(folder), str(captions)], "pip install transformers"),
+        ((folder, tmp_path / "gone.json"), "there is no file of captions"),
+        ((folder, captions), "pip install transformers"),
     ):
-        with pytest.raises(SystemExit) as stop:
-            main(words)
-        assert stop.value.code == 1 and what in capsys.readouterr().err
+        code, _, err = command(*words)
+        assert code == 2 and what in err and err.count("\n") == 1
 
 
-def test_the_command_prints_both_scores(folder, tmp_path, capsys, monkeypatch):
+def test_the_command_prints_both_scores(folder, tmp_path, command, monkeypatch):
     captions = written(tmp_path / "captions.json", RIGHT)
     monkeypatch.setattr("cdedu.evaluation.captions.clip_encoders", lambda: (look, read))
     monkeypatch.setattr("cdedu.evaluation.captions.inception_encoder", lambda: look)
-    main([str(folder), str(captions), "--real", str(folder)])
-    out = capsys.readouterr().out
-    assert "3 pictures, CLIP score 99" in out or "3 pictures, CLIP score 100" in out
+    code, out, _ = command(folder, captions, "--real", folder)
+    assert code == 0 and ("3 pictures, CLIP score 99" in out or "3 pictures, CLIP score 100" in out)
     assert "features 0.00" in out or "features -0.00" in out
 
 
-def test_a_wrong_real_folder_is_named_before_the_work(folder, tmp_path, capsys, monkeypatch):
+def test_a_wrong_real_folder_is_named_before_the_work(folder, tmp_path, command, monkeypatch):
     captions = written(tmp_path / "captions.json", RIGHT)
     monkeypatch.setattr("cdedu.evaluation.captions.clip_encoders", lambda: pytest.fail("the work has begun"))
-    with pytest.raises(SystemExit) as stop:
-        main([str(folder), str(captions), "--real", str(tmp_path / "nowhere")])
-    assert stop.value.code == 1 and "there is no folder" in capsys.readouterr().err
+    code, _, err = command(folder, captions, "--real", tmp_path / "nowhere")
+    assert code == 2 and "there is no folder" in err

@@ -4,11 +4,12 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tarfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -115,13 +116,9 @@ def download(url: str, path: Path, wanted: str | None) -> Path:
         with urllib.request.urlopen(request, timeout=60) as answer:
             have *= answer.status == 206  # a server that cannot continue starts again
             total = have + int(answer.headers.get("Content-Length", -have))
-            with (
-                open(part, "ab" if have else "wb") as file,
-                tqdm(total=total or None, initial=have, unit="B", unit_scale=True, desc=path.name) as bar,
-            ):
-                while chunk := answer.read(1 << 20):
-                    file.write(chunk)
-                    bar.update(len(chunk))
+            progress = {"total": total or None, "initial": have, "desc": path.name}
+            with open(part, "ab" if have else "wb") as file, tqdm.wrapattr(file, "write", **progress) as out:
+                shutil.copyfileobj(answer, out, 1 << 20)
     except urllib.error.HTTPError as error:
         if not (have and error.code == 416):  # nothing is left to fetch: the hash decides
             raise
@@ -139,15 +136,21 @@ def download(url: str, path: Path, wanted: str | None) -> Path:
     return path
 
 
+def picture_files(folder: Path) -> list[str]:
+    """The names of the pictures in a folder, at any depth, in their order.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or no picture in it.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}")
+    return [name for name, _ in _pictures(folder)]
+
+
 def _fingerprint(path: Path) -> list[object]:
     """What must change for the cache to be stale: names, sizes and times, without reading a picture."""
     files = [path] if path.is_file() else [path / name for name in picture_files(path)]
     return [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-
-
-def picture_files(folder: Path) -> list[str]:
-    """The names of the pictures in a folder, at any depth, in their order."""
-    return sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if _is_picture(f.name))
 
 
 def _is_picture(name: str) -> bool:
@@ -155,43 +158,36 @@ def _is_picture(name: str) -> bool:
     return Path(name).suffix.lower() in SUFFIXES and not Path(name).name.startswith("._")
 
 
-def _pictures(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """(name, reader) of every picture, in the order of names."""
+def _pictures(path: Path) -> list[tuple[str, Callable[[], bytes]]]:
+    """(name, reader) of every picture in a folder or zip, in the order of names."""
     if path.is_dir():
-        for name in picture_files(path):
-            yield name, (path / name).read_bytes
-        return
-    try:
-        archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile:
-        raise ValueError(f"{path} is neither a folder nor a zip, or the zip is damaged") from None
-    for name in sorted(archive.namelist()):
-        if _is_picture(name):
-            yield name, lambda name=name: archive.read(name)  # type: ignore[misc]
+        readers = {f.relative_to(path).as_posix(): f.read_bytes for f in path.rglob("*")}
+    else:
+        try:
+            archive = zipfile.ZipFile(path)
+        except zipfile.BadZipFile:
+            raise ValueError(f"{path} is neither a folder nor a zip, or the zip is damaged") from None
+        readers = {name: partial(archive.read, name) for name in archive.namelist()}
+    if found := [(name, readers[name]) for name in sorted(readers) if _is_picture(name)]:
+        return found
+    raise FileNotFoundError(f"{path} holds no picture ({', '.join(sorted(SUFFIXES))})")
 
 
 def _decode_all(path: Path, size: int | None) -> Images:
     from tqdm.auto import tqdm
 
-    pictures = list(_pictures(path))
-    if not pictures:
-        raise FileNotFoundError(f"{path} holds no picture ({', '.join(sorted(SUFFIXES))})")
-    classes = sorted({Path(name).parent.name for name, _ in pictures})
+    pictures = _pictures(path)
+    names, n = [name for name, _ in pictures], len(pictures)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         decoded = pool.map(lambda picture: decode(*picture, size), pictures)
-        images = list(
-            tqdm(decoded, total=len(pictures), desc=f"decode {path.name}", disable=len(pictures) < 2000)
-        )
-    shapes = {image.shape for image in images}
-    if len(shapes) > 1:
-        odd = next(
-            name for (name, _), image in zip(pictures, images, strict=True) if image.shape != images[0].shape
-        )
-        raise ValueError(
-            f"{path}: {odd} differs in size from {pictures[0][0]}; give a size to crop and resize to"
-        )
-    labels = [classes.index(Path(name).parent.name) for name, _ in pictures]
-    return Images(torch.from_numpy(np.stack(images)), torch.tensor(labels), classes)
+        images = list(tqdm(decoded, total=n, desc=f"decode {path.name}", disable=n < 2000))
+    for name, image in zip(names, images, strict=True):
+        if image.shape != images[0].shape:
+            raise ValueError(
+                f"{path}: {name} differs in size from {names[0]}; give a size to crop and resize to"
+            )
+    classes, labels = np.unique([Path(name).parent.name for name in names], return_inverse=True)
+    return Images(torch.from_numpy(np.stack(images)), torch.from_numpy(labels), classes.tolist())
 
 
 def decode(name: str, read: Callable[[], bytes], size: int | None = None) -> np.ndarray:
@@ -214,7 +210,7 @@ def decode(name: str, read: Callable[[], bytes], size: int | None = None) -> np.
             rgb = (upright.convert("RGBA") if upright.has_transparency_data else upright).convert("RGB")
     except (
         Exception
-    ) as error:  # zipfile and Pillow have many kinds for damaged, encrypted and monstrous files
+    ) as error:  # zipfile and Pillow have many kinds, for damaged, encrypted and monstrous files
         raise ValueError(f"{name} is no picture that can be read ({error})") from None
     if size is not None:
         rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.LANCZOS)
@@ -230,13 +226,9 @@ def _from_mirror(split: str) -> Images:
     if sha256(path) != PARQUET[split]:
         raise ValueError(f"{path} differs from its recorded SHA-256; remove it and run again")
     table = parquet.read_table(path)
-    pixels = [
-        decode(f"{name}:{i}", lambda row=row: row["bytes"], None)  # type: ignore[misc]
-        for i, row in enumerate(table["img"].to_pylist())
-    ]
-    return Images(
-        torch.from_numpy(np.stack(pixels)), torch.tensor(table["label"].to_pylist()), CIFAR10_CLASSES
-    )
+    rows, labels = table["img"].to_pylist(), torch.tensor(table["label"].to_pylist())
+    pixels = np.stack([decode(f"{name}:{i}", partial(row.get, "bytes")) for i, row in enumerate(rows)])
+    return Images(torch.from_numpy(pixels), labels, CIFAR10_CLASSES)
 
 
 CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

@@ -6,21 +6,19 @@ The networks that look at pictures and read captions are handed in, so that any 
     print(clip_score(pairs, *clip_encoders()).mean())
     print(folder_distance("samples", "coco-30k", inception_encoder(), size=299))
 
-or ``python -m cdedu.evaluation.captions samples captions.json --real coco-30k``.
+or ``cdedu captions samples captions.json --real coco-30k``.
 """
 
-import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cdedu.data.images import SUFFIXES, decode, picture_files
+from cdedu.data.images import decode, picture_files
 from cdedu.evaluation import frechet_distance
 from cdedu.evaluation.inception import tensors_only
 
@@ -30,31 +28,15 @@ TextEncoder = Callable[[list[str]], Tensor]
 """Captions → features (B, d)."""
 CLIP = "openai/clip-vit-large-patch14"
 """The checkpoint of :func:`clip_encoders`; scores of different checkpoints are not comparable."""
-FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+FILES = "config.json model.safetensors tokenizer.json tokenizer_config.json"
 
 
-@dataclass(frozen=True)
-class Captioned:
+class Captioned(NamedTuple):
     """Pictures of a folder, by name and in order, each with one caption."""
 
     folder: Path
     names: list[str]
     captions: list[str]
-
-
-def picture_names(folder: str | Path) -> list[str]:
-    """The pictures in a folder, at any depth, in the order of their names.
-
-    Raises:
-        FileNotFoundError: if there is no such folder, or no picture in it.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}")
-    names = picture_files(folder)
-    if not names:
-        raise FileNotFoundError(f"{folder} holds no picture ({', '.join(sorted(SUFFIXES))})")
-    return names
 
 
 def read_captions(path: str | Path) -> dict[str, str]:
@@ -70,15 +52,13 @@ def read_captions(path: str | Path) -> dict[str, str]:
         raise FileNotFoundError(f"there is no file of captions {path}")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(found, dict) and {"images", "annotations"} <= set(found):
+        if {"images", "annotations"} <= set(found):
             name_of = {image["id"]: image["file_name"] for image in found["images"]}
-            first: dict[str, str] = {}
-            for note in found["annotations"]:
-                first.setdefault(name_of[note["image_id"]], note["caption"])
-            found = first
-        if not isinstance(found, dict) or not all(isinstance(caption, str) for caption in found.values()):
+            # Of several captions of one picture the last one would stay: the first comes last.
+            found = {name_of[note["image_id"]]: note["caption"] for note in reversed(found["annotations"])}
+        if not all(isinstance(caption, str) for caption in found.values()):
             raise ValueError("no dictionary of texts")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f'{path} is neither {{"name.png": "caption", ...}} nor COCO\'s format of captions ({error!r})'
         ) from None
@@ -89,25 +69,21 @@ def captioned(folder: str | Path, captions: str | Path) -> Captioned:
     """A folder of pictures and the file of their captions, which must belong together without a rest.
 
     Raises:
-        FileNotFoundError: see :func:`picture_names` and :func:`read_captions`.
+        FileNotFoundError: for a missing folder or file, or a folder without pictures.
         ValueError: for a picture without caption, an empty caption, or a caption without picture.
     """
-    names, texts = picture_names(folder), read_captions(captions)
-    if lonely := [name for name in names if not texts.get(name, "").strip()]:
-        raise ValueError(
-            f"{len(lonely)} of {len(names)} pictures in {folder} have no caption in {captions}, {lonely[0]} the first"
-        )
-    if missing := sorted(set(texts) - set(names)):
-        raise ValueError(
-            f"{len(missing)} of {len(texts)} captions in {captions} have no picture in {folder}, {missing[0]} the first"
-        )
+    names, texts = picture_files(Path(folder)), read_captions(captions)
+    lonely = [name for name in names if not texts.get(name, "").strip()]
+    missing = sorted(set(texts) - set(names))
+    for odd, every, what, other, where in (
+        (lonely, names, f"pictures in {folder}", "caption", captions),
+        (missing, texts, f"captions in {captions}", "picture", folder),
+    ):
+        if odd:
+            raise ValueError(
+                f"{len(odd)} of {len(every)} {what} have no {other} in {where}, {odd[0]} the first"
+            )
     return Captioned(Path(folder), names, [texts[name] for name in names])
-
-
-def _pictures(folder: Path, names: Sequence[str], size: int, batch: int) -> Iterator[Tensor]:
-    for start in range(0, len(names), batch):
-        part = [decode(name, (folder / name).read_bytes, size) for name in names[start : start + batch]]
-        yield torch.from_numpy(np.stack(part))
 
 
 @torch.no_grad()
@@ -126,11 +102,14 @@ def encode_folder(
         names: which ones; all by default.
 
     Raises:
-        ValueError: naming a file that is no picture.
+        FileNotFoundError, ValueError: for a missing or empty folder, and naming a file that is no picture.
     """
-    folder = Path(folder)
-    names = picture_names(folder) if names is None else names
-    return torch.cat([encode(part).float().cpu() for part in _pictures(folder, names, size, batch)])
+    folder, parts = Path(folder), []
+    names = picture_files(folder) if names is None else names
+    for start in range(0, len(names), batch):
+        pictures = [decode(name, (folder / name).read_bytes, size) for name in names[start : start + batch]]
+        parts.append(encode(torch.from_numpy(np.stack(pictures))).float().cpu())
+    return torch.cat(parts)
 
 
 @torch.no_grad()
@@ -142,6 +121,7 @@ def clip_score(
     .. math:: \text{CLIP score} = 100\,\max\big(0, \cos(E_\text{image}, E_\text{text})\big)
 
     Published values carry one of three factors: 100 here and in torchmetrics, 2.5 in Hessel et al., 1 in other papers.
+    torchmetrics' own score takes no encoders but CLIP's, and clamps the mean of all pictures; where none is negative it is the same.
 
     Args:
         pairs: from :func:`captioned`.
@@ -195,25 +175,19 @@ def clip_encoders(name: str = CLIP) -> tuple[ImageEncoder, TextEncoder]:
         read: Any = AutoTokenizer.from_pretrained(name, local_files_only=True)
     except OSError:
         raise OSError(
-            f"{name} is not in the cache with safetensors; fetch it once ({CLIP}: 1.7 GB) with: hf download {name} {' '.join(FILES)}\n"
+            f"{name} is not in the cache with safetensors; fetch it once ({CLIP}: 1.7 GB) with: hf download {name} {FILES}\n"
             "A model without model.safetensors is not read: take another one, or convert it at huggingface.co/spaces/safetensors/convert"
         ) from None
     mean, std = torch.tensor([[0.4815, 0.4578, 0.4082], [0.2686, 0.2613, 0.2758]])[..., None, None]
 
-    def images(x: Tensor) -> Tensor:
-        return _features(model.get_image_features(pixel_values=(x / 255 - mean) / std))
+    def features(output: Any) -> Tensor:  # a tensor in older versions, the pooled part of an output since 5.0
+        return output if isinstance(output, Tensor) else output.pooler_output
 
     def texts(captions: list[str]) -> Tensor:
-        return _features(
-            model.get_text_features(**read(captions, padding=True, truncation=True, return_tensors="pt"))
-        )
+        tokens = read(captions, padding=True, truncation=True, return_tensors="pt")
+        return features(model.get_text_features(**tokens))
 
-    return images, texts
-
-
-def _features(output: Any) -> Tensor:
-    """A tensor in older versions of transformers, the pooled part of an output since 5.0."""
-    return output if isinstance(output, Tensor) else output.pooler_output
+    return lambda x: features(model.get_image_features(pixel_values=(x / 255 - mean) / std)), texts
 
 
 def inception_encoder() -> ImageEncoder:
@@ -230,27 +204,3 @@ def inception_encoder() -> ImageEncoder:
     with tensors_only("leave --real out"):
         extractor: Any = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"]).eval()
     return lambda x: extractor(x)[0]
-
-
-def main(words: Sequence[str] | None = None) -> None:
-    """CLIP score of a folder; with ``--real`` also the FID to another one."""
-    parser = argparse.ArgumentParser(prog="python -m cdedu.evaluation.captions", description=main.__doc__)
-    parser.add_argument("folder")
-    parser.add_argument("captions")
-    parser.add_argument("--real", help="a folder of real pictures")
-    arguments = parser.parse_args(words)
-    try:
-        pairs = captioned(arguments.folder, arguments.captions)
-        if arguments.real:
-            picture_names(arguments.real)  # a wrong folder is named before the long work
-        score = clip_score(pairs, *clip_encoders())
-        print(f"{len(score)} pictures, CLIP score {score.mean():.2f} ({CLIP})")
-        if arguments.real:
-            fid = folder_distance(arguments.folder, arguments.real, inception_encoder(), size=299)
-            print(f"Fréchet distance in Inception's features {fid:.2f}; comparable from 30,000 pictures on")
-    except (ValueError, OSError, ImportError) as error:
-        parser.exit(1, f"{error}\n")
-
-
-if __name__ == "__main__":
-    main()
