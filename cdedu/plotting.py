@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -54,23 +54,26 @@ def scatter(
 ) -> None:
     """Points (n, 2); at most 2,000 of them are drawn."""
     x = x.detach().cpu()[:2000]
-    ax.scatter(
-        x[:, 0],
-        x[:, 1],
-        **{"s": size, "color": color, "label": label, "linewidths": 0, "alpha": 0.7, **kwargs},
-    )
+    style = {"s": size, "color": color, "label": label, "linewidths": 0, "alpha": 0.7}
+    ax.scatter(*x.T, **(style | kwargs))
+
+
+def tiled(x: Tensor, columns: int, pad: int = 1) -> Tensor:
+    """Images (n, C, H, W) in [−1, 1] on one sheet of paper, as matplotlib wants it: ink (H', W') in [−1, 1], or colours (H', W', 3) in
+    [0, 1]."""
+    from torchvision.utils import make_grid
+
+    x = x.detach().cpu().clamp(-1, 1)
+    paper = -1.0 if x.shape[1] == 1 else 1.0
+    blank = x.new_full((-len(x) % columns, *x.shape[1:]), paper)  # or one short row would make a narrow sheet
+    x = torch.cat([x, blank])
+    sheet = make_grid(x, columns, pad, pad_value=paper)
+    return sheet[0] if x.shape[1] == 1 else (sheet.permute(1, 2, 0) + 1) / 2
 
 
 def image_grid(ax: Axes, x: Tensor, columns: int = 8, title: str | None = None, pad: int = 1) -> None:
     """Images (n, C, H, W) in [−1, 1] as one picture, row by row."""
-    x = x.detach().cpu().clamp(-1, 1)
-    n, c, h, w = x.shape
-    rows = -(-n // columns)
-    sheet = np.full((rows * (h + pad), columns * (w + pad), c), -1.0 if c == 1 else 1.0)
-    for i, image in enumerate(x.permute(0, 2, 3, 1).numpy()):
-        top, left = (i // columns) * (h + pad), (i % columns) * (w + pad)
-        sheet[top : top + h, left : left + w] = image
-    ax.imshow(sheet[..., 0] if c == 1 else (sheet + 1) / 2, vmin=-1, vmax=1, interpolation="nearest")
+    ax.imshow(tiled(x, columns, pad), vmin=-1, vmax=1, interpolation="nearest")
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     if title:

@@ -563,6 +563,14 @@ MUTANTS = [
         "test_evaluation.py::test_a_point_is_inside_up_to_the_distance_of_the_kth_neighbour",
     ),
     Mutant(
+        "the table's precision and recall of second neighbours",
+        "the size of the neighbourhood is part of the metric's definition",
+        "evaluation/comparison.py",
+        "k=min(3, self.n - 1)",
+        "k=min(2, self.n - 1)",
+        "test_comparison.py::test_precision_and_recall_are_of_third_neighbours",
+    ),
+    Mutant(
         "speed of a resumed run over all its steps",
         "the steps before were made in another time",
         "runs.py",

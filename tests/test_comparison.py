@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from cdedu.data import Dataset
-from cdedu.evaluation import comparison
-from cdedu.evaluation.comparison import break_even, compare, samplers, speed, table
+from cdedu.evaluation import comparison, digits_classifier, features, precision_recall
+from cdedu.evaluation.comparison import Ruler, break_even, compare, samplers, speed, table
 from cdedu.networks import MLP
 from cdedu.recipes import recipes
 from cdedu.student import ConsistencyModel
@@ -119,6 +119,16 @@ def test_images_are_compared_in_the_features_of_the_frozen_classifier(monkeypatc
         == {*out["floor"]}
         == {*out["samplers"]["student_1"]} - {"evaluations"}
     )
+
+
+def test_precision_and_recall_are_of_third_neighbours():
+    x = torch.rand(120, 1, 8, 8, generator=G) * 2 - 1
+    ruler = Ruler(Dataset("digits", x[:60], x[60:]))
+    fake = (0.9 * torch.rand(60, 1, 8, 8, generator=G) * 2 - 1).clamp(-1, 1)
+    measured = ruler.measure(fake)
+    seen = [features(digits_classifier(), part) for part in (ruler.real, fake)]
+    by_k = {k: precision_recall(*seen, k=k) for k in (2, 3, 4)}
+    assert len({*by_k.values()}) == 3 and (measured["precision"], measured["recall"]) == by_k[3]
 
 
 def test_too_few_samples_are_refused(pair):

@@ -60,20 +60,13 @@ def explore(
         raise ValueError(f"explore: start = {start}, but there are {len(values)} values")
     if not os.environ.get("CDEDU_STATIC"):
         return _widget(draw, values, label, start, shown)
-    frames = [base64.b64encode(_small_png(draw(value))).decode() for value in values]
-    content = {
-        "frames": frames,
-        "values": [shown(value) for value in values],
-        "alts": [alt(value) for value in values],
-    }
+    frames = [_encoded(_small_png(draw(value))) for value in values]
+    content = {"frames": frames, "values": [*map(shown, values)], "alts": [*map(alt, values)]}
     control = (
         f'<div class="cd-control" hidden><label>{escape(label)} <input type="range" min="0" max="{len(values) - 1}" step="1" '
         f'value="{start}"></label> <output>{escape(shown(values[start]))}</output></div>'
     )
-    image = (
-        f'<img src="data:image/png;base64,{frames[start]}" alt="{escape(alt(values[start]), quote=True)}">'
-    )
-    return Page(_figure("cd-frames", image + control, content, "frames.js"))
+    return _figure("cd-frames", frames[start], alt(values[start]), control, content, "frames.js")
 
 
 def _widget(
@@ -110,22 +103,17 @@ def plane(
             )
     sigmas, extent = karras_sigmas(18), 2.6
     content = {
-        "teacher": {"layers": _layers(teacher.network), "epsilon": teacher.sigma_min},
-        "student": {"layers": _layers(student.network), "epsilon": student.sigma_min},
+        "teacher": _numbers(teacher),
+        "student": _numbers(student),
         "sigmas": sigmas.double().tolist(),
         "sigmaData": teacher.sigma_data,
         "data": _packed(data[:400]),
         "start": list(start),
         "extent": extent,
-        "colors": {
-            "teacher": plotting.TEACHER,
-            "student": plotting.STUDENT,
-            "data": plotting.DATA,
-            "ink": plotting.INK,
-        },
+        "colors": {role: getattr(plotting, role.upper()) for role in ("teacher", "student", "data", "ink")},
     }
     z = torch.tensor([start])
-    still = base64.b64encode(_small_png(_still(teacher, student, data[:400], z, sigmas, extent))).decode()
+    still = _encoded(_small_png(_still(teacher, student, data[:400], z, sigmas, extent)))
     alt = (
         "Two moons in grey, a noise point as a circle, the teacher's path from it to a moon as a blue line with dots, and the "
         "student's one-step answer as an orange dot close to the path's end."
@@ -136,19 +124,24 @@ def plane(
         '<div><label><input type="checkbox"> the student\'s answer from every point of the path</label></div>'
         '<output aria-live="polite"></output></div>'
     )
-    image = f'<img src="data:image/png;base64,{still}" alt="{escape(alt, quote=True)}">'
-    return Page(_figure("cd-plane", image + live, content, "plane.js"))
+    return _figure("cd-plane", still, alt, live, content, "plane.js")
 
 
-def _figure(kind: str, body: str, content: dict[str, Any], script: str) -> str:
-    """One <figure> with its data and its script; the name comes from the content, so that the same figure is the same text."""
+def _figure(kind: str, image: str, alt: str, live: str, content: dict[str, Any], script: str) -> Page:
+    """One <figure>: its picture for paper, its controls, its data and its script. The name comes from the content, so that the same
+    figure is the same text."""
     data = json.dumps(content, separators=(",", ":")).replace("</", "<\\/")
     name = f"{kind}-{sha256(data.encode()).hexdigest()[:10]}"
     code = (files("cdedu") / "course" / "assets" / script).read_text(encoding="utf-8").strip()
-    return (
-        f'<figure class="{kind}" id="{name}">{body}<script type="application/json">{data}</script>'
+    return Page(
+        f'<figure class="{kind}" id="{name}"><img src="data:image/png;base64,{image}" alt="{escape(alt, quote=True)}">{live}'
+        f'<script type="application/json">{data}</script>'
         f'<script>({code})(document.getElementById("{name}"))</script></figure>'
     )
+
+
+def _encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 def _small_png(figure: Figure) -> bytes:
@@ -167,15 +160,13 @@ def _packed(x: Tensor) -> dict[str, Any]:
     x = x.detach().double().flatten()
     scale = max(float(x.abs().max()), 1e-12) / 32767
     data = (x / scale).round().numpy().astype("<i2").tobytes()
-    return {"scale": scale, "data": base64.b64encode(data).decode()}
+    return {"scale": scale, "data": _encoded(data)}
 
 
-def _layers(network: nn.Module) -> list[dict[str, Any]]:
-    return [
-        {"weight": _packed(layer.weight), "bias": _packed(layer.bias)}
-        for layer in network.modules()
-        if isinstance(layer, nn.Linear)
-    ]
+def _numbers(model: Preconditioned) -> dict[str, Any]:
+    linear = [layer for layer in model.network.modules() if isinstance(layer, nn.Linear)]
+    layers = [{"weight": _packed(layer.weight), "bias": _packed(layer.bias)} for layer in linear]
+    return {"layers": layers, "epsilon": model.sigma_min}
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ from io import BytesIO
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 
 class Canvas:
@@ -30,16 +29,14 @@ class Canvas:
         ink = torch.zeros(size, size) if start is None else (start > 0).float()
         if ink.numel() != size * size:
             raise ValueError(
-                f"Canvas: start has {ink.numel()} pixels, but a canvas of size {size} has {size * size}"
+                f"Canvas: start has {ink.numel()} pixels, but a canvas of size {size} has {size**2}"
             )
         cell = ipywidgets.Layout(width="26px", height="26px", padding="0", margin="1px")
         self.answer, self.size = answer, size
-        self.pixels = [
-            ipywidgets.ToggleButton(
-                value=bool(v), layout=cell, tooltip=f"row {i // size + 1}, column {i % size + 1}"
-            )
-            for i, v in enumerate(ink.flatten())
-        ]
+        self.pixels = []
+        for i, v in enumerate(ink.flatten()):
+            place = f"row {i // size + 1}, column {i % size + 1}"
+            self.pixels.append(ipywidgets.ToggleButton(value=bool(v), layout=cell, tooltip=place))
         self.view = ipywidgets.Image(format="png", layout=ipywidgets.Layout(height="120px"))
         clear = ipywidgets.Button(description="Clear")
         clear.on_click(lambda _: self.clear())
@@ -81,10 +78,8 @@ def png(x: Tensor) -> bytes:
     """Pictures (n, C, H, W) in [−1, 1], C one (ink) or three (colours), side by side as a PNG file."""
     from matplotlib.image import imsave
 
-    x = x.detach().cpu().clamp(-1, 1)
-    x = torch.cat(list(functional.pad(x, (1, 0), value=-1.0 if x.shape[1] == 1 else 1.0)), dim=-1)
-    x = x.repeat_interleave(12, -1).repeat_interleave(12, -2)
-    file = BytesIO()
-    pixels = x[0] if len(x) == 1 else (x.permute(1, 2, 0) + 1) / 2
+    from cdedu.plotting import tiled
+
+    file, pixels = BytesIO(), tiled(x, len(x)).repeat_interleave(12, 0).repeat_interleave(12, 1)
     imsave(file, pixels.numpy(), cmap="gray_r", vmin=-1, vmax=1, format="png")
     return file.getvalue()

@@ -16,17 +16,6 @@ from cdedu.data import Dataset
 from cdedu.networks.classifiers import CifarClassifier, CifarReferee, DigitsClassifier
 
 
-class _Identity(nn.Module):
-    """Features that are computed already, in the form that torchmetrics wants."""
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-
 def frechet_distance(x: Tensor, y: Tensor) -> float:
     r"""Squared Fréchet distance of the Gaussians fitted to two sets of features, (n, d) and (m, d).
 
@@ -39,7 +28,9 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     _check_features(x, y)
-    metric = FrechetInceptionDistance(feature=_Identity(x.shape[1])).set_dtype(torch.float64)
+    features = nn.Identity()  # x and y are features already
+    features.num_features = x.shape[1]  # type: ignore[assignment]
+    metric = FrechetInceptionDistance(feature=features).set_dtype(torch.float64)
     metric.update(x.double(), real=True)
     metric.update(y.double(), real=False)
     return float(metric.compute())
@@ -90,9 +81,8 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
     _check_features(real, fake)
 
     def share_inside(points: Tensor, members: Tensor) -> float:
-        radius = (
-            torch.cdist(members, members).kthvalue(k + 1, dim=1).values
-        )  # the nearest "neighbour" is the point itself
+        # The nearest "neighbour" is the point itself.
+        radius = torch.cdist(members, members).kthvalue(k + 1, dim=1).values
         return float((torch.cdist(points, members) <= radius).any(1).float().mean())
 
     return share_inside(fake, real), share_inside(real, fake)

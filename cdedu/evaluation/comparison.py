@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,27 +38,44 @@ def samplers(
     The first is what the others are measured against. ``brief`` leaves some out; ``trial`` keeps only a teacher in 5 evaluations,
     a student in 1 and 2, and DDIM in 2.
     """
-    grid = recipe.sigmas
-    if trial:
-        return {
-            "teacher_heun_5": (5, lambda x, g: sample_heun(teacher, x, grid(3))),
-            "student_1": (1, lambda x, g: sample_consistency(student, x, recipe.student_sigmas(1), g)),
-            "student_2": (2, lambda x, g: sample_consistency(student, x, recipe.student_sigmas(2), g)),
-            "teacher_ddim_2": (2, lambda x, g: sample_euler(teacher, x, grid(2))),
-        }
-    out: dict[str, tuple[int, Sampler]] = {
-        "teacher_heun_35": (35, lambda x, g: sample_heun(teacher, x, grid(18))),
-    }
-    if not brief:
-        out["teacher_heun_34"] = (34, lambda x, g: sample_heun(teacher, x, grid(18), to_zero=False))
-        out["teacher_ddpm_35"] = (35, lambda x, g: sample_ddpm(teacher, x, grid(35), generator=g))
-    for k in (1, 2, 4):
+
+    def heun(n: int, **options: bool) -> Sampler:
+        return lambda x, g: sample_heun(teacher, x, recipe.sigmas(n), **options)
+
+    def ddim(n: int) -> Sampler:
+        return lambda x, g: sample_euler(teacher, x, recipe.sigmas(n))
+
+    def steps(k: int) -> Sampler:
         levels = recipe.student_sigmas(k)
-        out[f"student_{k}"] = (k, lambda x, g, levels=levels: sample_consistency(student, x, levels, g))  # type: ignore[misc]
+        return lambda x, g: sample_consistency(student, x, levels, g)
+
+    if trial:
+        out = {"teacher_heun_5": (5, heun(3)), "student_1": (1, steps(1)), "student_2": (2, steps(2))}
+        return {**out, "teacher_ddim_2": (2, ddim(2))}
+    out = {"teacher_heun_35": (35, heun(18))}
+    if not brief:
+        out["teacher_heun_34"] = (34, heun(18, to_zero=False))
+        out["teacher_ddpm_35"] = (35, lambda x, g: sample_ddpm(teacher, x, recipe.sigmas(35), generator=g))
+    out |= {f"student_{k}": (k, steps(k)) for k in (1, 2, 4)}
     out["teacher_ddim_1"] = (1, lambda x, g: teacher(x, recipe.sigma_max))
-    for n in (2, 4, 10) if brief else (2, 4, 10, 35):
-        out[f"teacher_ddim_{n}"] = (n, lambda x, g, n=n: sample_euler(teacher, x, grid(n)))  # type: ignore[misc]
-    return out
+    return out | {f"teacher_ddim_{n}": (n, ddim(n)) for n in ((2, 4, 10) if brief else (2, 4, 10, 35))}
+
+
+def draw(
+    sampler: Sampler,
+    recipe: Recipe,
+    shape: tuple[int, ...],
+    n: int,
+    batch: int,
+    device: torch.device,
+    generator: torch.Generator,
+) -> Tensor:
+    """n samples (n, ...) on the CPU, drawn ``batch`` at a time from noise of the greatest level."""
+    parts = []
+    for start in range(0, n, batch):
+        noise = torch.randn((min(batch, n - start), *shape), generator=generator)
+        parts.append(sampler(recipe.sigma_max * noise.to(device), generator).cpu())
+    return torch.cat(parts)
 
 
 class Ruler:
@@ -138,35 +156,21 @@ def compare(
     ruler = Ruler(data, samples)
     device = next(student.parameters()).device  # type: ignore[attr-defined]
     n, shape, large = ruler.n, ruler.shape, ruler.large
-
-    def sample(sampler: Sampler, generator: torch.Generator) -> Tensor:
-        parts, batch = [], IMAGE_BATCH if large else BATCH
-        for start in range(0, n, batch):
-            size = min(batch, n - start)
-            x = recipe.sigma_max * torch.randn((size, *shape), generator=generator).to(device)
-            parts.append(sampler(x, generator).cpu())
-        return torch.cat(parts)
-
+    noise = recipe, shape, n, IMAGE_BATCH if large else BATCH, device
     out: dict[str, Any] = {"n": n, "seeds": seeds, "second_sigma": recipe.student.second_sigma}
     out["features"] = None if ruler.classifier is None else type(ruler.classifier).__name__
     out["floor"] = ruler.floor(seeds)
     out["samplers"] = {}
     rows = list(samplers(recipe, teacher, student, large, trial).items())
     for name, (evaluations, sampler) in rows if progress is None else progress(rows):
-        values = ruler.over_seeds(lambda g, sampler=sampler: sample(sampler, g), seeds)  # type: ignore[misc]
+        values = ruler.over_seeds(partial(draw, sampler, *noise), seeds)
         out["samplers"][name] = {"evaluations": evaluations, **values}
     base, key = out["samplers"][rows[0][0]][ruler.first]["median"], ruler.first
     out["trial"], out["base"] = trial, rows[0][0]
     out["ratio"] = {name: out["samplers"][name][key]["median"] / base for name in ("student_1", "student_2")}
-    out["speed"] = speed(
-        recipe,
-        teacher,
-        student,
-        shape,
-        device,
-        batch=2 if trial else 16 if large and device.type == "cpu" else min(256, n),
-        repeats=1 if trial else 3 if large else 7,
-    )
+    batch = 2 if trial else 16 if large and device.type == "cpu" else min(256, n)
+    repeats = 1 if trial else 3 if large else 7
+    out["speed"] = speed(recipe, teacher, student, shape, device, batch=batch, repeats=repeats)
     return out
 
 
@@ -192,13 +196,12 @@ def speed(
 
     slow(), fast()
     pairs = [(latency(slow, 1), latency(fast, 5)) for _ in range(repeats)]
-    teacher_seconds, student_seconds = (statistics.median(column) for column in zip(*pairs, strict=True))
-    return {
-        "batch": batch,
-        "teacher_seconds": teacher_seconds,
-        "student_seconds": student_seconds,
-        "ratio": statistics.median(a / b for a, b in pairs),
+    measured = {
+        "teacher_seconds": [a for a, _ in pairs],
+        "student_seconds": [b for _, b in pairs],
+        "ratio": [a / b for a, b in pairs],
     }
+    return {"batch": batch, **{name: statistics.median(values) for name, values in measured.items()}}
 
 
 def break_even(training: float, calls: float, student_calls: float) -> float:
@@ -227,21 +230,13 @@ def break_even(training: float, calls: float, student_calls: float) -> float:
 def table(metrics: dict[str, Any]) -> str:
     """The comparison as a Markdown table."""
     names = list(metrics["floor"])
-    lines = [
-        "| | evaluations | " + " | ".join(names) + " |",
-        "|---|---:|" + "---:|" * len(names),
-        "| real against real | | " + " | ".join(f"{metrics['floor'][k]['median']:.4g}" for k in names) + " |",
-    ]
-    for name, row in metrics["samplers"].items():
-        lines.append(
-            f"| {name} | {row['evaluations']} | "
-            + " | ".join(f"{row[k]['median']:.4g}" for k in names)
-            + " |"
-        )
+    lines = ["| | evaluations | " + " | ".join(names) + " |", "|---|---:|" + "---:|" * len(names)]
+    for name, row in {"real against real": metrics["floor"], **metrics["samplers"]}.items():
+        medians = " | ".join(f"{row[k]['median']:.4g}" for k in names)
+        lines.append(f"| {name} | {row.get('evaluations', '')} | {medians} |".replace("|  |", "| |"))
     s = metrics["speed"]
-    lines.append(
-        f"\nOne step is {s['ratio']:.1f} times as fast as the 18-point Heun teacher at batch {s['batch']}."
-    )
+    faster = f"{s['ratio']:.1f} times as fast as the 18-point Heun teacher"
+    lines.append(f"\nOne step is {faster} at batch {s['batch']}.")
     if metrics.get("trial"):
         lines.append("A trial with few evaluations, to see that all works; it says little of quality.")
     return "\n".join(lines)

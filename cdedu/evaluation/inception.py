@@ -4,30 +4,18 @@
 of the literature; they need the weights (a download of 91 MB) and images of the real, lossless data set.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pickle import UnpicklingError
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import Subset
 
 from cdedu.data import Dataset
+from cdedu.evaluation.comparison import Sampler, draw
 from cdedu.recipes import Recipe
-
-
-class _Uint8(TorchDataset[Tensor]):
-    """Images (n, C, H, W) uint8, one by one, as torch-fidelity wants them."""
-
-    def __init__(self, images: Tensor) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, i: int) -> Tensor:
-        return self.images[i]
 
 
 def to_uint8(x: Tensor) -> Tensor:
@@ -78,7 +66,7 @@ def tensors_only(otherwise: str) -> Iterator[None]:
 
 
 def score(
-    sampler: Callable[[Tensor, torch.Generator], Tensor],
+    sampler: Sampler,
     recipe: Recipe,
     data: Dataset,
     device: torch.device,
@@ -95,17 +83,15 @@ def score(
     check(data)
     from torch_fidelity import calculate_metrics
 
-    generator = torch.Generator().manual_seed(seed)
-    shape = tuple(data.train.shape[1:])
-    parts = []
+    shape, generator = tuple(data.train.shape[1:]), torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for start in range(0, samples, batch):
-            size = min(batch, samples - start)
-            x = recipe.sigma_max * torch.randn((size, *shape), generator=generator).to(device)
-            parts.append(to_uint8(sampler(x, generator)).cpu())
+        fake = draw(lambda x, g: to_uint8(sampler(x, g)), recipe, shape, samples, batch, device, generator)
+    fake, real = (
+        Subset(x, range(len(x))) for x in (fake, data.train)
+    )  # one by one, as torch-fidelity wants them
     with tensors_only("evaluate without --inception"):
         found = calculate_metrics(
-            input1=_Uint8(torch.cat(parts)), input2=_Uint8(data.train), cuda=device.type == "cuda",
+            input1=fake, input2=real, cuda=device.type == "cuda",
             fid=True, isc=True, prc=True, verbose=False,
         )  # fmt: skip
     return {"samples": samples, **{key: float(value) for key, value in found.items()}}

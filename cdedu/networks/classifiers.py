@@ -3,7 +3,20 @@
 from torch import Tensor, nn
 
 
-class DigitsClassifier(nn.Module):
+class _Classifier(nn.Module):
+    body: nn.Sequential
+    head: nn.Linear
+
+    def features(self, x: Tensor) -> Tensor:
+        """Images in [−1, 1] → (B, d)."""
+        return self.body(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class scores (B, 10)."""
+        return self.head(self.body(x))
+
+
+class DigitsClassifier(_Classifier):
     """The small classifier whose 64 features stand in for Inception's on 8 × 8 digits; its weights come with the course."""
 
     def __init__(self) -> None:
@@ -14,33 +27,17 @@ class DigitsClassifier(nn.Module):
         )  # fmt: skip
         self.head = nn.Linear(64, 10)
 
-    def features(self, x: Tensor) -> Tensor:
-        """(B, 1, 8, 8) → (B, 64)."""
-        return self.body(x)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Class scores (B, 10)."""
-        return self.head(self.body(x))
-
-
-class CifarClassifier(nn.Module):
+class CifarClassifier(_Classifier):
     """The classifier whose 128 features stand in for Inception's on 32 × 32 colour images; its weights come with the course."""
 
     def __init__(self) -> None:
         super().__init__()
-
-        def layer(c_in: int, c_out: int, stride: int = 1) -> list[nn.Module]:
-            return [nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False), nn.BatchNorm2d(c_out), nn.SiLU()]
-
-        self.body = nn.Sequential(
-            *layer(3, 32), *layer(32, 64, 2), *layer(64, 64), *layer(64, 128, 2), *layer(128, 128),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        )  # fmt: skip
+        layers: list[nn.Module] = []
+        for c_in, c_out, stride in ((3, 32, 1), (32, 64, 2), (64, 64, 1), (64, 128, 2), (128, 128, 1)):
+            layers += [*_convolution(c_in, c_out, stride), nn.SiLU()]
+        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.head = nn.Linear(128, 10)
-
-    def features(self, x: Tensor) -> Tensor:
-        """(B, 3, 32, 32) in [−1, 1] → (B, 128)."""
-        return self.body(x)
 
     def activations(self, x: Tensor) -> list[Tensor]:
         """What leaves each of the five layers, (B, c, h, w) from fine to coarse: for :func:`~cdedu.losses.perceptual`."""
@@ -51,12 +48,8 @@ class CifarClassifier(nn.Module):
                 out.append(x)
         return out
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Class scores (B, 10)."""
-        return self.head(self.body(x))
 
-
-class CifarReferee(nn.Module):
+class CifarReferee(_Classifier):
     """A second classifier of 32 × 32 colour images, which says what a sample shows; its weights come with the course.
 
     It differs from :class:`CifarClassifier`, whose features serve as measure and as distance, in architecture, seed and order of the
@@ -65,30 +58,22 @@ class CifarReferee(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+        layers: list[nn.Module] = [*_convolution(3, 16), nn.ReLU()]
         for c_in, c_out in ((16, 48), (48, 96), (96, 160)):
-            layers += [
-                nn.Conv2d(c_in, c_out, 3, 2, 1, bias=False),
-                nn.BatchNorm2d(c_out),
-                nn.ReLU(),
-                _Residual(c_out),
-            ]
+            layers += [*_convolution(c_in, c_out, 2), nn.ReLU(), _Residual(c_out)]
         self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.head = nn.Linear(160, 10)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Class scores (B, 10) of images (B, 3, 32, 32) in [−1, 1]."""
-        return self.head(self.body(x))
+
+def _convolution(c_in: int, c_out: int, stride: int = 1) -> list[nn.Module]:
+    return [nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False), nn.BatchNorm2d(c_out)]
 
 
 class _Residual(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
-
-        def layer() -> list[nn.Module]:
-            return [nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)]
-
-        self.body = nn.Sequential(*layer(), nn.ReLU(), *layer())
+        first, second = _convolution(channels, channels), _convolution(channels, channels)
+        self.body = nn.Sequential(*first, nn.ReLU(), *second)
 
     def forward(self, x: Tensor) -> Tensor:
         return (x + self.body(x)).relu()

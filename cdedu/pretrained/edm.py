@@ -101,32 +101,20 @@ class _Recorder(pickle.Unpickler):
         return type(name, (_Record,), {})
 
 
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "SongUNet": {
-        "model_channels": 128,
-        "channel_mult": [1, 2, 2, 2],
-        "num_blocks": 4,
-        "attn_resolutions": [16],
-    }
-    | {"embedding_type": "positional", "channel_mult_noise": 1, "resample_filter": [1, 1]}
-    | {"encoder_type": "standard", "decoder_type": "standard"},
-    "DhariwalUNet": {"model_channels": 192, "channel_mult": [1, 2, 3, 4], "num_blocks": 3}
-    | {"attn_resolutions": [32, 16, 8]},
-}
-"""EDM's names of its networks and of their arguments, with the values that hold where a file says nothing."""
-
-_ALWAYS = {"label_dim": 0, "dropout": 0.1, "channel_mult_emb": 4, "label_dropout": 0, "augment_dim": 0}
-
+_DDPMPP = {"embedding_type": "positional", "channel_mult_noise": 1, "resample_filter": [1, 1]}
+_DDPMPP |= {"encoder_type": "standard", "decoder_type": "standard"}
+_NCSNPP = {"embedding_type": "fourier", "channel_mult_noise": 2, "resample_filter": [1, 3, 3, 1]}
 _KINDS: dict[str, dict[str, dict[str, Any]]] = {
-    "SongUNet": {
-        "ddpmpp": {"embedding_type": "positional", "channel_mult_noise": 1, "resample_filter": [1, 1]}
-        | {"encoder_type": "standard", "decoder_type": "standard"},
-        "ncsnpp": {"embedding_type": "fourier", "channel_mult_noise": 2, "resample_filter": [1, 3, 3, 1]}
-        | {"encoder_type": "residual", "decoder_type": "standard"},
-    },
+    "SongUNet": {"ddpmpp": _DDPMPP, "ncsnpp": _DDPMPP | _NCSNPP | {"encoder_type": "residual"}},
     "DhariwalUNet": {"adm": {}},
 }
-"""Which arguments make it which of our networks."""
+"""Which arguments of EDM's networks make it which of ours."""
+
+_SONG = {"model_channels": 128, "channel_mult": [1, 2, 2, 2], "num_blocks": 4, "attn_resolutions": [16]}
+_ADM = {"model_channels": 192, "channel_mult": [1, 2, 3, 4], "num_blocks": 3, "attn_resolutions": [32, 16, 8]}
+_ALWAYS = {"label_dim": 0, "dropout": 0.1, "channel_mult_emb": 4, "label_dropout": 0, "augment_dim": 0}
+_DEFAULTS = {"SongUNet": _ALWAYS | _SONG | _DDPMPP, "DhariwalUNet": _ALWAYS | _ADM}
+"""The values that hold where a file says nothing."""
 
 
 def _denoiser(record: _Record, path: Path) -> Teacher | VP | VE:
@@ -164,9 +152,9 @@ def _architecture(kind: str, arguments: dict[str, Any]) -> tuple[Network, tuple[
     """Our name of EDM's network, and the shape of its images."""
     if kind not in _KINDS:
         raise ValueError(f"its network {kind!r:.80} is not known here")
-    options = _DEFAULTS[kind] | _ALWAYS | arguments
+    options = _DEFAULTS[kind] | arguments
     size, c_in, c_out = (int(options.pop(key)) for key in ("img_resolution", "in_channels", "out_channels"))
-    for key in options.keys() - _DEFAULTS[kind].keys() - _ALWAYS.keys():
+    for key in options.keys() - _DEFAULTS[kind].keys():
         raise ValueError(f"its network {kind} has an option {key!r:.80}, which is not known here")
     ours = [name for name, fixed in _KINDS[kind].items() if fixed.items() <= options.items()]
     if not ours or c_in != c_out or options["channel_mult_emb"] != 4:
@@ -185,9 +173,8 @@ def _architecture(kind: str, arguments: dict[str, Any]) -> tuple[Network, tuple[
 
 def _tensors(record: _Record, prefix: str = "") -> Iterator[tuple[str, _Record]]:
     """Names and unopened tensors of a module and its children, each taken out of its place: nothing is met or kept twice."""
-    state = (
-        _persistent(record)[1] if record.args else record.state
-    )  # a ModuleDict has no source code of its own
+    # A ModuleDict has no source code of its own.
+    state = _persistent(record)[1] if record.args else record.state
     for part in ("_parameters", "_buffers"):
         while state[part]:
             name, tensor = state[part].popitem()
@@ -209,11 +196,9 @@ def _fill(network: nn.Module, records: dict[str, _Record]) -> None:
     tensors = {}
     for name, place in wanted.items():
         tensors[name] = _open(records.pop(name))
-        if tensors[name].shape != place.shape:
-            want = tuple(place.shape)
-            raise ValueError(
-                f"tensor {name!r} has shape {tuple(tensors[name].shape)}, its network wants {want}"
-            )
+        has, wants = tuple(tensors[name].shape), tuple(place.shape)
+        if has != wants:
+            raise ValueError(f"tensor {name!r} has shape {has}, its network wants {wants}")
     network.load_state_dict(tensors, assign=True)
 
 

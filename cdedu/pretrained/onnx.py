@@ -4,13 +4,13 @@ Needs the packages onnx, onnxscript and onnxruntime (``pip install "cdedu[onnx]"
 """
 
 import logging
-import os
+import math
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -65,24 +65,23 @@ def export_onnx(
     low = float(getattr(model, "sigma_min", 0.0)) or 0.002
     if sigma is not None and not low * (1 - 1e-6) <= sigma < float("inf"):
         raise ValueError(f"export_onnx: sigma = {sigma}, but it must be finite and at least {low:g}")
-    runtime = _packages()
+    _packages()
 
     was_training = model.training
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     graph = _Graph(model, sigma, bool(classes))
     try:
         model.cpu().eval()
-        proto = _trace(graph, _inputs(3, shape, sigma, classes, low))
-        error = _difference(
-            runtime, graph, proto, [_inputs(b, shape, sigma, classes, low) for b in (1, 3, 8)]
-        )
+        program = _trace(graph, _inputs(3, shape, sigma, classes, low))
+        error = _difference(graph, program, [_inputs(b, shape, sigma, classes, low) for b in (1, 3, 8)])
     finally:
         model.to(device).train(was_training)
     if not error <= TOLERANCE:
         raise RuntimeError(
             f"export_onnx: graph and model differ by {error:.1e}, more than {TOLERANCE:g}; {path} was not written"
         )
-    _write(path, proto.SerializeToString(deterministic=True))
+    with replacing(path) as temporary:
+        temporary.write_bytes(program.model_proto.SerializeToString(deterministic=True))
     return error
 
 
@@ -100,14 +99,12 @@ class _Graph(nn.Module):
         return self.model(inputs[0], sigma, **({"labels": rest[0]} if self.labelled else {}))
 
 
-def _packages() -> Any:
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f'export_onnx needs {error.name}: pip install "cdedu[onnx]"') from None
-    return onnxruntime
+def _packages() -> None:
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        try:
+            import_module(name)
+        except ImportError:
+            raise ImportError(f'export_onnx needs {name}: pip install "cdedu[onnx]"') from None
 
 
 def _inputs(
@@ -115,7 +112,7 @@ def _inputs(
 ) -> tuple[Tensor, ...]:
     """Noise at levels from ``low`` to 80, one level for each sample."""
     generator = torch.Generator().manual_seed(batch)
-    levels = torch.linspace(np.log(low), np.log(80.0), batch).exp().clamp(min=low)
+    levels = torch.linspace(math.log(low), math.log(80.0), batch).exp().clamp(min=low)
     if sigma is not None:
         levels = torch.full((batch,), float(sigma))
     x = levels.reshape(-1, *[1] * len(shape)) * torch.randn(batch, *shape, generator=generator)
@@ -124,6 +121,8 @@ def _inputs(
 
 
 def _trace(graph: _Graph, inputs: tuple[Tensor, ...]) -> Any:
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
     try:
         with torch.no_grad():
             shape = graph(*inputs).shape
@@ -141,51 +140,24 @@ def _trace(graph: _Graph, inputs: tuple[Tensor, ...]) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the exporter's own code
-            program = torch.onnx.export(
-                graph,
-                inputs,
-                dynamo=True,
-                verbose=False,
-                input_names=graph.names,
-                output_names=["x0"],
-                dynamic_shapes=(tuple({0: batch} for _ in inputs),),
+            names = {"input_names": graph.names, "output_names": ["x0"]}
+            shapes = (tuple({0: batch} for _ in inputs),)
+            program: Any = torch.onnx.export(
+                graph, inputs, dynamo=True, verbose=False, dynamic_shapes=shapes, **names
             )
     except torch.onnx.errors.OnnxExporterError as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise ValueError(f"export_onnx: this model cannot be traced: {reason}") from None
-    assert program is not None
-    proto = program.model_proto
-    _strip(proto)
-    return proto
+    # What the exporter noted for debugging goes: names of local files, and its version. Same model, same bytes.
+    ClearMetadataAndDocStringPass()(program.model)
+    program.model.producer_version = None
+    return program
 
 
-def _strip(proto: Any) -> None:
-    """Remove what the exporter noted for debugging: names of local files, and a version. Same model, same bytes."""
-    proto.ClearField("producer_version")
-    proto.ClearField("metadata_props")
-    graph = proto.graph
-    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        part.ClearField("metadata_props")
-        part.ClearField("doc_string")
-    graph.ClearField("value_info")  # shapes between the nodes, which a runtime infers itself
-
-
-def _difference(runtime: Any, graph: _Graph, proto: Any, cases: list[tuple[Tensor, ...]]) -> float:
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3
-    session = runtime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+@torch.no_grad()
+def _difference(graph: _Graph, program: Any, cases: list[tuple[Tensor, ...]]) -> float:
     worst = 0.0
     for inputs in cases:
-        with torch.no_grad():
-            wanted = graph(*inputs).numpy()
-        feed = {name: value.numpy() for name, value in zip(graph.names, inputs, strict=True)}
-        (found,) = session.run(None, feed)
-        worst = max(worst, float(np.abs(found - wanted).max()) / max(1.0, float(np.abs(wanted).max())))
+        wanted, (found,) = graph(*inputs), program(*inputs)
+        worst = max(worst, float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1)))
     return worst
-
-
-def _write(path: Path, data: bytes) -> None:
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

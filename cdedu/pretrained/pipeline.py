@@ -56,7 +56,7 @@ def export_pipeline(
     recipe = recipe or header.recipe
     if recipe is None:
         raise ValueError("export_pipeline: the student does not say its recipe; give it: recipe=...")
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise FileExistsError(f"{folder} is there and not empty; nothing was written, choose another folder")
     assert isinstance(student, ConsistencyModel)
     scheduler = CMStochasticIterativeScheduler(
@@ -84,8 +84,7 @@ def export_pipeline(
 
 def second_index(recipe: Recipe) -> int:
     """The point of the grid, counted from σ_max, that lies nearest to the recipe's second noise level (in ln σ)."""
-    distance = (recipe.sigmas().log() - recipe.sigmas().new_tensor(recipe.student.second_sigma).log()).abs()
-    return max(1, int(distance.argmin()))
+    return max(1, int((recipe.sigmas() / recipe.student.second_sigma).log().abs().argmin()))
 
 
 def model_card(
@@ -96,8 +95,7 @@ def model_card(
     license: str | None = None,
 ) -> str:
     """A README for the folder: what this is, how to sample, what it was trained on, what was measured."""
-    k = second_index(recipe)
-    stage, sigma = recipe.student, float(recipe.sigmas()[k])
+    k, stage = second_index(recipe), recipe.student
     teacher = header.facts.get("teacher", {}).get("source", "not recorded")
     data = header.facts.get("data", {"name": recipe.data})
     labels = ", class_labels=[0] * 16" if recipe.network.classes else ""
@@ -123,7 +121,7 @@ def model_card(
         f"one = pipe(batch_size=16{labels}).images\n"
         f"two = pipe(batch_size=16{labels}, num_inference_steps=None, timesteps=[{k}, 0]).images\n```",
         f"`timesteps` are points of the noise grid, counted from the top and listed in reverse: [{k}, 0] means "
-        f"σ = {recipe.sigma_max:g}, then {sigma:.3g}.",
+        f"σ = {recipe.sigma_max:g}, then {recipe.sigmas()[k]:.3g}.",
         "## Training\n\n| | |\n|---|---|\n" + "\n".join(f"| {a} | {b} |" for a, b in facts.items()),
         "## Measured\n\n" + _measured(metrics),
         f"## Licence\n\n{terms}",
@@ -147,11 +145,11 @@ def _at(student: nn.Module, guidance: float | None) -> nn.Module:
     """The student at one guidance weight, where it takes one."""
     network = getattr(student, "network", None)
     if not isinstance(network, WeightedUNet):
-        if guidance is not None:
-            raise ValueError(
-                f"export_pipeline: guidance = {guidance:g}, but the student takes no guidance weight"
-            )
-        return student
+        if guidance is None:
+            return student
+        raise ValueError(
+            f"export_pipeline: guidance = {guidance:g}, but the student takes no guidance weight"
+        )
     if guidance is None:
         raise ValueError(
             "export_pipeline: the student takes the guidance weight as an input, which no pipeline passes on; "
