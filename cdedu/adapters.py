@@ -121,10 +121,8 @@ class DiffusersDenoiser(nn.Module):
         known = self.log_sigmas
         log_sigma = sigma.to(known.dtype).log()
         i = torch.searchsorted(known, log_sigma.contiguous()).clamp(1, len(known) - 1)
-        low, high = (
-            known.take(i - 1),
-            known.take(i),
-        )  # not known[i], which would break a compiled graph where i is one number
+        # Not known[i], which would break a compiled graph where i is one number.
+        low, high = known.take(i - 1), known.take(i)
         return (i - 1 + (log_sigma - low) / (high - low)).clamp(0, len(known) - 1).float()
 
     def forward(self, x: Tensor, sigma: float | Tensor, **cond: Any) -> Tensor:

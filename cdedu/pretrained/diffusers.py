@@ -29,8 +29,8 @@ RECIPE = "recipe.json"
 def load_diffusers(folder: str | Path) -> DiffusersDenoiser | ConsistencyModel:
     """A pipeline saved by diffusers: a DDPM as a teacher, a consistency model as a student, in float32 and evaluation mode.
 
-    ``model.header`` holds the shape of a sample and the number of labels, and the recipe of a student that was exported here. Weights are read from safetensors files, or by
-    ``torch.load(weights_only=True)`` from older ones; nothing is executed.
+    ``model.header`` holds the shape of a sample and the number of labels, and the recipe of a student that was exported here. Weights
+    are read from safetensors files, or by ``torch.load(weights_only=True)`` from older ones; nothing is executed.
 
     Args:
         folder: with ``unet/`` and ``scheduler/`` in it, as ``save_pretrained`` leaves it.
@@ -40,30 +40,27 @@ def load_diffusers(folder: str | Path) -> DiffusersDenoiser | ConsistencyModel:
         ValueError: for a network that is no ``UNet2DModel``, or a scheduler that is no diffusion; flow matching is refused.
     """
     folder = Path(folder)
-    unet_folder = folder / "unet" if (folder / "unet").is_dir() else folder
-    unet_config = _read_json(unet_folder / "config.json")
-    scheduler_folder = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
-    config = _read_json(scheduler_folder / "scheduler_config.json")
+    unet, scheduler = (
+        folder / name if (folder / name).is_dir() else folder for name in ("unet", "scheduler")
+    )
+    unet_config, config = _read_json(unet / "config.json"), _read_json(scheduler / "scheduler_config.json")
     if unet_config.get("_class_name") != "UNet2DModel":
         raise ValueError(f"{folder}: the network is a {unet_config.get('_class_name')}, not a UNet2DModel")
     size = unet_config.get("sample_size")
     if not size:
-        raise ValueError(
-            f"{unet_folder / 'config.json'} has no sample_size; write the height of its images there"
-        )
+        raise ValueError(f"{unet / 'config.json'} has no sample_size; write the height of its images there")
+    model: Any
     if config.get("_class_name") == "CMStochasticIterativeScheduler":
-        unet = _read_unet(unet_folder)
-        model: DiffusersDenoiser | ConsistencyModel = ConsistencyModel(
-            UNet(unet), config["sigma_data"], config["sigma_min"], noise_scale=250.0
-        )
-        model.sigma_max = float(config["sigma_max"])  # type: ignore[assignment]
+        network, levels = UNet(_read_unet(unet)), (config["sigma_data"], config["sigma_min"])
+        model = ConsistencyModel(network, *levels, noise_scale=250.0)
+        model.sigma_max = float(config["sigma_max"])
     else:
         alphas, prediction = _schedule(config, folder)
-        model = DiffusersDenoiser(_read_unet(unet_folder), alphas, prediction)
+        model = DiffusersDenoiser(_read_unet(unet), alphas, prediction)
     height, width = size if isinstance(size, list) else (size, size)
     facts = {"recipe": _read_json(folder / RECIPE)} if (folder / RECIPE).is_file() else {}
     facts |= {"shape": [unet_config["in_channels"], height, width]}
-    model.header = Header.from_dict(facts | {"classes": unet_config.get("num_class_embeds") or 0})  # type: ignore[assignment]
+    model.header = Header.from_dict(facts | {"classes": unet_config.get("num_class_embeds") or 0})
     return model.eval()
 
 

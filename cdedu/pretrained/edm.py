@@ -159,15 +159,10 @@ def _architecture(kind: str, arguments: dict[str, Any]) -> tuple[Network, tuple[
     ours = [name for name, fixed in _KINDS[kind].items() if fixed.items() <= options.items()]
     if not ours or c_in != c_out or options["channel_mult_emb"] != 4:
         raise ValueError(f"its network {kind} is none of {', '.join(_KINDS[kind])}")
-    network = Network(
-        ours[0],  # type: ignore[arg-type]
-        int(options["model_channels"]),
-        int(options["num_blocks"]),
-        tuple(map(int, options["channel_mult"])),
-        tuple(map(int, options["attn_resolutions"])),
-        float(options["dropout"]),
-        int(options["label_dim"]),
-    )
+    width, blocks, classes = (int(options[key]) for key in ("model_channels", "num_blocks", "label_dim"))
+    multipliers, attention = (tuple(map(int, options[key])) for key in ("channel_mult", "attn_resolutions"))
+    dropout = float(options["dropout"])
+    network = Network(ours[0], width, blocks, multipliers, attention, dropout, classes)  # type: ignore[arg-type]
     return network, (c_in, size, size)
 
 

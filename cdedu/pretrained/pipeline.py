@@ -59,13 +59,9 @@ def export_pipeline(
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise FileExistsError(f"{folder} is there and not empty; nothing was written, choose another folder")
     assert isinstance(student, ConsistencyModel)
+    levels = {"sigma_min": student.sigma_min, "sigma_max": recipe.sigma_max, "sigma_data": student.sigma_data}
     scheduler = CMStochasticIterativeScheduler(
-        num_train_timesteps=recipe.student.points,
-        sigma_min=student.sigma_min,
-        sigma_max=recipe.sigma_max,
-        sigma_data=student.sigma_data,
-        rho=recipe.rho,
-        clip_denoised=False,
+        recipe.student.points, rho=recipe.rho, clip_denoised=False, **levels
     )
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     training = net.training
