@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cdedu.networks import UNet
-from cdedu.noise import sigma_like
+from cdedu.noise import at_hand, sigma_like
 
 
 class VP(nn.Module):
@@ -127,11 +127,7 @@ class DiffusersDenoiser(nn.Module):
 
     def forward(self, x: Tensor, sigma: float | Tensor, **cond: Any) -> Tensor:
         s = sigma_like(sigma, x)
-        if (
-            s.device.type == "cpu"
-            and not torch.compiler.is_compiling()
-            and (s > self.sigma_max * 1.001).any()
-        ):
+        if at_hand(s) and (s > self.sigma_max * 1.001).any():
             raise ValueError(
                 f"sigma = {s.max():g} lies above {self.sigma_max:g}, the greatest noise level that this teacher knows"
             )

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cdedu.noise import SIGMA_MIN, karras_sigmas, normal, sigma_like
+from cdedu.noise import SIGMA_MIN, karras_sigmas, normal
 from cdedu.samplers import sample_consistency
 from cdedu.teacher import Denoiser
 
@@ -73,14 +73,19 @@ def edit(
     Raises:
         ValueError: for ``known`` that is not finite, for levels that rise, are not positive, or lie below ε.
     """
-    if not known.is_floating_point() or not known.isfinite().all():
-        raise ValueError("edit: the picture must be finite floating-point numbers; put 0 where it is unknown")
     f = Projected(student, known, project)
-    first = float(sigmas[0]) if len(sigmas) else 1.0  # an empty schedule is refused by the sampler
-    sigma_like(first, known)
-    return sample_consistency(
-        f, f.fixed + first * normal(tuple(known.shape), generator, like=known), sigmas, generator, **cond
-    )
+    return _redraw(f, f.fixed, sigmas, generator, **cond)
+
+
+def _redraw(
+    f: Denoiser, picture: Tensor, sigmas: Levels, generator: torch.Generator | None, **cond: Any
+) -> Tensor:
+    """The picture under noise of the first level, and from there the sampler's way."""
+    if not picture.is_floating_point() or not picture.isfinite().all():
+        raise ValueError("the picture must be finite floating-point numbers; put 0 where it is unknown")
+    levels = [float(s) for s in sigmas]
+    noise = max(levels, default=0.0) * normal(picture.shape, generator, like=picture)
+    return sample_consistency(f, picture + noise, levels, generator, **cond)
 
 
 def inpaint(
@@ -108,10 +113,10 @@ def inpaint(
         m = mask.to(image).expand_as(image)
     except RuntimeError:
         raise ValueError(
-            f"inpaint: the mask has shape {tuple(mask.shape)}, which does not fit images of {tuple(image.shape)}"
+            f"the mask has shape {tuple(mask.shape)}, which does not fit images of {tuple(image.shape)}"
         ) from None
     if not ((m == 0) | (m == 1)).all():
-        raise ValueError("inpaint: the mask must hold 1 where the image is known and 0 where it is missing")
+        raise ValueError("the mask must hold 1 where the image is known and 0 where it is missing")
     return edit(student, image, lambda x: m * x, sigmas, generator, **cond)
 
 
@@ -139,10 +144,10 @@ def colorize(
         ValueError: for a picture that is not (B, 1, H, W), or weights that are not positive.
     """
     if grey.ndim != 4 or grey.shape[1] != 1:
-        raise ValueError(f"colorize: want a grey picture (B, 1, H, W), got {tuple(grey.shape)}")
+        raise ValueError(f"want a grey picture (B, 1, H, W), got {tuple(grey.shape)}")
     w = torch.as_tensor(weights, dtype=grey.dtype, device=grey.device).reshape(1, -1, 1, 1)
     if not (w > 0).all() or not w.isfinite().all():
-        raise ValueError(f"colorize: weights = {tuple(weights)}, but all must be positive")
+        raise ValueError(f"weights = {tuple(weights)}, but all must be positive")
     w = w / w.sum()
 
     def project(x: Tensor) -> Tensor:
@@ -174,9 +179,9 @@ def super_resolve(
         ValueError: for a picture that is not (B, C, h, w), or a factor below 2.
     """
     if small.ndim != 4:
-        raise ValueError(f"super_resolve: want small pictures (B, C, h, w), got {tuple(small.shape)}")
+        raise ValueError(f"want small pictures (B, C, h, w), got {tuple(small.shape)}")
     if int(factor) != factor or factor < 2:
-        raise ValueError(f"super_resolve: factor = {factor}, but it must be an integer of at least 2")
+        raise ValueError(f"factor = {factor}, but it must be an integer of at least 2")
 
     def enlarge(x: Tensor) -> Tensor:
         return functional.interpolate(x, scale_factor=int(factor), mode="nearest")
@@ -210,12 +215,7 @@ def stroke_to_image(
 
     Source: Meng et al. 2022 (SDEdit); Song et al. 2023, algorithm 5.
     """
-    levels = [float(sigma), *(float(s) for s in sigmas)]
-    if not stroke.is_floating_point() or not stroke.isfinite().all():
-        raise ValueError("stroke_to_image: the drawing must be finite floating-point numbers")
-    sigma_like(levels[0], stroke)
-    noise = normal(tuple(stroke.shape), generator, like=stroke)
-    return sample_consistency(student, stroke + levels[0] * noise, levels, generator, **cond)
+    return _redraw(student, stroke, (sigma, *sigmas), generator, **cond)
 
 
 def interpolate(
@@ -238,13 +238,13 @@ def interpolate(
         ValueError: for noises of different shape or of size 0, opposite noises, or ``n`` below 2.
     """
     if start.shape != end.shape:
-        raise ValueError(f"interpolate: the noises have shapes {tuple(start.shape)} and {tuple(end.shape)}")
+        raise ValueError(f"the noises have shapes {tuple(start.shape)} and {tuple(end.shape)}")
     if n < 2:
-        raise ValueError(f"interpolate: n = {n}, but the two ends alone are 2")
+        raise ValueError(f"n = {n}, but the two ends alone are 2")
     a, b = start.flatten().double(), end.flatten().double()
     cosine = a @ b / (a.norm() * b.norm())
     if not cosine > -1 + 1e-9:
-        raise ValueError("interpolate: the noises must be finite, not 0, and not opposite to one another")
+        raise ValueError("the noises must be finite, not 0, and not opposite to one another")
     angle = cosine.clamp(max=1 - 1e-12).acos()
     u = torch.linspace(0, 1, n, dtype=torch.float64, device=a.device)[:, None]
     x = (((1 - u) * angle).sin() * a + (u * angle).sin() * b) / angle.sin()

@@ -1,15 +1,18 @@
 """What is minimised. Every loss returns one number per sample, (B,); the training loop takes the mean."""
 
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import normalize
 
-from cdedu.noise import SIGMA_MIN, add_noise, check_grid, draw_steps, normal, sigma_like
+from cdedu.noise import SIGMA_MIN, add_noise, at_hand, check_grid, draw_steps, normal, per_sample, sigma_like
+from cdedu.perceptual import lpips as lpips
+from cdedu.perceptual import perceptual as perceptual
 from cdedu.solvers import Solver, heun_step
 from cdedu.teacher import Denoiser
 
@@ -38,66 +41,10 @@ def pseudo_huber(a: Tensor, b: Tensor, c: float | None = None) -> Tensor:
     return ((a - b).square().flatten(1).sum(1) + c**2).sqrt() - c
 
 
-def lpips(a: Tensor, b: Tensor) -> Tensor:
-    """Learned perceptual distance (VGG) of RGB images in [−1, 1]: (B, 3, H, W) twice → (B,).
-
-    Images are enlarged to 224 × 224 first, as for the paper's results. The VGG-16 weights (528 MB) are downloaded when this
-    distance is first used.
-
-    Raises:
-        ValueError: if the images are not RGB.
-        RuntimeError: if the weights are neither cached nor to be had.
-
-    Source: Zhang et al. 2018, through torchmetrics.
-    """
-    if a.ndim != 4 or a.shape[1] != 3:
-        raise ValueError(
-            f"lpips compares RGB images (B, 3, H, W), got {tuple(a.shape)}; use pseudo_huber, l1 or l2"
-        )
-    a, b = (torch.nn.functional.interpolate(x.clamp(-1, 1), (224, 224), mode="bilinear") for x in (a, b))
-    return _lpips_network(a.device)(a, b).flatten()
-
-
-@cache
-def _lpips_network(device: torch.device) -> torch.nn.Module:
-    from torchmetrics.functional.image.lpips import _NoTrainLpips
-
-    try:
-        return _NoTrainLpips(net="vgg").to(device).requires_grad_(False)
-    except OSError as error:
-        folder = f"{torch.hub.get_dir()}/checkpoints"
-        raise RuntimeError(
-            f"lpips needs VGG-16's weights (vgg16-397923af.pth), which are not in {folder} and could not be downloaded "
-            f"({error}); put the file there, or choose the distance pseudo_huber"
-        ) from None
-
-
-def perceptual(activations: Callable[[Tensor], Sequence[Tensor]]) -> Distance:
-    r"""A distance in the activations of any frozen network: LPIPS without its learned weights.
-
-    .. math:: d(a, b) = \frac1K \sum_k \frac{1}{h_k w_k}\sum_{ij}
-              \left\|\frac{\phi_k(a)_{ij}}{\|\phi_k(a)_{ij}\|} - \frac{\phi_k(b)_{ij}}{\|\phi_k(b)_{ij}\|}\right\|^2
-
-    At each place of each layer the channels are brought to length 1, so what counts is which features are there and not how
-    strong they are. A measure in the same network is biased towards such a student: judge it by another one.
-
-    Args:
-        activations: :math:`\phi`, images (B, C, H, W) → layers :math:`\phi_k`, (B, c, h, w) each; gradients pass through it.
-
-    Source: Zhang et al. 2018, eq. 1 with w = 1.
-    """
-
-    def distance(a: Tensor, b: Tensor) -> Tensor:
-        layers = [
-            (normalize(x, dim=1) - normalize(y, dim=1)).square().sum(1).flatten(1).mean(1)
-            for x, y in zip(activations(a), activations(b), strict=True)
-        ]
-        return torch.stack(layers).mean(0)
-
-    return distance
-
-
-DISTANCES: dict[str, Distance] = {"l1": l1, "l2": l2, "pseudo_huber": pseudo_huber, "lpips": lpips}
+DISTANCES: Mapping[str, Distance] = MappingProxyType(
+    {"l1": l1, "l2": l2, "pseudo_huber": pseudo_huber, "lpips": lpips}
+)
+"""The distances that a recipe can name; any other is given as a function."""
 
 
 def denoising_loss(
@@ -122,7 +69,7 @@ def denoising_loss(
 
     Source: Karras et al. 2022, eq. 8 and table 1.
     """
-    noise = normal(tuple(x0.shape), generator, like=x0) if noise is None else noise
+    noise = normal(x0.shape, generator, like=x0) if noise is None else noise
     guess = teacher(add_noise(x0, sigma, noise), sigma, **cond)
     return edm_weight(sigma, teacher.sigma_data).to(x0.device) * l2(guess, x0)
 
@@ -144,6 +91,7 @@ def distillation_loss(
     x0: Tensor,
     sigmas: Tensor,
     *,
+    skip: int = 1,
     index: Tensor | None = None,
     noise: Tensor | None = None,
     generator: torch.Generator | None = None,
@@ -169,6 +117,7 @@ def distillation_loss(
         teacher: any denoiser.
         x0: (B, ...) data.
         sigmas: (N,) noise grid, descending, from T to the student's ε.
+        skip: how many steps of the grid the target is ahead, the last point at most (:func:`~cdedu.methods.latent.skipping_loss`).
         index: (B,) the steps i in 0..N−2; drawn with ``index_weights`` (uniform by default) where not given.
         noise: z; drawn where not given.
         solver: ``heun_step`` or ``euler_step``.
@@ -179,12 +128,16 @@ def distillation_loss(
     Returns:
         (B,) losses.
 
+    Raises:
+        ValueError: for what is not a grid, an index or a ``skip`` outside it, or a distance that is not one number a sample.
+
     Source: Song et al. 2023, algorithm 2.
     """
-    steps = len(check_grid(sigmas, "distillation_loss")) - 1
-    noise, index = _draw(x0, steps, noise, index, index_weights, generator, "distillation_loss")
-    index = index.to(sigmas.device)
-    sigma, sigma_next = sigmas[index], sigmas[index + 1]
+    steps = len(check_grid(sigmas)) - 1
+    if not 1 <= skip <= steps:
+        raise ValueError(f"skip = {skip}, but a grid of {steps + 1} points has 1 to {steps} steps to skip")
+    index, noise = _draw(x0, sigmas, steps, index, index_weights, noise, generator)
+    sigma, sigma_next = sigmas[index], sigmas[(index + skip).clamp(max=steps)]
     x = add_noise(x0, sigma, noise)
     with torch.no_grad():
         x_next = solver(teacher, x, sigma, sigma_next, **cond)
@@ -213,9 +166,8 @@ def consistency_training_loss(
 
     Source: Song et al. 2023, algorithm 3.
     """
-    steps = len(check_grid(sigmas, "consistency_training_loss")) - 1
-    noise, index = _draw(x0, steps, noise, index, index_weights, generator, "consistency_training_loss")
-    index = index.to(sigmas.device)
+    steps = len(check_grid(sigmas)) - 1
+    index, noise = _draw(x0, sigmas, steps, index, index_weights, noise, generator)
     sigma, sigma_next = sigmas[index], sigmas[index + 1]
     x, x_next = add_noise(x0, sigma, noise), add_noise(x0, sigma_next, noise)
     return _disagreement(student, target, x, sigma, x_next, sigma_next, distance, weight, cond)
@@ -231,7 +183,7 @@ def easy_next_sigma(sigma: Tensor, q: float = 2.0, stage: int = 0, k: float = 8.
     Source: Geng et al. 2024 (ECT), section 3.
     """
     if not (q > 1 and stage >= 0):
-        raise ValueError(f"easy_next_sigma: need q > 1 and stage >= 0, got {q} and {stage}")
+        raise ValueError(f"need q > 1 and stage >= 0, got {q} and {stage}")
     return (sigma * (1 - (1 + k * torch.sigmoid(-b * sigma)) / q ** (stage + 1))).clamp(min=0)
 
 
@@ -264,21 +216,18 @@ def easy_consistency_loss(
 
     Source: Geng et al. 2024 (ECT), section 3.
     """
-    noise = normal(tuple(x0.shape), generator, like=x0) if noise is None else noise
+    noise = normal(x0.shape, generator, like=x0) if noise is None else noise
     r = easy_next_sigma(sigma, q, stage)
     known, r = r > 0, r.clamp(min=sigma_min)
     sigma = torch.maximum(sigma, r * (1 + 1e-3))
     x, x_next = add_noise(x0, sigma, noise), add_noise(x0, r, noise)
 
     def goal(x: Tensor, level: float | Tensor, /, **cond: Any) -> Tensor:
-        if not known.any():
+        if at_hand(known) and not known.any():
             return x0
-        keep = known.reshape(-1, *[1] * (x.ndim - 1))
-        return torch.where(keep, target(x, level, **cond), x0)
+        return torch.where(per_sample(known, x), target(x, level, **cond), x0)
 
-    def norm(a: Tensor, b: Tensor) -> Tensor:
-        return ((a - b).square().flatten(1).sum(1) + 1e-12).sqrt()
-
+    norm = partial(pseudo_huber, c=1e-6)  # the root has no slope at 0
     return _disagreement(student, goal, x, sigma, x_next, r, norm, inverse_gap, cond)
 
 
@@ -297,19 +246,15 @@ def path_derivative(
     Raises:
         NotImplementedError: if the network has an operation without a forward mode.
     """
-
-    def call(x: Tensor, sigma: Tensor) -> Tensor:
-        return f(x, sigma, **cond)
-
     if slope.shape != x.shape or sigma.shape != x.shape[:1]:
         raise ValueError(
-            f"path_derivative: x has shape {tuple(x.shape)}, slope {tuple(slope.shape)} and sigma {tuple(sigma.shape)}; "
+            f"x has shape {tuple(x.shape)}, slope {tuple(slope.shape)} and sigma {tuple(sigma.shape)}; "
             f"want twice the same and ({len(x)},)"
         )
     try:
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             at, direction = (x, sigma.contiguous()), (slope.to(x.dtype), torch.ones_like(sigma).contiguous())
-            value, change = torch.func.jvp(call, at, direction)[:2]
+            value, change = torch.func.jvp(partial(f, **cond), at, direction)[:2]
             return value, change
     except (RuntimeError, NotImplementedError) as error:
         if not any(word in str(error) for word in ("forward", "jvp", "functorch", "storage")):
@@ -363,24 +308,23 @@ def continuous_consistency_loss(
 
     Source: Lu & Song 2024 (sCM), section 4 and algorithm 1, written in σ.
     """
-    if not 0 <= ratio <= 1:
-        raise ValueError(f"continuous_consistency_loss: ratio = {ratio}, but it must lie between 0 and 1")
-    if c is not None and not c > 0:
-        raise ValueError(f"continuous_consistency_loss: c = {c}, but it must be positive, or None")
-    noise = normal(tuple(x0.shape), generator, like=x0) if noise is None else noise
+    if not (0 <= ratio <= 1 and (c is None or c > 0)):
+        raise ValueError(f"need 0 <= ratio <= 1 and c > 0 (or None), got ratio = {ratio} and c = {c}")
+    noise = normal(x0.shape, generator, like=x0) if noise is None else noise
     x, s = add_noise(x0, sigma, noise), sigma_like(sigma, x0)
-    root = (s**2 + sigma_data**2).sqrt()
     with torch.no_grad():
         guess = x0 if teacher is None else teacher(x, sigma, **cond)
         slope = noise if teacher is None else (x - guess) / s
-    state = _random_state(x.device)
-    value, change = path_derivative(target, x, sigma.to(s), slope, **cond)
-    _set_random_state(x.device, state)
-    tangent = ratio * root * change + (1 - ratio) * sigma_data**2 / (s * root) * (value - guess)
+    with _same_masks_after(x):
+        answer, change = path_derivative(target, x, sigma.to(s), slope, **cond)
+    root = (s**2 + sigma_data**2).sqrt()
+    c_out = s * sigma_data / root
+    tangent = root * change
+    prior = sigma_data**2 / (s * root) * (answer - guess)
+    g = ratio * tangent + (1 - ratio) * prior
     if c is not None:
-        norm = tangent.flatten(1).norm(dim=1)
-        tangent = tangent / (norm + c).reshape(-1, *[1] * (x.ndim - 1))
-    goal = value - s * sigma_data / root * tangent
+        g = g / per_sample(g.flatten(1).norm(dim=1) + c, g)
+    goal = answer - c_out * g
     loss = edm_weight(sigma, sigma_data).to(x) * l2(student(x, sigma, **cond), goal)
     if balance is None:
         return loss
@@ -390,27 +334,22 @@ def continuous_consistency_loss(
 
 def _draw(
     x0: Tensor,
+    sigmas: Tensor,
     steps: int,
-    noise: Tensor | None,
     index: Tensor | None,
     index_weights: Tensor | None,
+    noise: Tensor | None,
     generator: torch.Generator | None,
-    place: str,
 ) -> tuple[Tensor, Tensor]:
-    """z and one of ``steps`` steps for each sample: what is given, checked, or else drawn."""
+    """One of ``steps`` steps of the grid for each sample, and z: what is given, checked, or else drawn."""
     if index is None:
-        weights = torch.ones(steps) if index_weights is None else index_weights.float().cpu()
+        weights = torch.ones(steps) if index_weights is None else index_weights
         if weights.shape != (steps,):
-            raise ValueError(f"{place}: index_weights has shape {tuple(weights.shape)}, want ({steps},)")
+            raise ValueError(f"index_weights has shape {tuple(weights.shape)}, want ({steps},)")
         index = draw_steps(weights, len(x0), generator)
-    elif index.shape != x0.shape[:1] or (
-        index.device.type == "cpu" and not ((index >= 0) & (index < steps)).all()
-    ):
-        raise ValueError(
-            f"{place}: index must hold one step in 0..{steps - 1} for each of the {len(x0)} samples"
-        )
-    noise = normal(tuple(x0.shape), generator, like=x0) if noise is None else noise
-    return noise, index
+    elif index.shape != x0.shape[:1] or (at_hand(index) and not ((index >= 0) & (index < steps)).all()):
+        raise ValueError(f"index must hold one step in 0..{steps - 1} for each of the {len(x0)} samples")
+    return index.to(sigmas.device), normal(x0.shape, generator, like=x0) if noise is None else noise
 
 
 def _disagreement(
@@ -425,10 +364,8 @@ def _disagreement(
     cond: dict[str, Any],
 ) -> Tensor:
     """λ d(f_θ(x, σ), stop-gradient f_θ⁻(x', σ')), with the same dropout masks on both sides."""
-    state = _random_state(x.device)
-    with torch.no_grad():
+    with torch.no_grad(), _same_masks_after(x):
         goal = target(x_next, sigma_next, **cond)
-    _set_random_state(x.device, state)
     loss = distance(student(x, sigma, **cond), goal)
     if loss.shape != x.shape[:1]:
         raise ValueError(
@@ -437,17 +374,7 @@ def _disagreement(
     return loss if weight is None else weight(sigma, sigma_next).to(loss) * loss
 
 
-def _random_state(device: torch.device) -> Tensor:
-    """State of the generator that draws dropout masks *on this device*; the CPU's is not it for CUDA tensors."""
-    if device.type == "cuda":
-        return torch.cuda.get_rng_state(device)
-    return torch.mps.get_rng_state() if device.type == "mps" else torch.get_rng_state()
-
-
-def _set_random_state(device: torch.device, state: Tensor) -> None:
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state, device)
-    elif device.type == "mps":
-        torch.mps.set_rng_state(state)
-    else:
-        torch.set_rng_state(state)
+def _same_masks_after(x: Tensor) -> AbstractContextManager[None]:
+    """What is random inside, on x's device, repeats itself afterwards: target and student get the same dropout masks."""
+    kind = x.device.type
+    return torch.random.fork_rng([x.device] if kind != "cpu" else [], device_type=kind)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cdedu.noise import SIGMA_MIN, normal, sigma_like
+from cdedu.noise import SIGMA_MIN, normal, per_sample, sigma_like
 
 
 class GaussianMixture:
@@ -32,23 +32,18 @@ class GaussianMixture:
         self.weights = torch.full((k,), 1 / k) if weights is None else torch.as_tensor(weights)
         self.weights = self.weights.to(self.means.dtype)
         if not self.means.is_floating_point() or not self.means.isfinite().all():
-            raise ValueError("GaussianMixture: means must be finite floating-point numbers")
+            raise ValueError("means must be finite floating-point numbers")
         if not (self.stds >= 0).all():
-            raise ValueError(f"GaussianMixture: stds = {self.stds.tolist()}, but none may be negative or NaN")
-        if (
-            self.weights.shape != (k,)
-            or not (self.weights > 0).all()
-            or abs(float(self.weights.sum()) - 1) > 1e-4
-        ):
-            raise ValueError(
-                f"GaussianMixture: weights = {self.weights.tolist()} must be {k} positive numbers of sum 1"
-            )
+            raise ValueError(f"stds = {self.stds.tolist()}, but none may be negative or NaN")
+        whole = (self.weights.sum() - 1).abs() <= 1e-4
+        if self.weights.shape != (k,) or not (whole & (self.weights > 0)).all():
+            raise ValueError(f"weights = {self.weights.tolist()} must be {k} positive numbers of sum 1")
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """(n, ...) draws of x0."""
         which = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         noise = normal((n, *self.means.shape[1:]), generator, like=self.means)
-        return self.means[which] + self.stds[which].reshape(-1, *[1] * (noise.ndim - 1)) * noise
+        return self.means[which] + per_sample(self.stds[which], noise) * noise
 
     def posterior(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         r"""What is known of x0 once x is seen: again a mixture, with ``(weights, means, stds)`` of its own.
@@ -62,9 +57,8 @@ class GaussianMixture:
             r (B, K), m (B, K, ...) and √v (B, K).
         """
         if x.shape[1:] != self.means.shape[1:]:
-            raise ValueError(
-                f"GaussianMixture: x has shape {tuple(x.shape)}, want (B, {', '.join(map(str, self.means.shape[1:]))})"
-            )
+            wanted = ", ".join(map(str, self.means.shape[1:]))
+            raise ValueError(f"x has shape {tuple(x.shape)}, want (B, {wanted})")
         means, stds, weights = (t.to(x) for t in (self.means, self.stds, self.weights))
         s2 = stds**2
         total = s2 + sigma_like(sigma, x).reshape(-1, 1).to(x.dtype) ** 2  # (B or 1, K)
@@ -90,10 +84,7 @@ class GaussianMixture:
         Args:
             x: (B, ...); sigma: a number or (B,), at least ``sigma_min``.
         """
-        s = sigma_like(sigma, x).double()
-        if (s < sigma_min * (1 - 1e-6)).any():
-            raise ValueError(f"consistency: sigma = {s.min():g} lies below sigma_min = {sigma_min:g}")
-        s = s.expand(len(x), *[1] * (x.ndim - 1))
+        s = sigma_like(sigma, x, sigma_min=sigma_min).double().expand(len(x), *[1] * (x.ndim - 1))
         if len(self.means) == 1:
             end = self._end_of_component(x.double(), s, sigma_min)[:, 0]
         elif x[0].numel() == 1:
@@ -104,8 +95,7 @@ class GaussianMixture:
 
     def _end_of_component(self, x: Tensor, s: Tensor, sigma_min: float) -> Tensor:
         """(B, K, ...) where each component, were it alone, would send x."""
-        means, stds = self.means.to(x), self.stds.to(x)
-        stds = stds.reshape(-1, *[1] * (x.ndim - 1))
+        means, stds = self.means.to(x), per_sample(self.stds.to(x), x)
         return means + (x[:, None] - means) * ((stds**2 + sigma_min**2) / (stds**2 + s[:, None] ** 2)).sqrt()
 
     def _log_tails(self, y: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:

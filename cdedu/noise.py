@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 80.0, 7.0
+ROUNDING = 1e-6
+"""How far from ε, relatively, a σ may be that counts as ε: one that was rounded to float32 on its way."""
 
 
 def karras_sigmas(
@@ -42,18 +44,17 @@ def karras_sigmas(
 
     Source: Karras et al. 2022, eq. 5; Song et al. 2023, section 5 (there counted from the other end).
     """
-    if n < 2:
-        raise ValueError(f"karras_sigmas: n = {n}, but a grid needs at least 2 points")
-    if not 0 < sigma_min < sigma_max < math.inf:
-        raise ValueError(f"karras_sigmas: need 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
-    if not rho > 0:
-        raise ValueError(f"karras_sigmas: rho = {rho}, but it must be positive")
+    if not (n >= 2 and 0 < sigma_min < sigma_max < math.inf and rho > 0):
+        raise ValueError(
+            "a noise grid needs at least 2 points, 0 < sigma_min < sigma_max and rho > 0, "
+            f"got n = {n}, {sigma_min}, {sigma_max} and {rho}"
+        )
     ramp = torch.linspace(0, 1, n, dtype=torch.float64)
     sigmas = (sigma_max ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
     sigmas[0], sigmas[-1] = sigma_max, sigma_min
     sigmas = sigmas.to(device=device, dtype=dtype)
     if not (sigmas[:-1] > sigmas[1:]).all():
-        raise ValueError(f"karras_sigmas: {n} points are too many for {dtype}; use float64 or fewer points")
+        raise ValueError(f"{n} points are too many for {dtype}; use float64 or fewer points")
     return sigmas
 
 
@@ -78,7 +79,7 @@ class LogNormal:
 
         Source: Song & Dhariwal 2023 (iCT), section 3.5, with m = −1.1 and s = 2.
         """
-        z = (check_grid(sigmas, "grid_weights").double().log() - self.mean) / self.std
+        z = (check_grid(sigmas).double().log() - self.mean) / self.std
         mass = torch.special.ndtr(z[:-1]) - torch.special.ndtr(z[1:])
         return (mass / mass.sum()).to(sigmas.dtype)
 
@@ -86,7 +87,7 @@ class LogNormal:
 def add_noise(x0: Tensor, sigma: float | Tensor, noise: Tensor) -> Tensor:
     r""":math:`x_\sigma = x_0 + \sigma z` for x0 and z of one shape (B, ...), σ a number or one per sample (B,)."""
     if noise.shape != x0.shape:
-        raise ValueError(f"add_noise: noise has shape {tuple(noise.shape)}, x0 has {tuple(x0.shape)}")
+        raise ValueError(f"noise has shape {tuple(noise.shape)}, x0 has {tuple(x0.shape)}")
     return (x0 + sigma_like(sigma, x0, zero_allowed=True) * noise).to(x0.dtype)
 
 
@@ -115,8 +116,8 @@ def from_trigflow(x_t: Tensor, t: float | Tensor, sigma_data: float = 0.5) -> tu
         ValueError: for an angle outside 0 ≤ t < π/2.
     """
     value = torch.as_tensor(t)
-    if value.device.type == "cpu" and not ((value >= 0) & (value < math.pi / 2)).all():
-        raise ValueError(f"from_trigflow: t = {t}, but an angle must lie in [0, π/2)")
+    if at_hand(value) and not ((value >= 0) & (value < math.pi / 2)).all():
+        raise ValueError(f"t = {t}, but an angle must lie in [0, π/2)")
     angle = sigma_like(value, x_t, zero_allowed=True)
     return (x_t / angle.cos()).to(x_t.dtype), sigma_data * value.tan()
 
@@ -128,7 +129,7 @@ def curriculum(k: int, steps: int, s0: int = 2, s1: int = 150) -> int:
 
     Source: Song et al. 2023, appendix C.
     """
-    _check_curriculum("curriculum", k, steps, s0, s1)
+    _check_curriculum(k, steps, s0, s1)
     return math.ceil(math.sqrt(k / steps * ((s1 + 1) ** 2 - s0**2) + s0**2) - 1) + 1
 
 
@@ -143,23 +144,13 @@ def improved_curriculum(k: int, steps: int, s0: int = 10, s1: int = 1280) -> int
 
     Source: Song & Dhariwal 2023 (iCT), section 3.4.
     """
-    _check_curriculum("improved_curriculum", k, steps, s0, s1)
+    _check_curriculum(k, steps, s0, s1)
     stages = math.log2(s1 // s0) + 1
     if steps < stages:
         raise ValueError(
-            f"improved_curriculum: {steps} steps are too few for {math.ceil(stages)} grids from s0 = {s0} to s1 = {s1}; "
-            "train longer or lower s1"
+            f"{steps} steps are too few for {math.ceil(stages)} grids from s0 = {s0} to s1 = {s1}; train longer or lower s1"
         )
     return min(s0 * 2 ** (k // int(steps / stages)), s1) + 1
-
-
-def _check_curriculum(name: str, k: int, steps: int, s0: int, s1: int) -> None:
-    if steps < 1:
-        raise ValueError(f"{name}: steps = {steps}, but a curriculum needs at least 1 step")
-    if not 0 <= k <= steps:
-        raise ValueError(f"{name}: step {k} lies outside 0..{steps}")
-    if not 2 <= s0 <= s1:
-        raise ValueError(f"{name}: need 2 <= s0 <= s1, got {s0} and {s1}")
 
 
 def stage_of(k: int, steps: int, stages: int) -> int:
@@ -168,11 +159,17 @@ def stage_of(k: int, steps: int, stages: int) -> int:
     Raises:
         ValueError: for a step outside the training, or fewer steps than stages.
     """
-    if not 1 <= stages <= steps:
-        raise ValueError(f"stage_of: need 1 <= stages <= steps, got {stages} and {steps}")
-    if not 0 <= k <= steps:
-        raise ValueError(f"stage_of: step {k} lies outside 0..{steps}")
+    if not (1 <= stages <= steps and 0 <= k <= steps):
+        raise ValueError(f"step {k} of {steps} lies in none of {stages} stages")
     return min(k * stages // steps, stages - 1)
+
+
+def _check_curriculum(k: int, steps: int, s0: int, s1: int) -> None:
+    if not (0 <= k <= steps and steps >= 1 and 2 <= s0 <= s1):
+        raise ValueError(
+            f"a curriculum needs a step from 0 to steps, of 1 or more, and 2 <= s0 <= s1; got step {k}, steps = {steps}, "
+            f"s0 = {s0} and s1 = {s1}"
+        )
 
 
 def target_rate(n: int, s0: int = 2, mu0: float = 0.9) -> float:
@@ -183,7 +180,7 @@ def target_rate(n: int, s0: int = 2, mu0: float = 0.9) -> float:
     Source: Song et al. 2023, appendix C.
     """
     if not 0 < mu0 < 1:
-        raise ValueError(f"target_rate: mu0 = {mu0}, but it must lie between 0 and 1")
+        raise ValueError(f"mu0 = {mu0}, but it must lie between 0 and 1")
     return math.exp(s0 * math.log(mu0) / n)
 
 
@@ -193,7 +190,7 @@ def draw_steps(weights: Tensor, n: int, generator: torch.Generator | None = None
     By inverse-transform sampling from uniform numbers, drawn where the generator lives.
     """
     u = torch.rand(n, generator=generator, device=generator.device if generator else "cpu")
-    edges = weights.to(u.device).cumsum(0)
+    edges = weights.to(u).cumsum(0)
     return torch.searchsorted(edges / edges[-1], u, right=True).clamp(max=len(weights) - 1)
 
 
@@ -205,48 +202,71 @@ def normal(
     return noise if like is None else noise.to(like)
 
 
-def sigma_like(sigma: float | Tensor, x: Tensor, *, zero_allowed: bool = False) -> Tensor:
+def per_sample(value: Tensor, x: Tensor) -> Tensor:
+    """One number a sample, (B,), as (B, 1, ...), which broadcasts over ``x``."""
+    return value.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def at_hand(values: Tensor) -> bool:
+    """Whether a look at ``values`` costs nothing: on the CPU, and not while a graph is compiled.
+
+    Whatever checks the values in a tensor asks this first. To look at a tensor on a GPU would be to wait for the GPU at every
+    call, so there a wrong noise level passes; a number, or a tensor on the CPU, is always checked.
+    """
+    return values.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def sigma_like(
+    sigma: float | Tensor, x: Tensor, *, sigma_min: float = 0.0, zero_allowed: bool = False
+) -> Tensor:
     """σ as a tensor that broadcasts over ``x``: shape () or (B, 1, ...), float64 if x is, else float32.
 
-    Values are checked where that costs nothing: always for numbers, for tensors on the CPU only (looking at a GPU tensor
-    would wait for the GPU at every call).
+    Args:
+        sigma_min: ε of a consistency function, below which it is not defined. A σ within rounding of it (a part in 10⁶) is ε.
 
     Raises:
-        ValueError: for a σ that is zero, negative, NaN or infinite, or of a shape other than () or (B,).
+        ValueError: for a σ that is zero, negative, NaN or infinite, below ``sigma_min``, or of a shape other than () or (B,).
+            Values are looked at where they are :func:`at_hand`.
     """
     value = torch.as_tensor(sigma, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
     if value.ndim and value.shape != x.shape[:1]:
         raise ValueError(
             f"sigma has shape {tuple(value.shape)}; for x of shape {tuple(x.shape)} give a number or ({len(x)},)"
         )
-    if value.device.type == "cpu" and not torch.compiler.is_compiling():
-        bad = ~(value.isfinite() & ((value >= 0) if zero_allowed else (value > 0)))
-        if bad.any():
+    if at_hand(value):
+        good = (value >= 0 if zero_allowed else value > 0) & (value < math.inf)
+        if not good.all():
             wanted = "finite and not negative" if zero_allowed else "positive and finite"
+            raise ValueError(f"sigma = {value[~good][0].item():g}, but a noise level must be {wanted}")
+        if sigma_min and (value < sigma_min * (1 - ROUNDING)).any():
             raise ValueError(
-                f"sigma = {value[bad].flatten()[0].item():g}, but a noise level must be {wanted}"
+                f"sigma = {value.min().item():g} lies below sigma_min = {sigma_min:g}, where f is not defined"
             )
-    return value.to(x.device).reshape(value.shape + (1,) * (x.ndim - 1) if value.ndim else ())
+    if sigma_min:
+        value = torch.where((value - sigma_min).abs() <= ROUNDING * sigma_min, sigma_min, value)
+    return per_sample(value, x).to(x.device) if value.ndim else value.to(x.device)
 
 
-def check_grid(sigmas: Tensor, place: str) -> Tensor:
-    """``sigmas`` itself if it is a noise grid: one-dimensional, two points or more, positive, never rising.
+def check_grid(sigmas: Tensor, points: int = 2) -> Tensor:
+    """``sigmas`` itself if it is a noise grid: one-dimensional, at least ``points`` long, positive, never rising.
 
     Raises:
-        ValueError: names ``place`` and the first pair that is the wrong way round.
+        ValueError: names the first pair that is the wrong way round.
     """
-    if sigmas.ndim != 1 or len(sigmas) < 2:
+    if sigmas.ndim != 1 or len(sigmas) < points:
         raise ValueError(
-            f"{place}: sigmas must be a (n,) tensor of at least 2 points, got shape {tuple(sigmas.shape)}"
+            f"sigmas must be a (n,) tensor, n at least {points}, but its shape is {tuple(sigmas.shape)}"
         )
-    if sigmas.device.type == "cpu" and not torch.compiler.is_compiling():
-        if not (sigmas.isfinite() & (sigmas > 0)).all():
-            raise ValueError(f"{place}: sigmas must be positive and finite, got {sigmas.tolist()[:6]} ...")
-        rising = (sigmas[1:] > sigmas[:-1]).nonzero()
-        if len(rising):
-            i = int(rising[0])
+    if at_hand(sigmas):
+        good = (sigmas > 0) & (sigmas < math.inf)
+        if not good.all():
+            i = int((~good).nonzero()[0])
+            raise ValueError(f"sigmas must be positive and finite, but sigmas[{i}] = {sigmas[i]:g}")
+        rising = sigmas[1:] > sigmas[:-1]
+        if rising.any():
+            i = int(rising.nonzero()[0])
             raise ValueError(
-                f"{place}: sigmas must run from large to small, but sigmas[{i}] = {sigmas[i]:g} < "
+                f"sigmas must run from large to small, but sigmas[{i}] = {sigmas[i]:g} < "
                 f"sigmas[{i + 1}] = {sigmas[i + 1]:g}; use sigmas.flip(0) or karras_sigmas(n)"
             )
     return sigmas

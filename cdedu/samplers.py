@@ -2,32 +2,84 @@
 
 Every sampler takes a denoiser and pure noise scaled to the first noise level, ``x = sigmas[0] * z``, and returns data in the
 shape of x. ``progress`` wraps the loop (``tqdm.auto.tqdm`` for a bar); ``callback(x, sigma)`` sees every intermediate state.
+
+There is one loop down a noise grid, in :func:`sampler`; what is written here besides is what a step does.
 """
 
+import functools
+import inspect
+import itertools
+import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from cdedu.noise import SIGMA_MIN, check_grid, normal
-from cdedu.solvers import Solver, euler_step, heun_step
+from cdedu.noise import SIGMA_MIN, check_grid, normal, sigma_like
+from cdedu.solvers import euler_step, heun_step
 from cdedu.teacher import Denoiser
 
 Progress = Callable[[Sequence[Any]], Iterable[Any]]
 Callback = Callable[[Tensor, float], None]
+Step = Callable[..., Tensor]
+"""``step(denoiser, x, sigma, sigma_next, **cond)``: x at ``sigma_next``, both levels numbers; such as :func:`~cdedu.solvers.euler_step`."""
 
 
-def sample_euler(
-    denoiser: Denoiser,
-    x: Tensor,
-    sigmas: Tensor,
-    to_zero: bool = True,
-    *,
-    progress: Progress | None = None,
-    callback: Callback | None = None,
-    **cond: Any,
-) -> Tensor:
+class Sampler(Protocol):
+    """Walks x down a noise grid: (B, ...) noise to (B, ...) data."""
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        sigmas: Tensor,
+        to_zero: bool = True,
+        *,
+        progress: Progress | None = None,
+        callback: Callback | None = None,
+        **cond: Any,
+    ) -> Tensor: ...
+
+
+def sampler(solver: Callable[[], Step]) -> Sampler:
+    """The sampler that takes the steps of a solver, from each noise level to the next.
+
+    Args:
+        solver: called once a walk, so that a step may remember the one before. It gives the sampler its name and docstring; keywords
+            of its step, such as ``generator``, are the sampler's, too.
+    """
+
+    @functools.wraps(solver, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
+    def sample(
+        denoiser: Denoiser,
+        x: Tensor,
+        sigmas: Tensor,
+        to_zero: bool = True,
+        *,
+        progress: Progress | None = None,
+        callback: Callback | None = None,
+        **cond: Any,
+    ) -> Tensor:
+        step, levels = solver(), check_grid(torch.as_tensor(sigmas).cpu()).tolist() + [0.0] * to_zero
+        pairs = list(itertools.pairwise(levels))
+        if callback:
+            callback(x, levels[0])
+        with torch.no_grad():
+            for sigma, sigma_next in pairs if progress is None else progress(pairs):
+                x = step(denoiser, x, sigma, sigma_next, **cond)
+                if callback:
+                    callback(x, sigma_next)
+        return x
+
+    of_step = [p for p in inspect.signature(solver()).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    *shared, cond = inspect.signature(sample, follow_wrapped=False).parameters.values()
+    vars(sample)["__signature__"] = inspect.Signature([*shared, *of_step, cond], return_annotation=Tensor)
+    return sample
+
+
+@sampler
+def sample_euler() -> Step:
     """Deterministic sampling with Euler steps: DDIM. n points cost n evaluations (n − 1 without ``to_zero``).
 
     Args:
@@ -37,19 +89,11 @@ def sample_euler(
 
     Source: Song, Meng, Ermon 2020.
     """
-    return _walk(euler_step, denoiser, x, sigmas, to_zero, progress, callback, cond)
+    return euler_step
 
 
-def sample_heun(
-    denoiser: Denoiser,
-    x: Tensor,
-    sigmas: Tensor,
-    to_zero: bool = True,
-    *,
-    progress: Progress | None = None,
-    callback: Callback | None = None,
-    **cond: Any,
-) -> Tensor:
+@sampler
+def sample_heun() -> Step:
     """EDM's deterministic sampler: Heun steps, then one Euler step to 0. n points cost 2n − 1 evaluations.
 
     At n = 18 that is the 35 of the literature. With ``to_zero=False`` the walk ends at ``sigmas[-1]`` after 2n − 2: the
@@ -57,47 +101,41 @@ def sample_heun(
 
     Source: Karras et al. 2022, algorithm 1.
     """
-    return _walk(heun_step, denoiser, x, sigmas, to_zero, progress, callback, cond)
+    return heun_step
 
 
-def sample_ddpm(
-    denoiser: Denoiser,
-    x: Tensor,
-    sigmas: Tensor,
-    to_zero: bool = True,
-    *,
-    generator: torch.Generator | None = None,
-    progress: Progress | None = None,
-    callback: Callback | None = None,
-    **cond: Any,
-) -> Tensor:
+@sampler
+def sample_ddpm() -> Step:
     r"""Ancestral sampling: step lower than asked, then add fresh noise. n points cost n evaluations.
 
     .. math:: \sigma_\text{up}^2 = \frac{\sigma_s^2\,(\sigma_t^2-\sigma_s^2)}{\sigma_t^2}, \qquad
               \sigma_\text{down}^2 = \sigma_s^2 - \sigma_\text{up}^2 \qquad \text{(from } \sigma_t \text{ to } \sigma_s)
 
-    Source: Ho et al. 2020 (the ``fixed_small`` variance), in σ. Other arguments as in :func:`sample_euler`.
+    Args:
+        generator: draws the noise of every step; the others as in :func:`sample_euler`.
+
+    Source: Ho et al. 2020 (the ``fixed_small`` variance), in σ.
     """
 
-    def ancestral_step(denoiser: Denoiser, x: Tensor, sigma: float, sigma_next: float, **cond: Any) -> Tensor:
+    def step(
+        denoiser: Denoiser,
+        x: Tensor,
+        sigma: float,
+        sigma_next: float,
+        *,
+        generator: torch.Generator | None = None,
+        **cond: Any,
+    ) -> Tensor:
         up = (sigma_next**2 * (sigma**2 - sigma_next**2)) ** 0.5 / sigma
         down = (sigma_next**2 - up**2) ** 0.5
         x = euler_step(denoiser, x, sigma, down, **cond)
-        return x + up * normal(tuple(x.shape), generator, like=x) if up else x
+        return x + up * normal(x.shape, generator, like=x) if up else x
 
-    return _walk(ancestral_step, denoiser, x, sigmas, to_zero, progress, callback, cond)  # type: ignore[arg-type]
+    return step
 
 
-def sample_dpm_solver(
-    denoiser: Denoiser,
-    x: Tensor,
-    sigmas: Tensor,
-    to_zero: bool = True,
-    *,
-    progress: Progress | None = None,
-    callback: Callback | None = None,
-    **cond: Any,
-) -> Tensor:
+@sampler
+def sample_dpm_solver() -> Step:
     r"""DPM-Solver++(2M): a second-order step for one evaluation, since it keeps the guess of the step before. n points cost n.
 
     .. math:: x_{i+1} = \frac{\sigma_{i+1}}{\sigma_i}\,x_i + \Big(1 - \frac{\sigma_{i+1}}{\sigma_i}\Big)
@@ -110,26 +148,22 @@ def sample_dpm_solver(
     Raises:
         ValueError: for a grid with two equal neighbours, between which no slope can be taken.
 
-    Source: Lu et al. 2022 (DPM-Solver++), algorithm 2; through diffusers' ``EDMDPMSolverMultistepScheduler``.
+    Source: Lu et al. 2022 (DPM-Solver++), algorithm 2.
     """
-    from diffusers import EDMDPMSolverMultistepScheduler
-
-    levels = check_grid(torch.as_tensor(sigmas), "sample_dpm_solver").cpu()
-    if (levels[1:] == levels[:-1]).any():
-        raise ValueError("sample_dpm_solver: two neighbours of sigmas are equal; leave one of them out")
-    scheduler: Any = EDMDPMSolverMultistepScheduler(  # type: ignore[no-untyped-call]
-        lower_order_final=False, final_sigmas_type="zero" if to_zero else "sigma_min"
-    )
-    scheduler.set_timesteps(len(levels) - (not to_zero))
-    scheduler.set_begin_index(0)
-    scheduler.sigmas = torch.cat([levels, levels.new_zeros(1)])
-    scheduler.convert_model_output = lambda output, sample: output  # which is D already
+    before: tuple[float, Tensor] | None = None
 
     def step(denoiser: Denoiser, x: Tensor, sigma: float, sigma_next: float, **cond: Any) -> Tensor:
-        moved: Tensor = scheduler.step(denoiser(x, sigma, **cond), None, x, return_dict=False)[0]
-        return moved
+        nonlocal before
+        if sigma == sigma_next:
+            raise ValueError(f"two neighbours of sigmas are equal, {sigma:g}; leave one of them out")
+        guess = ahead = denoiser(x, sigma, **cond)
+        if before and sigma_next:
+            h, h_next = math.log(before[0] / sigma), math.log(sigma / sigma_next)
+            ahead = guess + h_next / (2 * h) * (guess - before[1])
+        before = sigma, guess
+        return sigma_next / sigma * x + (1 - sigma_next / sigma) * ahead
 
-    return _walk(step, denoiser, x, sigmas, to_zero, progress, callback, cond)  # type: ignore[arg-type]
+    return step
 
 
 def sample_consistency(
@@ -156,48 +190,17 @@ def sample_consistency(
 
     Source: Song et al. 2023, algorithm 1.
     """
-    levels = [float(s) for s in sigmas]
     eps = float(getattr(student, "sigma_min", SIGMA_MIN))
-    if not levels:
-        raise ValueError(
-            "sample_consistency: sigmas is empty; give at least the first noise level, such as (80.0,)"
-        )
-    if len(levels) > 1:
-        check_grid(torch.tensor(levels, dtype=torch.float64), "sample_consistency")
-    if levels[-1] < eps * (1 - 1e-6):
-        raise ValueError(
-            f"sample_consistency: sigma = {levels[-1]:g} lies below the student's sigma_min = {eps:g}"
-        )
+    levels = [float(s) for s in sigmas]
+    check_grid(torch.tensor(levels, dtype=torch.float64), points=1)
+    sigma_like(levels[-1], x, sigma_min=eps)
     with torch.no_grad():
         for i, sigma in enumerate(levels if progress is None else progress(levels)):
             if i:
-                x = x + max(sigma**2 - eps**2, 0.0) ** 0.5 * normal(tuple(x.shape), generator, like=x)
+                x = x + max(sigma**2 - eps**2, 0.0) ** 0.5 * normal(x.shape, generator, like=x)
             if callback:
                 callback(x, sigma)
             x = student(x, sigma, **cond)
     if callback:
         callback(x, eps)
-    return x
-
-
-def _walk(
-    step: Solver,
-    denoiser: Denoiser,
-    x: Tensor,
-    sigmas: Tensor,
-    to_zero: bool,
-    progress: Progress | None,
-    callback: Callback | None,
-    cond: dict[str, Any],
-) -> Tensor:
-    """The one loop: ``step`` from each noise level to the next."""
-    levels = check_grid(torch.as_tensor(sigmas), "sampler").tolist() + [0.0] * to_zero
-    pairs = list(zip(levels[:-1], levels[1:], strict=True))
-    if callback:
-        callback(x, levels[0])
-    with torch.no_grad():
-        for sigma, sigma_next in pairs if progress is None else progress(pairs):
-            x = step(denoiser, x, sigma, sigma_next, **cond)
-            if callback:
-                callback(x, sigma_next)
     return x

@@ -7,7 +7,6 @@ the student is compared with (the student itself, gradient stopped, where μ = 0
 import copy
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -44,7 +43,7 @@ class ConsistencyModel(Preconditioned):
         angle: bool = False,
     ) -> None:
         if not sigma_min > 0:
-            raise ValueError(f"ConsistencyModel: sigma_min = {sigma_min}, but it must be positive")
+            raise ValueError(f"sigma_min = {sigma_min}, but it must be positive")
         super().__init__(network, sigma_data, sigma_min, noise_scale, angle)
 
     @classmethod
@@ -56,7 +55,7 @@ class ConsistencyModel(Preconditioned):
         """
         if not isinstance(teacher, Teacher):
             raise TypeError(
-                f"from_teacher: {type(teacher).__name__} has no preconditioned network to copy; "
+                f"{type(teacher).__name__} has no preconditioned network to copy; "
                 "use DenoiserStudent(denoiser), which works over any denoiser"
             )
         network = copy.deepcopy(teacher.network).requires_grad_(True)
@@ -78,12 +77,11 @@ class DenoiserStudent(nn.Module):
     def __init__(self, denoiser: nn.Module, sigma_min: float = SIGMA_MIN) -> None:
         super().__init__()
         if not sigma_min > 0:
-            raise ValueError(f"DenoiserStudent: sigma_min = {sigma_min}, but it must be positive")
+            raise ValueError(f"sigma_min = {sigma_min}, but it must be positive")
         self.denoiser, self.sigma_min = denoiser, sigma_min
 
     def forward(self, x: Tensor, sigma: float | Tensor, **cond: Any) -> Tensor:
-        keep = self.sigma_min / sigma_like(sigma, x)
-        keep = torch.where((keep - 1).abs() <= 1e-6, torch.ones_like(keep), keep)
+        keep = self.sigma_min / sigma_like(sigma, x, sigma_min=self.sigma_min)
         return (keep * x + (1 - keep) * self.denoiser(x, sigma, **cond)).to(x.dtype)
 
 
@@ -111,5 +109,5 @@ class EMA(AveragedModel):
 
 def _check_rate(rate: float) -> float:
     if not 0 <= rate < 1:
-        raise ValueError(f"EMA: rate = {rate}, but it must be at least 0 and below 1")
+        raise ValueError(f"rate = {rate}, but it must be at least 0 and below 1")
     return rate

@@ -6,7 +6,6 @@ probability flow is known to high accuracy, so whatever is built on a teacher ca
 
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from cdedu.noise import sigma_like
@@ -33,8 +32,6 @@ def preconditioning(
     Source: Karras et al. 2022, table 1; Song et al. 2023, appendix C.
     """
     gap = sigma - sigma_min
-    # A boundary that went through float32 on its way to float64 is still the boundary.
-    gap = torch.where(gap.abs() <= 1e-6 * sigma_min, torch.zeros_like(gap), gap)
     c_skip = sigma_data**2 / (gap**2 + sigma_data**2)
     c_out = sigma_data * gap / (sigma_data**2 + sigma**2).sqrt()
     c_in = 1 / (sigma**2 + sigma_data**2).sqrt()
@@ -50,12 +47,7 @@ class Preconditioned(nn.Module):
     """
 
     def __init__(
-        self,
-        network: nn.Module,
-        sigma_data: float,
-        sigma_min: float,
-        noise_scale: float,
-        angle: bool = False,
+        self, network: nn.Module, sigma_data: float, sigma_min: float, noise_scale: float, angle: bool = False
     ) -> None:
         super().__init__()
         if not (sigma_data > 0 and sigma_min >= 0 and noise_scale > 0):
@@ -64,19 +56,11 @@ class Preconditioned(nn.Module):
                 f"got {sigma_data}, {sigma_min}, {noise_scale}"
             )
         self.network = network
-        self.sigma_data, self.sigma_min, self.noise_scale = sigma_data, sigma_min, noise_scale
-        self.angle = angle
+        self.sigma_data, self.sigma_min = sigma_data, sigma_min
+        self.noise_scale, self.angle = noise_scale, angle
 
     def forward(self, x: Tensor, sigma: float | Tensor, **cond: Any) -> Tensor:
-        s = sigma_like(sigma, x)
-        if (
-            s.device.type == "cpu"
-            and not torch.compiler.is_compiling()
-            and (s < self.sigma_min * (1 - 1e-6)).any()
-        ):
-            raise ValueError(
-                f"sigma = {s.min():g} lies below sigma_min = {self.sigma_min:g}, where f is not defined"
-            )
+        s = sigma_like(sigma, x, sigma_min=self.sigma_min)
         c_skip, c_out, c_in = preconditioning(s, self.sigma_data, self.sigma_min)
         time = (s / self.sigma_data).atan() if self.angle else s.log()
         c_noise = self.noise_scale * time.flatten().expand(len(x))

@@ -58,7 +58,7 @@ def test_the_composed_solver_has_no_links():
 
 
 def test_a_rising_grid_is_refused():
-    with pytest.raises(ValueError, match="link_errors: sigmas must run from large to small"):
+    with pytest.raises(ValueError, match="sigmas must run from large to small"):
         link_errors(PLANE, PLANE, torch.zeros(1, 2), karras_sigmas(5).flip(0))
 
 

@@ -9,7 +9,7 @@ import cdedu
 ROOT = Path(cdedu.__file__).parent
 FLOORS = (
     ("files", "plotting"),
-    ("noise", "solvers", "teacher", "mixture", "student", "losses", "samplers", "editing"),
+    ("noise", "solvers", "teacher", "mixture", "student", "perceptual", "losses", "samplers", "editing"),
     ("data", "networks"),
     ("adapters", "recipes", "runtime", "training", "checkpoints", "records", "runs"),
     ("evaluation",),

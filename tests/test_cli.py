@@ -492,7 +492,7 @@ def test_lpips_without_its_weights_is_refused_before_work(cdedu, monkeypatch):
 
     recipe = replace(recipes["cifar10"], network=Network("ddpmpp", width=4, depth=1, multipliers=(1,)))
     monkeypatch.setitem(recipes, "cifar10", recipe)
-    monkeypatch.setattr("cdedu.losses._lpips_network", offline)
+    monkeypatch.setattr("cdedu.perceptual._lpips_network", offline)
     monkeypatch.setattr(images, "CACHE", Path("cache"))
     checkpoints.save("t.safetensors", Teacher(recipe.network.build((3, 8, 8))), recipe, (3, 8, 8))
     zip_of_pictures(Path("a.zip"), 4, size=8)

@@ -8,7 +8,7 @@ import torch
 from numpy.polynomial.hermite_e import hermegauss
 from torch import nn
 
-from cdedu import losses
+from cdedu import losses, perceptual
 from cdedu.losses import (
     consistency_training_loss,
     continuous_consistency_loss,
@@ -89,7 +89,7 @@ def test_lpips_refuses_what_is_not_rgb_and_says_what_is_missing_offline(monkeypa
         raise OSError("no network")
 
     monkeypatch.setattr(library, "_NoTrainLpips", offline)
-    losses._lpips_network.cache_clear()
+    perceptual._lpips_network.cache_clear()
     with pytest.raises(RuntimeError, match="vgg16-397923af.pth.*no network.*pseudo_huber"):
         lpips(torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8))
 
@@ -306,8 +306,8 @@ def test_losses_repeat_with_their_generator():
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"sigmas": GRID.flip(0)}, "distillation_loss: sigmas must run from large to small"),
-        ({"sigmas": GRID[:1]}, "at least 2 points"),
+        ({"sigmas": GRID.flip(0)}, "sigmas must run from large to small"),
+        ({"sigmas": GRID[:1]}, "n at least 2, but its shape is"),
         ({"index": torch.full((14,), 7)}, r"one step in 0..6"),
         ({"index": torch.zeros(3, dtype=torch.long)}, r"one step in 0..6"),
         ({"noise": torch.zeros(14, 3, dtype=F64)}, "noise has shape"),

@@ -1,5 +1,6 @@
 """Samplers against an independent copy of EDM's algorithm, against diffusers, and against exact variances."""
 
+import inspect
 import math
 
 import pytest
@@ -8,7 +9,15 @@ import torch
 from cdedu.mixture import GaussianMixture
 from cdedu.networks import MLP
 from cdedu.noise import karras_sigmas, normal
-from cdedu.samplers import sample_consistency, sample_ddpm, sample_dpm_solver, sample_euler, sample_heun
+from cdedu.samplers import (
+    Step,
+    sample_consistency,
+    sample_ddpm,
+    sample_dpm_solver,
+    sample_euler,
+    sample_heun,
+    sampler,
+)
 from cdedu.teacher import Teacher
 
 F64 = torch.float64
@@ -167,19 +176,42 @@ def test_dpm_solver_is_its_formula(to_zero):
     assert (sample_dpm_solver(teacher, z, grid, to_zero) - x).abs().max() < 1e-10
 
 
-def test_dpm_solver_is_diffusers_stepping():
-    """As a pipeline of diffusers would call it, with the raw network and its own preconditioning."""
+def diffusers_dpm_solver(levels, **options):
+    """diffusers' scheduler on a grid of our own."""
     from diffusers import EDMDPMSolverMultistepScheduler
 
-    teacher = random_teacher(torch.float32)
-    scheduler = EDMDPMSolverMultistepScheduler(sigma_data=0.5, sigma_min=0.002, sigma_max=80.0)
-    scheduler.set_timesteps(20)
+    scheduler = EDMDPMSolverMultistepScheduler(sigma_data=0.5, sigma_min=0.002, sigma_max=80.0, **options)
+    scheduler.set_timesteps(len(levels) - 1)
+    scheduler.set_begin_index(0)
+    scheduler.sigmas = levels
+    return scheduler
+
+
+def test_dpm_solver_is_diffusers_stepping():
+    """As a pipeline of diffusers would call it, with the raw network and its own preconditioning."""
+    teacher, grid = random_teacher(torch.float32), karras_sigmas(20)
+    scheduler = diffusers_dpm_solver(torch.cat([grid, torch.zeros(1)]))
     x = z = 80 * torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         for t in scheduler.timesteps:
             output = teacher.network(scheduler.scale_model_input(x, t), t.expand(6))
             x = scheduler.step(output, t, x).prev_sample
-    assert torch.allclose(sample_dpm_solver(teacher, z, karras_sigmas(20)), x, atol=2e-4)
+    assert torch.allclose(sample_dpm_solver(teacher, z, grid), x, atol=2e-4)
+
+
+@pytest.mark.parametrize("to_zero", [True, False])
+def test_dpm_solver_is_that_of_diffusers_to_the_last_digits(to_zero):
+    """In float64, with the denoiser's guess in the place of the scheduler's own preconditioning."""
+    teacher, grid = random_teacher(), karras_sigmas(12, 0.01, 50.0, 5.0, dtype=F64)
+    levels = torch.cat([grid, torch.zeros(1, dtype=F64)])[: 12 + to_zero]
+    end = "zero" if to_zero else "sigma_min"
+    scheduler = diffusers_dpm_solver(levels, lower_order_final=False, final_sigmas_type=end)
+    scheduler.convert_model_output = lambda output, sample: output
+    x = z = 50 * torch.randn(6, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
+    with torch.no_grad():
+        for sigma in levels[:-1].tolist():
+            x = scheduler.step(teacher(x, sigma), None, x).prev_sample
+    assert torch.allclose(sample_dpm_solver(teacher, z, grid, to_zero), x, rtol=1e-10, atol=1e-12)
 
 
 def test_dpm_solver_is_of_second_order_and_has_no_memory_between_calls():
@@ -201,10 +233,10 @@ def test_dpm_solver_refuses_equal_neighbours():
 
 
 @pytest.mark.parametrize(
-    "sampler, evaluations",
+    "sample, evaluations",
     [(sample_euler, 18), (sample_heun, 35), (sample_ddpm, 18), (sample_dpm_solver, 18)],
 )
-def test_evaluations_progress_and_states_are_counted(sampler, evaluations):
+def test_evaluations_progress_and_states_are_counted(sample, evaluations):
     calls, bars, states = [], [], []
 
     def denoiser(x, sigma, labels):
@@ -218,11 +250,11 @@ def test_evaluations_progress_and_states_are_counted(sampler, evaluations):
 
     x = 80 * torch.randn(3, 2)
     options = {"progress": progress, "callback": lambda x, s: states.append(s), "labels": "labels"}
-    y = sampler(denoiser, x, karras_sigmas(18), **options)
+    y = sample(denoiser, x, karras_sigmas(18), **options)
     assert len(calls) == evaluations and bars == [18] and len(states) == 19
     assert states[0] == 80 and states[-1] == 0 and y.abs().max() < 1e-4
     calls.clear(), states.clear()
-    sampler(denoiser, x, karras_sigmas(18), to_zero=False, **options)
+    sample(denoiser, x, karras_sigmas(18), to_zero=False, **options)
     assert len(calls) == evaluations - 1 and states[-1] == pytest.approx(0.002)
 
 
@@ -257,18 +289,18 @@ def test_one_seed_one_result():
         assert run(draw(0)).equal(run(draw(0))) and not run(draw(0)).equal(run(draw(1)))
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_rising_grid_is_refused(sampler):
+@pytest.mark.parametrize("sample", SAMPLERS)
+def test_a_rising_grid_is_refused(sample):
     with pytest.raises(ValueError, match="from large to small"):
-        sampler(random_teacher(), torch.zeros(1, 2, dtype=F64), karras_sigmas(5).flip(0))
+        sample(random_teacher(), torch.zeros(1, 2, dtype=F64), karras_sigmas(5).flip(0))
 
 
 @pytest.mark.parametrize(
     "sigmas, words",
     [
-        ((), "sigmas is empty"),
+        ((), "n at least 1, but its shape is"),
         ((1.0, 80.0), "from large to small"),
-        ((80.0, 0.001), "below the student's sigma_min"),
+        ((80.0, 0.001), "below sigma_min = 0.002"),
         ((80.0, -1.0), "positive and finite"),
         ((math.nan,), "positive and finite"),
     ],
@@ -276,3 +308,32 @@ def test_a_rising_grid_is_refused(sampler):
 def test_consistency_sampler_refuses(sigmas, words):
     with pytest.raises(ValueError, match=words):
         sample_consistency(ExactStudent(0.5, 0.002), torch.zeros(1, 1, dtype=F64), sigmas)
+
+
+def test_a_sampler_of_ones_own_is_a_function_that_gives_a_step():
+    @sampler
+    def sample_half() -> Step:
+        """Goes half of the way."""
+
+        def step(denoiser, x, sigma, sigma_next, *, share=0.5, **cond):
+            return x + share * (denoiser(x, sigma, **cond) - x)
+
+        return step
+
+    x, seen = torch.full((1, 1), 8.0), []
+    options = {"share": 0.25, "labels": None, "callback": lambda x, sigma: seen.append(x.item())}
+    sample_half(lambda x, sigma, labels: 0 * x, x, torch.tensor([4.0, 2.0, 1.0]), **options)
+    assert seen == [8.0, 6.0, 4.5, 3.375]
+    assert (sample_half.__name__, sample_half.__doc__) == ("sample_half", "Goes half of the way.")
+
+
+def test_help_shows_every_argument_of_a_sampler():
+    names = "denoiser x sigmas to_zero progress callback generator cond"
+    assert " ".join(inspect.signature(sample_ddpm).parameters) == names
+    for other in (sample_euler, sample_heun, sample_dpm_solver):
+        assert " ".join(inspect.signature(other).parameters) == names.replace(" generator", "")
+        assert (
+            inspect.isfunction(other)
+            and other.__module__ == "cdedu.samplers"
+            and "n points cost" in other.__doc__
+        )

@@ -48,13 +48,13 @@ class Features(nn.Module):
         super().__init__()
         if not layers:
             raise ValueError(
-                "Features: no layers are named, but a discriminator needs features to look at; name at least one"
+                "no layers are named, but a discriminator needs features to look at; name at least one"
             )
         known = dict(network.named_modules())
         for name in layers:
             if name not in known:
                 raise ValueError(
-                    f"Features: {type(network).__name__} has no layer {name!r}; its last ones are {', '.join([*known][-3:])}"
+                    f"{type(network).__name__} has no layer {name!r}; its last ones are {', '.join([*known][-3:])}"
                 )
         self.network, self.layers, self.sigma = copy.deepcopy(network).eval(), tuple(layers), sigma
         self.requires_grad_(False)
@@ -97,12 +97,12 @@ class Discriminator(nn.Module):
     def __init__(self, features: Any, shape: tuple[int, ...], width: int = 64, levels: int = 1) -> None:
         super().__init__()
         if levels < 1:
-            raise ValueError(f"Discriminator: levels = {levels}, but a student has at least 1 noise level")
+            raise ValueError(f"levels = {levels}, but a student has at least 1 noise level")
         with torch.no_grad():
             found = features(torch.zeros(2, *shape))
         if not isinstance(found, list | tuple) or not found or any(f.ndim != 2 or len(f) != 2 for f in found):
             raise ValueError(
-                "Discriminator: features must turn (B, ...) into a list of (B, d), with one at least; "
+                "features must turn (B, ...) into a list of (B, d), with one at least; "
                 "make them with Features(network, layers)"
             )
         self.features = features
@@ -116,9 +116,7 @@ class Discriminator(nn.Module):
         scores = torch.stack([head(f) for head, f in zip(self.heads, found, strict=True)]).sum(0)
         level = torch.zeros(len(scores), dtype=torch.long, device=scores.device) if level is None else level
         if level.shape != scores.shape[:1]:
-            raise ValueError(
-                f"Discriminator: level has shape {tuple(level.shape)}, want one a sample, ({len(scores)},)"
-            )
+            raise ValueError(f"level has shape {tuple(level.shape)}, want one a sample, ({len(scores)},)")
         return scores.gather(1, level[:, None])[:, 0]
 
     def forward(self, x: Tensor, level: Tensor | None = None) -> Tensor:
@@ -151,10 +149,10 @@ def discriminator_loss(
     """
     if real.shape != fake.shape:
         raise ValueError(
-            f"discriminator_loss: real has shape {tuple(real.shape)} and fake {tuple(fake.shape)}; they must be equal"
+            f"real has shape {tuple(real.shape)} and fake {tuple(fake.shape)}; they must be equal"
         )
     if not r1 >= 0:
-        raise ValueError(f"discriminator_loss: r1 = {r1}, but a penalty's weight cannot be negative")
+        raise ValueError(f"r1 = {r1}, but a penalty's weight cannot be negative")
     with torch.no_grad():
         found, made = discriminator.features(real), discriminator.features(fake)
     found = [f.requires_grad_(r1 > 0) for f in found]
@@ -207,9 +205,9 @@ def renoised_distillation_loss(
     """
     if sigma.shape != fake.shape[:1]:
         raise ValueError(
-            f"renoised_distillation_loss: sigma has shape {tuple(sigma.shape)}, want one noise level a sample, ({len(fake)},)"
+            f"sigma has shape {tuple(sigma.shape)}, want one noise level a sample, ({len(fake)},)"
         )
-    noise = normal(tuple(fake.shape), generator, like=fake) if noise is None else noise
+    noise = normal(fake.shape, generator, like=fake) if noise is None else noise
     with torch.no_grad():
         guess = teacher(add_noise(fake.detach(), sigma, noise), sigma, **cond)
     weight = (1 + sigma_like(sigma, fake).flatten() ** 2) ** -0.5
@@ -294,11 +292,11 @@ def train_adversarial(
     """
     if min(distillation, adversarial) < 0 or not distillation + adversarial > 0:
         raise ValueError(
-            f"train_adversarial: distillation = {distillation} and adversarial = {adversarial}, but neither may be negative, "
+            f"distillation = {distillation} and adversarial = {adversarial}, but neither may be negative, "
             "nor both 0"
         )
     data, runtime = data or load_data(recipe.data), Runtime(device)
-    few = few_levels(recipe, levels, "train_adversarial")
+    few = few_levels(recipe, levels)
     with seeded(recipe.seed, "discriminator"):
         critic = Discriminator(features, tuple(data.train.shape[1:]), levels=len(few) if told else 1)
     critic = critic.to(runtime.device)
@@ -319,12 +317,12 @@ def train_adversarial(
     return duel(recipe, teacher, few, critic, critic.heads, optimizer, loss_of, data, runtime, resume)
 
 
-def few_levels(recipe: Recipe, levels: Sequence[float] | None, place: str) -> Tensor:
+def few_levels(recipe: Recipe, levels: Sequence[float] | None) -> Tensor:
     """The student's few noise levels, checked: (n,)."""
     few = torch.tensor(recipe.student_sigmas(4) if levels is None else list(levels))
     if not len(few) or not ((few > recipe.sigma_min) & (few <= recipe.sigma_max)).all():
         raise ValueError(
-            f"{place}: levels = {few.tolist()}, but the student needs at least one, each above {recipe.sigma_min:g} and at "
+            f"levels = {few.tolist()}, but the student needs at least one, each above {recipe.sigma_min:g} and at "
             f"most {recipe.sigma_max:g}"
         )
     return few

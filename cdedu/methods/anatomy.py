@@ -1,5 +1,7 @@
 """Where a student's error comes from: the solver's share and the student's own."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -34,9 +36,9 @@ def link_errors(
 
     Source: the proof of theorem 1 in Song et al. 2023, appendix A, for a loss that is not zero.
     """
-    check_grid(sigmas, "link_errors")
+    check_grid(sigmas)
     answers = [student(x, sigmas[0])]
-    for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, sigma_next in pairwise(sigmas):
         x = solver(teacher, x, sigma, sigma_next)
         answers.append(student(x, sigma_next))
-    return torch.stack([a - b for a, b in zip(answers[:-1], answers[1:], strict=True)])
+    return torch.stack([a - b for a, b in pairwise(answers)])

@@ -14,7 +14,7 @@ from torch import Tensor
 from cdedu.data import Dataset, load_data
 from cdedu.losses import denoising_loss, l2
 from cdedu.methods.adversarial import Duel, Turn, duel, few_levels
-from cdedu.noise import add_noise, normal
+from cdedu.noise import add_noise, normal, per_sample
 from cdedu.recipes import Recipe
 from cdedu.runtime import Runtime
 from cdedu.teacher import Denoiser, Teacher
@@ -47,14 +47,14 @@ def matching_gradient(
     """
     if sigma.shape != x.shape[:1] or noise.shape != x.shape:
         raise ValueError(
-            f"matching_gradient: x has shape {tuple(x.shape)}, sigma {tuple(sigma.shape)} and noise {tuple(noise.shape)}; "
+            f"x has shape {tuple(x.shape)}, sigma {tuple(sigma.shape)} and noise {tuple(noise.shape)}; "
             f"want ({len(x)},) noise levels and noise in the shape of x"
         )
     with torch.no_grad():
         noisy = add_noise(x.detach(), sigma, noise)
         guess = real(noisy, sigma, **cond)
         size = (x.detach() - guess).abs().flatten(1).mean(1).clamp(min=1e-6)
-        return (fake(noisy, sigma, **cond) - guess) / size.reshape(-1, *[1] * (x.ndim - 1))
+        return (fake(noisy, sigma, **cond) - guess) / per_sample(size, x)
 
 
 def matching_loss(
@@ -76,7 +76,7 @@ def matching_loss(
     Returns:
         (B,) losses, mean over the dimensions.
     """
-    noise = normal(tuple(x.shape), generator, like=x) if noise is None else noise
+    noise = normal(x.shape, generator, like=x) if noise is None else noise
     g = matching_gradient(real, fake, x, sigma, noise, **cond)
     return l2(x, (x - g).detach()) / 2
 
@@ -111,7 +111,7 @@ def train_matching(
     Source: Yin et al. 2024 (DMD and DMD2).
     """
     data, runtime = data or load_data(recipe.data), Runtime(device)
-    few = few_levels(recipe, (recipe.sigma_max,) if levels is None else levels, "train_matching")
+    few = few_levels(recipe, (recipe.sigma_max,) if levels is None else levels)
     fake = copy.deepcopy(teacher).requires_grad_(True).to(runtime.device)
     optimizer = torch.optim.Adam(fake.parameters(), lr=critic_lr)
     frozen = runtime.freeze(copy.deepcopy(teacher))

@@ -18,6 +18,13 @@ from cdedu.noise import sigma_like
 from cdedu.teacher import Denoiser
 
 
+def _take_range(wrapper: nn.Module, denoiser: Any) -> None:
+    """What is made of a denoiser knows the noise levels that it knows."""
+    for name in ("sigma_min", "sigma_max"):
+        if hasattr(denoiser, name):
+            setattr(wrapper, name, getattr(denoiser, name))
+
+
 class GuidedDenoiser(nn.Module):
     r"""Classifier-free guidance: one denoiser, called with the label and with the null label.
 
@@ -37,12 +44,7 @@ class GuidedDenoiser(nn.Module):
     def __init__(self, denoiser: Denoiser, weight: float | None, null: int) -> None:
         super().__init__()
         self.denoiser, self.weight, self.null = denoiser, weight, null
-        for name in (
-            "sigma_min",
-            "sigma_max",
-        ):  # a guided denoiser knows the noise levels that its denoiser knows
-            if hasattr(denoiser, name):
-                setattr(self, name, getattr(denoiser, name))
+        _take_range(self, denoiser)
 
     def forward(
         self, x: Tensor, sigma: float | Tensor, *, labels: Tensor, guidance: Weight | None = None
@@ -74,9 +76,7 @@ class ClassifierGuidedDenoiser(nn.Module):
     ) -> None:
         super().__init__()
         self.denoiser, self.classifier, self.weight = denoiser, classifier, weight
-        for name in ("sigma_min", "sigma_max"):
-            if hasattr(denoiser, name):
-                setattr(self, name, getattr(denoiser, name))
+        _take_range(self, denoiser)
 
     def forward(
         self, x: Tensor, sigma: float | Tensor, *, labels: Tensor, guidance: Weight | None = None, **cond: Any
@@ -102,9 +102,7 @@ class Labelled(nn.Module):
         super().__init__()
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
         self.denoiser, self.labels, self.cond = denoiser, labels[order], cond
-        for name in ("sigma_min", "sigma_max"):
-            if hasattr(denoiser, name):
-                setattr(self, name, getattr(denoiser, name))
+        _take_range(self, denoiser)
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         labels = self.labels[torch.arange(len(x)) % len(self.labels)].to(x.device)

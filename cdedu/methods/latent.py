@@ -8,17 +8,18 @@ Two numbers are called guidance weight. Here, as in :mod:`cdedu.methods.guidance
 scale w, and 1 means the label alone. LCM's weight is :math:`\omega = w - 1`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cdedu.data import Dataset
-from cdedu.losses import Distance, _disagreement, _draw, l2
+from cdedu.losses import distillation_loss, l2
 from cdedu.networks import UNet
 from cdedu.networks.latent import Autoencoder, LatentUNet
-from cdedu.noise import SIGMA_MIN, add_noise, check_grid
+from cdedu.noise import SIGMA_MIN
 from cdedu.recipes import recipes
 from cdedu.solvers import Solver, euler_step
 from cdedu.student import ConsistencyModel
@@ -82,7 +83,8 @@ def latent_student(
 ) -> ConsistencyModel:
     """A student that starts as a labelled teacher and takes ``guidance=`` within the range."""
     if not isinstance(teacher.network, UNet):
-        raise ValueError(f"latent_student: the teacher's network is a {type(teacher.network).__name__}; it must be a UNet with labels")  # fmt: skip
+        kind = type(teacher.network).__name__
+        raise ValueError(f"the teacher's network is a {kind}; it must be a UNet with labels")
     network = LatentUNet(teacher.network, *guidance)
     return ConsistencyModel(network, teacher.sigma_data, sigma_min, teacher.noise_scale, teacher.angle)
 
@@ -105,7 +107,7 @@ def lcm_coefficients(
     """
     scaled = timestep_scaling * torch.as_tensor(t, dtype=torch.float64)
     if not (scaled >= 0).all():
-        raise ValueError(f"lcm_coefficients: t = {t}, but a time of the schedule is not negative")
+        raise ValueError(f"t = {t}, but a time of the schedule is not negative")
     return sigma_data**2 / (scaled**2 + sigma_data**2), scaled / (scaled**2 + sigma_data**2).sqrt()
 
 
@@ -117,13 +119,8 @@ def skipping_loss(
     sigmas: Tensor,
     skip: int = 1,
     *,
-    index: Tensor | None = None,
-    noise: Tensor | None = None,
-    generator: torch.Generator | None = None,
     solver: Solver = euler_step,
-    distance: Distance = l2,
-    weight: Callable[[Tensor, Tensor], Tensor] | None = None,
-    **cond: Tensor,
+    **options: Any,
 ) -> Tensor:
     r"""Consistency distillation between points that are k steps of the grid apart.
 
@@ -135,20 +132,12 @@ def skipping_loss(
     Args:
         sigmas: (N,) the fine grid, descending.
         skip: k, from 1 to N − 1.
-        others: as in :func:`~cdedu.losses.distillation_loss`.
+        solver: of the one step.
+        options: the other arguments of :func:`~cdedu.losses.distillation_loss`, labels and the like included.
 
     Raises:
         ValueError: for a k outside the grid.
 
     Source: Luo et al. 2023 (LCM), section 4.3 and algorithm 1, in σ.
     """
-    steps = len(check_grid(sigmas, "skipping_loss")) - 1
-    if not 1 <= skip <= steps:
-        raise ValueError(f"skipping_loss: skip = {skip}, but a grid of {steps + 1} points has 1 to {steps} steps to skip")  # fmt: skip
-    noise, index = _draw(x0, steps, noise, index, None, generator, "skipping_loss")
-    index = index.to(sigmas.device)
-    sigma, sigma_next = sigmas[index], sigmas[(index + skip).clamp(max=steps)]
-    x = add_noise(x0, sigma, noise)
-    with torch.no_grad():
-        x_next = solver(teacher, x, sigma, sigma_next, **cond)
-    return _disagreement(student, target, x, sigma, x_next, sigma_next, distance, weight, cond)
+    return distillation_loss(student, target, teacher, x0, sigmas, skip=skip, solver=solver, **options)

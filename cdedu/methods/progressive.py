@@ -95,14 +95,12 @@ def progressive_loss(
 
     Source: Salimans & Ho 2022; λ as in EDM, which is their "SNR + 1" up to σ_d.
     """
-    steps = _pairs(sigmas, "progressive_loss")
-    noise, index = _draw(x0, steps, noise, index, None, generator, "progressive_loss")
+    index, noise = _draw(x0, sigmas, _pairs(sigmas), index, None, noise, generator)
     levels = torch.cat([sigmas, sigmas.new_zeros(1)])
-    i = 2 * index.to(sigmas.device)
-    sigma = levels[i]
+    sigma, middle, end = (levels[2 * index + i] for i in range(3))
     x = add_noise(x0, sigma, noise)
     with torch.no_grad():
-        goal = two_step_target(teacher, x, sigma, levels[i + 1], levels[i + 2], **cond)
+        goal = two_step_target(teacher, x, sigma, middle, end, **cond)
     loss: Tensor = edm_weight(sigma, student.sigma_data).to(x0.device) * l2(student(x, sigma, **cond), goal)
     return loss
 
@@ -131,7 +129,7 @@ def halve(
 
     Source: Salimans & Ho 2022, algorithm 2.
     """
-    steps = _pairs(sigmas, "halve")
+    steps = _pairs(sigmas)
     data, runtime = data or load_data(recipe.data), runtime or Runtime(device)
     student = copy.deepcopy(teacher).requires_grad_(True)
     state = begin(recipe, "student", student, runtime, optimizer=torch.optim.Adam)
@@ -144,11 +142,11 @@ def halve(
     return train(state, data, runtime, loss, resume=resume)
 
 
-def _pairs(sigmas: Tensor, place: str) -> int:
+def _pairs(sigmas: Tensor) -> int:
     """How many student steps a teacher's grid holds."""
-    if len(check_grid(sigmas, place)) % 2:
+    if len(check_grid(sigmas)) % 2:
         raise ValueError(
-            f"{place}: sigmas has {len(sigmas)} points, but two teacher steps make one of the student's; "
+            f"sigmas has {len(sigmas)} points, but two teacher steps make one of the student's; "
             "give an even number, such as karras_sigmas(16)"
         )
     return len(sigmas) // 2

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from cdedu.networks import UNet
 from cdedu.networks.guided import Weight, WeightedUNet
+from cdedu.noise import at_hand
 
 
 class Autoencoder(nn.Module):
@@ -125,7 +126,7 @@ class LatentUNet(WeightedUNet):
     def forward(
         self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None, guidance: Weight | None = None
     ) -> Tensor:
-        if guidance is not None and self.trained.device.type == "cpu" and not torch.compiler.is_compiling():
+        if guidance is not None and at_hand(self.trained):
             asked, (low, high) = torch.as_tensor(guidance), self.trained.tolist()
             if not ((asked >= low - 1e-4) & (asked <= high + 1e-4)).all():
                 raise ValueError(
