@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 EQUATIONS = results.ROOT / "book" / "equations.yml"
 PAGES = "book/reference/"
 MODULES = {
-    "The method": "noise solvers teacher mixture student losses samplers editing",
+    "The method": "noise solvers teacher mixture student perceptual losses samplers editing",
     "Data and networks": "data data.images data.video data.points data.modes networks networks.edm networks.guided "
     "networks.latent networks.sets networks.classifiers",
     "A run, from recipe to file": "recipes runtime training checkpoints files records runs",

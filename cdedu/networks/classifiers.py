@@ -40,7 +40,7 @@ class CifarClassifier(_Classifier):
         self.head = nn.Linear(128, 10)
 
     def activations(self, x: Tensor) -> list[Tensor]:
-        """What leaves each of the five layers, (B, c, h, w) from fine to coarse: for :func:`~cdedu.losses.perceptual`."""
+        """What leaves each of the five layers, (B, c, h, w) from fine to coarse: for :func:`~cdedu.perceptual.perceptual`."""
         out = []
         for module in self.body[:-2]:
             x = module(x)
