@@ -11,7 +11,7 @@ def test_a_mutant_fits_the_source_and_names_existing_tests(mutant):
     source = mutated(mutant)
     assert source != (ROOT / "cdedu" / mutant.file).read_text()
     compile(source, mutant.file, "exec")
-    for test in mutant.tests.split():
+    for test in mutant.tests:
         file, _, name = test.partition("::")
         assert re.search(rf"^def {name}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE), test
 
