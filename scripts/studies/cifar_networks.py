@@ -20,6 +20,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
+from cdedu import training
 from cdedu.data import load_data
 from cdedu.evaluation.comparison import Ruler
 from cdedu.losses import denoising_loss
@@ -30,7 +31,7 @@ from cdedu.runtime import Runtime, fast_precision
 from cdedu.samplers import sample_heun
 from cdedu.student import EMA
 from cdedu.teacher import Teacher
-from cdedu.training import Batches, State, optimise, seeded
+from cdedu.training import State, seeded
 from scripts.studies.bench import Bench, arguments, command, noise
 
 DATA = "--data cifar10-jpeg-train.zip --test cifar10-jpeg-test.zip"
@@ -78,22 +79,13 @@ def train(name: str, data: Any, seconds: float) -> tuple[State, dict[str, float]
     x, c = torch.randn(1, 3, 32, 32), torch.zeros(1)
     with FlopCounterMode(display=False) as flops, torch.no_grad():
         network(x, c, torch.zeros(1, dtype=torch.int64))
-    teacher = (
-        Teacher(network, RECIPE.sigma_data, RECIPE.noise_scale).train().to(memory_format=torch.channels_last)
-    )
-    optimizer = torch.optim.Adam(teacher.parameters(), lr=STAGE.lr)
-    state = State(RECIPE, "teacher", STAGE.steps, teacher, EMA(teacher, STAGE.ema), optimizer)
-    runtime = Runtime(channels_last=True)
-    sampler = Batches(RECIPE, "teacher", STAGE.batch, data, runtime)
-
-    def loss_of(part: range) -> Tensor:
-        x0, sigma, noise, cond = sampler.draw(state.step, part, STAGE.log_sigma.sample)
-        return denoising_loss(teacher, x0, sigma, noise=noise, **cond)
-
+    runtime, teacher = Runtime(channels_last=True), Teacher(network, RECIPE.sigma_data, RECIPE.noise_scale)
+    state = training.begin(RECIPE, "teacher", teacher, runtime)
+    states = training.train(state, data, runtime, training.denoising)
     start, losses = time.process_time(), []
     with tqdm(total=round(seconds), desc=name, unit="s") as bar:
         while (spent := time.process_time() - start) < seconds:
-            optimise(state, teacher, loss_of, sampler, runtime)
+            next(states)
             losses.append(state.loss)
             bar.update(int(spent) - bar.n)
     images, last = state.step * STAGE.batch, losses[-len(losses) // 5 :]

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid
 from tqdm.auto import tqdm
 
-from cdedu import checkpoints
+from cdedu import checkpoints, training
 from cdedu.data import Dataset, load_data
 from cdedu.evaluation import cifar_classifier, cifar_referee, share_recognised
 from cdedu.evaluation.comparison import Ruler
@@ -46,16 +46,15 @@ from cdedu.losses import Distance, perceptual
 from cdedu.networks.classifiers import CifarClassifier
 from cdedu.recipes import Recipe, get_recipe
 from cdedu.records import Study, commit, hardware, read_record, write_record
-from cdedu.runs import Run
+from cdedu.runs import Run, generate
 from cdedu.runtime import Runtime, fast_precision
-from cdedu.samplers import sample_consistency, sample_heun
 from cdedu.student import ConsistencyModel
 from cdedu.teacher import Teacher
-from cdedu.training import State, distill, train_teacher
+from cdedu.training import Resume, State, distill, train_teacher
+from scripts.studies.bench import RESULTS, command
 
-ROOT = Path(__file__).resolve().parents[1]
 NAME = "cifar10-small"
-RECORD = ROOT / "results" / "cifar10-run.json"
+RECORD = RESULTS / "cifar10-run.json"
 EARLY, EVERY = (25_000, 50_000), 100_000
 """Images after which there are looks."""
 SAMPLES, SEEDS, POINTS = 1000, 5, 10
@@ -95,6 +94,14 @@ class Part:
     def folder(self, out: Path) -> Path:
         """Where it lives."""
         return out / (f"leg-{self.until}" if self.role == "teacher" else f"{self.series}-{self.until}")
+
+    def state(self, out: Path) -> Path:
+        """What it goes on from."""
+        return self.folder(out) / f"{self.role}.state.safetensors"
+
+    def model(self, out: Path) -> Path:
+        """What it leaves when it is finished."""
+        return self.folder(out) / f"{self.role}.safetensors"
 
 
 @cache
@@ -174,50 +181,28 @@ class Diary:
         return Study(self.out / "looks.json", COMMAND, data=data.describe(), settings=settings(data))
 
 
+COMMAND = command(__file__, "go --out ~/cifar10 --data cifar10-jpeg-train.zip --test cifar10-jpeg-test.zip")
+
+
 def curve_of(series: str) -> str:
     """The name of a model's curve."""
     return "curve" if series == "teacher" else f"curve-{series}"
 
 
-COMMAND = "python scripts/weights/cifar_run.py go --out ~/cifar10 --data cifar10-jpeg-train.zip --test cifar10-jpeg-test.zip"
-
-
 def settings(data: Dataset) -> dict[str, Any]:
     """What all looks have in common."""
-    return {
-        "early": list(EARLY),
-        "every": EVERY,
-        "samples": SAMPLES,
-        "seeds": SEEDS,
-        "points": POINTS,
-        "label": data.name,
-    }
+    shared = {"early": list(EARLY), "every": EVERY, "samples": SAMPLES, "seeds": SEEDS, "points": POINTS}
+    return shared | {"label": data.name}
 
 
-@torch.no_grad()
 def draw(model: nn.Module, recipe: Recipe, seed: int, number: int, steps: int = 1) -> tuple[Tensor, Tensor]:
     """Samples (number, 3, 32, 32), the ten classes in turn, and their labels; of a student in so many steps."""
-    generator, labels = torch.Generator().manual_seed(seed), torch.arange(number) % 10
-    x = recipe.sigma_max * torch.randn(number, 3, 32, 32, generator=generator)
-    device, parts = next(model.parameters()).device, []
-    for a, y in zip(x.to(device).split(100), labels.to(device).split(100), strict=True):
-        if isinstance(model, ConsistencyModel):
-            parts.append(sample_consistency(model, a, recipe.student_sigmas(steps), generator, labels=y))
-        else:
-            parts.append(sample_heun(model, a, recipe.sigmas(POINTS), labels=y))
-    return torch.cat(parts).cpu(), labels
+    labels, steps = torch.arange(number) % 10, POINTS if isinstance(model, Teacher) else steps
+    return generate(model, recipe, (3, 32, 32), steps, number, seed, labels=labels).cpu(), labels
 
 
-def look(model: nn.Module, recipe: Recipe, ruler: Ruler, sheets: Path) -> dict[str, Any]:
-    """What the average is worth now; of a student in one step, and below ``two_steps`` in two."""
-    found = look_at(model, recipe, ruler, sheets, 1)
-    if isinstance(model, ConsistencyModel):
-        found["two_steps"] = look_at(model, recipe, ruler, sheets / "two-steps", 2)
-    return found
-
-
-def look_at(model: nn.Module, recipe: Recipe, ruler: Ruler, sheets: Path, steps: int) -> dict[str, Any]:
-    """The measures of one sampler, and its sheets."""
+def look(model: nn.Module, recipe: Recipe, ruler: Ruler, sheets: Path, steps: int = 1) -> dict[str, Any]:
+    """What the average is worth now, and its sheets; of a student in one step, and below ``two_steps`` in two."""
     seeds = tqdm(range(SEEDS), desc="a look")
     drawn = [draw(model, recipe, seed, SAMPLES // SEEDS, steps) for seed in seeds]
     sheets.mkdir(parents=True, exist_ok=True)
@@ -227,7 +212,11 @@ def look_at(model: nn.Module, recipe: Recipe, ruler: Ruler, sheets: Path, steps:
         with replacing(sheets / f"seed-{seed}.jpg") as temporary:
             picture.save(temporary, "JPEG", quality=90)
     x, labels = (torch.cat(column) for column in zip(*drawn, strict=True))
-    return ruler.measure(x) | {"recognised": share_recognised(cifar_referee(), x, labels)}
+    found: dict[str, Any] = ruler.measure(x)
+    found["recognised"] = share_recognised(cifar_referee(), x, labels)
+    if isinstance(model, ConsistencyModel) and steps == 1:
+        found["two_steps"] = look(model, recipe, ruler, sheets / "two-steps", 2)
+    return found
 
 
 def part_recipe(part: Part, seen: int) -> Recipe:
@@ -250,7 +239,7 @@ def published(series: str) -> Path:
 def begin(out: Path, series: str) -> tuple[Path | None, int]:
     """The weights from which a part starts, and how many images they have seen: the last part's here, or the published ones."""
     parts = [part for part in PLAN if part.series == series]
-    known = [part.folder(out) / f"{part.role}.safetensors" for part in parts] + [published(series)]
+    known = [part.model(out) for part in parts] + [published(series)]
     seen = {path: int(checkpoints.read_header(path)["images"]) for path in known if path.is_file()}
     best = max(seen, key=lambda path: seen[path], default=None)
     return best, seen[best] if best else 0
@@ -259,10 +248,8 @@ def begin(out: Path, series: str) -> tuple[Path | None, int]:
 def current(out: Path, diary: Diary) -> Part | None:
     """The part that is under way or comes next."""
     for part in PLAN:
-        under_way = (part.folder(out) / f"{part.role}.state.safetensors").is_file()
-        finished = (part.folder(out) / f"{part.role}.safetensors").is_file()
         seen = max(begin(out, part.series)[1], diary.looked(part.series))
-        if not finished and (under_way or seen < part.until):
+        if not part.model(out).is_file() and (part.state(out).is_file() or seen < part.until):
             return part
     return None
 
@@ -304,40 +291,46 @@ def alone(out: Path) -> Iterator[None]:
             (out / "pid").unlink(missing_ok=True)
 
 
+def beginning(part: Part, out: Path) -> tuple[Recipe, Resume | None, nn.Module | None, dict[str, Any]]:
+    """How a part goes on or begins: its recipe; a state on disk, or a model whose weights it takes over; what a file says of it."""
+    path = part.state(out)
+    if not path.is_file():
+        weights, at = begin(out, part.series)
+        recipe, facts = part_recipe(part, at), {"images": at}
+        if weights is None:
+            return recipe, None, None, facts
+        facts["warm_restart"] = {"from": weights.name, "sha256": checkpoints.sha256(weights), "images": at}
+        return recipe, None, checkpoints.load(weights), facts
+    header = checkpoints.read_header(path)
+    recipe = Recipe.from_dict(header["recipe"])
+    known = ("images", "label", "distance", "precision", "warm_restart", "teacher")
+    facts = {key: header[key] for key in known if key in header}
+    return recipe, checkpoints.load_state(path, recipe, part.role), None, facts
+
+
 def go(out: Path, data: Dataset) -> None:
     """From where it stands to the end of the plan."""
     diary = Diary(out)
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    fast = fast_precision(device)
-    ruler = Ruler(data, SAMPLES)
+    fast, ruler = fast_precision(device), Ruler(data, SAMPLES)
     while (part := current(out, diary)) is not None:
-        state_path = part.folder(out) / f"{part.role}.state.safetensors"
-        facts: dict[str, Any] = {"label": data.name}
+        recipe, resume, start, facts = beginning(part, out)
+        at, precision = facts.pop("images"), facts.pop("precision", fast)
+        now = {"label": data.name}
         if part.distance is not None:
-            facts["distance"] = part.distance.__name__
-        resume = start = None
-        if state_path.is_file():
-            header = checkpoints.read_header(state_path)
-            recipe, precision = Recipe.from_dict(header["recipe"]), header["precision"]
-            facts |= {k: header[k] for k in ("warm_restart", "teacher") if k in header}
-            if (header.get("label"), header.get("distance")) != (facts["label"], facts.get("distance")):
-                raise SystemExit(
-                    f"cifar_run: {state_path} was made with {header.get('label')} and the distance {header.get('distance')}, not "
-                    f"with {facts['label']} and {facts.get('distance')}; go on with those, or move the folder away"
-                )
-            resume, at = checkpoints.load_state(state_path, recipe, part.role), header["images"]
-            if resume[1] >= getattr(recipe, part.role).steps:  # stopped between the state and the weights
-                keep_best(state_path, part.folder(out) / f"{part.role}.safetensors", data)
-                continue
-        else:
-            path, at = begin(out, part.series)
-            recipe, precision = part_recipe(part, at), fast
-            if path is not None:
-                start = checkpoints.load(path)
-                facts["warm_restart"] = {
-                    "from": path.name, "sha256": checkpoints.sha256(path), "images": at,
-                }  # fmt: skip
+            now["distance"] = part.distance.__name__
+        if resume and any(facts.get(key) != now.get(key) for key in ("label", "distance")):
+            raise SystemExit(
+                f"cifar_run: {part.state(out)} was made with {facts.get('label')} and the distance {facts.get('distance')}, not "
+                f"with {now['label']} and {now.get('distance')}; go on with those, or move the folder away"
+            )
+        if (
+            resume and resume[1] >= getattr(recipe, part.role).steps
+        ):  # stopped between the state and the weights
+            keep_best(part.state(out), part.model(out), data)
+            continue
+        facts |= now
         runtime = Runtime(device, precision, compile=device.type == "cuda", channels_last=True)
         run = Run(recipe, part.role, data, part.folder(out), out / "records", runtime, resume, facts=facts)
         diary.add("starts", {"model": part.series, "images": at, "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -352,12 +345,9 @@ def go(out: Path, data: Dataset) -> None:
         if teacher is None:
             states = train_teacher(recipe, data, **options)
         else:
-            known = ("images", "average", "reached")
-            facts.setdefault(
-                "teacher",
-                {k: v for k, v in vars(teacher.header).items() if k in known}
-                | {k: v for k, v in teacher.header.facts.items() if k in known},
-            )
+            header = {"images": teacher.header.images, **teacher.header.facts}
+            known = {key: header[key] for key in ("images", "average", "reached") if key in header}
+            facts.setdefault("teacher", known)
             states = distill(recipe, teacher, data, distance=part.distance, **options)
         run.drive(watched(states, run, part, diary, ruler))
 
@@ -425,28 +415,22 @@ def status(out: Path) -> None:
 
 def last_state(out: Path, series: str) -> Path | None:
     """The state on disk that has seen the most images."""
-    parts = [part for part in PLAN if part.series == series]
-    states = [part.folder(out) / f"{part.role}.state.safetensors" for part in parts]
+    states = [part.state(out) for part in PLAN if part.series == series]
     return next((path for path in reversed(states) if path.is_file()), None)
 
 
 def averages(path: Path) -> tuple[dict[float, nn.Module], Recipe, dict[str, Any]]:
     """The averages in a state on disk, by their rates; its recipe and header."""
-    tensors, header = checkpoints.read_tensors(path)
-    recipe, models = Recipe.from_dict(header["recipe"]), {}
-    stage = getattr(recipe, header["role"])
-    for i, rate in enumerate((stage.ema, *stage.more_emas), 1):
-        prefix = f"average{i if i > 1 else ''}.module."
-        network = recipe.network.build((3, 32, 32))
-        teacher = Teacher(network, recipe.sigma_data, recipe.noise_scale)
-        model = (
-            teacher
-            if header["role"] == "teacher"
-            else ConsistencyModel.from_teacher(teacher, recipe.sigma_min)
-        )
-        model.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
-        models[rate] = model.eval()
-    return models, recipe, header
+    header = checkpoints.read_header(path)
+    recipe, role = Recipe.from_dict(header["recipe"]), header["role"]
+    model: nn.Module = Teacher(recipe.network.build((3, 32, 32)), recipe.sigma_data, recipe.noise_scale)
+    if role == "student":
+        model = ConsistencyModel.from_teacher(model, recipe.sigma_min)
+    state = training.begin(recipe, role, model, Runtime())
+    state.restore(*checkpoints.load_state(path, recipe, role))
+    rates = (getattr(recipe, role).ema, *getattr(recipe, role).more_emas)
+    models = [average.module.eval() for average in (state.average, *state.more)]
+    return dict(zip(rates, models, strict=True)), recipe, header
 
 
 def keep_best(
