@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -13,7 +14,7 @@ import torch
 
 import cdedu
 from cdedu import checkpoints
-from cdedu.evaluation.comparison import compare
+from cdedu.evaluation.comparison import Ruler, compare
 from cdedu.networks.classifiers import DigitsClassifier
 from cdedu.recipes import Network, recipes
 from cdedu.records import read_record
@@ -149,6 +150,7 @@ def test_anatomy(monkeypatch, tmp_path):
 def test_noise_scales(monkeypatch, tmp_path):
     module = importlib.import_module("scripts.studies.noise_scales")
     tasks = [replace(module.TASKS[0], refit=1, budgets=(3584, 7168))]
+    monkeypatch.setattr(bench, "Ruler", lambda data, n: Ruler(data, 60))
     made = study(
         monkeypatch, tmp_path, "studies.noise_scales", "noise-scales", "toy", TASKS=tasks, SEEDS=1, DRAWS=1
     )
@@ -191,7 +193,7 @@ def test_tradeoffs(monkeypatch, tmp_path):
 def test_latent(monkeypatch, tmp_path):
     plan = {
         "FLOOR": {"steps": 1, "channels": [2]}, "SPACES": {"steps": 1, "points": [18], "lr": 2e-3}, "SEEDS": 1, "BATCH": 8,
-        "SCALES": (1.0,), "STEPS": (1,), "SKIP": {"steps": 1, "lr": 2e-3}, "ARMS": {"k = 1": [18, 1]},
+        "SCALES": (1.0,), "STEPS": (1,), "SKIP": {"steps": 1, "lr": 2e-3}, "ARMS": {"k = 1": [18, 1]}, "Ruler": partial(Ruler, n=20),
     }  # fmt: skip
     made = study(monkeypatch, tmp_path, "studies.latent", "latent", "floor", "spaces", "skip", **plan)
     assert made["metrics"].keys() >= {
@@ -250,6 +252,7 @@ def test_latent_weights(monkeypatch, tmp_path, weights):
     tiny(monkeypatch, "labelled-digits")
     latent = replace(recipes["labelled-digits"], name="latent-digits", data="latent-digits")
     plan = {"AUTOENCODER": {"steps": 2, "kl": 1e-3, "seed": 0}, "STUDENT": {**module.STUDENT, "steps": 2}}
+    plan |= {"Ruler": partial(Ruler, n=20), "measure": partial(module.measure, seeds=1)}
     made = study(monkeypatch, tmp_path, "weights.latent", "latent-training", LATENT_DIGITS=latent, **plan)
     known = read_record(ROOT / "results" / "latent-training.json")["metrics"]
     assert all(made["metrics"][part].keys() == known[part].keys() for part in known)
@@ -316,3 +319,20 @@ def test_a_small_network_is_trained_and_measured(monkeypatch, tmp_path):
     )
     known = read_record(ROOT / "results" / "cifar10-networks.json")["runs"]["flat 16,64,128"]
     assert made["runs"]["flat 16,64,128"].keys() == known.keys()
+
+
+def test_every_script_is_in_the_index_and_every_one_named_exists():
+    files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "scripts").rglob("*") if path.is_file()}
+    files = {name for name in files if name.endswith((".py", ".sh"))}
+    index = set(re.findall(r"scripts/\w+/\w+\.(?:py|sh)", (ROOT / "CONTRIBUTING.md").read_text()))
+    assert files == index, files ^ index
+    pages = [
+        *(ROOT / "book").rglob("*.md"),
+        *(ROOT / "book").rglob("[0-9]*.ipynb"),
+        ROOT / "README.md",
+        ROOT / "Makefile",
+    ]
+    named = {
+        n for p in pages for n in re.findall(r"scripts/[\w/]+\.(?:py|sh)", p.read_text(encoding="utf-8"))
+    }
+    assert named <= files, named - files

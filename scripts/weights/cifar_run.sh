@@ -13,11 +13,13 @@ if [ ! -d "$out/code" ]; then
 fi
 make -s -C "$out/code" setup
 cd "$out/code"
+script=scripts/weights/cifar_run.py
+[ -f $script ] || script=scripts/cifar_run.py  # a clone of earlier days
 if flock -n -E 9 "$out/lock" true; then
-  OMP_NUM_THREADS=1 setsid nohup nice -n 10 .venv/bin/python -u scripts/weights/cifar_run.py go --out "$out" --data "$train" --test "$test" \
+  OMP_NUM_THREADS=1 setsid nohup nice -n 10 .venv/bin/python -u $script go --out "$out" --data "$train" --test "$test" \
     >>"$out/log" 2>&1 </dev/null &
   child=$!
   while kill -0 $child 2>/dev/null && flock -n -E 9 "$out/lock" true; do sleep 1; done
   kill -0 $child 2>/dev/null || { tail -n 3 "$out/log"; exit 1; }
 fi
-.venv/bin/python scripts/weights/cifar_run.py status --out "$out"
+.venv/bin/python $script status --out "$out"
