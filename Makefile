@@ -22,9 +22,9 @@ help:  ## list the targets
 setup: $(STAMP)  ## install everything into .venv
 
 book: $(STAMP)  ## build the book from the stored outputs into _build/html
-	@$(BIN)/python scripts/notebooks.py check
-	@$(BIN)/python scripts/exercises.py check
-	@$(BIN)/python scripts/browser_assets.py --if-needed
+	@$(BIN)/python scripts/book/notebooks.py check
+	@$(BIN)/python scripts/book/exercises.py check
+	@$(BIN)/python scripts/book/browser_assets.py --if-needed
 	@$(BIN)/jupyter-book build . -W -n --keep-going -q >/dev/null || { rm -rf _build/.doctrees; echo "make book: the build stopped at the warnings above"; exit 1; }  # else the next build would not read, and warn of, that page
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 
@@ -43,38 +43,38 @@ lab: $(STAMP)  ## open JupyterLab on the first chapter
 	@$(BIN)/jupyter lab $(firstword $(wildcard book/undergraduate/0*.ipynb) book)
 
 exercises: $(STAMP)  ## derive the student, solution and instructor versions from exercises/source
-	@$(BIN)/python scripts/exercises.py derive
+	@$(BIN)/python scripts/book/exercises.py derive
 
 selftest: $(STAMP)  ## show that the graders catch wrong answers and accept right ones
-	@$(BIN)/python scripts/exercises.py selftest
+	@$(BIN)/python scripts/book/exercises.py selftest
 
 execute: $(STAMP)  ## run all notebooks and store their outputs (NB=path for one)
-	@$(BIN)/python scripts/notebooks.py execute $(NB)
+	@$(BIN)/python scripts/book/notebooks.py execute $(NB)
 
 glue: $(STAMP)  ## write the numbers of results/ into the {result} roles of the text
-	@$(BIN)/python scripts/notebooks.py glue $(NB)
+	@$(BIN)/python scripts/book/notebooks.py glue $(NB)
 
 bench: book  ## measure what the book quotes, into results/ (needs Chromium)
-	@$(BIN)/python scripts/bench.py
-	@$(BIN)/python scripts/bench_browser.py
+	@$(BIN)/python scripts/bench/bench.py
+	@$(BIN)/python scripts/bench/bench_browser.py
 
 mutants: $(STAMP)  ## show that each wrong formula fails a test
 	@$(BIN)/python tests/mutants.py
 
 colab: $(STAMP)  ## run the notebooks with another torch and numpy, as Colab does (fetches 3 GB; NB=path for one)
-	@$(BIN)/python scripts/colab_test.py --torch "$(TORCH)" --numpy "$(NUMPY)" $(NB)
+	@$(BIN)/python scripts/book/colab_test.py --torch "$(TORCH)" --numpy "$(NUMPY)" $(NB)
 
 zip: book  ## pack the built book, to read offline
-	@$(BIN)/python scripts/release.py zip
+	@$(BIN)/python scripts/book/release.py zip
 
 handout: book  ## pack what students get: notebooks, package, book and points
-	@$(BIN)/python scripts/handout.py
+	@$(BIN)/python scripts/book/handout.py
 
 pdf: book  ## print the built book to one PDF (needs Chromium)
-	@$(BIN)/python scripts/release.py pdf
+	@$(BIN)/python scripts/book/release.py pdf
 
 reproducible: $(STAMP)  ## build the book twice and compare every file
-	@$(BIN)/python scripts/reproducible.py
+	@$(BIN)/python scripts/book/reproducible.py
 
 links: $(STAMP)  ## check the links to other sites (needs the network)
 	@$(BIN)/jupyter-book build . --builder linkcheck -q
@@ -85,7 +85,8 @@ lock: $(STAMP)  ## pin requirements.txt anew from pyproject.toml
 clean:  ## remove what was built; the environment stays
 	rm -rf _build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 
-$(STAMP): requirements.txt pyproject.toml
+# Scripts, tests and the book's extensions import each other by the paths in course.pth.
+$(STAMP): requirements.txt pyproject.toml Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "Python >= 3.11 is needed, found $$($(PYTHON) --version 2>/dev/null || echo nothing) as '$(PYTHON)'."; \
 	  echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
@@ -95,4 +96,6 @@ $(STAMP): requirements.txt pyproject.toml
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install -q uv
 	$(BIN)/uv pip install -q --python $(BIN)/python -r requirements.txt
 	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
+	@printf '%s\n' "$(CURDIR)" "$(CURDIR)/book/_ext" "$(CURDIR)/tests" \
+	  >"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/course.pth"
 	@touch $@

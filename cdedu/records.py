@@ -79,7 +79,7 @@ class Study:
 
     ::
 
-        study = Study("results/grid.json", "python scripts/study_grid.py")
+        study = Study("results/grid.json", "python scripts/studies/grid.py")
         for n in (9, 18, 36):
             value = study.run(f"toy/{n}", lambda: distance_after_training(n))
             study.write({...})

@@ -2,32 +2,15 @@
 
 import io
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-HTML = Path(os.environ.get("BOOK_HTML") or ROOT / "_build" / "html")
-PATIENCE = 120_000
-"""Milliseconds that a browser may take for anything: a busy machine is slow, not broken."""
-CHROMIUM_FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
-
-sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "book" / "_ext")]
+from scripts.book.release import HTML, PATIENCE, ROOT, chromium, launched, served  # noqa: F401
 
 
 def build_book(root: Path, extensions: list[str], **settings: Any) -> tuple[Any, str]:
@@ -66,33 +49,20 @@ def html() -> Path:
     return HTML
 
 
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
 @pytest.fixture(scope="session")
 def site(html: Path) -> Iterator[str]:
     """The book, served on this machine."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(html)))
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    with served(html) as address:
+        yield address
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Debian's Chromium, headless."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
+    if chromium() is None:
         message = "BROWSER CHECKS SKIPPED: no chromium on this machine (apt-get install chromium)"
         if os.environ.get("REQUIRE_BROWSER") == "1":
             pytest.fail(message.replace("SKIPPED", "REQUIRED"))
         pytest.skip(message)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
-        yield chromium
-        chromium.close()
+    with launched() as found:
+        yield found

@@ -9,10 +9,11 @@ from typing import Any
 from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
-import release
 import yaml
 from bs4 import BeautifulSoup, Tag
 from conftest import HTML, PATIENCE, ROOT
+
+from scripts.book import release
 
 pytestmark = pytest.mark.book
 

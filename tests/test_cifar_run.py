@@ -7,7 +7,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import cifar_run
 import pytest
 import torch
 
@@ -15,6 +14,7 @@ from cdedu import checkpoints
 from cdedu.data import Dataset
 from cdedu.networks.classifiers import CifarClassifier, CifarReferee
 from cdedu.recipes import Network, recipes
+from scripts.weights import cifar_run
 
 G = torch.Generator().manual_seed(0)
 PICTURES = torch.randint(0, 256, (60, 3, 32, 32), generator=G, dtype=torch.uint8)

@@ -518,8 +518,8 @@ def test_help_lists_commands_and_recipes(cdedu):
 
 @pytest.fixture
 def ddpm(tmp_path):
-    """A folder as `scripts/train_ddpm_digits.py` leaves it, after two steps."""
-    from train_ddpm_digits import train
+    """A folder as `scripts/weights/ddpm_digits.py` leaves it, after two steps."""
+    from scripts.weights.ddpm_digits import train
 
     train(tmp_path / "ddpm", steps=2, batch=8)
     return tmp_path / "ddpm"
@@ -585,7 +585,7 @@ def test_models_that_cannot_be_had_or_exported_end_with_code_2(cdedu, monkeypatc
 @pytest.fixture
 def labelled(tmp_path):
     """The same with labels, the last of which means none."""
-    from train_ddpm_digits import train
+    from scripts.weights.ddpm_digits import train
 
     train(tmp_path / "labelled", steps=2, labels=True, batch=8)
     return "labelled"
@@ -683,7 +683,8 @@ GUIDANCE = {
 def test_guidance_without_what_it_needs_ends_with_code_2(cdedu, labelled, monkeypatch):
     import huggingface_hub
     from diffusers import DDPMPipeline, DDPMScheduler
-    from train_ddpm_digits import small_unet
+
+    from scripts.weights.ddpm_digits import small_unet
 
     def offline(*_, **__):
         raise ConnectionError("offline")

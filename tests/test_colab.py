@@ -4,14 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import colab_test
 import pytest
 from conftest import ROOT
+
+from scripts.book import colab_test
 
 
 @pytest.mark.slow
 def test_set_up_cells_install_the_course_and_change_nothing() -> None:
-    command = [sys.executable, "scripts/colab_test.py", "--quick"]
+    command = [sys.executable, "scripts/book/colab_test.py", "--quick"]
     done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "nothing wrong; torch and numpy compared by hash" in done.stdout

@@ -1,8 +1,9 @@
 """Concepts come before their use, and the check for that sees when they do not."""
 
-import concepts
 import pytest
 import yaml
+
+from scripts.book import concepts
 
 
 @pytest.mark.parametrize("name", concepts.TRACKS)

@@ -19,9 +19,7 @@ from cdedu.course import checks
 from cdedu.course.checks import core
 from cdedu.course.grading import Limits, folder, grade_folder, judge, wire
 from cdedu.course.grading.notebooks import Handout, read_notebook
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-import exercises as script
+from scripts.book import exercises as script
 
 ROOT = Path(__file__).resolve().parents[1]
 HANDED_OUT = ROOT / "exercises" / "01_noise.ipynb"

@@ -11,10 +11,8 @@ from zipfile import ZipFile
 import nbformat
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-import handout
-
 from cdedu.course.checks import exercises
+from scripts.book import handout
 
 RUN = """
 import pathlib, sys

@@ -8,12 +8,13 @@ from urllib.parse import parse_qs, urlsplit
 import book_launch
 import nbformat
 import pytest
-import release
 import yaml
 from bs4 import BeautifulSoup
 from conftest import ROOT, build_book
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from sphinx.errors import ConfigError
+
+from scripts.book import release
 
 OURS = "/".join(yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"].split("/")[-2:])
 PAGES = release.pages(yaml.safe_load((ROOT / "_toc.yml").read_text()))

@@ -110,7 +110,7 @@ def test_the_manifest_tells_the_truth() -> None:
         assert (len(data), hashlib.sha256(data).hexdigest()) == (asset["bytes"], asset["sha256"])
     hashes = json.loads((ROOT / "cdedu" / "weights" / "hashes.json").read_text())
     stale = {name for name, digest in manifest["weights"].items() if hashes[name] != digest}
-    assert not stale, f"{stale} are newer than the page's: run python scripts/browser_assets.py"
+    assert not stale, f"{stale} are newer than the page's: run python scripts/book/browser_assets.py"
 
 
 def test_the_reference_is_pytorch(reference: dict[str, Any]) -> None:

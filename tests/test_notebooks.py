@@ -7,10 +7,11 @@ from typing import Any
 import book_results
 import bookext
 import nbformat
-import notebooks
 import pytest
 from conftest import build_book
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from scripts.book import notebooks
 
 ALT = {"mystnb": {"image": {"alt": "A line"}}}
 IMAGE = new_output("display_data", data={"image/png": "iVBORw0KGgo=", "text/plain": "<Figure>"})

@@ -7,9 +7,10 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
-import release
 import yaml
 from conftest import ROOT, build_book
+
+from scripts.book import release
 
 
 @pytest.fixture
@@ -21,8 +22,8 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     remote, clone = tmp_path / "remote.git", tmp_path / "clone"
     git(tmp_path, "init", "-q", "--bare", str(remote))
     git(tmp_path, "clone", "-q", str(remote), str(clone))
-    (clone / "scripts").mkdir()
-    shutil.copy2(ROOT / "scripts" / "publish.sh", clone / "scripts")
+    (clone / "scripts" / "book").mkdir(parents=True)
+    shutil.copy2(ROOT / "scripts" / "book" / "publish.sh", clone / "scripts" / "book")
     (clone / ".gitignore").write_text("/_build/\n")
     git(clone, "add", "-A")
     git(clone, "commit", "-q", "-m", "first")
@@ -41,7 +42,7 @@ def publish(clone: Path, pages: dict[str, str], *version: str) -> set[str]:
     for name, text in pages.items():
         (clone / "_build/html" / name).parent.mkdir(parents=True, exist_ok=True)
         (clone / "_build/html" / name).write_text(text)
-    done = subprocess.run(["scripts/publish.sh", *version], cwd=clone, text=True, capture_output=True)
+    done = subprocess.run(["scripts/book/publish.sh", *version], cwd=clone, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     return set(git(clone.parent / "remote.git", "ls-tree", "-r", "--name-only", "gh-pages").split())
 
@@ -72,7 +73,7 @@ def test_nothing_is_pushed_on_bad_input(clone: Path, version: str, words: str) -
     if version:
         (clone / "_build/html").mkdir(parents=True)
         (clone / "_build/html/index.html").write_text("x")
-    done = subprocess.run(["scripts/publish.sh", version], cwd=clone, text=True, capture_output=True)
+    done = subprocess.run(["scripts/book/publish.sh", version], cwd=clone, text=True, capture_output=True)
     assert done.returncode == 1 and words in done.stderr and len(done.stderr.splitlines()) == 1
     assert not git(clone, "ls-remote", "origin", "gh-pages")
 

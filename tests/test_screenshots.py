@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import screenshots
 from conftest import HTML
 from PIL import Image
+
+from scripts.book import screenshots
 
 pytestmark = pytest.mark.book
 

@@ -15,13 +15,14 @@ import book_slides
 import book_teaching
 import nbformat
 import pytest
-import slides
 from book_plain import Plain
 from conftest import HTML, ROOT
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 from test_accessibility import AXE
 from test_book import pages
+
+from scripts.book import slides
 
 
 def png(width: int, height: int, dpi: int = 110) -> str:

@@ -4,7 +4,7 @@
     BOOK_VERSION=v1.0            a release, published in a folder of that name; default: the newest state of the branch
 
 The build writes a copy of each notebook to `html/notebooks/`, whose set-up cell installs that repository (and that release), and whose
-text is plain Markdown (`book_plain.py`). Colab opens the copy on the branch `gh-pages`, to which `scripts/publish.sh` pushes the book,
+text is plain Markdown (`book_plain.py`). Colab opens the copy on the branch `gh-pages`, to which `scripts/book/publish.sh` pushes the book,
 and Binder fetches it from there, so that a fork edits no notebook.
 """
 

@@ -29,7 +29,7 @@ class Autoencoder(nn.Module):
         super().__init__()
         if channels < 1:
             raise ValueError(f"Autoencoder: channels = {channels}, but a latent needs at least 1")
-        self.channels = channels
+        self.width, self.channels = width, channels
         self.encoder = nn.Sequential(
             nn.Conv2d(1, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, width, 3, stride=2, padding=1), nn.SiLU(),
             nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, 2 * channels, 1),

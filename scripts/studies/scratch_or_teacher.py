@@ -1,0 +1,134 @@
+"""Chapter 5: `python scripts/studies/scratch_or_teacher.py`. Writes `results/scratch-or-teacher.json`.
+
+Consistency distillation from the teacher that comes with the course, and consistency training from random weights, at equal
+network evaluations: per image 6 (teacher 2, target 1, student 3) and 4 (target 1, student 3). Some twenty minutes on one core.
+What is finished is in the record; started again, the study goes on from there.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+import cdedu
+from cdedu.evaluation import spread
+from cdedu.recipes import Recipe, get_recipe
+from cdedu.teacher import Teacher
+from cdedu.training import distill, train_consistency
+from scripts.studies.bench import Bench, Measure, arguments, bought
+
+COST = {"cd": 6, "ct": 4, "ct_huber": 4}
+"""Evaluations an image; ``ct_huber`` is consistency training with the loss of iCT."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One data set: the budgets, in evaluations of the student's training, and what each method was tuned to."""
+
+    recipe: Recipe
+    budgets: tuple[int, ...]
+    seeds: int
+    samples: int
+    tuned: dict[str, dict[str, Any]]
+    """What differs from the recipe's student stage, for each method."""
+    draws: int = 3
+    """Sampling seeds, of which the median is taken for each student."""
+
+    def budgets_of(self, method: str) -> tuple[int, ...]:
+        """In pilot runs the loss of iCT was the better one with the largest budget, and the worse one with small ones."""
+        if "ct_huber" not in self.tuned or method == "cd":
+            return self.budgets
+        return self.budgets[-2:] if method == "ct_huber" else self.budgets[:-1]
+
+    def recipe_of(self, method: str, budget: int, seed: int) -> Recipe:
+        """The recipe that uses up the budget."""
+        return bought(self.recipe, budget, COST[method], seed, **self.tuned[method])
+
+
+def first(measure: Measure, model: nn.Module, _: float) -> list[float]:
+    """The first metric of a student with one step and with two."""
+    return [row[measure.ruler.first] for row in measure.student(model, (1, 2)).values()]
+
+
+def runs(task: Task, measure: Measure, teacher: Teacher, study: Bench) -> Iterator[None]:
+    """Train what is not in the record, and yield after each run."""
+    name, value = task.recipe.name, partial(first, measure)
+    for seed in range(task.seeds):
+        recipes = {b: task.recipe_of("cd", b, seed) for b in task.budgets}
+        # Distillation has no schedule, so the shorter runs are the beginnings of the longest one.
+        stops = {recipe.student.steps: f"{name}/cd/{seed}/{b}" for b, recipe in recipes.items()}
+        study.along(stops, partial(distill, recipes[max(recipes)], teacher, measure.data), value)
+        yield
+        for method, b in ((m, b) for m in task.tuned if m != "cd" for b in task.budgets_of(m)):
+            recipe = task.recipe_of(method, b, seed)
+            stop = {recipe.student.steps: f"{name}/{method}/{seed}/{b}"}
+            study.along(stop, partial(train_consistency, recipe, measure.data), value)
+            yield
+
+
+def summary(task: Task, done: dict[str, Any], fixed: dict[str, float]) -> dict[str, Any]:
+    """Medians and ranges over seeds of what is finished, a list in the order of the budgets."""
+    out: dict[str, Any] = {"seeds": task.seeds, "draws": task.draws, "n": task.samples, **fixed}
+    out["teacher_evaluations"] = 3 * task.recipe.teacher.batch * task.recipe.teacher.steps
+    out["budgets"], out["tuned"] = list(task.budgets), task.tuned
+    for method in task.tuned:
+        for i in (0, 1):
+            rows = out[f"{method}_{i + 1}"] = []
+            for b in task.budgets_of(method):
+                keys = [f"{task.recipe.name}/{method}/{seed}/{b}" for seed in range(task.seeds)]
+                values = [done[key][i] for key in keys if key in done]
+                rows.append(spread(values) if values else None)
+    return out
+
+
+TASKS = [
+    Task(
+        get_recipe("toy"),
+        budgets=(576_000, 1_152_000, 2_304_000, 4_608_000),
+        seeds=5,
+        samples=5000,
+        tuned={
+            "cd": {"batch": 256, "lr": 2e-3},
+            "ct": {"batch": 256, "lr": 2e-3, "points": 151},
+            "ct_huber": {
+                "batch": 512,
+                "lr": 1e-3,
+                "points": 151,
+                "distance": "pseudo_huber",
+                "index": "lognormal",
+            },
+        },
+    ),
+    Task(
+        get_recipe("digits"),
+        budgets=(76_800,),
+        seeds=3,
+        samples=600,
+        tuned={"cd": {"batch": 64, "lr": 6e-4}, "ct": {"batch": 64, "lr": 2e-3, "points": 41}},
+    ),
+]
+
+
+def main() -> None:
+    """All data sets, or those named."""
+    tasks = {task.recipe.name: task for task in TASKS}
+    asked = arguments(__doc__, tasks)
+    recipe = {"name": ", ".join(asked.parts)} | {name: t.recipe.to_dict() for name, t in tasks.items()}
+    study = Bench("scratch-or-teacher", __file__, asked, recipe=recipe)
+    for name in asked.parts:
+        task, known = tasks[name], study.metrics.get(name)
+        if known and known["tuned"] != task.tuned:
+            raise SystemExit(f"{study.path} holds {name} with other settings; start with --afresh")
+        measure, teacher = Measure(task.recipe, task.samples, task.draws), cdedu.load(f"{name}-teacher")
+        grid = task.recipe.sigmas(18)
+        walked = measure.sampler(lambda x, g: cdedu.sample_heun(teacher, x, grid))  # noqa: B023
+        rows = {"floor": measure.floor(), "teacher": walked}
+        fixed = {key: row[measure.ruler.first] for key, row in rows.items()}
+        for _ in runs(task, measure, teacher, study):
+            study.write(study.metrics | {name: summary(task, study.runs, fixed)})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,520 @@
+"""The long CIFAR-10 run: a class-conditional teacher and its students on one thread, for as long as there is time.
+
+    python scripts/weights/cifar_run.py go --data cifar10-jpeg-train.zip --test cifar10-jpeg-test.zip --out ~/cifar10
+    python scripts/weights/cifar_run.py status --out ~/cifar10
+    python scripts/weights/cifar_run.py publish --data ... --test ... --out ~/cifar10
+
+`go` starts the run or goes on with it, in the foreground; `scripts/weights/cifar_run.sh` does so in the background, in a clone of its own.
+However it was stopped, the same command goes on from the last saved state. Where the folder holds nothing, on another machine, it goes on from the weights that come
+with the course, as a warm restart that the record tells of. `publish` puts the best average so far into `cdedu/weights` and what was
+measured along the way into `results/cifar10-run.json`; it reads the state on disk, so the run may be alive.
+
+After 25,000 and 50,000 images, and then every 100,000, 1,000 samples of the average are measured and five sheets of pictures are
+kept. Batches begin small, when steps count for more than images; each part of the plan below starts from the average that the part
+before it left.
+
+The student is told the class and is not guided: then teacher and student aim at the same distribution and their distances can be held
+against each other, a step costs six evaluations and not eight, and the student leaves as a plain diffusers pipeline. Guidance is shown
+on the teacher. The ablations start from the same teacher as the student, and are compared with it at equal evaluations.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.utils import make_grid
+from tqdm.auto import tqdm
+
+from cdedu import checkpoints, training
+from cdedu.data import Dataset, load_data
+from cdedu.evaluation import cifar_classifier, cifar_referee, share_recognised
+from cdedu.evaluation.comparison import Ruler
+from cdedu.files import replacing
+from cdedu.losses import Distance, perceptual
+from cdedu.networks.classifiers import CifarClassifier
+from cdedu.recipes import Recipe, get_recipe
+from cdedu.records import Study, commit, hardware, read_record, write_record
+from cdedu.runs import Run, generate
+from cdedu.runtime import Runtime, fast_precision
+from cdedu.student import ConsistencyModel
+from cdedu.teacher import Teacher
+from cdedu.training import Resume, State, distill, train_teacher
+from scripts.studies.bench import RESULTS, command
+
+NAME = "cifar10-small"
+RECORD = RESULTS / "cifar10-run.json"
+EARLY, EVERY = (25_000, 50_000), 100_000
+"""Images after which there are looks."""
+SAMPLES, SEEDS, POINTS = 1000, 5, 10
+"""Samples of a look, evenly over seeds and classes; points of the solver's grid (19 evaluations)."""
+CHOICE_SEED, CHOICE_SAMPLES = 99, 300
+"""The average to publish is chosen on noise that no figure is reported on."""
+CURVE = 2_000
+"""Images between two points of the training curve."""
+
+
+STUDENT_STARTS = {"images": 1_500_000, "fd": 1.5}
+"""What the teacher should have reached, so that ratios to it mean something: images seen, and the Fréchet distance of a look. Each
+student's file says what its teacher had."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the plan: one model trained with one batch size."""
+
+    series: str
+    """``teacher``, or the name of a student."""
+    until: int
+    """Images that this model has seen when the part ends."""
+    batch: int
+    lr: float
+    ema: float
+    more_emas: tuple[float, ...]
+    stage: dict[str, Any] = field(default_factory=dict)
+    """What else differs from the recipe's student."""
+    distance: Distance | None = None
+
+    @property
+    def role(self) -> str:
+        """Of the model."""
+        return "teacher" if self.series == "teacher" else "student"
+
+    def folder(self, out: Path) -> Path:
+        """Where it lives."""
+        return out / (f"leg-{self.until}" if self.role == "teacher" else f"{self.series}-{self.until}")
+
+    def state(self, out: Path) -> Path:
+        """What it goes on from."""
+        return self.folder(out) / f"{self.role}.state.safetensors"
+
+    def model(self, out: Path) -> Path:
+        """What it leaves when it is finished."""
+        return self.folder(out) / f"{self.role}.safetensors"
+
+
+@cache
+def _frozen(device: torch.device) -> CifarClassifier:
+    return cifar_classifier().to(device)
+
+
+def classifier_distance(a: Tensor, b: Tensor) -> Tensor:
+    """In the layers of the classifier whose features also measure: the referee is the one to ask about this student."""
+    return perceptual(_frozen(a.device).activations)(a, b)
+
+
+LATE = (0.999, 0.9998)
+PLAN_OF_STUDENTS = (
+    Part("cd", 500_000, 64, 2e-4, 0.9995, LATE),
+    # 200,000 images of distillation are 1.2 million evaluations; easy tuning needs no teacher, so it sees 1.5 times the images.
+    Part("easy", 300_000, 64, 2e-4, 0.9995, LATE, {"method": "easy"}),
+    Part("l2", 200_000, 64, 2e-4, 0.9995, LATE, {"distance": "l2"}),
+    Part("perceptual", 200_000, 64, 2e-4, 0.9995, LATE, distance=classifier_distance),
+)
+PLAN = (
+    Part("teacher", 300_000, 32, 6e-4, 0.999, (0.998, 0.9995)),
+    Part("teacher", 1_500_000, 64, 6e-4, 0.9993, (0.998, 0.9998)),
+    *PLAN_OF_STUDENTS,
+    Part("teacher", 3_500_000, 128, 5e-4, 0.9995, LATE),
+    Part("cd", 1_500_000, 128, 2e-4, 0.9995, LATE),
+)
+
+
+class Diary:
+    """What the run leaves beside its weights: curve, looks, and when it was started where."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        out.mkdir(parents=True, exist_ok=True)
+        if RECORD.is_file():  # a new folder goes on from what is published
+            published = read_record(RECORD)["metrics"]
+            for name, entries in {"starts": published["starts"], **published["curves"]}.items():
+                if not (out / f"{name}.json").is_file():
+                    self.write(name, entries)
+
+    def write(self, name: str, entries: Any) -> None:
+        """All of a file, whole or not at all."""
+        with replacing(self.out / f"{name}.json") as temporary:
+            temporary.write_text(json.dumps(entries))
+
+    def read(self, name: str) -> list[Any]:
+        """All entries."""
+        path = self.out / f"{name}.json"
+        return list(json.loads(path.read_text())) if path.is_file() else []
+
+    def curves(self) -> dict[str, list[Any]]:
+        """[images, mean loss] of each model, by file name."""
+        names = [curve_of(series) for series in dict.fromkeys(part.series for part in PLAN)]
+        return {name: entries for name in names if (entries := self.read(name))}
+
+    def add(self, name: str, entry: Any, key: int = 0) -> None:
+        """One entry; those at or beyond it, of an interrupted run that is made again from an older state, go."""
+        kept = [e for e in self.read(name) if name == "starts" or e[key] < entry[key]]
+        self.write(name, [*kept, entry])
+
+    def looks(self) -> dict[str, Any]:
+        """What was measured, by model and images."""
+        path = self.out / "looks.json"
+        if not path.is_file() and RECORD.is_file():
+            old = read_record(RECORD)
+            self.write("looks", {"runs": old["metrics"]["looks"], "settings": old["settings"]})
+        return dict(json.loads(path.read_text())["runs"]) if path.is_file() else {}
+
+    def looked(self, series: str) -> int:
+        """Images of a model's last look."""
+        return max((at for name, at in looks_of(self.looks()) if name == series), default=0)
+
+    def study(self, data: Dataset) -> Study:
+        """The looks so far, to add to."""
+        self.looks()
+        return Study(self.out / "looks.json", COMMAND, data=data.describe(), settings=settings(data))
+
+
+COMMAND = command(__file__, "go --out ~/cifar10 --data cifar10-jpeg-train.zip --test cifar10-jpeg-test.zip")
+
+
+def curve_of(series: str) -> str:
+    """The name of a model's curve."""
+    return "curve" if series == "teacher" else f"curve-{series}"
+
+
+def settings(data: Dataset) -> dict[str, Any]:
+    """What all looks have in common."""
+    shared = {"early": list(EARLY), "every": EVERY, "samples": SAMPLES, "seeds": SEEDS, "points": POINTS}
+    return shared | {"label": data.name}
+
+
+def draw(model: nn.Module, recipe: Recipe, seed: int, number: int, steps: int = 1) -> tuple[Tensor, Tensor]:
+    """Samples (number, 3, 32, 32), the ten classes in turn, and their labels; of a student in so many steps."""
+    labels, steps = torch.arange(number) % 10, POINTS if isinstance(model, Teacher) else steps
+    return generate(model, recipe, (3, 32, 32), steps, number, seed, labels=labels).cpu(), labels
+
+
+def look(model: nn.Module, recipe: Recipe, ruler: Ruler, sheets: Path, steps: int = 1) -> dict[str, Any]:
+    """What the average is worth now, and its sheets; of a student in one step, and below ``two_steps`` in two."""
+    seeds = tqdm(range(SEEDS), desc="a look")
+    drawn = [draw(model, recipe, seed, SAMPLES // SEEDS, steps) for seed in seeds]
+    sheets.mkdir(parents=True, exist_ok=True)
+    for seed, (x, _) in enumerate(drawn):
+        grid = make_grid(x[:100].clamp(-1, 1), nrow=10, normalize=True, value_range=(-1, 1), pad_value=1.0)
+        picture = Image.fromarray((255 * grid).round().byte().permute(1, 2, 0).numpy())
+        with replacing(sheets / f"seed-{seed}.jpg") as temporary:
+            picture.save(temporary, "JPEG", quality=90)
+    x, labels = (torch.cat(column) for column in zip(*drawn, strict=True))
+    found: dict[str, Any] = ruler.measure(x)
+    found["recognised"] = share_recognised(cifar_referee(), x, labels)
+    if isinstance(model, ConsistencyModel) and steps == 1:
+        found["two_steps"] = look(model, recipe, ruler, sheets / "two-steps", 2)
+    return found
+
+
+def part_recipe(part: Part, seen: int) -> Recipe:
+    """The recipe of a part that begins after so many images."""
+    recipe = get_recipe(NAME)
+    changes = {k: getattr(part, k) for k in ("batch", "lr", "ema", "more_emas")} | part.stage
+    if seen:
+        changes["warmup"] = 500  # the optimiser begins anew
+    stage = replace(getattr(recipe, part.role), steps=-(-(part.until - seen) // part.batch), **changes)
+    return replace(
+        recipe, **{part.role: stage}, seed=recipe.seed + seen
+    )  # other noise than before the restart
+
+
+def published(series: str) -> Path:
+    """Where the course keeps the weights of a series; those of the ablations stay in the run's folder."""
+    return checkpoints.WEIGHTS / f"{NAME}-{'student' if series == 'cd' else series}.safetensors"
+
+
+def begin(out: Path, series: str) -> tuple[Path | None, int]:
+    """The weights from which a part starts, and how many images they have seen: the last part's here, or the published ones."""
+    parts = [part for part in PLAN if part.series == series]
+    known = [part.model(out) for part in parts] + [published(series)]
+    seen = {path: int(checkpoints.read_header(path)["images"]) for path in known if path.is_file()}
+    best = max(seen, key=lambda path: seen[path], default=None)
+    return best, seen[best] if best else 0
+
+
+def current(out: Path, diary: Diary) -> Part | None:
+    """The part that is under way or comes next."""
+    for part in PLAN:
+        seen = max(begin(out, part.series)[1], diary.looked(part.series))
+        if not part.model(out).is_file() and (part.state(out).is_file() or seen < part.until):
+            return part
+    return None
+
+
+def teacher_for(part: Part, out: Path, diary: Diary, data: Dataset) -> Teacher | None:
+    """The frozen teacher of a student: its best average when the student began. The ablations share the first student's."""
+    if part.role == "teacher":
+        return None
+    common = part.series != "cd" or part == next(p for p in PLAN if p.series == "cd")
+    path = out / f"teacher-of-{'students' if common else part.until}.safetensors"
+    if not path.is_file():
+        images = diary.looked("teacher")
+        reached = {"images": images, "fd": diary.looks()[str(images)]["fd"] if images else float("inf")}
+        if reached["images"] < STUDENT_STARTS["images"] or reached["fd"] > STUDENT_STARTS["fd"]:
+            print(
+                f"the teacher has reached {reached}, the student was to start at {STUDENT_STARTS}", flush=True
+            )
+        state = last_state(out, "teacher")
+        if state is None:
+            with replacing(path) as temporary:
+                shutil.copyfile(published("teacher"), temporary)
+        else:
+            keep_best(state, path, data, reached=reached)
+    return checkpoints.load(path)
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Inside, no other process runs in the folder; the system lets go of the lock when a process dies."""
+    with open(out / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SystemExit(f"cifar_run: the run in {out} is alive already (process {pid(out)})") from None
+        (out / "pid").write_text(f"{os.getpid()}\n")
+        try:
+            yield
+        finally:
+            (out / "pid").unlink(missing_ok=True)
+
+
+def beginning(part: Part, out: Path) -> tuple[Recipe, Resume | None, nn.Module | None, dict[str, Any]]:
+    """How a part goes on or begins: its recipe; a state on disk, or a model whose weights it takes over; what a file says of it."""
+    path = part.state(out)
+    if not path.is_file():
+        weights, at = begin(out, part.series)
+        recipe, facts = part_recipe(part, at), {"images": at}
+        if weights is None:
+            return recipe, None, None, facts
+        facts["warm_restart"] = {"from": weights.name, "sha256": checkpoints.sha256(weights), "images": at}
+        return recipe, None, checkpoints.load(weights), facts
+    header = checkpoints.read_header(path)
+    recipe = Recipe.from_dict(header["recipe"])
+    known = ("images", "label", "distance", "precision", "warm_restart", "teacher")
+    facts = {key: header[key] for key in known if key in header}
+    return recipe, checkpoints.load_state(path, recipe, part.role), None, facts
+
+
+def go(out: Path, data: Dataset) -> None:
+    """From where it stands to the end of the plan."""
+    diary = Diary(out)
+    torch.set_num_threads(1)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    fast, ruler = fast_precision(device), Ruler(data, SAMPLES)
+    while (part := current(out, diary)) is not None:
+        recipe, resume, start, facts = beginning(part, out)
+        at, precision = facts.pop("images"), facts.pop("precision", fast)
+        now = {"label": data.name}
+        if part.distance is not None:
+            now["distance"] = part.distance.__name__
+        if resume and any(facts.get(key) != now.get(key) for key in ("label", "distance")):
+            raise SystemExit(
+                f"cifar_run: {part.state(out)} was made with {facts.get('label')} and the distance {facts.get('distance')}, not "
+                f"with {now['label']} and {now.get('distance')}; go on with those, or move the folder away"
+            )
+        if (
+            resume and resume[1] >= getattr(recipe, part.role).steps
+        ):  # stopped between the state and the weights
+            keep_best(part.state(out), part.model(out), data)
+            continue
+        facts |= now
+        runtime = Runtime(device, precision, compile=device.type == "cuda", channels_last=True)
+        run = Run(recipe, part.role, data, part.folder(out), out / "records", runtime, resume, facts=facts)
+        diary.add("starts", {"model": part.series, "images": at, "date": datetime.now(UTC).isoformat(timespec="seconds"),
+                             "commit": commit(), "resumed": resume is not None, "precision": precision,
+                             **hardware(str(device))})  # fmt: skip
+        print(
+            f"{part.series}: {at:,} images seen; on to {part.until:,} in batches of {part.batch}, {precision}",
+            flush=True,
+        )
+        options: dict[str, Any] = {"runtime": runtime, "resume": resume, "start": start}
+        teacher = teacher_for(part, out, diary, data)
+        if teacher is None:
+            states = train_teacher(recipe, data, **options)
+        else:
+            header = {"images": teacher.header.images, **teacher.header.facts}
+            known = {key: header[key] for key in ("images", "average", "reached") if key in header}
+            facts.setdefault("teacher", known)
+            states = distill(recipe, teacher, data, distance=part.distance, **options)
+        run.drive(watched(states, run, part, diary, ruler))
+
+
+def watched(states: Iterator[State], run: Run, part: Part, diary: Diary, ruler: Ruler) -> Iterator[State]:
+    """The states as they come, with a point of the curve and a look now and then."""
+    losses: list[float] = []
+    window = None
+    study, prefix = diary.study(run.data), "" if part.role == "teacher" else f"{part.series}/"
+    for state in states:
+        images = run.images(state)
+        losses.append(state.loss)
+        window = (images - 1) // CURVE if window is None else window
+        if images // CURVE > window:
+            diary.add(curve_of(part.series), [images, sum(losses) / len(losses)])
+            losses.clear()
+            window = images // CURVE
+        looked = max((at for series, at in looks_of(study.runs) if series == part.series), default=0)
+        if marks(images) > marks(looked):
+            sheets = diary.out / "sheets" / f"{prefix}{images:07d}"
+            study.run(f"{prefix}{images}", partial(look, state.result, run.recipe, ruler, sheets))
+        yield state
+
+
+def looks_of(runs: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """(series, images) of each look."""
+    for key in runs:
+        series, _, images = key.rpartition("/")
+        yield series or "teacher", int(images)
+
+
+def marks(images: int) -> int:
+    """How many looks are due by then."""
+    return images // EVERY + sum(images >= early for early in EARLY)
+
+
+def pid(out: Path) -> int | None:
+    """Of the process that runs, if one does."""
+    if not (out / "lock").is_file():
+        return None
+    with open(out / "lock") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:  # somebody holds it
+            return int((out / "pid").read_text() or 0)
+    return None
+
+
+def status(out: Path) -> None:
+    """Where it stands, in a few lines."""
+    if not out.is_dir():
+        raise SystemExit(f"cifar_run: there is no folder {out}; start a run there with go")
+    diary, alive = Diary(out), pid(out)
+    print(f"process {alive} is at work" if alive else "nothing is running; start it with go")
+    for name, curve in diary.curves().items():
+        recent = [loss for images, loss in curve if images > curve[-1][0] - 20_000]
+        print(
+            f"{name}: {curve[-1][0]:,} images seen, loss {sum(recent) / len(recent):.3f} over the last 20,000"
+        )
+    for key, row in diary.looks().items():
+        for steps, values in (("", row), (" in two steps", row.get("two_steps", {}))):
+            shown = [f"{k} {v:.3f}" for k, v in values.items() if k != "two_steps"]
+            print(f"  {key}{steps}: {', '.join(shown)}" if shown else "", end="\n" * bool(shown))
+
+
+def last_state(out: Path, series: str) -> Path | None:
+    """The state on disk that has seen the most images."""
+    states = [part.state(out) for part in PLAN if part.series == series]
+    return next((path for path in reversed(states) if path.is_file()), None)
+
+
+def averages(path: Path) -> tuple[dict[float, nn.Module], Recipe, dict[str, Any]]:
+    """The averages in a state on disk, by their rates; its recipe and header."""
+    header = checkpoints.read_header(path)
+    recipe, role = Recipe.from_dict(header["recipe"]), header["role"]
+    model: nn.Module = Teacher(recipe.network.build((3, 32, 32)), recipe.sigma_data, recipe.noise_scale)
+    if role == "student":
+        model = ConsistencyModel.from_teacher(model, recipe.sigma_min)
+    state = training.begin(recipe, role, model, Runtime())
+    state.restore(*checkpoints.load_state(path, recipe, role))
+    rates = (getattr(recipe, role).ema, *getattr(recipe, role).more_emas)
+    models = [average.module.eval() for average in (state.average, *state.more)]
+    return dict(zip(rates, models, strict=True)), recipe, header
+
+
+def keep_best(
+    state: Path, target: Path, data: Dataset, **more: Any
+) -> tuple[dict[str, Any], dict[float, float]]:
+    """The best average of a state as a model of its own, in half precision, and the distances by which it was chosen."""
+    models, recipe, header = averages(state)
+    ruler, choice = Ruler(data, CHOICE_SAMPLES), {}
+    for rate, model in tqdm(models.items(), desc="averages"):
+        choice[rate] = ruler.measure(draw(model, recipe, CHOICE_SEED, CHOICE_SAMPLES)[0])["fd"]
+    best = min(choice, key=lambda rate: choice[rate])
+    known = ("step", "images", "label", "labels", "class_names", "warm_restart", "teacher", "distance")
+    facts = {k: header[k] for k in known if k in header} | {"average": best, "data": data.describe(), **more}
+    checkpoints.save(target, models[best].half(), recipe, (3, 32, 32), **facts)
+    return facts, choice
+
+
+def publish(out: Path, data: Dataset) -> None:
+    """The best averages so far among the weights of the course, and the record."""
+    old = read_record(RECORD) if RECORD.is_file() else None
+    chosen: dict[str, Any] = dict(old["metrics"]["chosen"]) if old else {}
+    states = {series: state for series in ("teacher", "cd") if (state := last_state(out, series))}
+    if not states:
+        raise SystemExit(f"cifar_run: there is no state in {out}; start the run with go")
+    for series, state in states.items():
+        images = checkpoints.read_header(state)["images"]
+        if images < chosen.get(series, {}).get("images", 0):
+            raise SystemExit(
+                f"cifar_run: the {series} in {out} has seen {images:,} images, the published one "
+                f"{chosen[series]['images']:,}; publish from the folder that went on from it"
+            )
+    for series, state in states.items():
+        facts, choice = keep_best(state, published(series), data)
+        checkpoints.write_hashes(published(series).stem)
+        chosen[series] = {
+            "images": facts["images"],
+            "average": facts["average"],
+            "distances": {str(rate): value for rate, value in choice.items()},
+            "sha256": checkpoints.sha256(published(series)),
+        }
+        print(f"{published(series)}: {facts['images']:,} images, average {facts['average']}")
+    diary = Diary(out)
+    study = diary.study(data)
+    write_record(
+        RECORD,
+        metrics={
+            "chosen": chosen,
+            "looks": study.runs,
+            "starts": diary.read("starts"),
+            "curves": diary.curves(),
+        },
+        command=COMMAND,
+        recipe=get_recipe(NAME).to_dict(),
+        plan=[vars(part) | {"distance": part.distance and part.distance.__name__} for part in PLAN],
+        data=data.describe(),
+        settings=settings(data),
+        student_starts=STUDENT_STARTS,
+    )
+
+
+def main() -> None:
+    """One of the three commands."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("go", "status", "publish"))
+    parser.add_argument("--data")
+    parser.add_argument("--test")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    out = arguments.out.expanduser()
+    if arguments.what == "status":
+        return status(out)
+    if not arguments.data:
+        parser.error("give --data, and --test for held-out images")
+    try:
+        if arguments.what == "publish":
+            return publish(out, load_data(arguments.data, arguments.test))
+        out.mkdir(parents=True, exist_ok=True)
+        with alone(out):
+            go(out, load_data(arguments.data, arguments.test))
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"cifar_run: {error}") from None
+
+
+if __name__ == "__main__":
+    main()
