@@ -11,18 +11,17 @@ import io
 import os
 import shutil
 import sys
-from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
+from book_contents import pages  # noqa: E402
 from book_launch import address  # noqa: E402
 
 HTML = ROOT / "_build" / "html"
@@ -54,14 +53,6 @@ def published() -> str:
     return address(name, os.environ.get("BOOK_VERSION", ""))
 
 
-def pages(entry: dict[str, Any]) -> Iterator[str]:
-    """Every page of the table of contents, in order."""
-    if page := entry.get("file", entry.get("root")):
-        yield page
-    for below in (*entry.get("parts", ()), *entry.get("chapters", ()), *entry.get("sections", ())):
-        yield from pages(below)
-
-
 def chromium() -> str:
     """The browser of this machine."""
     names = ("chromium", "chromium-browser", "google-chrome")
@@ -85,7 +76,7 @@ def write_pdf(path: Path, html: Path) -> None:
         )
         tab = browser.new_page(color_scheme="light")
         tab.set_default_timeout(120_000)  # a busy machine is slow, not broken
-        for page in pages(yaml.safe_load((ROOT / "_toc.yml").read_text())):
+        for page in pages():
             answer = tab.goto(f"{site}/{page}.html", wait_until="load")
             if answer is None or not answer.ok:
                 sys.exit(f"release: {page}.html is not in the built book; run `make book` first")

@@ -150,6 +150,18 @@ def test_notes_are_spoken_only() -> None:
     assert "ten seconds" not in shown(one) and "It takes ten seconds." in one.notes
 
 
+def test_a_chapter_without_marks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nbformat.write(new_notebook(cells=[new_markdown_cell("# T")]), tmp_path / "a.ipynb")
+    page, warnings = DECKS[0], []
+    monkeypatch.setattr(book_slides, "Plain", lambda *_: Raw())
+    monkeypatch.setattr(book_slides.logger, "warning", lambda *words: warnings.append(words[0] % words[1:]))
+    env = SimpleNamespace(found_docs={page}, doc2path=lambda _: tmp_path / "a.ipynb")
+    app = SimpleNamespace(builder=SimpleNamespace(format="html"), outdir=tmp_path, env=env)
+    book_slides.write_slides(app, None)  # type: ignore[arg-type]
+    assert warnings == [f"{page} has no slides: mark cells in JupyterLab (Property Inspector, Slide Type)"]
+    assert not list((tmp_path / "slides").iterdir())
+
+
 def test_a_figure_of_a_dense_screen_is_as_large_as_a_plain_one() -> None:
     sizes = []
     for data in (PICTURE, png(1200, 600, dpi=220)):

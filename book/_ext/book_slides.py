@@ -159,9 +159,12 @@ class Deck:
         nb = new_notebook(
             cells=self.cells, metadata={"title": self.titles[0], "language_info": {"name": "python"}}
         )
-        remove = Config(TagRemovePreprocessor={"enabled": True, "remove_input_tags": {"hide-input"}})
+        config = Config(
+            TagRemovePreprocessor={"enabled": True, "remove_input_tags": {"hide-input"}},
+            SlidesExporter={"exclude_anchor_links": True},
+        )
         templates = [str(ROOT / "book" / "_templates")]
-        exporter = SlidesExporter(config=remove, template_name="slides", extra_template_basedirs=templates)
+        exporter = SlidesExporter(config=config, template_name="slides", extra_template_basedirs=templates)
         return str(exporter.from_notebook_node(nb)[0])
 
 
