@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import axe_playwright_python
-import book_access
+import book_contents
+import book_page
 import pytest
-from conftest import HTML, PATIENCE, ROOT
+from conftest import HTML, PATIENCE
 from PIL import Image
-from test_book import BUILT, pages, tree
+from test_book import BUILT, tree
 
 pytestmark = pytest.mark.book
 
@@ -139,17 +140,17 @@ def follow(page: str, kind: str) -> str | None:
 
 
 def test_next_and_previous_lead_through_chapters_and_exercises(html: Path) -> None:
-    way = [page for page in pages() if not page.startswith("exercises/solutions/")]
+    way = [page for page in book_contents.pages() if not page.startswith("exercises/solutions/")]
     for here, there in zip(way, way[1:], strict=False):
         assert (follow(here, "right-next"), follow(there, "left-prev")) == (there, here)
-    for i, page in enumerate(pages()):
+    for i, page in enumerate(book_contents.pages()):
         if page.startswith("exercises/solutions/"):
-            assert follow(page, "left-prev") == pages()[i - 1]
+            assert follow(page, "left-prev") == book_contents.pages()[i - 1]
             assert follow(page, "right-next") in way
 
 
 def test_each_chapter_says_how_far_along_its_track_it_is(html: Path) -> None:
-    for page, place in book_access.steps(ROOT / "_toc.yml").items():
+    for page, place in book_contents.steps().items():
         shown = tree(HTML / f"{page}.html").select_one("article .track-progress")
         assert shown and shown.get_text() == "{}, step {} of {}{}".format(*place)
 
@@ -160,4 +161,4 @@ def test_a_figure_for_dense_screens_is_shown_at_half_its_pixels(
 ) -> None:
     Image.new("L", (600, 300)).save(tmp_path / "f.png", **({"dpi": (dpi, dpi)} if dpi else {}))
     with Image.open(tmp_path / "f.png") as picture:
-        assert book_access.shown_size(picture) == shown
+        assert book_page.shown_size(picture) == shown

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urldefrag, urlsplit
 
+import book_contents
 import pytest
 import yaml
 from bs4 import BeautifulSoup, Tag
 from conftest import HTML, PATIENCE, ROOT
-
-from scripts.book import release
 
 pytestmark = pytest.mark.book
 
@@ -21,12 +20,7 @@ pytestmark = pytest.mark.book
 FETCHED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src"}
 
 
-def pages() -> list[str]:
-    """Every page that the table of contents names, without suffix."""
-    return list(release.pages(yaml.safe_load((ROOT / "_toc.yml").read_text())))
-
-
-BUILT = [f"{page}.html" for page in pages()]
+BUILT = [f"{page}.html" for page in book_contents.pages()]
 
 
 @cache
@@ -41,7 +35,7 @@ def article(page: str) -> Tag:
 
 
 def test_every_page_of_the_contents_is_built(html: Path) -> None:
-    missing = [page for page in pages() if not (html / f"{page}.html").is_file()]
+    missing = [page for page in BUILT if not (html / page).is_file()]
     assert not missing, f"not built: {missing}"
 
 
@@ -86,21 +80,27 @@ def test_style_sheets_ask_no_other_host(html: Path) -> None:
     assert not outside
 
 
+def broken(here: Path, part: Tag) -> list[str]:
+    """The links of this part of a page that lead to no file of the book, or to no place in it."""
+    found = []
+    for link in part.find_all("a"):
+        url = link.get("href") or ""
+        if url and not urlsplit(url).scheme and not url.startswith(("//", "#/")) and not leads(here, url):
+            found.append(url)
+    return found
+
+
+def leads(here: Path, url: str) -> bool:
+    path, anchor = urldefrag(url)
+    there = (here.parent / unquote(path)).resolve() if path else here
+    return there.is_file() and (
+        there.suffix != ".html" or not anchor or bool(tree(there).find(id=unquote(anchor)))
+    )
+
+
 @pytest.mark.parametrize("page", BUILT)
 def test_links_inside_the_book_resolve(page: str, html: Path) -> None:
-    here, broken = html / page, []
-    for link in article(page).find_all("a"):
-        url = link.get("href") or ""
-        if not url or urlsplit(url).scheme or url.startswith("//"):
-            continue
-        path, anchor = urldefrag(url)
-        there = (here.parent / unquote(path)).resolve() if path else here
-        if there.suffix == ".html" and there.is_file():
-            if anchor and not tree(there).find(id=unquote(anchor)):
-                broken.append(url)
-        elif not there.is_file():
-            broken.append(url)
-    assert not broken, f"{page} links to {broken}"
+    assert not broken(html / page, article(page))
 
 
 # --- equations -----------------------------------------------------------------------------------

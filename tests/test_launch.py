@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import book_contents
 import book_launch
 import nbformat
 import pytest
@@ -14,11 +15,8 @@ from conftest import ROOT, build_book
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from sphinx.errors import ConfigError
 
-from scripts.book import release
-
 OURS = "/".join(yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"].split("/")[-2:])
-PAGES = release.pages(yaml.safe_load((ROOT / "_toc.yml").read_text()))
-NOTEBOOKS = [page for page in PAGES if (ROOT / f"{page}.ipynb").is_file()]
+NOTEBOOKS = [page for page in book_contents.pages() if (ROOT / f"{page}.ipynb").is_file()]
 ALL = sorted(p for d in ("book", "exercises") for p in (ROOT / d).rglob("*.ipynb") if "_build" not in p.parts)
 CELL = "# Set-up\nimport subprocess\nsubprocess.run(['pip', 'install', 'git+https://github.com/cdedu/cdedu'])"
 
@@ -85,7 +83,7 @@ def build(root: Path) -> tuple[Path, str]:
         "exclude_patterns": ["exercises"],
         "suppress_warnings": ["config.cache"],
     }
-    return root / "html", build_book(root, ["myst_nb", "book_launch"], **settings)[1]
+    return root / "html", build_book(root, ["myst_nb", "book_launch", "book_page"], **settings)[1]
 
 
 def links(page: Path) -> list[str]:

@@ -8,7 +8,7 @@ import book_results
 import bookext
 import nbformat
 import pytest
-from conftest import build_book
+from conftest import ROOT, build_book
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from scripts.book import notebooks
@@ -164,6 +164,18 @@ def test_glue_puts_the_number_beside_its_path(record: Path) -> None:
 
 
 # --- the extension -------------------------------------------------------------------------------
+
+
+def test_every_module_is_on_the_api_page() -> None:
+    files = {path.relative_to(ROOT).with_suffix("") for path in (ROOT / "cdedu").rglob("*.py")}
+    modules = {".".join(path.parts[1:]).removesuffix(".__init__") for path in files}
+    named = {name for names in bookext.MODULES.values() for name in names.split()}
+    # What another module passes on, and what lies behind the commands and checks of the course.
+    passed_on = {"__init__", "checks", "data.dataset", "data.small", "course", "course.command", "methods"}
+    inner = {
+        name for name in modules if name.startswith(("course.checks.", "course.quiz.", "course.grading."))
+    }
+    assert modules - inner - passed_on == named
 
 
 def warnings_of(text: str, tmp_path: Path) -> str:

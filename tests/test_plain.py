@@ -8,6 +8,9 @@ import pytest
 from book_plain import Plain
 from conftest import ROOT, build_book
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from test_book import leads
+
+from scripts.book import release
 
 SITE = "https://somebody.github.io/course"
 
@@ -51,7 +54,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Plain:
         ("{new}`role`", "role"),
         ("[red]{.student} and `[b]{.c}`", "red and `[b]{.c}`"),
         ("[it](one.md#a), [far](https://a.b/c.md)", f"[it]({SITE}/book/one.html#a), [far](https://a.b/c.md)"),
-        ("(tool-a)=\nsee [a](tool-a), $f[x](y)$", '<a id="tool-a"></a>\nsee [a](#tool-a), $f[x](y)$'),
+        ("(tool-a)=\nsee [a](tool-a), $f[x](y)$", '<a id="tool-a"></a>\n\nsee [a](#tool-a), $f[x](y)$'),
         (":::{admonition} Predict\n:class: predict\n$a$?\n\n- b\n:::\nc", "> **Predict**\n>\n> $a$?\n>\n> - b\n\nc"),
         ("```{margin}\nAside.\n```", "> Aside."),
         ("```{note}\nA\n```", "> **Note**\n>\n> A"),
@@ -74,6 +77,15 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Plain:
 )  # fmt: skip
 def test_myst_becomes_markdown(myst: str, markdown: str, plain: Plain) -> None:
     assert plain.text(myst, "book/two") == markdown
+
+
+def test_nothing_is_resolved_twice(plain: Plain) -> None:
+    """The links of slides are relative, and so look like links of the project."""
+    relative = Plain.__new__(Plain)
+    vars(relative).update(vars(plain), site="..")
+    text = "{eq}`eq-b`, {doc}`one`, [it](one.md), ``{eq}`eq-b` ``"
+    there = "[(2)](../index.html#equation-eq-b), [One page](../book/one.html), [it](../book/one.html), ``{eq}`eq-b` ``"
+    assert relative.text(text, "book/two") == there
 
 
 def test_sources_have_their_authors(plain: Plain) -> None:
@@ -127,3 +139,20 @@ def test_no_published_notebook_shows_its_markup(html: Path) -> None:
                     r"\{[\w:-]+\}`|^[ >]*(`{3,}|:{3,})|^\([\w-]+\)=|\$\$ ?\([\w-]+\)|\]\(\.", text, re.M
                 )
                 assert not left, f"{name} shows {text[left.start() : left.start() + 60]!r}"
+
+
+@pytest.mark.book
+def test_the_links_of_published_notebooks_resolve(html: Path) -> None:
+    site, broken = release.published(), []
+    for path in sorted((html / "notebooks").rglob("*.ipynb")):
+        cells = nbformat.read(path, as_version=4).cells
+        text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        anchors = set(re.findall(r'<a id="([\w-]+)">', text))
+        for url in re.findall(
+            r"\]\(([^)\s]+)\)", re.sub(r"\$\$.*?\$\$|\$[^$\n]+\$|`[^`]+`", "", text, flags=re.S)
+        ):
+            inside = url.startswith(site) and leads(html / "x", url.removeprefix(f"{site}/"))
+            outside = re.match(r"https?:", url) and not url.startswith(site)
+            if not (inside or outside or (url[0] == "#" and url[1:] in anchors)):
+                broken.append(f"{path.name}: {url}")
+    assert not broken

@@ -1,4 +1,4 @@
-"""Publishing: the branch that Pages serves, moved pages, the offline zip, the workflows."""
+"""Publishing: the branch that Pages serves, the offline zip, the workflows."""
 
 import re
 import shutil
@@ -8,7 +8,7 @@ from zipfile import ZipFile
 
 import pytest
 import yaml
-from conftest import ROOT, build_book
+from conftest import ROOT
 
 from scripts.book import release
 
@@ -76,38 +76,6 @@ def test_nothing_is_pushed_on_bad_input(clone: Path, version: str, words: str) -
     done = subprocess.run(["scripts/book/publish.sh", version], cwd=clone, text=True, capture_output=True)
     assert done.returncode == 1 and words in done.stderr and len(done.stderr.splitlines()) == 1
     assert not git(clone, "ls-remote", "origin", "gh-pages")
-
-
-# --- moved pages ---------------------------------------------------------------------------------
-
-
-def redirect(tmp_path: Path, lines: str) -> tuple[Path, str]:
-    """The html of a book of two pages with these redirects, and what the build warned about."""
-    source = tmp_path / "src"
-    (source / "book").mkdir(parents=True)
-    (source / "index.md").write_text("# Title\n\n```{toctree}\nbook/here\n```\n")
-    (source / "book" / "here.md").write_text("# Here\n")
-    (source / "book" / "redirects.yml").write_text(lines)
-    return tmp_path / "html", build_book(tmp_path, ["myst_parser", "book_redirects"])[1]
-
-
-def test_a_moved_page_leads_to_its_new_address(tmp_path: Path) -> None:
-    html, warnings = redirect(tmp_path, "book/part/old: book/here\nolder: book/here\n")
-    assert not warnings
-    for old, url in (("book/part/old", "../here.html"), ("older", "book/here.html")):
-        page = html / f"{old}.html"
-        assert f'<a href="{url}">' in page.read_text() and (page.parent / url).resolve().is_file()
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("book/here: index", "book/here is still a page"),
-        ("old: nowhere", "leads to nowhere, which is no page"),
-    ],
-)
-def test_a_wrong_redirect_stops_the_build(line: str, words: str, tmp_path: Path) -> None:
-    assert words in redirect(tmp_path, line)[1]
 
 
 # --- workflows -----------------------------------------------------------------------------------

@@ -6,10 +6,12 @@ The last tests need `make book` and Chromium.
 import base64
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import book_contents
 import book_ideas
 import book_slides
 import book_teaching
@@ -20,9 +22,7 @@ from conftest import HTML, ROOT
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 from test_accessibility import AXE
-from test_book import pages
-
-from scripts.book import slides
+from test_book import broken, tree
 
 
 def png(width: int, height: int, dpi: int = 110) -> str:
@@ -33,7 +33,7 @@ def png(width: int, height: int, dpi: int = 110) -> str:
 PICTURE = png(600, 300)
 FIGURE = new_output("display_data", data={"image/png": PICTURE})
 ALT = {"mystnb": {"image": {"alt": "A line"}}, "tags": ["hide-input"]}
-DECKS = [page for page in book_slides.chapters(pages()) if (ROOT / f"{page}.ipynb").exists()]
+DECKS = book_contents.chapters()
 
 
 class Raw:
@@ -43,6 +43,28 @@ class Raw:
         return text
 
     text = inline
+
+
+@dataclass
+class Slide:
+    title: str
+    first: bool
+    body: list[Any] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def slides(one: book_slides.Deck) -> list[Slide]:
+    """What nbconvert makes of a deck's cells."""
+    found: list[Slide] = []
+    for cell in one.cells:
+        kind = cell.metadata.get("slideshow", {}).get("slide_type", "")
+        if kind in ("slide", "subslide"):
+            found.append(Slide(cell.source.removeprefix("## "), kind == "slide"))
+        elif kind == "notes":
+            found[-1].notes.append(cell.source)
+        else:
+            found[-1].body.append(cell)
+    return found
 
 
 def deck(*cells: Any) -> book_slides.Deck:
@@ -55,13 +77,14 @@ def deck(*cells: Any) -> book_slides.Deck:
 def chapter(page: str) -> book_slides.Deck:
     """With roles as their text, and no names of equations: those need a build."""
     data = {"math": {"objects": {}}, "std": {"labels": {}}}
-    titles = {one: SimpleNamespace(astext=lambda: "a page") for one in pages()}
-    env = SimpleNamespace(domaindata=data, domains={}, found_docs=set(pages()), titles=titles)
+    pages = book_contents.pages()
+    titles = {one: SimpleNamespace(astext=lambda: "a page") for one in pages}
+    env = SimpleNamespace(domaindata=data, domains={}, found_docs=set(pages), titles=titles)
     nb = nbformat.read(ROOT / f"{page}.ipynb", as_version=4)
     return book_slides.Deck(nb, page, Plain(SimpleNamespace(env=env), ".."))  # type: ignore[arg-type]
 
 
-def shown(one: book_slides.Slide) -> str:
+def shown(one: Slide) -> str:
     return "\n".join(cell.source for cell in one.body)
 
 
@@ -91,13 +114,13 @@ def test_the_first_sentence_is_shown(paragraph: str, first: str) -> None:
 
 
 def test_the_opening_shows_the_question_and_says_the_rest() -> None:
-    (one,) = deck().slides
+    (one,) = slides(deck())
     assert shown(one) == "**The question.** Why?" and "It assumes much." in one.notes
 
 
 def test_sections_open_sheets_and_sentences_become_notes() -> None:
     text = "## S\n\nA first sentence that is long enough to stand alone. A second.\n\n$$\nx = 1\n$$ (eq-x)\n\nA third."
-    _, one = deck(new_markdown_cell(text)).slides
+    _, one = slides(deck(new_markdown_cell(text)))
     assert one.title == "S" and one.first
     assert "stand alone." in shown(one) and "x = 1" in shown(one) and "second" not in shown(one)
     assert one.notes == ["A first sentence that is long enough to stand alone. A second.", "A third."]
@@ -105,9 +128,8 @@ def test_sections_open_sheets_and_sentences_become_notes() -> None:
 
 def test_an_answer_waits_for_the_next_sheet() -> None:
     box = ":::{admonition} Predict\n:class: predict\nWhere?\n:::"
-    _, asked, answered = deck(
-        new_markdown_cell(f"## S\n\n{box}"), new_code_cell("1", metadata=ALT, outputs=[FIGURE])
-    ).slides
+    answer = new_code_cell("1", metadata=ALT, outputs=[FIGURE])
+    _, asked, answered = slides(deck(new_markdown_cell(f"## S\n\n{box}"), answer))
     assert "Where?" in shown(asked) and not [c for c in asked.body if c.cell_type == "code"]
     assert answered.title == "S" and not answered.first
     assert answered.body[0].outputs[0].metadata["image/png"]["alt"] == "A line"
@@ -117,49 +139,37 @@ def test_asides_exercises_and_unmarked_cells_are_left_out() -> None:
     aside = ":::{admonition} D\n:class: deeper\nOnly for some.\n:::"
     skipped = new_markdown_cell("## Skipped", metadata={"slideshow": {"slide_type": "skip"}})
     text = f"## S\n\nA sentence.\n\n{aside}\n\n## Exercises\n\nThey are many."
-    found = deck(new_markdown_cell(text), skipped)
-    assert [one.title for one in found.slides] == ["T", "S"]
-    assert "Only" not in shown(found.slides[1]) and "many" not in "".join(found.slides[1].notes)
+    found = slides(deck(new_markdown_cell(text), skipped))
+    assert [one.title for one in found] == ["T", "S"]
+    assert "Only" not in shown(found[1]) and "many" not in "".join(found[1].notes)
 
 
 def test_notes_are_spoken_only() -> None:
     spoken = new_markdown_cell("It takes ten seconds.", metadata={"slideshow": {"slide_type": "notes"}})
-    _, one = deck(new_markdown_cell("## S\n\nA sentence."), spoken).slides
+    _, one = slides(deck(new_markdown_cell("## S\n\nA sentence."), spoken))
     assert "ten seconds" not in shown(one) and "It takes ten seconds." in one.notes
 
 
-def test_what_does_not_fit_goes_on_a_further_sheet() -> None:
-    rows = "\n".join(f"| {i} | x |" for i in range(9))
-    table = new_markdown_cell(f"## S\n\n| a | b |\n|---|---|\n{rows}")
-    _, one, two = deck(table, new_code_cell("1", metadata=ALT, outputs=[FIGURE])).slides
-    assert one.title == two.title == "S" and two.body[0].cell_type == "code"
+def test_a_chapter_without_marks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nbformat.write(new_notebook(cells=[new_markdown_cell("# T")]), tmp_path / "a.ipynb")
+    page, warnings = DECKS[0], []
+    monkeypatch.setattr(book_slides, "Plain", lambda *_: Raw())
+    monkeypatch.setattr(book_slides.logger, "warning", lambda *words: warnings.append(words[0] % words[1:]))
+    env = SimpleNamespace(found_docs={page}, doc2path=lambda _: tmp_path / "a.ipynb")
+    app = SimpleNamespace(builder=SimpleNamespace(format="html"), outdir=tmp_path, env=env)
+    book_slides.write_slides(app, None)  # type: ignore[arg-type]
+    assert warnings == [f"{page} has no slides: mark cells in JupyterLab (Property Inspector, Slide Type)"]
+    assert not list((tmp_path / "slides").iterdir())
 
 
-def test_the_rule_marks_text_figures_and_short_functions() -> None:
-    nb = new_notebook(
-        cells=[
-            new_markdown_cell("# T"),
-            new_code_cell("import cdedu"),
-            new_code_cell("import torch"),
-            new_markdown_cell("## S\n\nText."),
-            new_code_cell("def f(x):\n    return x"),
-            new_code_cell("y = 1"),
-            new_code_cell("plot()", metadata=ALT, outputs=[FIGURE]),
-            new_markdown_cell("## Exercises"),
-            new_code_cell("plot()", metadata=ALT, outputs=[FIGURE]),
-        ]
-    )
-    assert book_slides.by_rule(nb) == {0: "slide", 3: "slide", 4: "subslide", 6: "subslide"}
-
-
-def test_marking_changes_metadata_alone_and_once(tmp_path: Path) -> None:
-    path = tmp_path / "a.ipynb"
-    nbformat.write(new_notebook(cells=[new_markdown_cell("# T"), new_code_cell("1")]), path)
-    before = nbformat.read(path, as_version=4)
-    assert slides.mark(path) and not slides.mark(path)
-    after = nbformat.read(path, as_version=4)
-    assert after.cells[0].metadata.pop("slideshow") == {"slide_type": "slide"}
-    assert after == before
+def test_a_figure_of_a_dense_screen_is_as_large_as_a_plain_one() -> None:
+    sizes = []
+    for data in (PICTURE, png(1200, 600, dpi=220)):
+        figure = new_output("display_data", data={"image/png": data})
+        cells = deck(new_code_cell("draw()", outputs=[figure], metadata=ALT)).cells
+        (found,) = (o.metadata["image/png"] for cell in cells for o in cell.get("outputs", []))
+        sizes.append((found["width"], found["height"]))
+    assert sizes[0] == sizes[1]
 
 
 # --- the chapters' decks -----------------------------------------------------------------------------
@@ -169,10 +179,10 @@ def test_marking_changes_metadata_alone_and_once(tmp_path: Path) -> None:
 def test_a_deck_is_made_of_its_chapter(page: str) -> None:
     nb = nbformat.read(ROOT / f"{page}.ipynb", as_version=4)
     sources = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "code")
-    found = chapter(page)
-    assert len(found.slides) >= 8
-    for one in found.slides:
-        assert one.height <= book_slides.HEIGHT and (one.body or one.notes), f"{page}: {one.title}"
+    found = slides(chapter(page))
+    assert len(found) >= 5
+    for one in found:
+        assert one.body or one.notes, f"{page}: {one.title}"
         for cell in one.body:
             for line in cell.source.splitlines() if cell.cell_type == "code" else ():
                 assert line in sources
@@ -182,13 +192,13 @@ def test_a_deck_is_made_of_its_chapter(page: str) -> None:
 
 
 def test_the_same_chapter_gives_the_same_page() -> None:
-    first, second = (book_slides.html(chapter(DECKS[0]).notebook()) for _ in range(2))
+    first, second = (chapter(DECKS[0]).html() for _ in range(2))
     assert first == second
 
 
 @pytest.mark.parametrize("page", DECKS)
 def test_the_notes_of_the_plan_are_on_the_slides(page: str) -> None:
-    said = "\n".join(note for one in chapter(page).slides for note in one.notes)
+    said = "\n".join(note for one in slides(chapter(page)) for note in one.notes)
     for one in book_teaching.classes(page.removeprefix("book/")):
         for goal in one["goals"]:
             assert goal in said
@@ -206,8 +216,8 @@ def context(browser: Any) -> Iterator[Any]:
         yield context
 
 
+READY = "() => window.Reveal?.isReady()"  # formulas are drawn then, and the slides filled
 MEASURE = """async () => {
-    await MathJax.startup.promise;
     const found = [];
     for (const slide of Reveal.getSlides()) {
         const { h, v } = Reveal.getIndices(slide);
@@ -231,8 +241,8 @@ MEASURE = """async () => {
 
 @pytest.mark.book
 @pytest.mark.parametrize("page", DECKS)
-def test_every_sheet_holds_what_it_shows(page: str, site: str, context: Any) -> None:
-    path = book_slides.address(page)
+def test_every_slide_holds_what_it_shows(page: str, site: str, context: Any) -> None:
+    path = book_contents.deck(page)
     assert (HTML / path).is_file(), f"{path} was not built"
     outside: list[str] = []
     errors: list[str] = []
@@ -244,6 +254,7 @@ def test_every_sheet_holds_what_it_shows(page: str, site: str, context: Any) -> 
     tab.on("pageerror", lambda e: errors.append(str(e)))
     tab.on("response", lambda r: errors.append(f"{r.status} {r.url}") if r.status >= 400 else None)
     tab.goto(f"{site}/{path}", wait_until="load")
+    tab.wait_for_function(READY)
     sheets = tab.evaluate(MEASURE)
     text = tab.locator(".slides").inner_text()
     tab.evaluate(AXE.read_text(encoding="utf-8"))
@@ -263,16 +274,34 @@ def test_every_sheet_holds_what_it_shows(page: str, site: str, context: Any) -> 
 
 
 @pytest.mark.book
+def test_what_does_not_fit_goes_on_a_further_slide(site: str, context: Any) -> None:
+    text = "\n\n".join(
+        f"- point {i}\n- and more\n- and more" if i % 2 else f"$$\nx_{i}\n$$" for i in range(12)
+    )
+    rows = "\n".join(f"| {i} | x |" for i in range(40))
+    table = new_markdown_cell(f"## Too tall\n\n| a | b |\n|---|---|\n{rows}")
+    made = deck(
+        new_markdown_cell(f"## S\n\n{text}"), new_code_cell("1", metadata=ALT, outputs=[FIGURE]), table
+    )
+    tab = context.new_page()
+    tab.route("**/slides/made.html", lambda route: route.fulfill(body=made.html(), content_type="text/html"))
+    tab.goto(f"{site}/slides/made.html", wait_until="load")
+    tab.wait_for_function(READY)
+    found = tab.evaluate(MEASURE)
+    tab.close()
+    titles = [one["title"] for one in found]
+    assert titles.count("S") >= 3 and titles == sorted(titles, key=["T", "S", "Too tall"].index)
+    assert all(one["low"] <= 0 and one["notes"] for one in found), found
+
+
+@pytest.mark.book
+@pytest.mark.parametrize("page", DECKS)
+def test_the_links_of_a_deck_resolve(page: str, html: Path) -> None:
+    here = html / book_contents.deck(page)
+    assert not broken(here, tree(here))
+
+
+@pytest.mark.book
 @pytest.mark.parametrize("page", DECKS)
 def test_a_chapter_leads_to_its_slides(page: str, html: Path) -> None:
-    assert f'{book_slides.address(page)}">Slides</a>' in (html / f"{page}.html").read_text(encoding="utf-8")
-
-
-def test_a_figure_of_a_dense_screen_is_as_large_as_a_plain_one() -> None:
-    sizes = []
-    for data in (PICTURE, png(1200, 600, dpi=220)):
-        figure = new_output("display_data", data={"image/png": data})
-        cells = deck(new_code_cell("draw()", outputs=[figure], metadata=ALT)).notebook().cells
-        (shown,) = (o.metadata["image/png"] for cell in cells for o in cell.get("outputs", []))
-        sizes.append((shown["width"], shown["height"]))
-    assert sizes[0] == sizes[1]
+    assert f'{book_contents.deck(page)}">Slides</a>' in (html / f"{page}.html").read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import book_contents
 import book_ideas
 import book_teaching
 import pytest
@@ -24,7 +25,7 @@ def test_each_class_has_its_minutes_and_each_chapter_its_class(track: str) -> No
     plan = book_teaching.read()[track]
     assert {book_teaching.length(one) for one in plan} == {LENGTH[track]}
     taught = set(pages(track))
-    chapters = {page[5:] for page in book_ideas.contents() if page.startswith(f"book/{track}/")}
+    chapters = {page[5:] for page in book_contents.pages() if page.startswith(f"book/{track}/")}
     assert chapters <= taught, f"no class on {chapters - taught}"
 
 
@@ -35,7 +36,7 @@ def test_no_exercise_is_left_out_or_done_twice(track: str) -> None:
     ]
     assert len(set(done)) == len(done)
     sets = {page.rpartition("/")[2] for page in pages(track) if page.startswith(track)}
-    sets = {name for name in sets if f"exercises/{name}" in book_ideas.contents()}
+    sets = {name for name in sets if f"exercises/{name}" in book_contents.pages()}
     assert {n for n, where in book_ideas.sets().items() if where in sets} - set(done) == set()
 
 

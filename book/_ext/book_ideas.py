@@ -4,13 +4,13 @@ import re
 from functools import cache
 from typing import Any
 
-import book_results as results
 import nbformat
 import yaml
+from book_contents import ROOT, list_table, pages
 
-IDEAS = results.ROOT / "book" / "ideas.yml"
-SYSTEMS = results.ROOT / "book" / "systems.yml"
-SOURCES = results.ROOT / "exercises" / "source"
+IDEAS = ROOT / "book" / "ideas.yml"
+SYSTEMS = ROOT / "book" / "systems.yml"
+SOURCES = ROOT / "exercises" / "source"
 KINDS = {"code": "code it", "predict": "predict it", "bug": "find the bug"}
 
 
@@ -38,29 +38,22 @@ def systems() -> list[dict[str, Any]]:
 @cache
 def sections(page: str) -> list[str]:
     """The headings below a chapter's title."""
-    path = results.ROOT / "book" / f"{page}.ipynb"
+    path = ROOT / "book" / f"{page}.ipynb"
     cells = nbformat.read(path, as_version=4).cells if path.exists() else []
     text = [cell.source for cell in cells if cell.cell_type == "markdown"]
     return [head for source in text for head in re.findall(r"^##+ (.+)$", source, re.M)]
 
 
-@cache
-def contents() -> set[str]:
-    """The pages of the table of contents."""
-    text = (results.ROOT / "_toc.yml").read_text(encoding="utf-8")
-    return set(re.findall(r"^\s*(?:- file|root): (\S+)$", text, re.M))
-
-
 def to_come(row: dict[str, Any]) -> bool:
     """Whether the chapter that teaches it is not in the book yet."""
-    return bool(row.get("taught")) and f"book/{row['taught'][0]}" not in contents()
+    return bool(row.get("taught")) and f"book/{row['taught'][0]}" not in pages()
 
 
 def link(page: str) -> str:
     """A chapter's title with a link, or its name where it is still to come."""
-    if f"book/{page}" in contents():
+    if f"book/{page}" in pages():
         return f"{{doc}}`/book/{page}`"
-    index = (results.ROOT / "book" / "index.md").read_text(encoding="utf-8")
+    index = (ROOT / "book" / "index.md").read_text(encoding="utf-8")
     named = re.search(rf"\{{chapter\}}`[^`]*<{re.escape(page)}>`", index)
     return named[0] if named else page
 
@@ -91,37 +84,29 @@ def gaps(row: dict[str, Any]) -> list[str]:
 def table(track: str) -> str:
     """One row an idea: where it is taught, and the exercises with their checks."""
     rows = [
-        "```{list-table}",
-        ":header-rows: 1",
-        ":widths: 25 25 50",
-        "",
-        "* - idea",
-        "  - taught in",
-        "  - exercised and checked in",
+        [
+            row["idea"],
+            ", ".join(link(page) for page in row["taught"]),
+            _asked(row["exercises"]) or "with the chapter, which is to come",
+        ]
+        for row in read()
+        if row["track"] == track
     ]
-    for row in (row for row in read() if row["track"] == track):
-        taught = ", ".join(link(page) for page in row["taught"])
-        asked = _asked(row["exercises"]) or "with the chapter, which is to come"
-        rows += [f"* - {row['idea']}", f"  - {taught}", f"  - {asked}"]
-    return "\n".join([*rows, "```"])
+    return list_table(["idea", "taught in", "exercised and checked in"], rows, "25 25 50")
 
 
 def system_table() -> str:
     """One row a system: the section that explains it, its code, its exercises."""
     rows = [
-        "```{list-table}",
-        ":header-rows: 1",
-        ":widths: 20 22 38 20",
-        "",
-        "* - system\n  - section\n  - code\n  - exercised and checked in",
+        [
+            f"{row['system']} {{cite}}`{','.join(row['papers'])}`",
+            "; ".join(f"{head}, in {link(page)}" for page, head in row["sections"].items()),
+            ", ".join(f"{{py:obj}}`~{name}`" for name in row["code"]),
+            _asked(row["exercises"]),
+        ]
+        for row in systems()
     ]
-    for row in systems():
-        papers = f"{{cite}}`{','.join(row['papers'])}`"
-        where = "; ".join(f"{head}, in {link(page)}" for page, head in row["sections"].items())
-        code = ", ".join(f"{{py:obj}}`~{name}`" for name in row["code"])
-        parts = [f"{row['system']} {papers}", where, code, _asked(row["exercises"])]
-        rows.append("* - " + "\n  - ".join(parts))
-    return "\n".join([*rows, "```"])
+    return list_table(["system", "section", "code", "exercised and checked in"], rows, "20 22 38 20")
 
 
 def _asked(names: list[str]) -> str:

@@ -4,7 +4,8 @@
     BOOK_VERSION=v1.0            a release, published in a folder of that name; default: the newest state of the branch
 
 The build writes a copy of each notebook to `html/notebooks/`, whose set-up cell installs that repository (and that release), and whose
-text is plain Markdown (`book_plain.py`). Colab opens the copy on the branch `gh-pages`, to which `scripts/book/publish.sh` pushes the book,
+text is plain Markdown (`book_plain.py`); `book_page.py` puts the links on the pages. Colab opens the copy on the branch
+`gh-pages`, to which `scripts/book/publish.sh` pushes the book,
 and Binder fetches it from there, so that a fork edits no notebook.
 """
 
@@ -16,6 +17,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import nbformat
+from book_contents import deck, is_notebook
 from book_plain import Plain
 from sphinx.application import Sphinx
 from sphinx.errors import ConfigError
@@ -60,7 +62,7 @@ def links(config: Any, path: str) -> dict[str, str]:
 
 def notebooks(app: Sphinx) -> list[str]:
     """Every notebook to publish: those that are pages, and the exercises."""
-    pages = {name for name in app.env.found_docs if app.env.doc2path(name).endswith(".ipynb")}
+    pages = {name for name in app.env.found_docs if is_notebook(app, name)}
     root = Path(app.srcdir)
     others = {
         p.relative_to(root).with_suffix("").as_posix() for d in EXERCISES for p in (root / d).glob("*.ipynb")
@@ -93,7 +95,7 @@ def url(config: Any) -> str:
 
 def name_repository(app: Sphinx, page: str, source: list[str]) -> None:
     """The page shows the set-up cell as it is published, and no marks for the tests."""
-    if app.env.doc2path(page).endswith(".ipynb"):
+    if is_notebook(app, page):
         source[0] = MARK.sub("", set_up(source[0], url(app.config)))
 
 
@@ -112,25 +114,26 @@ def write_notebooks(app: Sphinx, error: Exception | None) -> None:
         path.write_text(set_up(nbformat.writes(copy), url(app.config)) + "\n", encoding="utf-8")
 
 
-def add_buttons(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
-    """A line below the title of each notebook's page, and the same links in the header."""
-    if doctree is None or not app.env.doc2path(page).endswith(".ipynb"):
-        return
-    there, root = links(app.config, page), "../" * page.count("/")
-    download = f"{root}notebooks/{page}.ipynb"
-    row = (
+def row(app: Sphinx, page: str) -> str:
+    """The line below the title of a notebook's page."""
+    root = "../" * page.count("/")
+    slides = f' <a href="{root}{deck(page)}">Slides</a>' if deck(page) else ""
+    return (
         '<p class="launch">'
-        f'<a class="launch-colab" href="{escape(there["Colab"])}">'
+        f'<a class="launch-colab" href="{escape(links(app.config, page)["Colab"])}">'
         f'<img src="{root}_static/images/logo_colab.png" alt="" width="16" height="16"> Open in Colab</a> '
-        f'<a href="{escape(download)}" download>Download notebook</a></p>'
+        f'<a href="{root}notebooks/{page}.ipynb" download>Download notebook</a>{slides}</p>'
     )
-    context["body"] = context["body"].replace("</h1>", f"</h1>\n{row}", 1)
+
+
+def add_buttons(app: Sphinx, page: str, context: dict[str, Any]) -> None:
+    """The same links in the header."""
     context["sourcename"] = ""  # no second copy of the notebook, with the other set-up cell, in _sources/
     buttons = context.setdefault("header_buttons", [])
-    for group in buttons:
-        for button in group.get("buttons", []):
-            if button.get("label") == "download-source-button":
-                button["url"] = download
+    for button in (button for group in buttons for button in group.get("buttons", [])):
+        if button.get("label") == "download-source-button":
+            button["url"] = f"{'../' * page.count('/')}notebooks/{page}.ipynb"
+    there = links(app.config, page)
     launch = [
         {"type": "link", "text": name, "tooltip": f"Launch on {name}", "icon": f"_static/images/logo_{icon}", "url": there[name]}
         for name, icon in (("Colab", "colab.png"), ("Binder", "binder.svg"))
@@ -146,6 +149,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_css_file("launch.css")
     app.connect("config-inited", configure, priority=100)
     app.connect("source-read", name_repository)
-    app.connect("html-page-context", add_buttons, priority=900)
     app.connect("build-finished", write_notebooks)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

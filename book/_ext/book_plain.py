@@ -7,24 +7,53 @@ their solutions become headings, the solutions folded. What is not known here ke
 import copy
 import posixpath
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import book_results as results
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
+from markdown_it.tree import SyntaxTreeNode
+from myst_parser.config.main import MdParserConfig
+from myst_parser.parsers.mdit import create_md_parser
 from nbformat import NotebookNode
 from sphinx.application import Sphinx
 
-FENCE = re.compile(r"(?P<fence>`{3,}|~{3,}|:{3,})(?:\{(?P<name>[\w:-]+)\})?\s*(?P<title>.*)")
+EXTENSIONS = {"amsmath", "attrs_block", "attrs_inline", "colon_fence", "deflist", "dollarmath", "tasklist"}
+PARSER = create_md_parser(MdParserConfig(enable_extensions=EXTENSIONS), RendererHTML)
+DIRECTIVE = re.compile(r"\{([\w:-]+)\}\s*(.*)")
 OPTION = re.compile(r":([\w-]+):\s*(.*)")
-ROLE = re.compile(r"\{([\w:-]+)\}`([^`]+)`")
 TARGET = re.compile(r"(?P<text>.*?)\s*<(?P<target>[^<>]+)>\Z", re.S)
-LABELLED = re.compile(r"\$\$((?:(?!\$\$).)*)\$\$ ?\(([\w-]+)\)", re.S)
-# Links of the project and spans with a class; formulas and code are matched first, and kept.
-LINK = re.compile(
-    r"\$\$.*?\$\$|\$[^$\n]+\$|`[^`\n]+`|\]\((?!\w+:|#)(?P<link>[^)\s]+)\)|\[(?P<span>[^\]\n]+)\]\{[.#][^}\n]*\}",
+# Roles, links of the project, and spans with a class. Formulas and code stand first, and are kept.
+INLINE = re.compile(
+    r"\$\$.*?\$\$|\$[^$\n]+\$|\{(?P<role>[\w:-]+)\}`(?P<content>[^`]+)`|(?P<code>`+)[^`].*?(?<!`)(?P=code)(?!`)"
+    r"|\]\((?!\w+:|#)(?P<link>[^)\s]+)\)|\[(?P<span>[^\]\n]+)\]\{[.#][^}\n]*\}",
     re.S,
 )
-ANCHOR = re.compile(r"^\(([\w-]+)\)=$", re.M)
 CHECKED = re.compile(r"^# NBVAL_\w+\n", re.M)
+
+
+def blocks(source: str) -> Iterator[tuple[Token, str]]:
+    """The blocks of a text as MyST reads them, each with its source."""
+    lines = source.split("\n")
+    for token in PARSER.parse(source):
+        if token.level == 0 and token.nesting >= 0 and token.map:
+            yield token, "\n".join(lines[slice(*token.map)]).strip()
+
+
+def directive(token: Token) -> tuple[str, str] | None:
+    """Name and title of a directive; None for anything else, as a block of code."""
+    found = DIRECTIVE.fullmatch(token.info.strip()) if token.type in ("fence", "colon_fence") else None
+    return found and (found[1], found[2])
+
+
+def options_of(content: str) -> tuple[dict[str, str], str]:
+    """The options at the head of a directive, and the text below them."""
+    options, lines = {}, content.split("\n")
+    while lines and (option := OPTION.fullmatch(lines[0].strip())):
+        options[option[1]] = option[2]
+        lines = lines[1:]
+    return options, "\n".join(lines).strip("\n")
 
 
 class Plain:
@@ -59,97 +88,77 @@ class Plain:
 
     def text(self, source: str, page: str) -> str:
         """One cell, or the inside of a directive."""
-        lines, out, run = source.split("\n"), [], []
-        i = 0
+        return "\n\n".join(filter(None, (self.block(*one, page) for one in blocks(source))))
 
-        def flush() -> None:
-            if run:
-                out.append(self.inline("\n".join(run), page))
-                run.clear()
+    def block(self, token: Token, raw: str, page: str) -> str:
+        if named := directive(token):
+            return self.directive(*named, token.content, page).strip()
+        if token.type == "myst_target":
+            return f'<a id="{token.content}"></a>'
+        if token.type == "math_block_label":
+            return f"$${token.content.rstrip()} \\tag{{{self.number(token.info)}}}$$"
+        if token.type in ("fence", "code_block", "math_block", "amsmath"):
+            return raw
+        return "" if token.type == "myst_line_comment" else self.inline(raw, page)
 
-        while i < len(lines):
-            mark = FENCE.fullmatch(lines[i].strip())
-            if not mark or (mark["fence"][0] == ":" and not mark["name"]):
-                run.append(lines[i])
-                i += 1
-                continue
-            end = _end(lines, i, mark["fence"])
-            flush()
-            if mark["name"]:
-                out.append(self.directive(mark["name"], mark["title"], lines[i + 1 : end], page))
-            else:
-                out.append("\n".join(lines[i : end + 1]))
-            i = end + 1
-        flush()
-        return re.sub(r"\n{3,}", "\n\n", "\n".join(out)).strip()
-
-    def directive(self, name: str, title: str, lines: list[str], page: str) -> str:
+    def directive(self, name: str, title: str, content: str, page: str) -> str:
         """What stands for a directive."""
-        options = {}
-        while lines and (option := OPTION.fullmatch(lines[0].strip())):
-            options[option[1]] = option[2]
-            lines = lines[1:]
+        options, content = options_of(content)
         if name in ("raw", "exercise-end", "solution-end", "contents", "bibliography"):
             return ""
         if name in ("code-block", "code"):
-            return "\n".join([f"```{title}", *lines, "```"])
+            return f"```{title}\n{content}\n```"
         if name == "math":
             label = f" ({options['label']})" if "label" in options else ""
-            return self.inline("$$\n" + "\n".join(lines) + "\n$$" + label, page)
+            return self.text(f"$$\n{content}\n$${label}", page)
         if name in ("figure", "image"):
-            caption = self.text("\n".join(lines), page)
-            return (
-                f"![{options.get('alt', '')}]({self.site}/_images/{posixpath.basename(title)})\n\n{caption}\n"
-            )
+            picture = f"{self.site}/_images/{posixpath.basename(title)}"
+            return f"![{options.get('alt', '')}]({picture})\n\n{self.text(content, page)}"
         if name == "list-table":
-            return self.table(lines, int(options.get("header-rows", 0)), page)
-        body, title = self.text("\n".join(lines), page), self.inline(title, page)
+            return self.table(content, int(options.get("header-rows", 0)), page)
+        body, title = self.text(content, page), self.inline(title, page)
         if name == "div":
             live = f"*This runs in your browser on [the book's page]({self.site}/{page}.html).*\n\n"
             return (live if "live-generator" in title else "") + body
         if name in ("exercise", "exercise-start"):
-            return "\n" + f"### Exercise: {title}".removesuffix(": ") + f"\n\n{body}\n"
+            return f"### Exercise: {title}".removesuffix(": ") + f"\n\n{body}"
         if name == "solution-start":
             return f"#### Solution\n\n{body}"
         if name == "solution":
             title, options["class"] = "Solution", "dropdown"
         if name == "dropdown" or "dropdown" in options.get("class", ""):
-            return f"\n<details><summary><b>{title}</b></summary>\n\n{body}\n\n</details>\n"
+            return f"<details><summary><b>{title}</b></summary>\n\n{body}\n\n</details>"
         if name not in ("admonition", "margin", "sidebar"):
             title = name.rpartition(":")[2].capitalize() + f" ({title})" * bool(title)
         quoted = (f"**{title}**\n\n" if title else "") + body
-        return "\n" + "\n".join(f"> {line}".rstrip() for line in quoted.split("\n")) + "\n"
+        return "\n".join(f"> {line}".rstrip() for line in quoted.split("\n"))
 
-    def table(self, lines: list[str], heads: int, page: str) -> str:
+    def table(self, content: str, heads: int, page: str) -> str:
         """A {list-table} with pipes; its first row is the head, for Markdown has no table without."""
-        rows: list[list[str]] = []
-        for line in lines:
-            if new := re.match(r"\*\s+-\s?(.*)", line):
-                rows.append([new[1]])
-            elif more := re.match(r"\s+-\s?(.*)", line):
-                rows[-1].append(more[1])
-            elif line.strip() and rows:
-                rows[-1][-1] += " " + line.strip()
-        cells = [[self.inline(cell, page).replace("|", "\\|").strip() for cell in row] for row in rows]
+        rows = SyntaxTreeNode(PARSER.parse(content)).children[0].children
+        cells = [[self.cell(one, page) for one in row.children[0].children] for row in rows]
         if not heads:
             cells.insert(0, [""] * max(map(len, cells)))
         cells.insert(1, ["---"] * len(cells[0]))
-        return "\n" + "\n".join(f"| {' | '.join(row)} |" for row in cells) + "\n"
+        return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+
+    def cell(self, item: SyntaxTreeNode, page: str) -> str:
+        words = " ".join(one.content for one in item.walk() if one.type == "inline")
+        return " ".join(self.inline(words, page).split()).replace("|", "\\|")
 
     # --- within a line -----------------------------------------------------------------------------
 
     def inline(self, text: str, page: str) -> str:
-        """Text without directives."""
-        text = ROLE.sub(lambda role: self.role(role[1], role[2], page), text)
-        text = LABELLED.sub(lambda m: f"$${m[1].rstrip()} \\tag{{{self.number(m[2])}}}$$", text)
-        text = ANCHOR.sub(r'<a id="\1"></a>', text)
+        """Text without directives, in one pass, so that nothing is resolved twice."""
 
-        def link(found: re.Match[str]) -> str:
+        def plain(found: re.Match[str]) -> str:
+            if found["role"]:
+                return self.role(found["role"], found["content"], page)
             if found["link"]:
                 return f"]({self.address(found['link'], page)})"
-            return found["span"] or found[0]
+            return self.inline(found["span"], page) if found["span"] else found[0]
 
-        return LINK.sub(link, text)
+        return INLINE.sub(plain, text)
 
     def role(self, name: str, content: str, page: str) -> str:
         """The words of a role, linked where the book links them."""
@@ -220,12 +229,3 @@ class Plain:
             return f"#{link}"  # a label of this page
         picture = path.endswith((".png", ".svg", ".jpg"))
         return f"{self.site}/_images/{posixpath.basename(path)}" if picture else f"{self.site}/{there}"
-
-
-def _end(lines: list[str], start: int, fence: str) -> int:
-    """The line that closes the fence of line `start`."""
-    for i in range(start + 1, len(lines)):
-        line = lines[i].strip()
-        if len(line) >= len(fence) and set(line) == {fence[0]}:
-            return i
-    return len(lines)

@@ -6,7 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from book_contents import ROOT
+
 RESULTS = ROOT / "results"
 
 # {result}`digits.json:metrics.teacher.fd|.2f`  or, with the number beside it for readers of the

@@ -5,22 +5,17 @@ chapter's section, an exercise or an idea that does not exist, and where an idea
 quiz question or minutes.
 """
 
-import re
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import book_ideas as ideas
 import book_results as results
 import yaml
-from sphinx.application import Sphinx
-from sphinx.environment import BuildEnvironment
-from sphinx.util import logging
+from book_contents import ROOT, chapters, deck, list_table, pages
 
-logger = logging.getLogger(__name__)
-
-TEACHING = results.ROOT / "book" / "teaching.yml"
-GUIDE = "book/reference/instructors"
+TEACHING = ROOT / "book" / "teaching.yml"
 TRACKS = ("undergraduate", "postgraduate")
 Class = dict[str, Any]
 
@@ -83,7 +78,7 @@ def at_home(one: Class) -> list[str]:
     """The exercises of its sets, as far as these are in the book, that no class of its track does."""
     track = next(track for track in TRACKS if one in read()[track])
     done = {name for other in read()[track] for name in other["exercises"]}
-    sets = [where for where in one["home"] if f"exercises/{where}" in ideas.contents()]
+    sets = [where for where in one["home"] if f"exercises/{where}" in pages()]
     return [name for name, where in ideas.sets().items() if where in sets and name not in done]
 
 
@@ -109,9 +104,8 @@ def plan(track: str) -> str:
         about += [f"{ideas.link(page)}{slides(page)}" for page in one["chapters"]]
         out += [" · ".join(about), f"**Before.** {one['before']}", "**Goals.**"]
         out.append("\n".join(f"- {goal}" for goal in one["goals"]))
-        rows = [f"* - {step[0]}\n  - {step[1]}\n  - {''.join(step[2:])}" for step in one["steps"]]
-        head = "```{list-table}\n:header-rows: 1\n:widths: 10 60 30\n"
-        out.append("\n".join([head, "* - minutes\n  - what\n  - idea", *rows, "```"]))
+        rows = [[*step[:2], "".join(step[2:])] for step in one["steps"]]
+        out.append(list_table(["minutes", "what", "idea"], rows, "10 60 30"))
         for title, names in (("In class", one["exercises"]), ("At home", at_home(one))):
             if names:
                 out.append(f"**{title}** (minutes). {exercise_links(names)}.")
@@ -130,71 +124,60 @@ def plan(track: str) -> str:
 
 def slides(page: str) -> str:
     """A link to the deck of a chapter that has one."""
-    if f"book/{page}" not in ideas.contents() or "/quiz" in page:
-        return ""
-    name = Path(page).name
-    return f' (<a href="../../slides/{name}.html">slides {name.replace("_", " ")}</a>)'
+    there, name = deck(f"book/{page}"), Path(page).name.replace("_", " ")
+    return f' (<a href="../../{there}">slides {name}</a>)' if there else ""
 
 
 def machines() -> str:
     """Time and memory of each chapter as recorded, and what it wants besides."""
-    record = results.load("chapters.json")
-    rows = [
-        "```{list-table} Time and memory of the chapters, as recorded",
-        ":header-rows: 1",
-        "",
-        "* - chapter\n  - seconds\n  - memory\n  - machine",
-    ]
-    for page in sorted(ideas.contents(), key=lambda page: ("/post" in page, "bridge" not in page, page)):
-        name = Path(page).name
-        if not re.match(r"book/(under|post)graduate/(?!quiz)", page):
-            continue
-        known = record["metrics"].get(name)
-        seconds = f"{known['seconds']:.0f}" if known else "not yet measured"
-        memory = f"{known['peak_memory_mb']:,} MB" if known else "not yet measured"
+    known, rows = results.load("chapters.json")["metrics"], []
+    for page in chapters():
+        seconds = memory = "not yet measured"
+        if found := known.get(Path(page).name):
+            seconds, memory = f"{found['seconds']:.0f}", f"{found['peak_memory_mb']:,} MB"
         machine = read()["machines"].get(page.removeprefix("book/"), "Any laptop, or Colab without a GPU")
-        rows.append(f"* - {{doc}}`/{page}`\n  - {seconds}\n  - {memory}\n  - {machine}")
-    return "\n".join([*rows, "```"])
+        rows.append([f"{{doc}}`/{page}`", seconds, memory, machine])
+    title = "Time and memory of the chapters, as recorded"
+    return list_table(["chapter", "seconds", "memory", "machine"], rows, title=title)
 
 
 def table(track: str) -> str:
     """Each idea of a track with chapter, exercises, quiz questions and minutes."""
     from cdedu.course.checks.core import exercises
 
-    rows = [
-        f"```{{list-table}} The ideas of the {track} track",
-        ":header-rows: 1",
-        ":widths: 22 18 26 22 12",
-        "",
-        "* - idea\n  - chapter\n  - exercises\n  - quiz questions\n  - minutes",
-    ]
+    rows = []
     for row in (row for row in ideas.read() if row["track"] == track):
-        names = [n for n in row["exercises"] or [] if f"exercises/{ideas.sets().get(n)}" in ideas.contents()]
-        idea = f"**{row['idea']}**" if row.get("core") else row["idea"]
+        names = [n for n in row["exercises"] or [] if f"exercises/{ideas.sets().get(n)}" in pages()]
         asked = "; ".join(f"{{doc}}`{exercises()[n].title} </exercises/{ideas.sets()[n]}>`" for n in names)
-        questions = ", ".join(f"`{name}`" for name in quiz(row["idea"]))
         time = [f"{minutes(row['idea'])} in class"] if minutes(row["idea"]) else []
         time += [f"{sum(exercises()[name].minutes for name in names)} of exercises"] if names else []
-        taught = ", ".join(ideas.link(page) for page in row["taught"])
-        parts = [idea, taught, asked or "chapter to come", questions or "–", ", ".join(time) or "–"]
-        rows.append("* - " + "\n  - ".join(parts))
-    return "\n".join([*rows, "```"])
+        rows.append(
+            [
+                f"**{row['idea']}**" if row.get("core") else row["idea"],
+                ", ".join(ideas.link(page) for page in row["taught"]),
+                asked or "chapter to come",
+                ", ".join(f"`{name}`" for name in quiz(row["idea"])) or "–",
+                ", ".join(time) or "–",
+            ]
+        )
+    heads = ["idea", "chapter", "exercises", "quiz questions", "minutes"]
+    return list_table(heads, rows, "22 18 26 22 12", f"The ideas of the {track} track")
 
 
 def claims() -> str:
     """What is said about the method, what the book finds, and where."""
     rows = [
-        "```{list-table} Claims that the course examines",
-        ":header-rows: 1",
-        ":widths: 20 26 18 20 16",
-        "",
-        "* - claim\n  - what the book finds\n  - chapter\n  - exercises (minutes)\n  - quiz questions",
+        [
+            row["claim"],
+            row["found"],
+            ", ".join(ideas.link(page) for page in row["chapters"]),
+            exercise_links(row["exercises"]),
+            ", ".join(f"`{name}`" for name in row["quiz"]),
+        ]
+        for row in read()["claims"]
     ]
-    for row in read()["claims"]:
-        taught = ", ".join(ideas.link(page) for page in row["chapters"])
-        parts = [row["claim"], row["found"], taught, exercise_links(row["exercises"])]
-        rows.append("* - " + "\n  - ".join([*parts, ", ".join(f"`{name}`" for name in row["quiz"])]))
-    return "\n".join([*rows, "```"])
+    heads = ["claim", "what the book finds", "chapter", "exercises (minutes)", "quiz questions"]
+    return list_table(heads, rows, "20 26 18 20 16", "Claims that the course examines")
 
 
 def problems() -> list[str]:
@@ -208,11 +191,10 @@ def problems() -> list[str]:
             elif step[2:] and step[2] not in known:
                 found.append(f"{here}: book/ideas.yml has no idea {step[2]!r}")
         found += [f"{here}: there is no exercise {n!r}" for n in one["exercises"] if n not in ideas.sets()]
-        pages = [page for page in one["chapters"] if f"book/{page}" in ideas.contents()]
-        heads = {head for page in pages for head in ideas.sections(page)}
-        if len(pages) == len(one["chapters"]):
+        if all(f"book/{page}" in pages() for page in one["chapters"]):
+            heads = {head for page in one["chapters"] for head in ideas.sections(page)}
             names = [note["at"] for note in one["notes"] if "at" in note and note["at"] not in heads]
-            found += [f"{here}: {', '.join(pages)} has no section {name!r}" for name in names]
+            found += [f"{here}: {', '.join(one['chapters'])} has no section {name!r}" for name in names]
     from cdedu.course.quiz import pool
 
     questions = {name for track in TRACKS for name in pool(track)}
@@ -228,28 +210,10 @@ def problems() -> list[str]:
     return found
 
 
-# --- in the build ------------------------------------------------------------------------------------
-
-
-def write_guide(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Fill in the generated parts of the guide."""
-    if docname != GUIDE:
-        return
-    app.env.note_dependency(str(TEACHING))
-    for problem in problems():
-        logger.warning(problem)
-    parts = {"machines": machines(), "claims": claims()}
-    for track in TRACKS:
-        parts |= {f"plan {track}": plan(track), f"ideas {track}": table(track)}
-    for mark, text in parts.items():
-        source[0] = source[0].replace(f"<!-- {mark} -->", text)
-
-
-def reread(app: Sphinx, env: BuildEnvironment, *_: Any) -> list[str]:
-    return [GUIDE] if GUIDE in env.found_docs else []
-
-
-def setup(app: Sphinx) -> dict[str, Any]:
-    app.connect("source-read", write_guide)
-    app.connect("env-get-outdated", reread)
-    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+PARTS: dict[str, Callable[[], str]] = {
+    "machines": machines,
+    "claims": claims,
+    **{f"plan {track}": partial(plan, track) for track in TRACKS},
+    **{f"ideas {track}": partial(table, track) for track in TRACKS},
+}
+"""Mark of the guide → what stands there."""

@@ -3,16 +3,20 @@
 - ``{result}`file.json:dotted.path|format` ``: a number from ``results/`` with its origin as a tooltip;
 - ``{chapter}`Title <undergraduate/01_noise>` ``: a link where the chapter exists, else "(planned)";
 - every labelled equation names its code and its test in ``book/equations.yml``, or the build fails;
-- four pages are written from their sources: API, equations, results and ideas (at ``<!-- api -->`` and so on);
+- five pages are written from their sources: API, equations, results, ideas and the instructor's guide (at ``<!-- api -->`` and so on);
 - nothing on a page asks another host: the scripts of sphinx-thebe are switched off.
 """
 
+from collections.abc import Callable
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import book_ideas as ideas
 import book_results as results
+import book_teaching as teaching
 import yaml
+from book_contents import ROOT
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
@@ -22,7 +26,7 @@ from sphinx.util.docutils import SphinxRole
 
 logger = logging.getLogger(__name__)
 
-EQUATIONS = results.ROOT / "book" / "equations.yml"
+EQUATIONS = ROOT / "book" / "equations.yml"
 PAGES = "book/reference/"
 MODULES = {
     "The method": "noise solvers teacher mixture student perceptual losses samplers editing",
@@ -135,14 +139,18 @@ def check_equations(app: Sphinx, env: BuildEnvironment) -> None:
 
 
 def write_page(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Fill in the generated part of a reference page."""
-    for mark, write in (("api", _api), ("equations", _equations), ("results", _results), ("ideas", _ideas)):
-        if docname == PAGES + mark:
-            source[0] = source[0].replace(f"<!-- {mark} -->", write(app))
+    """Fill in the generated parts of a reference page, and warn of what its sources lack."""
+    sources, problems, parts = GENERATED.get(docname.removeprefix(PAGES), ((), list, {}))
+    for path in sources:
+        app.env.note_dependency(str(path))
+    for problem in problems():
+        logger.warning(problem)
+    for mark, write in parts.items():
+        source[0] = source[0].replace(f"<!-- {mark} -->", write(app))
 
 
 def reread_pages(app: Sphinx, env: BuildEnvironment, *_: Any) -> list[str]:
-    pages = ("book/index", *(PAGES + mark for mark in ("api", "equations", "results", "ideas")))
+    pages = ("book/index", *(PAGES + page for page in GENERATED))
     return [page for page in pages if page in env.found_docs]
 
 
@@ -188,11 +196,7 @@ def _results(app: Sphinx) -> str:
 
 
 def _ideas(app: Sphinx) -> str:
-    app.env.note_dependency(str(ideas.IDEAS))
-    app.env.note_dependency(str(ideas.SYSTEMS))
-    for problem in ideas.problems():
-        logger.warning(problem)
-    parts = {f"{track.capitalize()} track": ideas.table(track) for track in ("undergraduate", "postgraduate")}
+    parts = {f"{track.capitalize()} track": ideas.table(track) for track in teaching.TRACKS}
     parts["Systems"] = ideas.system_table()
     return "\n\n".join(f"## {title}\n\n{table}" for title, table in parts.items())
 
@@ -202,6 +206,20 @@ def _table(left: str, right: str, rows: list[tuple[str, Any]]) -> str:
         return str(value).replace("|", "\\|").replace("\n", " ")
 
     return "\n".join([f"| {left} | {right} |", "|---|---|", *(f"| {k} | {cell(v)} |" for k, v in rows)])
+
+
+# page -> the files it is made of, what is wrong with them, and what stands for each mark
+GENERATED: dict[str, tuple[tuple[Path, ...], Callable[[], list[str]], dict[str, Callable[[Sphinx], str]]]] = {
+    "api": ((), list, {"api": _api}),
+    "equations": ((EQUATIONS,), list, {"equations": _equations}),
+    "results": ((), list, {"results": _results}),
+    "ideas": ((ideas.IDEAS, ideas.SYSTEMS), ideas.problems, {"ideas": _ideas}),
+    "instructors": (
+        (teaching.TEACHING,),
+        teaching.problems,
+        {mark: lambda _, write=write: write() for mark, write in teaching.PARTS.items()},  # type: ignore[misc]
+    ),
+}
 
 
 # --- set-up --------------------------------------------------------------------------------------

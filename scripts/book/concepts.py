@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 import yaml
+from book_contents import pages
 
 ROOT = Path(__file__).resolve().parents[2]
 TRACKS = ("undergraduate", "postgraduate")
@@ -26,16 +27,14 @@ ASIDE = re.compile(
 
 def track(name: str) -> list[Path]:
     """The pages of a track in reading order, each chapter followed by its exercises."""
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    chapters = [c["file"] for part in toc["parts"] for c in part["chapters"] if f"book/{name}/" in c["file"]]
-    pages = [ROOT / page for page in FIRST[name]]
-    for chapter in chapters:
-        pages += [
+    found = [ROOT / page for page in FIRST[name]]
+    for chapter in (page for page in pages() if page.startswith(f"book/{name}/")):
+        found += [
             path
             for folder in ("book/" + name, "exercises/source")
             if (path := ROOT / folder / f"{Path(chapter).name}.ipynb").exists()
         ]
-    return pages
+    return found
 
 
 def text(path: Path) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 import yaml
+from book_contents import pages
 from book_launch import address
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,14 +73,6 @@ def published() -> str:
     return address(name, os.environ.get("BOOK_VERSION", ""))
 
 
-def pages(entry: dict[str, Any]) -> Iterator[str]:
-    """Every page of the table of contents, in order."""
-    if page := entry.get("file", entry.get("root")):
-        yield page
-    for below in (*entry.get("parts", ()), *entry.get("chapters", ()), *entry.get("sections", ())):
-        yield from pages(below)
-
-
 def chromium() -> str | None:
     """The browser of this machine, if it has one."""
     names = ("chromium", "chromium-browser", "google-chrome")
@@ -106,7 +99,7 @@ def write_pdf(path: Path, html: Path) -> None:
     with served(html) as site, launched() as browser:
         tab = browser.new_page(color_scheme="light")
         tab.set_default_timeout(PATIENCE)
-        for page in pages(yaml.safe_load((ROOT / "_toc.yml").read_text())):
+        for page in pages():
             answer = tab.goto(f"{site}/{page}.html", wait_until="load")
             if answer is None or not answer.ok:
                 sys.exit(f"release: {page}.html is not in the built book; run `make book` first")

@@ -1,0 +1,181 @@
+"""The one place that edits a page after Sphinx has written it: what the theme leaves out, and what it loads for nothing.
+
+- below the title stands how far along its track the page is, and of a notebook where it can be run and its slides;
+- next leads from a chapter to its exercises and from there to the next chapter; solutions are reached from the sidebar;
+- the sidebar's toggles have names, a table's empty corner is no header, and the bibliography is a list of items;
+- a margin note is a note, not a landmark;
+- without JavaScript the light theme is there, and a sentence says what is missing;
+- pictures keep their place while they load, and wide ones scroll on a phone instead of shrinking until nobody can read them;
+- a page with a ``<div class="live-generator">`` gets the script and the style of the live generator;
+- a page without a formula does not get MathJax (a quarter of a megabyte compressed);
+- no page gets Font Awesome's script (half a megabyte): its fonts draw the same icons, see ``book/_templates``.
+"""
+
+import hashlib
+import json
+import posixpath
+from pathlib import Path
+from typing import Any
+
+import book_launch as launch
+from book_contents import ROOT, SOLUTIONS, is_notebook, steps
+from bs4 import BeautifulSoup
+from PIL import Image
+from sphinx.application import Sphinx
+
+BOOK = ROOT / "book"
+LIVE = BOOK / "_static" / "live"
+WIDE = 700  # pixels of a figure with several panels side by side
+
+
+def configure(app: Sphinx, config: Any) -> None:
+    config.templates_path = [str(BOOK / "_templates"), *config.templates_path]  # before the themes' own
+
+
+def mend(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """After all others have had the page."""
+    body = BeautifulSoup(context.get("body", ""), "html.parser")
+    choose_scripts(app, context, body)
+    if doctree is None:
+        return
+    head = progress(page) + without_script(body)
+    if is_notebook(app, page):
+        head += launch.row(app, page)
+        launch.add_buttons(app, page, context)
+    mend_elements(app, body)
+    if body.h1:
+        body.h1.insert_after(BeautifulSoup(f"\n{head}", "html.parser"))
+    context["body"] = str(body)
+
+    for name, side in (("prev", 1), ("next", 2)):
+        there = neighbour(app, page, side)
+        if there and context.get(name):
+            title = app.builder.render_partial(app.env.titles[there])["title"]  # type: ignore[attr-defined]
+            context[name] = {"link": app.builder.get_relative_uri(page, there), "title": title}
+        else:
+            context[name] = None
+
+    toctree = context["generate_toctree_html"]
+
+    def named(*args: Any, **options: Any) -> BeautifulSoup:
+        return name_toggles(BeautifulSoup(str(toctree(*args, **options)), "html.parser"))
+
+    context["generate_toctree_html"] = named
+
+
+# --- below the title -----------------------------------------------------------------------------
+
+
+def progress(page: str) -> str:
+    """How far along its track a page is; nothing on a page of no track."""
+    if page not in steps():
+        return ""
+    track, step, count, kind = steps()[page]
+    return f'<p class="track-progress" style="--done: {100 * step / count:.0f}%">{track}, step {step} of {count}{kind}</p>'
+
+
+def without_script(body: BeautifulSoup) -> str:
+    """What a reader without JavaScript is told, if the page needs it."""
+    needed = {'[class^="math"]': "formulas appear as TeX", '[class^="cd-"]': "figures stand still"}
+    missing = [words for mark, words in needed.items() if body.select_one(mark)]
+    if not missing:
+        return ""
+    return f"<noscript><p><em>Without JavaScript {' and '.join(missing)} on this page.</em></p></noscript>\n"
+
+
+# --- elements --------------------------------------------------------------------------------------
+
+
+def mend_elements(app: Sphinx, body: BeautifulSoup) -> None:
+    """Names and roles that assistive technology reads, and the sizes of pictures."""
+    for cell in body("th"):
+        if cell.decode_contents() in ("", "<p></p>"):
+            cell.clear()
+            cell.name = "td"
+    for item in body("div", role="doc-biblioentry"):  # a deprecated role, not allowed in a list
+        item["role"] = "listitem"
+    for fold in body("summary", attrs={"aria-label": "Toggle hidden content"}):
+        del fold["aria-label"]  # it is called what it shows: "Show the code"
+    for note in body("aside", class_="margin"):
+        note.name, note["role"] = "div", "note"
+        if (title := note.find(class_="sidebar-title")) and not title.contents:
+            title.decompose()
+    images = {name: path for path, name in app.builder.images.items()}
+    for img in body("img"):
+        path = images.get(posixpath.basename(img["src"]), "")
+        if not path.endswith(".png"):
+            continue
+        with Image.open(Path(app.srcdir, path)) as picture:
+            width, height = shown_size(picture)
+        img["width"], img["height"] = str(width), str(height)
+        if width > WIDE and width > 2 * height:
+            img.wrap(body.new_tag("span", attrs={"class": "wide-picture"}))
+
+
+def shown_size(picture: Image.Image) -> tuple[int, int]:
+    """Width and height on the page. A figure made for dense screens has two pixels for each of these, and says so by its dpi."""
+    dpi = picture.info.get("dpi", (96, 96))[0]
+    density = max(1, round(dpi / 110))  # 110: cdedu.plotting.STYLE["figure.dpi"]
+    return round(picture.width / density), round(picture.height / density)
+
+
+# --- around the text -------------------------------------------------------------------------------
+
+
+def neighbour(app: Sphinx, page: str, side: int) -> str | None:
+    """The page before (side 1) or after (side 2) in the contents that is no page of solutions."""
+    relations = app.builder.relations  # type: ignore[attr-defined]
+    there: str | None = relations.get(page, [None] * 3)[side]
+    while there and there.startswith(SOLUTIONS):
+        there = relations[there][side]
+    return there
+
+
+def name_toggles(sidebar: BeautifulSoup) -> BeautifulSoup:
+    for toggle in sidebar("summary"):
+        toggle["aria-label"] = f"Pages below {toggle.find_parent('li').a.get_text(strip=True)}"
+    return sidebar
+
+
+def set_theme(app: Sphinx, error: Exception | None) -> None:
+    """Every page says a theme that exists; the theme's script, where it runs, replaces it before anything is drawn."""
+    if error or app.builder.format != "html":
+        return
+    for path in Path(app.outdir).rglob("*.html"):
+        page = path.read_text(encoding="utf-8")
+        if 'data-theme="auto"' in page:
+            path.write_text(page.replace('data-theme="auto"', 'data-theme="light"', 1), encoding="utf-8")
+
+
+# --- scripts -----------------------------------------------------------------------------------------
+
+
+def choose_scripts(app: Sphinx, context: dict[str, Any], body: BeautifulSoup) -> None:
+    """MathJax for formulas, the generator for its box, and neither for other pages."""
+    if not body.select_one('[class^="math"]'):
+        context["script_files"][:] = [one for one in context["script_files"] if not _is_mathjax(one)]
+    if body.select_one(".live-generator"):
+        app.builder.add_css_file("live/generator.css")  # type: ignore[attr-defined]
+        app.builder.add_js_file("live/generator.js", defer="defer", **live_attributes())  # type: ignore[attr-defined]
+
+
+def live_attributes() -> dict[str, str]:
+    """What the generator must know before it asks for anything: the size of its files, and their version."""
+    manifest = (LIVE / "manifest.json").read_bytes()
+    assets = json.loads(manifest)["assets"]
+    size = sum(asset["bytes"] for name, asset in assets.items() if name != "frames")
+    version = hashlib.sha256(manifest + (LIVE / "engine.js").read_bytes()).hexdigest()[:12]
+    return {"data-megabytes": f"{size / 1e6:.1f}", "data-version": version}
+
+
+def _is_mathjax(script: Any) -> bool:
+    name, text = getattr(script, "filename", "") or "", getattr(script, "attributes", {}).get("body") or ""
+    return "mathjax" in str(name).lower() or text.startswith("window.MathJax")
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_js_file("scroll.js", defer="defer")
+    app.connect("config-inited", configure)
+    app.connect("html-page-context", mend, priority=950)
+    app.connect("build-finished", set_theme)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
