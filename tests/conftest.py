@@ -9,20 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from scripts.book.release import HTML, PATIENCE, ROOT, chromium, launched, served  # noqa: F401
 
+settings.register_profile("default", deadline=None)
+settings.register_profile("weekly", deadline=None, max_examples=3000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
-def build_book(root: Path, extensions: list[str], **settings: Any) -> tuple[Any, str]:
+
+def build_book(root: Path, extensions: list[str], **more: Any) -> tuple[Any, str]:
     """Build the book in root/src into root/html; the Sphinx application, and what the build warned about."""
     from sphinx.application import Sphinx
     from sphinx.util.docutils import docutils_namespace
 
     # A source_suffix of its own: Sphinx writes into its default.
-    settings = {"extensions": extensions, "source_suffix": {".rst": "restructuredtext"}} | settings
+    options = {"extensions": extensions, "source_suffix": {".rst": "restructuredtext"}} | more
     warnings = io.StringIO()
     with docutils_namespace():
-        app = Sphinx(root / "src", None, root / "html", root / "trees", "html", settings, None, warnings)
+        app = Sphinx(root / "src", None, root / "html", root / "trees", "html", options, None, warnings)
         app.build()
     return app, warnings.getvalue()
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cdedu.noise import (
@@ -39,7 +39,6 @@ def test_grid_is_the_papers_counted_from_the_other_end():
 
 
 @given(st.integers(2, 300), st.floats(1e-3, 0.5), st.floats(1, 200), st.floats(1, 10))
-@settings(max_examples=50, deadline=None)
 def test_grid_descends_between_exact_ends(n, sigma_min, sigma_max, rho):
     g = karras_sigmas(n, sigma_min, sigma_max, rho, dtype=torch.float64)
     assert len(g) == n and g[0] == sigma_max and g[-1] == sigma_min

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -39,7 +39,6 @@ class Mixer(nn.Module):
     st.booleans(),
     st.integers(0, 1000),
 )
-@settings(max_examples=80, deadline=None)
 def test_boundary_holds_bitwise_for_any_network(batch, shape, dtype, eps, form, over_denoiser, seed):
     net = Mixer(tuple(shape), seed).to(dtype)
     student = DenoiserStudent(Teacher(net), eps) if over_denoiser else ConsistencyModel(net, sigma_min=eps)

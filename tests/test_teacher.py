@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import norm
@@ -32,7 +32,6 @@ class Recorder(nn.Module):
 
 
 @given(st.floats(2e-3, 100), st.floats(0.1, 2), st.sampled_from([0.0, 1e-3, 2e-3]))
-@settings(max_examples=60, deadline=None)
 def test_coefficients_are_the_papers(sigma, sigma_data, eps):
     c_skip, c_out, c_in = preconditioning(torch.tensor(sigma, dtype=F64), sigma_data, eps)
     assert c_skip.item() == pytest.approx(sigma_data**2 / ((sigma - eps) ** 2 + sigma_data**2), rel=1e-9)
@@ -89,7 +88,6 @@ def test_teacher_refuses_bad_values():
 
 
 @given(st.floats(-3, 3), st.floats(0.05, 2), st.floats(0.002, 80), st.floats(-200, 200))
-@settings(max_examples=60, deadline=None)
 def test_one_gaussian_has_the_closed_form(m, s, sigma, x):
     gaussian = GaussianMixture(torch.tensor([m], dtype=F64), s)
     point = torch.tensor([[x]], dtype=F64)

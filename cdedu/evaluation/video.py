@@ -43,7 +43,7 @@ class ClipRuler:
     """What is measured of clips of moving digits: each frame by itself, and the frames together.
 
     Args:
-        data: from :func:`moving_digits`; samples are compared with its ``test`` part, and must be as many.
+        data: from :func:`~cdedu.data.video.moving_digits`; samples are compared with its ``test`` part, and must be as many.
     """
 
     def __init__(self, data: Dataset) -> None:
