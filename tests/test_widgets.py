@@ -34,3 +34,16 @@ def test_pictures_become_a_png():
 def test_a_start_of_another_size_is_refused():
     with pytest.raises(ValueError, match="start has 4 pixels, but a canvas of size 8 has 64"):
         Canvas(lambda x: x, start=torch.zeros(2, 2))
+
+
+def test_pictures_are_tiled_with_paper_between_them():
+    """Rows from the top left, one pixel of paper after each picture, and paper where a row is short."""
+    from cdedu.plotting import tiled
+
+    ink = torch.arange(3.0).reshape(3, 1, 1, 1).expand(3, 1, 2, 2) / 2
+    sheet = tiled(ink, columns=2)
+    wanted = torch.full((6, 6), -1.0)
+    wanted[0:2, 0:2], wanted[0:2, 3:5], wanted[3:5, 0:2] = 0.0, 0.5, 1.0
+    assert torch.equal(sheet, wanted)
+    colours = tiled(ink.expand(3, 3, 2, 2), columns=3)
+    assert colours.shape == (3, 9, 3) and colours[2].eq(1).all() and colours[0, 3, 0] == 0.75
