@@ -690,7 +690,7 @@ def test_guidance_without_what_it_needs_ends_with_code_2(cdedu, labelled, monkey
         raise ConnectionError("offline")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    monkeypatch.setattr("train_ddpm_digits.NO_LABEL", 9)
+    monkeypatch.setattr("scripts.weights.ddpm_digits.NO_LABEL", 9)
     DDPMPipeline(small_unet(labels=True), DDPMScheduler()).save_pretrained("ten")
     Path("empty").mkdir()
     for words, message in GUIDANCE.items():
