@@ -10,10 +10,10 @@ NUMPY ?= 2.0.2
 DAILY := noise teacher student solvers losses samplers networks recipes training runs runtime checkpoints records files cli evaluation
 
 # Nothing is fetched once the environment stands, and parallel test workers do not fight over the cores.
-book test check weekly lab execute selftest bench mutants: export HF_HUB_OFFLINE = 1
-test check weekly: export OMP_NUM_THREADS ?= 1
+book test check wide lab execute selftest bench mutants: export HF_HUB_OFFLINE = 1
+test check wide: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup book test check weekly lint lab exercises selftest execute glue bench mutants colab zip handout pdf reproducible links lock clean
+.PHONY: help setup book test check weekly wide lint lab exercises selftest execute glue bench mutants colab zip handout pdf reproducible links lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -36,10 +36,11 @@ lint: $(STAMP)
 test: lint book  ## check style and types, build the book, run every test and every notebook
 	@$(BIN)/pytest -q -rfEs -n $(JOBS) --dist loadscope -m "not weekly" --nbval-lax tests book exercises/source $(wildcard exercises/*.ipynb)
 
-weekly: lint book  ## what takes too long for every change: every page for everyone, long fuzzing, the notebooks as in Colab
+weekly: wide colab  ## what takes too long for every change: wide, and the notebooks as in Colab
+
+wide: lint book  ## every page for everyone, long fuzzing
 	@$(BIN)/pytest -q -rfEs -n $(JOBS) --dist loadscope -m weekly tests
 	@HYPOTHESIS_PROFILE=weekly $(BIN)/pytest -q -n $(JOBS) tests/test_noise.py tests/test_teacher.py tests/test_student.py tests/test_records.py
-	@$(MAKE) -s colab
 
 check: lint  ## the daily check: style, types, method, training, recipes, command line
 	@$(BIN)/pytest -q -rfEs -n $(JOBS) $(addprefix tests/test_,$(addsuffix .py,$(DAILY)))

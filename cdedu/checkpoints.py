@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -171,9 +172,8 @@ def _rebuild(what: dict[str, Any], network: nn.Module | None) -> nn.Module:
     if what["class"] == "DenoiserStudent":
         return DenoiserStudent(_rebuild(what["denoiser"], network), what["sigma_min"])
     kind = (_WHOLE if network is None else _AROUND)[what["class"]]
-    return kind(
-        *[network] * (network is not None), **{key: what[key] for key in _arguments(kind) if key in what}
-    )
+    make = kind if network is None else partial(kind, network)
+    return make(**{key: what[key] for key in _arguments(kind) if key in what})
 
 
 def save_state(path: str | Path, state: State, **facts: Any) -> None:

@@ -171,5 +171,5 @@ def same_labels(model: Any, source: str, data: Dataset) -> None:
 
 
 def same_shape(model: nn.Module, source: str, data: Dataset) -> None:
-    if tuple(model.header.shape) != tuple(data.train.shape[1:]):  # type: ignore[index,arg-type]
+    if model.header.shape != tuple(data.train.shape[1:]):
         raise ValueError(f"{source} was trained on data of another shape than {data.name}'s")

@@ -159,6 +159,11 @@ class Setting:
         """x0, noise levels or steps of the grid by ``level``, noise, and condition, for a part of this step's batch."""
         return self.batches.draw(self.state.step, part, level)
 
+    def draw_levels(self, part: range) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """The same, with noise levels by the student's ``log_sigma``, within the recipe's range."""
+        x0, sigma, noise, cond = self.draw(part, self.recipe.student.log_sigma.sample)
+        return x0, sigma.clamp(self.recipe.sigma_min, self.recipe.sigma_max), noise, cond
+
 
 def train_teacher(
     recipe: Recipe,
@@ -329,8 +334,7 @@ def consistency(
 def easy(run: Setting, part: range) -> Tensor:
     """Easy consistency tuning, which uses the teacher only as a start: the losses of a part of a batch, (B,)."""
     recipe, stage = run.recipe, run.recipe.student
-    x0, sigma, noise, cond = run.draw(part, stage.log_sigma.sample)
-    sigma = sigma.clamp(recipe.sigma_min, recipe.sigma_max)
+    x0, sigma, noise, cond = run.draw_levels(part)
     options = {"q": stage.easy_q, "sigma_min": recipe.sigma_min, "noise": noise, **cond}
     options["stage"] = stage_of(run.state.step, stage.steps, stage.easy_stages)
     return easy_consistency_loss(run.model, run.target, x0, sigma, **options)
@@ -339,8 +343,7 @@ def easy(run: Setting, part: range) -> Tensor:
 def continuous(run: Setting, part: range, *, teacher: Denoiser | None = None) -> Tensor:
     """The continuous limit, with a teacher (sCD) or without (sCT); its ratio r rises over the first steps."""
     recipe, stage = run.recipe, run.recipe.student
-    x0, sigma, noise, cond = run.draw(part, stage.log_sigma.sample)
-    sigma = sigma.clamp(recipe.sigma_min, recipe.sigma_max)
+    x0, sigma, noise, cond = run.draw_levels(part)
     ratio = min(1.0, (run.state.step + 1) / max(stage.tangent_warmup, 1))
     options = {"teacher": teacher, "noise": noise, "sigma_data": recipe.sigma_data, "ratio": ratio, **cond}
     return continuous_consistency_loss(run.model, run.target, x0, sigma, **options)
@@ -414,7 +417,7 @@ def begin(
     model: nn.Module,
     runtime: Runtime,
     start: nn.Module | None = None,
-    optimizer: type[torch.optim.Optimizer] | Callable[..., torch.optim.Optimizer] | None = None,
+    optimizer: Callable[..., torch.optim.Optimizer] | None = None,
     kind: type[S] = State,  # type: ignore[assignment]
     **more: Any,
 ) -> S:
