@@ -85,8 +85,15 @@ def save_samples(path: str | Path, x: Tensor, title: str) -> None:
     path = Path(path)
     use_style()
     figure, ax = plt.subplots(figsize=(5, 5))
-    if x.ndim == 4:
+    if x.ndim == 4 and x.shape[1] not in (1, 3):  # clips or latents: a row each, of grey pictures
+        image_grid(ax, x.flatten(0, 1)[:, None], columns=x.shape[1])
+    elif x.ndim == 4:
         image_grid(ax, x)
+    elif x.ndim == 3:  # clouds of points from above, eight in a row
+        i = torch.arange(len(x))
+        place = 2.5 * torch.stack([i % 8, -(i // 8)], 1)
+        ax.scatter(*(x[..., :2] + place[:, None]).flatten(0, 1).T, s=1, color=STUDENT, linewidths=0)
+        ax.set(aspect="equal", xticks=[], yticks=[])
     else:
         scatter(ax, x, STUDENT)
         ax.set(aspect="equal")

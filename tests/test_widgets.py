@@ -47,3 +47,14 @@ def test_pictures_are_tiled_with_paper_between_them():
     assert torch.equal(sheet, wanted)
     colours = tiled(ink.expand(3, 3, 2, 2), columns=3)
     assert colours.shape == (3, 9, 3) and colours[2].eq(1).all() and colours[0, 3, 0] == 0.75
+
+
+@pytest.mark.parametrize(
+    "shape", [(3, 2), (3, 1, 8, 8), (3, 3, 8, 8), (3, 6, 14, 14), (3, 2, 4, 4), (3, 48, 3)]
+)
+def test_samples_of_every_recipe_have_a_picture(shape, tmp_path):
+    """Points, images, clips, latents, clouds of points."""
+    from cdedu.plotting import save_samples
+
+    save_samples(tmp_path / "s.png", torch.rand(shape, generator=torch.Generator().manual_seed(0)), "samples")
+    assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
