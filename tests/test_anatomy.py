@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from cdedu.course.measures.links import link_errors
 from cdedu.losses import distillation_loss
-from cdedu.methods.anatomy import link_errors
 from cdedu.mixture import GaussianMixture
 from cdedu.networks import MLP
 from cdedu.noise import karras_sigmas

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
+from cdedu.course.measures.modes import mode_coverage
 from cdedu.data.modes import mode_data, mode_grid
 from cdedu.evaluation import effective_classes
-from cdedu.evaluation.modes import mode_coverage
 from cdedu.mixture import GaussianMixture
 
 GRID = mode_grid()

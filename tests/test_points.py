@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import cdedu
+from cdedu.course.measures.points import chamfer, measure, nearest_neighbour_accuracy, surface_distance
 from cdedu.data.points import FAMILIES, TUBE, clouds, surface_points
-from cdedu.evaluation.points import chamfer, measure, nearest_neighbour_accuracy, surface_distance
 from cdedu.networks.sets import SetNetwork
 from cdedu.recipes import recipes
 from cdedu.training import distill, train_teacher

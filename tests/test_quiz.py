@@ -6,7 +6,7 @@ import pytest
 from conftest import ROOT
 
 from cdedu.course.quiz import COUNT, TRACKS, Quiz, pool
-from cdedu.course.quiz.core import LETTERS
+from cdedu.course.quiz.core import LETTERS, read
 
 SEEDS = range(60)
 ALL = [(track, name) for track in TRACKS for name in pool(track)]
@@ -145,8 +145,7 @@ def test_the_page_shows_the_quiz_of_its_seed(track: str) -> None:
 
 
 def test_a_name_is_given_once() -> None:
-    from cdedu.course.quiz.core import choice
-
-    name = next(iter(pool("undergraduate")))
-    with pytest.raises(ValueError, match=f"two questions named '{name}'"):
-        choice(name, "", "undergraduate/01_noise", "", "", {}, "")
+    one = '[[question]]\nname = "same"\nidea = ""\npage = ""\ntext = ""\nright = ""\nwrong = {}\nwhy = ""\n'
+    assert set(read(one, None)) == {"same"}
+    with pytest.raises(ValueError, match="two questions named 'same'"):
+        read(one * 2, None)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import cdedu
+from cdedu.course.measures.video import ClipRuler, jitter, speed
 from cdedu.data import Dataset, digits
 from cdedu.data.video import (
     DIRECTIONS,
@@ -16,7 +17,6 @@ from cdedu.data.video import (
     moving_digits,
     single_frames,
 )
-from cdedu.evaluation.video import ClipRuler, jitter, speed
 from cdedu.mixture import GaussianMixture
 from cdedu.recipes import recipes
 from cdedu.training import distill

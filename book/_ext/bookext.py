@@ -33,9 +33,9 @@ MODULES = {
     "Data and networks": "data data.images data.video data.points data.modes networks networks.edm networks.guided "
     "networks.latent networks.sets networks.classifiers",
     "A run, from recipe to file": "recipes runtime training checkpoints files records runs",
-    "Measuring": "evaluation evaluation.comparison evaluation.inception evaluation.captions evaluation.video evaluation.points "
-    "evaluation.modes",
-    "Other methods": "methods.progressive methods.adversarial methods.dmd methods.latent methods.guidance methods.anatomy",
+    "Measuring": "evaluation evaluation.comparison evaluation.inception evaluation.captions course.measures.video "
+    "course.measures.points course.measures.modes course.measures.links",
+    "Other methods": "methods.progressive methods.adversarial methods.dmd methods.latent methods.guidance",
     "Other people's models": "adapters pretrained pretrained.diffusers pretrained.edm pretrained.pipeline pretrained.onnx",
     "Figures and sliders": "plotting course.interactive course.widgets",
     "Exercises and grading": "course.checks course.quiz course.grading",

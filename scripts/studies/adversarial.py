@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 import cdedu
+from cdedu.course.measures.modes import mode_coverage
 from cdedu.data import Dataset
 from cdedu.data.modes import mode_grid
 from cdedu.evaluation import digits_classifier, sliced_wasserstein
 from cdedu.evaluation.comparison import Ruler
-from cdedu.evaluation.modes import mode_coverage
 from cdedu.methods.adversarial import Features, train_adversarial
 from cdedu.methods.dmd import train_matching
 from cdedu.recipes import Recipe, get_recipe

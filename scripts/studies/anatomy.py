@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import cdedu
+from cdedu.course.measures.links import link_errors
 from cdedu.evaluation import spread
 from cdedu.losses import Distance
-from cdedu.methods.anatomy import link_errors
 from cdedu.mixture import GaussianMixture
 from cdedu.noise import SIGMA_MIN, karras_sigmas, sigma_like
 from cdedu.recipes import Recipe, get_recipe

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 import cdedu
+from cdedu.course.measures.points import measure as measure_clouds
+from cdedu.course.measures.video import ClipRuler
 from cdedu.data import Dataset, load_data, video
-from cdedu.evaluation.points import measure as measure_clouds
-from cdedu.evaluation.video import ClipRuler
 from cdedu.recipes import Recipe, get_recipe
 from cdedu.training import distill
 from scripts.studies.bench import Bench, arguments, noise, spreads, trained

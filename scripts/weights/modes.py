@@ -9,9 +9,9 @@ import time
 import torch
 from tqdm import trange
 
+from cdedu.course.measures.modes import mode_coverage
 from cdedu.data.modes import mode_data, mode_grid
 from cdedu.evaluation.comparison import Ruler
-from cdedu.evaluation.modes import mode_coverage
 from cdedu.losses import edm_weight, l2
 from cdedu.noise import LogNormal, add_noise
 from cdedu.recipes import get_recipe

@@ -1,19 +1,21 @@
 """A closing quiz: twenty questions drawn from a track's pool by a seed, and a sentence for each wrong answer.
 
-A question is a function of a random generator, so that its numbers and the order of its options follow from the seed, too::
+The pools are ``undergraduate.toml`` and ``postgraduate.toml``. A question whose numbers are drawn has no text there, but a function
+of its name, dashes as underscores, in the file of Python beside it::
 
-    @question("steps-calls", "Why fewer steps mean faster generation", "undergraduate/02_paths")
-    def _(draw):
+    def steps_calls(draw):
         n = draw.choice([9, 18, 36])
         return Drawn(f"... a grid of {n} points ...", 2 * (n - 1), {n: "A step makes two calls."}, "Two calls a step.")
 """
 
 import math
 import random
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 TRACKS = ("undergraduate", "postgraduate")
@@ -67,36 +69,26 @@ class Sheet(str):
     __repr__ = str.__str__
 
 
-Pool = dict[str, Question]
-_pools: dict[str, Pool] = {track: {} for track in TRACKS}
-
-
-def question(name: str, idea: str, page: str) -> Callable[[Callable[[random.Random], Drawn]], None]:
-    """Decorator: the function below draws a question of the track to which the page belongs."""
-    pool = _pools["undergraduate" if page.startswith("undergraduate/") else "postgraduate"]
-
-    def register(draw: Callable[[random.Random], Drawn]) -> None:
-        if name in pool:
-            raise ValueError(f"there are two questions named {name!r}")
-        pool[name] = Question(name, idea, page, draw)
-
-    return register
-
-
-def choice(
-    name: str, idea: str, page: str, text: str, right: str, wrong: Mapping[str, str], why: str
-) -> None:
-    """A question without numbers."""
-    question(name, idea, page)(lambda _: Drawn(text, right, wrong, why))
-
-
 @cache
-def pool(track: str) -> Pool:
+def pool(track: str) -> dict[str, Question]:
     """All questions of a track, by name, in the order of its chapters."""
     if track not in TRACKS:
         raise ValueError(f"there is no track {track!r}; there are: {', '.join(TRACKS)}")
-    import_module(f"cdedu.course.quiz.{track}")
-    return _pools[track]
+    numbers = import_module(f"cdedu.course.quiz.{track}")
+    out: dict[str, Question] = {}
+    for row in tomllib.loads(Path(__file__).with_name(f"{track}.toml").read_text(encoding="utf-8"))[
+        "question"
+    ]:
+        name, idea, page = row.pop("name"), row.pop("idea"), row.pop("page")
+        if name in out:
+            raise ValueError(f"there are two questions named {name!r}")
+        draw = partial(_fixed, Drawn(**row)) if row else getattr(numbers, name.replace("-", "_"))
+        out[name] = Question(name, idea, page, draw)
+    return out
+
+
+def _fixed(drawn: Drawn, _: random.Random) -> Drawn:
+    return drawn
 
 
 class _Asked:
