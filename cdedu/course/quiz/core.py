@@ -75,10 +75,13 @@ def pool(track: str) -> dict[str, Question]:
     if track not in TRACKS:
         raise ValueError(f"there is no track {track!r}; there are: {', '.join(TRACKS)}")
     numbers = import_module(f"cdedu.course.quiz.{track}")
+    return read(Path(__file__).with_name(f"{track}.toml").read_text(encoding="utf-8"), numbers)
+
+
+def read(text: str, numbers: Any) -> dict[str, Question]:
+    """The questions of a pool; functions for those whose numbers are drawn are attributes of ``numbers``."""
     out: dict[str, Question] = {}
-    for row in tomllib.loads(Path(__file__).with_name(f"{track}.toml").read_text(encoding="utf-8"))[
-        "question"
-    ]:
+    for row in tomllib.loads(text)["question"]:
         name, idea, page = row.pop("name"), row.pop("idea"), row.pop("page")
         if name in out:
             raise ValueError(f"there are two questions named {name!r}")
