@@ -34,12 +34,13 @@ lint: $(STAMP)
 	@$(BIN)/mypy
 
 test: lint book  ## check style and types, build the book, run every test and every notebook
-	@$(BIN)/pytest -q -rfEs -n $(JOBS) --dist loadscope -m "not weekly" --nbval-lax tests book exercises/source $(wildcard exercises/*.ipynb)
+	@$(BIN)/pytest -q -rfEs -n $(JOBS) --dist loadscope -m "not weekly" --nbval-lax tests book exercises/source
 
 weekly: wide colab  ## what takes too long for every change: wide, and the notebooks as in Colab
 
-wide: lint book  ## every page for everyone, long fuzzing
+wide: lint book  ## every page for everyone, what students get, long fuzzing
 	@$(BIN)/pytest -q -rfEs -n $(JOBS) --dist loadscope -m weekly tests
+	@$(BIN)/pytest -q -rfEs -n $(JOBS) --dist loadscope --nbval-lax $(wildcard exercises/*.ipynb)
 	@HYPOTHESIS_PROFILE=weekly $(BIN)/pytest -q -n $(JOBS) tests/test_noise.py tests/test_teacher.py tests/test_student.py tests/test_records.py
 
 check: lint  ## the daily check: style, types, method, training, recipes, command line

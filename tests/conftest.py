@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,18 @@ def build_book(root: Path, extensions: list[str], **more: Any) -> tuple[Any, str
         app = Sphinx(root / "src", None, root / "html", root / "trees", "html", options, None, warnings)
         app.build()
     return app, warnings.getvalue()
+
+
+def daily(pages: list[str], *always: str) -> list[Any]:
+    """Pages as parameters: those of ``always`` and those whose source differs from that of the commit before, as far as git can
+    tell, are looked at with each change, the others every week."""
+    git = ["git", "diff", "--name-only", "HEAD~1", "--", "book", "exercises"]
+    names = subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.split()
+    chosen = {*always, *(str(Path(name).with_suffix("")) for name in names)}
+    return [
+        pytest.param(page, marks=() if page.removesuffix(".html") in chosen else pytest.mark.weekly)
+        for page in pages
+    ]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,7 +5,6 @@ Needs `make book` first; all but the last tests need Chromium.
 
 import posixpath
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ import axe_playwright_python
 import book_contents
 import book_page
 import pytest
-from conftest import HTML, PATIENCE, ROOT
+from conftest import HTML, PATIENCE, daily
 from PIL import Image
-from test_book import BUILT, tree
+from test_book import BUILT, KINDS, tree
 
 pytestmark = pytest.mark.book
 
@@ -52,33 +51,7 @@ def context(browser: Any) -> Iterator[Any]:
         yield context
 
 
-def changed() -> set[str]:
-    """Pages whose source differs from that of the commit before, as far as git can tell."""
-    git = ["git", "diff", "--name-only", "HEAD~1", "--", "book", "exercises"]
-    names = subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.split()
-    return {str(Path(name).with_suffix(".html")) for name in names}
-
-
-KINDS = {
-    f"{page}.html"
-    for page in (
-        "book/index",
-        "book/undergraduate/01_noise",
-        "book/undergraduate/07_interactive",
-        "book/undergraduate/quiz_undergraduate",
-        "book/reference/equations",
-        "exercises/04_consistency",
-        "exercises/solutions/04_consistency",
-    )
-}
-"""A page of every kind: these are looked at with each change, the others every week or when they change themselves."""
-DAILY = KINDS | changed()
-
-
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(p, marks=() if p in DAILY else pytest.mark.weekly) for p in BUILT],
-)
+@pytest.fixture(scope="module", params=daily(BUILT, *KINDS))
 def shown(request: pytest.FixtureRequest, site: str, context: Any) -> Iterator[tuple[str, Any]]:
     """A page, loaded once for its tests: everything unfolded, formulas drawn, the generator's pictures where it has one."""
     tab = context.new_page()

@@ -12,7 +12,7 @@ import book_contents
 import pytest
 import yaml
 from bs4 import BeautifulSoup, Tag
-from conftest import HTML, PATIENCE, ROOT
+from conftest import HTML, PATIENCE, ROOT, daily
 
 pytestmark = pytest.mark.book
 
@@ -21,11 +21,27 @@ FETCHED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "vid
 
 
 BUILT = [f"{page}.html" for page in book_contents.pages()]
+KINDS = (
+    "book/index",
+    "book/undergraduate/01_noise",
+    "book/undergraduate/07_interactive",
+    "book/undergraduate/quiz_undergraduate",
+    "book/reference/equations",
+    "exercises/04_consistency",
+    "exercises/solutions/04_consistency",
+)
+"""A page of every kind."""
 
 
 @cache
 def tree(path: Path) -> BeautifulSoup:
     return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+
+
+@cache
+def places(path: Path) -> set[str]:
+    """Where a link into a page can lead to."""
+    return {str(one["id"]) for one in tree(path).find_all(id=True)}
 
 
 def article(page: str) -> Tag:
@@ -93,9 +109,7 @@ def broken(here: Path, part: Tag) -> list[str]:
 def leads(here: Path, url: str) -> bool:
     path, anchor = urldefrag(url)
     there = (here.parent / unquote(path)).resolve() if path else here
-    return there.is_file() and (
-        there.suffix != ".html" or not anchor or bool(tree(there).find(id=unquote(anchor)))
-    )
+    return there.is_file() and (there.suffix != ".html" or not anchor or unquote(anchor) in places(there))
 
 
 @pytest.mark.parametrize("page", BUILT)
@@ -146,7 +160,7 @@ def context(browser: Any) -> Iterator[Any]:
         yield context
 
 
-@pytest.fixture(scope="module", params=BUILT)
+@pytest.fixture(scope="module", params=daily(BUILT, *KINDS))
 def shown(request: pytest.FixtureRequest, site: str, context: Any) -> Iterator[tuple[str, Any]]:
     """A page with formulas drawn, loaded once for its tests with the network cut; what it asked for and what went wrong."""
     tab = context.new_page()

@@ -10,7 +10,7 @@ from conftest import ROOT
 from scripts.book import colab_test
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_set_up_cells_install_the_course_and_change_nothing() -> None:
     command = [sys.executable, "scripts/book/colab_test.py", "--quick"]
     done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)

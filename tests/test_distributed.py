@@ -85,6 +85,7 @@ def test_two_processes_give_the_weights_of_one(call):
     assert records("student")[-1]["resumed_at"] == 30
 
 
+@pytest.mark.weekly
 def test_sigterm_to_torchrun_leaves_a_state_from_which_one_process_goes_on(call, tmp_path):
     log, state = tmp_path / "log", tmp_path / "run" / "teacher.state.safetensors"
     words = ["train", "toy", "--block", "128", "--device", "cpu", "--out", "run"]

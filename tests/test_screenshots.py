@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import HTML
+from conftest import HTML, daily
 from PIL import Image
 
 from scripts.book import screenshots
@@ -20,7 +20,7 @@ PAGES = (
 )
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", daily(list(PAGES), "book/index"))
 def test_a_page_is_pictured(page: str, html: Path, browser: Any) -> None:
     FOLDER.mkdir(exist_ok=True)
     for view, path in screenshots.take(browser, page, FOLDER).items():

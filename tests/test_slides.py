@@ -18,7 +18,7 @@ import book_teaching
 import nbformat
 import pytest
 from book_plain import Plain
-from conftest import HTML, ROOT
+from conftest import HTML, ROOT, daily
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 from test_accessibility import AXE
@@ -240,7 +240,7 @@ MEASURE = """async () => {
 
 
 @pytest.mark.book
-@pytest.mark.parametrize("page", DECKS)
+@pytest.mark.parametrize("page", daily(DECKS, "book/undergraduate/04_consistency"))
 def test_every_slide_holds_what_it_shows(page: str, site: str, context: Any) -> None:
     path = book_contents.deck(page)
     assert (HTML / path).is_file(), f"{path} was not built"
