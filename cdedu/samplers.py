@@ -11,10 +11,10 @@ import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from cdedu.noise import SIGMA_MIN, check_grid, normal, sigma_like
 from cdedu.solvers import euler_step, heun_step
@@ -24,22 +24,8 @@ Progress = Callable[[Sequence[Any]], Iterable[Any]]
 Callback = Callable[[Tensor, float], None]
 Step = Callable[..., Tensor]
 """``step(denoiser, x, sigma, sigma_next, **cond)``: x at ``sigma_next``, both levels numbers; such as :func:`~cdedu.solvers.euler_step`."""
-
-
-class Sampler(Protocol):
-    """Walks x down a noise grid: (B, ...) noise to (B, ...) data."""
-
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        sigmas: Tensor,
-        to_zero: bool = True,
-        *,
-        progress: Progress | None = None,
-        callback: Callback | None = None,
-        **cond: Any,
-    ) -> Tensor: ...
+Sampler = Callable[..., Tensor]
+"""``sampler(denoiser, x, sigmas, to_zero=True, *, progress=None, callback=None, **cond)``: walks x down a noise grid, from noise to data."""
 
 
 def sampler(solver: Callable[[], Step]) -> Sampler:
@@ -123,7 +109,7 @@ def sample_ddpm() -> Step:
         sigma: float,
         sigma_next: float,
         *,
-        generator: torch.Generator | None = None,
+        generator: Generator | None = None,
         **cond: Any,
     ) -> Tensor:
         up = (sigma_next**2 * (sigma**2 - sigma_next**2)) ** 0.5 / sigma
@@ -170,7 +156,7 @@ def sample_consistency(
     student: Denoiser,
     x: Tensor,
     sigmas: Sequence[float] | Tensor = (80.0,),
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
     *,
     progress: Progress | None = None,
     callback: Callback | None = None,

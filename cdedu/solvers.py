@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from cdedu.noise import sigma_like
+from cdedu.noise import Sigma, sigma_like
 from cdedu.teacher import Denoiser
 
 
@@ -19,13 +19,11 @@ class Solver(Protocol):
     """``solver(denoiser, x, sigma, sigma_next, **cond)``: x at ``sigma_next``, in the shape and dtype of x."""
 
     def __call__(
-        self, denoiser: Denoiser, x: Tensor, sigma: float | Tensor, sigma_next: float | Tensor, **cond: Any
+        self, denoiser: Denoiser, x: Tensor, sigma: Sigma, sigma_next: Sigma, **cond: Any
     ) -> Tensor: ...
 
 
-def euler_step(
-    denoiser: Denoiser, x: Tensor, sigma: float | Tensor, sigma_next: float | Tensor, **cond: Any
-) -> Tensor:
+def euler_step(denoiser: Denoiser, x: Tensor, sigma: Sigma, sigma_next: Sigma, **cond: Any) -> Tensor:
     r"""Euler's method, which is also DDIM: one denoiser call, error of order 1.
 
     .. math:: x' = x + (\sigma' - \sigma)\,\frac{x - D(x, \sigma)}{\sigma}
@@ -40,9 +38,7 @@ def euler_step(
     return (x + (s_next - s) * d).to(x.dtype)
 
 
-def heun_step(
-    denoiser: Denoiser, x: Tensor, sigma: float | Tensor, sigma_next: float | Tensor, **cond: Any
-) -> Tensor:
+def heun_step(denoiser: Denoiser, x: Tensor, sigma: Sigma, sigma_next: Sigma, **cond: Any) -> Tensor:
     r"""Heun's method: an Euler step, then the mean of the slopes at its two ends. Two calls, error of order 2.
 
     .. math:: d = \frac{x - D(x, \sigma)}{\sigma}, \quad

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from cdedu.noise import SIGMA_MIN, sigma_like
+from cdedu.noise import SIGMA_MIN, Sigma, sigma_like
 from cdedu.teacher import Preconditioned, Teacher
 
 
@@ -80,7 +80,7 @@ class DenoiserStudent(nn.Module):
             raise ValueError(f"sigma_min = {sigma_min}, but it must be positive")
         self.denoiser, self.sigma_min = denoiser, sigma_min
 
-    def forward(self, x: Tensor, sigma: float | Tensor, **cond: Any) -> Tensor:
+    def forward(self, x: Tensor, sigma: Sigma, **cond: Any) -> Tensor:
         keep = self.sigma_min / sigma_like(sigma, x, sigma_min=self.sigma_min)
         return (keep * x + (1 - keep) * self.denoiser(x, sigma, **cond)).to(x.dtype)
 

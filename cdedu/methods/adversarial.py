@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
 from cdedu.data import Dataset, load_data
@@ -127,7 +127,7 @@ class Discriminator(nn.Module):
 def discriminator_loss(
     discriminator: Any, real: Tensor, fake: Tensor, r1: float = 0.1, level: Tensor | None = None
 ) -> Tensor:
-    r"""What the discriminator minimises: the hinge loss, and a penalty on its slope at real data (R1).
+    r"""What the discriminator minimises, (B,): the hinge loss, and a penalty on its slope at real data (R1).
 
     .. math::
         \mathcal L_S = \max\big(0,\ 1 - S(x_0)\big) + \max\big(0,\ 1 + S(\hat x)\big)
@@ -140,9 +140,6 @@ def discriminator_loss(
         real: :math:`x_0`, (B, ...); fake: :math:`\hat x`, as many samples of the student.
         r1: γ ≥ 0.
         level: (B,) from which noise level each sample comes; its partner among the data is judged by the same output.
-
-    Returns:
-        (B,) losses.
 
     Source: Lim & Ye 2017 (hinge); Mescheder et al. 2018 (R1); Sauer et al. 2023, section 3.2, where each head has a hinge of
     its own and γ is 1e-5; here the hinge sees the sum.
@@ -157,7 +154,7 @@ def discriminator_loss(
         found, made = discriminator.features(real), discriminator.features(fake)
     found = [f.requires_grad_(r1 > 0) for f in found]
     score = discriminator.score(found, level)
-    loss: Tensor = (1 - score).relu() + (1 + discriminator.score(made, level)).relu()
+    loss = (1 - score).relu() + (1 + discriminator.score(made, level)).relu()
     if r1:
         slopes = torch.autograd.grad(score.sum(), found, create_graph=True)
         loss = loss + r1 / 2 * sum(s.square().sum(1) for s in slopes)
@@ -170,8 +167,7 @@ def adversarial_loss(discriminator: nn.Module, fake: Tensor, level: Tensor | Non
     The gradient passes through heads and features to the sample; the discriminator's weights get none.
     """
     weights = {name: p.detach() for name, p in discriminator.named_parameters()}
-    score: Tensor = functional_call(discriminator, weights, (fake, level))
-    return -score
+    return -functional_call(discriminator, weights, (fake, level))
 
 
 def renoised_distillation_loss(
@@ -180,10 +176,10 @@ def renoised_distillation_loss(
     sigma: Tensor,
     *,
     noise: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
     **cond: Any,
 ) -> Tensor:
-    r"""The distillation term of ADD: the student's sample against the teacher's guess of it, after noise was put back.
+    r"""The distillation term of ADD, (B,): the student's sample against the teacher's guess of it, after noise was put back.
 
     .. math::
         \mathcal L_D = c(\tau)\,\big\|\hat x - D_\phi\big(\operatorname{sg}(\hat x) + \tau z',\ \tau\big)\big\|^2, \qquad
@@ -197,9 +193,6 @@ def renoised_distillation_loss(
         fake: :math:`\hat x`, (B, ...), the student's samples.
         sigma: τ, (B,); noise: z', drawn where it is not given.
 
-    Returns:
-        (B,) losses.
-
     Source: Sauer et al. 2023, section 3.3, with the "exponential" weighting, the default of its ablations; the final model was
     trained with another, noise-free score distillation.
     """
@@ -211,8 +204,7 @@ def renoised_distillation_loss(
     with torch.no_grad():
         guess = teacher(add_noise(fake.detach(), sigma, noise), sigma, **cond)
     weight = (1 + sigma_like(sigma, fake).flatten() ** 2) ** -0.5
-    loss: Tensor = weight.to(fake) * l2(fake, guess)
-    return loss
+    return weight.to(fake) * l2(fake, guess)
 
 
 @dataclass

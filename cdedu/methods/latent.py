@@ -32,7 +32,7 @@ LATENT_DIGITS = recipes["latent-digits"]
 
 
 def autoencoder_loss(model: Autoencoder, x: Tensor, noise: Tensor, kl: float = 1e-3) -> Tensor:
-    r"""Reconstruction from a noisy latent, and a light pull of the latents towards a standard normal distribution.
+    r"""Reconstruction from a noisy latent, and a light pull of the latents towards a standard normal distribution; (B,).
 
     .. math:: \|G(\mu + e^{v/2} z) - x\|^2 + \beta\,\tfrac12\big(\mu^2 + e^v - v - 1\big)
 
@@ -41,9 +41,6 @@ def autoencoder_loss(model: Autoencoder, x: Tensor, noise: Tensor, kl: float = 1
     Args:
         noise: z, in the shape of a latent.
         kl: β.
-
-    Returns:
-        (B,) losses.
     """
     mean, log_variance = model.posterior(x)
     latent = mean + (log_variance / 2).exp() * noise
