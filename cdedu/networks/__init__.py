@@ -5,13 +5,8 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """The network of the two-dimensional chapters: ``depth`` layers of ``width`` units that see x and the noise level.
-
-    Args:
-        dim: of the data.
-        width, depth: of the hidden layers.
-        classes: number of labels, 0 for none.
-    """
+    """The network of the two-dimensional chapters: ``depth`` layers of ``width`` units that see x (B, dim), the noise level and, where
+    there are ``classes``, a label."""
 
     def __init__(self, dim: int = 2, width: int = 128, depth: int = 3, classes: int = 0) -> None:
         super().__init__()
