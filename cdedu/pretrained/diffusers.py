@@ -40,16 +40,13 @@ def load_diffusers(folder: str | Path) -> DiffusersDenoiser | ConsistencyModel:
         ValueError: for a network that is no ``UNet2DModel``, or a scheduler that is no diffusion; flow matching is refused.
     """
     folder = Path(folder)
-    unet, scheduler = (
-        folder / name if (folder / name).is_dir() else folder for name in ("unet", "scheduler")
-    )
+    unet, scheduler = (p if (p := folder / name).is_dir() else folder for name in ("unet", "scheduler"))
     unet_config, config = _read_json(unet / "config.json"), _read_json(scheduler / "scheduler_config.json")
     if unet_config.get("_class_name") != "UNet2DModel":
         raise ValueError(f"{folder}: the network is a {unet_config.get('_class_name')}, not a UNet2DModel")
     size = unet_config.get("sample_size")
     if not size:
         raise ValueError(f"{unet / 'config.json'} has no sample_size; write the height of its images there")
-    model: Any
     if config.get("_class_name") == "CMStochasticIterativeScheduler":
         network, levels = UNet(_read_unet(unet)), (config["sigma_data"], config["sigma_min"])
         model = ConsistencyModel(network, *levels, noise_scale=250.0)

@@ -58,7 +58,6 @@ def export_pipeline(
         raise ValueError("export_pipeline: the student does not say its recipe; give it: recipe=...")
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise FileExistsError(f"{folder} is there and not empty; nothing was written, choose another folder")
-    assert isinstance(student, ConsistencyModel)
     levels = {"sigma_min": student.sigma_min, "sigma_max": recipe.sigma_max, "sigma_data": student.sigma_data}
     scheduler = CMStochasticIterativeScheduler(
         recipe.student.points, rho=recipe.rho, clip_denoised=False, **levels
