@@ -16,6 +16,7 @@ Source: Song et al. 2023, algorithm 4 and appendix D.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,13 +33,7 @@ SIGMAS = (80.0, *karras_sigmas(20, 0.2, 3.0).tolist())
 
 
 class Projected:
-    r"""A student whose every answer x becomes :math:`P y + (x - P x)`.
-
-    Args:
-        student: f.
-        known: y, or anything with the same P y, in the shape of x.
-        project: P, an orthogonal projection that works on (B, ...).
-    """
+    r"""A student whose every answer x becomes :math:`P y + (x - P x)`. Arguments as in :func:`edit`."""
 
     def __init__(self, student: Denoiser, known: Tensor, project: Callable[[Tensor], Tensor]) -> None:
         self.student, self.project = student, project
@@ -174,13 +169,9 @@ def super_resolve(
     if int(factor) != factor or factor < 2:
         raise ValueError(f"factor = {factor}, but it must be an integer of at least 2")
 
-    def enlarge(x: Tensor) -> Tensor:
-        return functional.interpolate(x, scale_factor=int(factor), mode="nearest")
-
-    def project(x: Tensor) -> Tensor:
-        return enlarge(functional.avg_pool2d(x, int(factor)))
-
-    return edit(student, enlarge(small), project, sigmas, generator, **cond)
+    means = partial(functional.avg_pool2d, kernel_size=int(factor))
+    enlarge = partial(functional.interpolate, scale_factor=int(factor), mode="nearest")
+    return edit(student, enlarge(small), lambda x: enlarge(means(x)), sigmas, generator, **cond)
 
 
 def stroke_to_image(

@@ -227,10 +227,8 @@ def path_derivative(f: Denoiser, x: Tensor, sigma: Tensor, slope: Tensor, **cond
 
     .. math:: f(x, \sigma), \qquad \frac{d}{d\sigma} f(x_\sigma, \sigma) = \frac{\partial f}{\partial x}\,\frac{dx}{d\sigma} + \frac{\partial f}{\partial\sigma}
 
-    Neither gets a gradient. Attention is computed without its fused kernels, which know no forward mode.
-
-    Args:
-        x: (B, ...); sigma: (B,); slope: dx/dσ, in the shape of x.
+    for x (B, ...), sigma (B,) and slope dx/dσ in the shape of x. Neither gets a gradient. Attention is computed without its fused
+    kernels, which know no forward mode.
 
     Raises:
         NotImplementedError: if the network has an operation without a forward mode.

@@ -31,9 +31,8 @@ Sampler = Callable[..., Tensor]
 def sampler(solver: Callable[[], Step]) -> Sampler:
     """The sampler that takes the steps of a solver, from each noise level to the next.
 
-    Args:
-        solver: called once a walk, so that a step may remember the one before. It gives the sampler its name and docstring; keywords
-            of its step, such as ``generator``, are the sampler's, too.
+    The solver is called once a walk, so that a step may remember the one before. It gives the sampler its name and docstring;
+    keywords of its step, such as ``generator``, are the sampler's, too.
     """
 
     @functools.wraps(solver, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
@@ -97,8 +96,7 @@ def sample_ddpm() -> Step:
     .. math:: \sigma_\text{up}^2 = \frac{\sigma_s^2\,(\sigma_t^2-\sigma_s^2)}{\sigma_t^2}, \qquad
               \sigma_\text{down}^2 = \sigma_s^2 - \sigma_\text{up}^2 \qquad \text{(from } \sigma_t \text{ to } \sigma_s)
 
-    Args:
-        generator: draws the noise of every step; the others as in :func:`sample_euler`.
+    The generator draws the noise of every step; other arguments as in :func:`sample_euler`.
 
     Source: Ho et al. 2020 (the ``fixed_small`` variance), in σ.
     """

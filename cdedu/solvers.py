@@ -28,8 +28,7 @@ def euler_step(denoiser: Denoiser, x: Tensor, sigma: Sigma, sigma_next: Sigma, *
 
     .. math:: x' = x + (\sigma' - \sigma)\,\frac{x - D(x, \sigma)}{\sigma}
 
-    Args:
-        x: (B, ...) at noise level ``sigma``; the levels are numbers or (B,), ``sigma_next`` may be 0.
+    x is (B, ...), at noise level ``sigma``; the levels are numbers or (B,), and ``sigma_next`` may be 0.
 
     Source: Song, Meng, Ermon 2020 (η = 0), in σ; Song et al. 2023, eq. 6.
     """

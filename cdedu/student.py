@@ -89,11 +89,8 @@ class EMA(AveragedModel):
     r"""An exponential moving average of a model's weights: :math:`\bar\theta \leftarrow \mu\,\bar\theta + (1-\mu)\,\theta`.
 
     Used twice, in two roles that must not be confused: as target (rate μ of the loss) and as sampling average. Called like
-    the model that it averages; no gradient reaches it. The first update copies.
-
-    Args:
-        model: whose weights are averaged.
-        rate: μ, 0 ≤ μ < 1; :meth:`update` may be given another one, for schedules.
+    the model that it averages; no gradient reaches it. The first update copies. The rate is μ, 0 ≤ μ < 1; :meth:`update` may be
+    given another one, for schedules.
     """
 
     def __init__(self, model: nn.Module, rate: float) -> None:

@@ -1,8 +1,4 @@
-"""Teachers: denoisers that know, or have learned, what clean data look like.
-
-:class:`Teacher` is a network in EDM's preconditioning. :class:`GaussianMixture` is exact: its denoiser is a formula and its
-probability flow is known to high accuracy, so whatever is built on a teacher can be checked against the truth.
-"""
+"""Teachers: denoisers that have learned what clean data look like. :mod:`cdedu.mixture` has one that knows."""
 
 from typing import Any, Protocol
 

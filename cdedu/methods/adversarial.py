@@ -267,13 +267,12 @@ def train_adversarial(
             grid τ is drawn, evenly by index.
         teacher: what the student starts from, and what the distillation term asks.
         features: what the discriminator looks at: :class:`Features`, or a function.
-        data: loaded by the recipe's name where not given.
+        data, device: as in :func:`cdedu.training.train_teacher`.
         levels: noise levels s that the student is to sample at; by default ``recipe.student_sigmas(4)``.
         distillation: λ; 0 leaves the term out, and the teacher is not asked.
         adversarial: weight of the game; 0 leaves it out, and the discriminator is not trained.
         r1, critic_lr: γ and the learning rate of the heads.
         told: whether the discriminator knows the noise level that a sample comes from.
-        device: where to train.
         resume: continue from ``(state.tensors(), state.step)`` of an interrupted run with the same arguments, to the same end.
 
     Raises:

@@ -69,9 +69,7 @@ class ClassifierGuidedDenoiser(nn.Module):
     Source: Dhariwal & Nichol 2021, section 4.
     """
 
-    def __init__(
-        self, denoiser: Denoiser, classifier: Callable[[Tensor, Sigma], Tensor], weight: float | None
-    ) -> None:
+    def __init__(self, denoiser: Denoiser, classifier: Callable[..., Tensor], weight: float | None) -> None:
         super().__init__()
         self.denoiser, self.classifier, self.weight = denoiser, classifier, weight
         _take_range(self, denoiser)

@@ -36,11 +36,8 @@ def autoencoder_loss(model: Autoencoder, x: Tensor, noise: Tensor, kl: float = 1
 
     .. math:: \|G(\mu + e^{v/2} z) - x\|^2 + \beta\,\tfrac12\big(\mu^2 + e^v - v - 1\big)
 
-    with the mean μ and the log-variance v that the encoder answers; both terms are means over their dimensions.
-
-    Args:
-        noise: z, in the shape of a latent.
-        kl: β.
+    with the mean μ and the log-variance v that the encoder answers, z the noise in the shape of a latent, and β = ``kl``; both
+    terms are means over their dimensions.
     """
     mean, log_variance = model.posterior(x)
     latent = mean + (log_variance / 2).exp() * noise
@@ -70,9 +67,8 @@ def train_autoencoder(
 @torch.no_grad()
 def latent_data(model: Autoencoder, data: Dataset) -> Dataset:
     """The data as latents, with their labels: what a latent teacher is trained on."""
-    return replace(
-        data, name=f"latent-{data.name}", train=model.encode(data.train), test=model.encode(data.test)
-    )
+    train, test = model.encode(data.train), model.encode(data.test)
+    return replace(data, name=f"latent-{data.name}", train=train, test=test)
 
 
 def latent_student(

@@ -30,10 +30,8 @@ def load_diffusers(folder: str | Path) -> DiffusersDenoiser | ConsistencyModel:
     """A pipeline saved by diffusers: a DDPM as a teacher, a consistency model as a student, in float32 and evaluation mode.
 
     ``model.header`` holds the shape of a sample and the number of labels, and the recipe of a student that was exported here. Weights
-    are read from safetensors files, or by ``torch.load(weights_only=True)`` from older ones; nothing is executed.
-
-    Args:
-        folder: with ``unet/`` and ``scheduler/`` in it, as ``save_pretrained`` leaves it.
+    are read from safetensors files, or by ``torch.load(weights_only=True)`` from older ones; nothing is executed. The folder is as
+    ``save_pretrained`` leaves it, with ``unet/`` and ``scheduler/`` in it.
 
     Raises:
         FileNotFoundError: if files are missing.
