@@ -36,8 +36,7 @@ class Projected:
     r"""A student whose every answer x becomes :math:`P y + (x - P x)`. Arguments as in :func:`edit`."""
 
     def __init__(self, student: Denoiser, known: Tensor, project: Callable[[Tensor], Tensor]) -> None:
-        self.student, self.project = student, project
-        self.fixed = project(known)
+        self.student, self.project, self.fixed = student, project, project(known)
         self.sigma_min = float(getattr(student, "sigma_min", SIGMA_MIN))
 
     def __call__(self, x: Tensor, sigma: Sigma, /, **cond: Any) -> Tensor:
@@ -73,9 +72,8 @@ def _redraw(f: Denoiser, picture: Tensor, sigmas: Levels, generator: Generator |
     """The picture under noise of the first level, and from there the sampler's way."""
     if not picture.is_floating_point() or not picture.isfinite().all():
         raise ValueError("the picture must be finite floating-point numbers; put 0 where it is unknown")
-    levels = [float(s) for s in sigmas]
-    noise = max(levels, default=0.0) * normal(picture.shape, generator, like=picture)
-    return sample_consistency(f, picture + noise, levels, generator, **cond)
+    noise = float(max(sigmas, default=0.0)) * normal(picture.shape, generator, like=picture)
+    return sample_consistency(f, picture + noise, sigmas, generator, **cond)
 
 
 def inpaint(
@@ -168,7 +166,6 @@ def super_resolve(
         raise ValueError(f"want small pictures (B, C, h, w), got {tuple(small.shape)}")
     if int(factor) != factor or factor < 2:
         raise ValueError(f"factor = {factor}, but it must be an integer of at least 2")
-
     means = partial(functional.avg_pool2d, kernel_size=int(factor))
     enlarge = partial(functional.interpolate, scale_factor=int(factor), mode="nearest")
     return edit(student, enlarge(small), lambda x: enlarge(means(x)), sigmas, generator, **cond)

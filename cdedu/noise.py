@@ -180,10 +180,7 @@ def target_rate(n: int, s0: int = 2, mu0: float = 0.9) -> float:
 
 
 def draw_steps(weights: Tensor, n: int, generator: Generator | None = None) -> Tensor:
-    """(n,) steps of a grid, step i with a probability proportional to ``weights[i]``.
-
-    By inverse-transform sampling from uniform numbers, drawn where the generator lives.
-    """
+    """(n,) steps of a grid, step i with a probability proportional to ``weights[i]``: drawn by inversion, where the generator lives."""
     u = torch.rand(n, generator=generator, device=generator.device if generator else "cpu")
     edges = weights.to(u).cumsum(0)
     return torch.searchsorted(edges / edges[-1], u, right=True).clamp(max=len(weights) - 1)
@@ -212,8 +209,7 @@ def at_hand(values: Tensor) -> bool:
 def sigma_like(sigma: Sigma, x: Tensor, *, sigma_min: float = 0.0, zero_allowed: bool = False) -> Tensor:
     """σ as a tensor that broadcasts over ``x``: shape () or (B, 1, ...), float64 if x is, else float32.
 
-    Args:
-        sigma_min: ε of a consistency function, below which it is not defined. A σ within rounding of it (a part in 10⁶) is ε.
+    A consistency function has an ε, ``sigma_min``, below which it is not defined. A σ within rounding of it (a part in 10⁶) is ε.
 
     Raises:
         ValueError: for a σ that is zero, negative, NaN or infinite, below ``sigma_min``, or of a shape other than () or (B,).

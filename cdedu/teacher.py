@@ -49,8 +49,7 @@ class Preconditioned(nn.Module):
                 f"{type(self).__name__}: need sigma_data > 0, sigma_min >= 0 and noise_scale > 0, "
                 f"got {sigma_data}, {sigma_min}, {noise_scale}"
             )
-        self.network = network
-        self.sigma_data, self.sigma_min = sigma_data, sigma_min
+        self.network, self.sigma_data, self.sigma_min = network, sigma_data, sigma_min
         self.noise_scale, self.angle = noise_scale, angle
 
     def forward(self, x: Tensor, sigma: Sigma, **cond: Any) -> Tensor:

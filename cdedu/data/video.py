@@ -25,7 +25,6 @@ def moving_digits(frames: int = 6, size: int = 14, seed: int = 0) -> Dataset:
     Args:
         frames: T, at least 2.
         size: height and width; the digit is 8 pixels wide and needs room to move: at least ``frames + 7``.
-        seed: of the generator that draws starting points and directions.
 
     Raises:
         ValueError: for a clip of one frame, or a square that is too small.

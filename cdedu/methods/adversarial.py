@@ -31,9 +31,8 @@ from cdedu.training import Resume, Setting, State, begin, seeded, train
 
 
 class Features(nn.Module):
-    """Hidden layers of a frozen network, as they answer to x: (B, ...) → a list of (B, d_k), one for each layer.
-
-    Its weights get no gradient; x does.
+    """Hidden layers of a frozen network, as they answer to x: (B, ...) → a list of (B, d_k), one for each layer. Its weights get
+    no gradient; x does.
 
     Args:
         network: a copy of it is kept, frozen.
@@ -207,15 +206,15 @@ def renoised_distillation_loss(
     return weight.to(fake) * l2(fake, guess)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Duel(State):
     """A :class:`~cdedu.training.State` with the student's opponent."""
 
-    opponent: nn.Module = field(kw_only=True)
+    opponent: nn.Module
     """The discriminator; in :mod:`cdedu.methods.dmd` the denoiser of the student's samples."""
-    learner: nn.Module = field(kw_only=True)
+    learner: nn.Module
     """What of the opponent is trained: the heads, or all of it."""
-    opponent_optimizer: torch.optim.Optimizer = field(kw_only=True)
+    opponent_optimizer: torch.optim.Optimizer
     opponent_mean_loss: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
     """The opponent's loss of the last step, on the device."""
 

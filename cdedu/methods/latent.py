@@ -119,14 +119,9 @@ def skipping_loss(
 
     .. math:: \mathcal L = \lambda\; d\big(f_\theta(x_{\sigma_i}, \sigma_i),\ f_{\theta^-}(\hat x_{\sigma_j}, \sigma_j)\big), \qquad j = \min(i + k,\ N - 1)
 
-    with *one* step of the solver from σ_i to σ_j. At k = 1 this is :func:`~cdedu.losses.distillation_loss`. The last k steps all end at
-    the last point, where the target is the teacher's own point.
-
-    Args:
-        sigmas: (N,) the fine grid, descending.
-        skip: k, from 1 to N − 1.
-        solver: of the one step.
-        options: the other arguments of :func:`~cdedu.losses.distillation_loss`, labels and the like included.
+    with *one* step of the solver from σ_i to σ_j, N points of a fine grid, and k = ``skip`` from 1 to N − 1. At k = 1 this is
+    :func:`~cdedu.losses.distillation_loss`, which has the other arguments, labels and the like included. The last k steps all end
+    at the last point, where the target is the teacher's own point.
 
     Raises:
         ValueError: for a k outside the grid.

@@ -49,8 +49,7 @@ def unet(
     """A small image network, exportable as a diffusers pipeline.
 
     Args:
-        size: height and width, divisible by ``2 ** (len(widths) - 1)``.
-        channels: of the image.
+        size, channels: of the image; height and width are ``size``, divisible by ``2 ** (len(widths) - 1)``.
         widths: channels at each resolution, from fine to coarse, each divisible by 8.
         layers: residual blocks at each resolution.
         attention: for each resolution, whether it has self-attention; none by default.

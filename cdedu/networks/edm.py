@@ -238,8 +238,7 @@ class EDMNet(nn.Module):
         emb = self.map_layer1(F.silu(self.map_layer0(emb if self.adm else emb + label)))
         emb = F.silu(emb + label if self.adm else emb)
 
-        skips: list[Tensor] = []
-        image = x
+        skips, image = [], x
         for layer in self.enc.values():
             if isinstance(layer, ImageDown):
                 x = skips[-1] = image = (x + layer(image)) * math.sqrt(0.5)

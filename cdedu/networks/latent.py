@@ -42,8 +42,7 @@ class Autoencoder(nn.Module):
             raise ValueError(
                 f"Autoencoder: images of shape {tuple(x.shape)}; it encodes (B, 1, S, S) with an even S"
             )
-        mean, log_variance = self.encoder(x).chunk(2, dim=1)
-        return mean, log_variance
+        return self.encoder(x).chunk(2, dim=1)
 
     def encode(self, x: Tensor) -> Tensor:
         """E(x): the scaled mean."""
@@ -94,8 +93,7 @@ class LatentUNet(WeightedUNet):
 
     Args:
         network: a UNet with labels, whose weights are copied; it starts as this network, whatever the scale.
-        low, high: the scales that it is trained on.
-        dim: of the embedding.
+        low, high, dim: the scales that it is trained on, and the width of their embedding.
 
     Raises:
         ValueError: in a call, for a scale outside ``low`` to ``high`` (looked at on the CPU only, as for noise levels).

@@ -135,16 +135,13 @@ def _trace(graph: _Graph) -> Any:
         raise ValueError(
             f"export_onnx: the model turned shape {tuple(inputs[0].shape)} into {tuple(shape)}; they must be equal"
         )
-    batch = torch.export.Dim.DYNAMIC
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the exporter's own code
             names = {"input_names": graph.names, "output_names": ["x0"]}
-            shapes = (tuple({0: batch} for _ in inputs),)
-            program: Any = torch.onnx.export(
-                graph, inputs, dynamo=True, verbose=False, dynamic_shapes=shapes, **names
-            )
+            shapes = {"dynamic_shapes": (tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs),)}
+            program = torch.onnx.export(graph, inputs, dynamo=True, verbose=False, **names, **shapes)
     except torch.onnx.errors.OnnxExporterError as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise ValueError(f"export_onnx: this model cannot be traced: {reason}") from None
