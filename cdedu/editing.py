@@ -16,13 +16,14 @@ Source: Song et al. 2023, algorithm 4 and appendix D.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn import functional
 
-from cdedu.noise import SIGMA_MIN, karras_sigmas, normal
+from cdedu.noise import SIGMA_MIN, Sigma, karras_sigmas, normal
 from cdedu.samplers import sample_consistency
 from cdedu.teacher import Denoiser
 
@@ -32,20 +33,13 @@ SIGMAS = (80.0, *karras_sigmas(20, 0.2, 3.0).tolist())
 
 
 class Projected:
-    r"""A student whose every answer x becomes :math:`P y + (x - P x)`.
-
-    Args:
-        student: f.
-        known: y, or anything with the same P y, in the shape of x.
-        project: P, an orthogonal projection that works on (B, ...).
-    """
+    r"""A student whose every answer x becomes :math:`P y + (x - P x)`. Arguments as in :func:`edit`."""
 
     def __init__(self, student: Denoiser, known: Tensor, project: Callable[[Tensor], Tensor]) -> None:
-        self.student, self.project = student, project
-        self.fixed = project(known)
+        self.student, self.project, self.fixed = student, project, project(known)
         self.sigma_min = float(getattr(student, "sigma_min", SIGMA_MIN))
 
-    def __call__(self, x: Tensor, sigma: float | Tensor, /, **cond: Any) -> Tensor:
+    def __call__(self, x: Tensor, sigma: Sigma, /, **cond: Any) -> Tensor:
         x = self.student(x, sigma, **cond)
         return self.fixed + (x - self.project(x))
 
@@ -55,10 +49,10 @@ def edit(
     known: Tensor,
     project: Callable[[Tensor], Tensor],
     sigmas: Levels = SIGMAS,
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
     **cond: Any,
 ) -> Tensor:
-    """Samples whose projection is that of ``known``: the loop that inpainting, colour and super-resolution share.
+    """Samples x (B, ...) with P x = P y, up to rounding: the loop that inpainting, colour and super-resolution share.
 
     Args:
         student: f, of data of the shape of ``known``.
@@ -67,9 +61,6 @@ def edit(
         sigmas: noise levels from large to small, one evaluation each.
         generator: draws all noise.
 
-    Returns:
-        (B, ...) with P x = P y, up to rounding.
-
     Raises:
         ValueError: for ``known`` that is not finite, for levels that rise, are not positive, or lie below ε.
     """
@@ -77,15 +68,12 @@ def edit(
     return _redraw(f, f.fixed, sigmas, generator, **cond)
 
 
-def _redraw(
-    f: Denoiser, picture: Tensor, sigmas: Levels, generator: torch.Generator | None, **cond: Any
-) -> Tensor:
+def _redraw(f: Denoiser, picture: Tensor, sigmas: Levels, generator: Generator | None, **cond: Any) -> Tensor:
     """The picture under noise of the first level, and from there the sampler's way."""
     if not picture.is_floating_point() or not picture.isfinite().all():
         raise ValueError("the picture must be finite floating-point numbers; put 0 where it is unknown")
-    levels = [float(s) for s in sigmas]
-    noise = max(levels, default=0.0) * normal(picture.shape, generator, like=picture)
-    return sample_consistency(f, picture + noise, levels, generator, **cond)
+    noise = float(max(sigmas, default=0.0)) * normal(picture.shape, generator, like=picture)
+    return sample_consistency(f, picture + noise, sigmas, generator, **cond)
 
 
 def inpaint(
@@ -93,18 +81,17 @@ def inpaint(
     image: Tensor,
     mask: Tensor,
     sigmas: Levels = SIGMAS,
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
     **cond: Any,
 ) -> Tensor:
     r"""Fill in what is missing: :math:`P x = m \odot x`. **Here 1 means known** and 0 missing; in the paper it is the reverse.
+
+    What is known stays as it is in ``image``, bit for bit.
 
     Args:
         image: (B, ...); any finite number where it is missing.
         mask: m, zeros and ones (or bool) of a shape that broadcasts to the image's.
         student, sigmas, generator: as in :func:`edit`.
-
-    Returns:
-        (B, ...), equal to ``image`` bit for bit where the mask is 1.
 
     Raises:
         ValueError: for a mask of the wrong shape or with other values.
@@ -125,20 +112,18 @@ def colorize(
     grey: Tensor,
     weights: Sequence[float] = (1.0, 1.0, 1.0),
     sigmas: Levels = SIGMAS,
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
     **cond: Any,
 ) -> Tensor:
     r"""Give colour to a grey picture: :math:`(P x)_c = w_c \sum_k w_k x_k \,/\, \sum_k w_k^2`, with :math:`\sum_c w_c = 1`.
 
-    The direction w of colour space is known, the directions orthogonal to it are free.
+    The direction w of colour space is known, the directions orthogonal to it are free. The answer (B, C, H, W) has ``grey`` as its
+    weighted mean, up to rounding.
 
     Args:
         grey: (B, 1, H, W), the weighted mean of the channels.
         weights: w, one for each channel of the student's images; scaled to sum 1. (.299, .587, .114) is the luma of video.
         student, sigmas, generator: as in :func:`edit`.
-
-    Returns:
-        (B, C, H, W) whose weighted mean is ``grey``, up to rounding.
 
     Raises:
         ValueError: for a picture that is not (B, 1, H, W), or weights that are not positive.
@@ -162,18 +147,17 @@ def super_resolve(
     small: Tensor,
     factor: int,
     sigmas: Levels = SIGMAS,
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
     **cond: Any,
 ) -> Tensor:
     r"""Make a small picture ``factor`` times as large: P replaces each patch of factor × factor pixels by its mean.
 
+    The answer (B, C, factor·h, factor·w) has ``small`` as its means, up to rounding.
+
     Args:
-        small: (B, C, h, w), the means of the patches.
+        small: (B, C, h, w).
         factor: an integer, at least 2.
         student, sigmas, generator: as in :func:`edit`.
-
-    Returns:
-        (B, C, factor·h, factor·w) whose patch means are ``small``, up to rounding.
 
     Raises:
         ValueError: for a picture that is not (B, C, h, w), or a factor below 2.
@@ -182,14 +166,9 @@ def super_resolve(
         raise ValueError(f"want small pictures (B, C, h, w), got {tuple(small.shape)}")
     if int(factor) != factor or factor < 2:
         raise ValueError(f"factor = {factor}, but it must be an integer of at least 2")
-
-    def enlarge(x: Tensor) -> Tensor:
-        return functional.interpolate(x, scale_factor=int(factor), mode="nearest")
-
-    def project(x: Tensor) -> Tensor:
-        return enlarge(functional.avg_pool2d(x, int(factor)))
-
-    return edit(student, enlarge(small), project, sigmas, generator, **cond)
+    means = partial(functional.avg_pool2d, kernel_size=int(factor))
+    enlarge = partial(functional.interpolate, scale_factor=int(factor), mode="nearest")
+    return edit(student, enlarge(small), lambda x: enlarge(means(x)), sigmas, generator, **cond)
 
 
 def stroke_to_image(
@@ -197,7 +176,7 @@ def stroke_to_image(
     stroke: Tensor,
     sigma: float = 1.0,
     sigmas: Levels = (),
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
     **cond: Any,
 ) -> Tensor:
     r"""From a rough drawing to a picture: :math:`x = f(\text{stroke} + \sigma z,\ \sigma)`, then further steps if wanted.
@@ -225,14 +204,12 @@ def interpolate(
 
     .. math:: x(u) = \frac{\sin((1-u)\,\omega)}{\sin\omega}\,a + \frac{\sin(u\,\omega)}{\sin\omega}\,b, \qquad 0 \le u \le 1,
 
-    with ω the angle between a and b: the noises in between keep their size, which on a straight line they would not.
+    with ω the angle between a and b: the noises in between keep their size, which on a straight line they would not. The answer is
+    (n, ...), from ``f(a, sigma)`` to ``f(b, sigma)``.
 
     Args:
         start, end: a and b, noise of standard deviation ``sigma``, (...) each, without a batch dimension.
         n: how many, both ends included, at least 2.
-
-    Returns:
-        (n, ...); the first is ``f(a, sigma)`` and the last ``f(b, sigma)``.
 
     Raises:
         ValueError: for noises of different shape or of size 0, opposite noises, or ``n`` below 2.

@@ -1,13 +1,12 @@
 """What is minimised. Every loss returns one number per sample, (B,); the training loop takes the mean."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cdedu.noise import SIGMA_MIN, add_noise, at_hand, check_grid, draw_steps, normal, per_sample, sigma_like
@@ -41,9 +40,7 @@ def pseudo_huber(a: Tensor, b: Tensor, c: float | None = None) -> Tensor:
     return ((a - b).square().flatten(1).sum(1) + c**2).sqrt() - c
 
 
-DISTANCES: Mapping[str, Distance] = MappingProxyType(
-    {"l1": l1, "l2": l2, "pseudo_huber": pseudo_huber, "lpips": lpips}
-)
+DISTANCES: dict[str, Distance] = {"l1": l1, "l2": l2, "pseudo_huber": pseudo_huber, "lpips": lpips}
 """The distances that a recipe can name; any other is given as a function."""
 
 
@@ -53,7 +50,7 @@ def denoising_loss(
     sigma: Tensor,
     *,
     noise: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
     **cond: Any,
 ) -> Tensor:
     r"""EDM's teacher loss.
@@ -94,7 +91,7 @@ def distillation_loss(
     skip: int = 1,
     index: Tensor | None = None,
     noise: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
     solver: Solver = heun_step,
     distance: Distance = l2,
     weight: Callable[[Tensor, Tensor], Tensor] | None = None,
@@ -125,9 +122,6 @@ def distillation_loss(
         weight: λ as a function of the two noise levels; 1 by default.
         **cond: labels and the like, passed to all three networks.
 
-    Returns:
-        (B,) losses.
-
     Raises:
         ValueError: for what is not a grid, an index or a ``skip`` outside it, or a distance that is not one number a sample.
 
@@ -152,7 +146,7 @@ def consistency_training_loss(
     *,
     index: Tensor | None = None,
     noise: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
     distance: Distance = l2,
     weight: Callable[[Tensor, Tensor], Tensor] | None = None,
     index_weights: Tensor | None = None,
@@ -194,7 +188,7 @@ def easy_consistency_loss(
     sigma: Tensor,
     *,
     noise: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
     q: float = 2.0,
     stage: int = 0,
     sigma_min: float = SIGMA_MIN,
@@ -210,9 +204,6 @@ def easy_consistency_loss(
     Args:
         x0: (B, ...) data; sigma: (B,), for instance ``LogNormal(-1.1, 2.0).sample(B)``.
         q, stage: how near r is to σ; the one-hour recipe has q = 256 and stage 0 throughout.
-
-    Returns:
-        (B,) losses.
 
     Source: Geng et al. 2024 (ECT), section 3.
     """
@@ -231,17 +222,13 @@ def easy_consistency_loss(
     return _disagreement(student, goal, x, sigma, x_next, r, norm, inverse_gap, cond)
 
 
-def path_derivative(
-    f: Denoiser, x: Tensor, sigma: Tensor, slope: Tensor, **cond: Any
-) -> tuple[Tensor, Tensor]:
+def path_derivative(f: Denoiser, x: Tensor, sigma: Tensor, slope: Tensor, **cond: Any) -> tuple[Tensor, ...]:
     r"""A function and how fast it changes along a path through (x, σ), by forward-mode differentiation, in one pass:
 
     .. math:: f(x, \sigma), \qquad \frac{d}{d\sigma} f(x_\sigma, \sigma) = \frac{\partial f}{\partial x}\,\frac{dx}{d\sigma} + \frac{\partial f}{\partial\sigma}
 
-    Neither gets a gradient. Attention is computed without its fused kernels, which know no forward mode.
-
-    Args:
-        x: (B, ...); sigma: (B,); slope: dx/dσ, in the shape of x.
+    for x (B, ...), sigma (B,) and slope dx/dσ in the shape of x. Neither gets a gradient. Attention is computed without its fused
+    kernels, which know no forward mode.
 
     Raises:
         NotImplementedError: if the network has an operation without a forward mode.
@@ -254,8 +241,7 @@ def path_derivative(
     try:
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             at, direction = (x, sigma.contiguous()), (slope.to(x.dtype), torch.ones_like(sigma).contiguous())
-            value, change = torch.func.jvp(partial(f, **cond), at, direction)[:2]
-            return value, change
+            return torch.func.jvp(partial(f, **cond), at, direction)[:2]
     except (RuntimeError, NotImplementedError) as error:
         if not any(word in str(error) for word in ("forward", "jvp", "functorch", "storage")):
             raise
@@ -273,7 +259,7 @@ def continuous_consistency_loss(
     *,
     teacher: Denoiser | None = None,
     noise: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
     sigma_data: float = 0.5,
     ratio: float = 1.0,
     c: float | None = 0.1,
@@ -302,9 +288,6 @@ def continuous_consistency_loss(
         ratio: r, from 0 to 1, which rises early in training.
         c: of the normalisation; None leaves the tangent as it is.
         balance: a learned ln-weight w(σ) → (B,): the loss becomes :math:`e^w \mathcal L - w`, smallest where :math:`e^w = 1/\mathcal L`.
-
-    Returns:
-        (B,) losses.
 
     Source: Lu & Song 2024 (sCM), section 4 and algorithm 1, written in σ.
     """
@@ -339,7 +322,7 @@ def _draw(
     index: Tensor | None,
     index_weights: Tensor | None,
     noise: Tensor | None,
-    generator: torch.Generator | None,
+    generator: Generator | None,
 ) -> tuple[Tensor, Tensor]:
     """One of ``steps`` steps of the grid for each sample, and z: what is given, checked, or else drawn."""
     if index is None:

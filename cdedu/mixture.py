@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-from cdedu.noise import SIGMA_MIN, normal, per_sample, sigma_like
+from cdedu.noise import SIGMA_MIN, Sigma, normal, per_sample, sigma_like
 
 
 class GaussianMixture:
@@ -39,22 +39,19 @@ class GaussianMixture:
         if self.weights.shape != (k,) or not (whole & (self.weights > 0)).all():
             raise ValueError(f"weights = {self.weights.tolist()} must be {k} positive numbers of sum 1")
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """(n, ...) draws of x0."""
         which = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         noise = normal((n, *self.means.shape[1:]), generator, like=self.means)
         return self.means[which] + per_sample(self.stds[which], noise) * noise
 
-    def posterior(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        r"""What is known of x0 once x is seen: again a mixture, with ``(weights, means, stds)`` of its own.
+    def posterior(self, x: Tensor, sigma: Sigma) -> tuple[Tensor, Tensor, Tensor]:
+        r"""What is known of x0 once x is seen: again a mixture, its weights r (B, K), means m (B, K, ...) and stds √v (B, K).
 
         .. math::
             r_k \propto w_k\,N(x;\ \mu_k,\ (s_k^2+\sigma^2) I), \qquad
             m_k = \frac{s_k^2\,x + \sigma^2 \mu_k}{s_k^2 + \sigma^2}, \qquad
             v_k = \frac{s_k^2\sigma^2}{s_k^2+\sigma^2}
-
-        Returns:
-            r (B, K), m (B, K, ...) and √v (B, K).
         """
         if x.shape[1:] != self.means.shape[1:]:
             wanted = ", ".join(map(str, self.means.shape[1:]))
@@ -69,20 +66,18 @@ class GaussianMixture:
         m = means + shrink * (x[:, None] - means)
         return r, m, (s2 * (total - s2) / total).sqrt().expand_as(r)
 
-    def __call__(self, x: Tensor, sigma: float | Tensor, **cond: Any) -> Tensor:
+    def __call__(self, x: Tensor, sigma: Sigma, **cond: Any) -> Tensor:
         r"""The conditional mean :math:`D(x, \sigma) = E[x_0 \mid x] = \sum_k r_k m_k`. x (B, ...) → (B, ...)."""
         r, m, _ = self.posterior(x, sigma)
         return torch.einsum("bk,bk...->b...", r, m)
 
-    def consistency(self, x: Tensor, sigma: float | Tensor, sigma_min: float = SIGMA_MIN) -> Tensor:
+    def consistency(self, x: Tensor, sigma: Sigma, sigma_min: float = SIGMA_MIN) -> Tensor:
         r"""The end :math:`f(x, \sigma)` at ``sigma_min`` of the probability-flow path that starts at (x, σ).
 
         One Gaussian: :math:`f = \mu + (x-\mu)\sqrt{(s^2+\varepsilon^2)/(s^2+\sigma^2)}`. One dimension: paths cannot cross, so
         :math:`f = F_\varepsilon^{-1}(F_\sigma(x))` with F the mixture's distribution function, solved by bisection. Otherwise the
-        ODE is solved by an adaptive method of order 8 to a relative tolerance of 1e-9 (float64, on the CPU).
-
-        Args:
-            x: (B, ...); sigma: a number or (B,), at least ``sigma_min``.
+        ODE is solved by an adaptive method of order 8 to a relative tolerance of 1e-9 (float64, on the CPU). x (B, ...) → (B, ...);
+        σ is a number or (B,), at least ``sigma_min``.
         """
         s = sigma_like(sigma, x, sigma_min=sigma_min).double().expand(len(x), *[1] * (x.ndim - 1))
         if len(self.means) == 1:
@@ -130,7 +125,5 @@ class GaussianMixture:
             sigma = (start + u * span).exp().flatten()
             return np.asarray((span * (point - self(point, sigma))).flatten())
 
-        answer = solve_ivp(
-            velocity, (0, 1), x.cpu().flatten().numpy(), method="DOP853", rtol=1e-9, atol=1e-10
-        )
-        return torch.from_numpy(answer.y[:, -1]).reshape(x.shape).to(x.device)
+        end = solve_ivp(velocity, (0, 1), x.cpu().flatten().numpy(), method="DOP853", rtol=1e-9, atol=1e-10)
+        return torch.from_numpy(end.y[:, -1]).reshape(x.shape).to(x.device)

@@ -8,8 +8,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
+Sigma = float | Tensor
+"""A noise level: one for all samples, or one for each, (B,)."""
 SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 80.0, 7.0
 ROUNDING = 1e-6
 """How far from ε, relatively, a σ may be that counts as ε: one that was rounded to float32 on its way."""
@@ -24,7 +26,7 @@ def karras_sigmas(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    r"""The noise grid of EDM: ``n`` points from ``sigma_max`` down to ``sigma_min``.
+    r"""The noise grid of EDM, (n,): strictly descending from ``sigma_max`` to ``sigma_min``.
 
     .. math:: \sigma_i = \Big(T^{1/\rho} + \tfrac{i}{n-1}\,(\varepsilon^{1/\rho} - T^{1/\rho})\Big)^{\rho},
               \qquad i = 0, \dots, n-1
@@ -35,9 +37,6 @@ def karras_sigmas(
         n: number of *points* (one more than the number of steps between them), at least 2.
         sigma_min, sigma_max: the ends ε and T, ``0 < sigma_min < sigma_max``.
         rho: how strongly the points crowd towards ε; 1 spaces them evenly.
-
-    Returns:
-        (n,) tensor, strictly descending.
 
     Raises:
         ValueError: for ``n < 2``, ends that are not ordered, or a grid too fine for ``dtype``.
@@ -68,7 +67,7 @@ class LogNormal:
     mean: float = -1.2
     std: float = 1.2
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """(n,) noise levels."""
         return (self.mean + self.std * normal((n,), generator)).exp()
 
@@ -84,23 +83,19 @@ class LogNormal:
         return (mass / mass.sum()).to(sigmas.dtype)
 
 
-def add_noise(x0: Tensor, sigma: float | Tensor, noise: Tensor) -> Tensor:
+def add_noise(x0: Tensor, sigma: Sigma, noise: Tensor) -> Tensor:
     r""":math:`x_\sigma = x_0 + \sigma z` for x0 and z of one shape (B, ...), σ a number or one per sample (B,)."""
     if noise.shape != x0.shape:
         raise ValueError(f"noise has shape {tuple(noise.shape)}, x0 has {tuple(x0.shape)}")
     return (x0 + sigma_like(sigma, x0, zero_allowed=True) * noise).to(x0.dtype)
 
 
-def to_trigflow(x: Tensor, sigma: float | Tensor, sigma_data: float = 0.5) -> tuple[Tensor, Tensor]:
+def to_trigflow(x: Tensor, sigma: Sigma, sigma_data: float = 0.5) -> tuple[Tensor, Tensor]:
     r"""A noisy sample in the scale of TrigFlow, where a sample is turned from data to noise by an angle t:
 
     .. math:: t = \arctan\frac{\sigma}{\sigma_d}, \qquad x_t = \cos t\; x_\sigma = \cos t\; x_0 + \sin t\; \sigma_d z
 
-    Args:
-        x: (B, ...) at noise level ``sigma``, a number or (B,).
-
-    Returns:
-        x_t, in the shape of x, and t in 0..π/2, in the shape of sigma.
+    For x (B, ...) and σ, a number or (B,): x_t in the shape of x, and t in 0..π/2 in the shape of σ.
 
     Source: Lu & Song 2024 (sCM), section 3.1 and appendix B.
     """
@@ -184,19 +179,14 @@ def target_rate(n: int, s0: int = 2, mu0: float = 0.9) -> float:
     return math.exp(s0 * math.log(mu0) / n)
 
 
-def draw_steps(weights: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:
-    """(n,) steps of a grid, step i with a probability proportional to ``weights[i]``.
-
-    By inverse-transform sampling from uniform numbers, drawn where the generator lives.
-    """
+def draw_steps(weights: Tensor, n: int, generator: Generator | None = None) -> Tensor:
+    """(n,) steps of a grid, step i with a probability proportional to ``weights[i]``: drawn by inversion, where the generator lives."""
     u = torch.rand(n, generator=generator, device=generator.device if generator else "cpu")
     edges = weights.to(u).cumsum(0)
     return torch.searchsorted(edges / edges[-1], u, right=True).clamp(max=len(weights) - 1)
 
 
-def normal(
-    shape: tuple[int, ...], generator: torch.Generator | None = None, like: Tensor | None = None
-) -> Tensor:
+def normal(shape: tuple[int, ...], generator: Generator | None = None, like: Tensor | None = None) -> Tensor:
     """Standard normal noise, drawn where the generator lives and then moved: one seed, the same noise on every device."""
     noise = torch.randn(shape, generator=generator, device=generator.device if generator else "cpu")
     return noise if like is None else noise.to(like)
@@ -216,13 +206,10 @@ def at_hand(values: Tensor) -> bool:
     return values.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-def sigma_like(
-    sigma: float | Tensor, x: Tensor, *, sigma_min: float = 0.0, zero_allowed: bool = False
-) -> Tensor:
+def sigma_like(sigma: Sigma, x: Tensor, *, sigma_min: float = 0.0, zero_allowed: bool = False) -> Tensor:
     """σ as a tensor that broadcasts over ``x``: shape () or (B, 1, ...), float64 if x is, else float32.
 
-    Args:
-        sigma_min: ε of a consistency function, below which it is not defined. A σ within rounding of it (a part in 10⁶) is ε.
+    A consistency function has an ε, ``sigma_min``, below which it is not defined. A σ within rounding of it (a part in 10⁶) is ε.
 
     Raises:
         ValueError: for a σ that is zero, negative, NaN or infinite, below ``sigma_min``, or of a shape other than () or (B,).

@@ -48,11 +48,9 @@ def perceptual(activations: Callable[[Tensor], Sequence[Tensor]]) -> Callable[[T
     .. math:: d(a, b) = \frac1K \sum_k \frac{1}{h_k w_k}\sum_{ij}
               \left\|\frac{\phi_k(a)_{ij}}{\|\phi_k(a)_{ij}\|} - \frac{\phi_k(b)_{ij}}{\|\phi_k(b)_{ij}\|}\right\|^2
 
-    At each place of each layer the channels are brought to length 1, so what counts is which features are there and not how
-    strong they are. A measure in the same network is biased towards such a student: judge it by another one.
-
-    Args:
-        activations: :math:`\phi`, images (B, C, H, W) → layers :math:`\phi_k`, (B, c, h, w) each; gradients pass through it.
+    The ``activations`` φ turn images (B, C, H, W) into layers :math:`\phi_k`, (B, c, h, w) each; gradients pass through them. At
+    each place of each layer the channels are brought to length 1, so what counts is which features are there and not how strong
+    they are. A measure in the same network is biased towards such a student: judge it by another one.
 
     Source: Zhang et al. 2018, eq. 1 with w = 1.
     """

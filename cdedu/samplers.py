@@ -11,10 +11,10 @@ import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from cdedu.noise import SIGMA_MIN, check_grid, normal, sigma_like
 from cdedu.solvers import euler_step, heun_step
@@ -24,30 +24,15 @@ Progress = Callable[[Sequence[Any]], Iterable[Any]]
 Callback = Callable[[Tensor, float], None]
 Step = Callable[..., Tensor]
 """``step(denoiser, x, sigma, sigma_next, **cond)``: x at ``sigma_next``, both levels numbers; such as :func:`~cdedu.solvers.euler_step`."""
-
-
-class Sampler(Protocol):
-    """Walks x down a noise grid: (B, ...) noise to (B, ...) data."""
-
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        sigmas: Tensor,
-        to_zero: bool = True,
-        *,
-        progress: Progress | None = None,
-        callback: Callback | None = None,
-        **cond: Any,
-    ) -> Tensor: ...
+Sampler = Callable[..., Tensor]
+"""``sampler(denoiser, x, sigmas, to_zero=True, *, progress=None, callback=None, **cond)``: walks x down a noise grid, from noise to data."""
 
 
 def sampler(solver: Callable[[], Step]) -> Sampler:
     """The sampler that takes the steps of a solver, from each noise level to the next.
 
-    Args:
-        solver: called once a walk, so that a step may remember the one before. It gives the sampler its name and docstring; keywords
-            of its step, such as ``generator``, are the sampler's, too.
+    The solver is called once a walk, so that a step may remember the one before. It gives the sampler its name and docstring;
+    keywords of its step, such as ``generator``, are the sampler's, too.
     """
 
     @functools.wraps(solver, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
@@ -111,8 +96,7 @@ def sample_ddpm() -> Step:
     .. math:: \sigma_\text{up}^2 = \frac{\sigma_s^2\,(\sigma_t^2-\sigma_s^2)}{\sigma_t^2}, \qquad
               \sigma_\text{down}^2 = \sigma_s^2 - \sigma_\text{up}^2 \qquad \text{(from } \sigma_t \text{ to } \sigma_s)
 
-    Args:
-        generator: draws the noise of every step; the others as in :func:`sample_euler`.
+    The generator draws the noise of every step; other arguments as in :func:`sample_euler`.
 
     Source: Ho et al. 2020 (the ``fixed_small`` variance), in σ.
     """
@@ -123,7 +107,7 @@ def sample_ddpm() -> Step:
         sigma: float,
         sigma_next: float,
         *,
-        generator: torch.Generator | None = None,
+        generator: Generator | None = None,
         **cond: Any,
     ) -> Tensor:
         up = (sigma_next**2 * (sigma**2 - sigma_next**2)) ** 0.5 / sigma
@@ -170,7 +154,7 @@ def sample_consistency(
     student: Denoiser,
     x: Tensor,
     sigmas: Sequence[float] | Tensor = (80.0,),
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
     *,
     progress: Progress | None = None,
     callback: Callback | None = None,

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from cdedu.noise import sigma_like
+from cdedu.noise import Sigma, sigma_like
 from cdedu.teacher import Denoiser
 
 
@@ -19,19 +19,16 @@ class Solver(Protocol):
     """``solver(denoiser, x, sigma, sigma_next, **cond)``: x at ``sigma_next``, in the shape and dtype of x."""
 
     def __call__(
-        self, denoiser: Denoiser, x: Tensor, sigma: float | Tensor, sigma_next: float | Tensor, **cond: Any
+        self, denoiser: Denoiser, x: Tensor, sigma: Sigma, sigma_next: Sigma, **cond: Any
     ) -> Tensor: ...
 
 
-def euler_step(
-    denoiser: Denoiser, x: Tensor, sigma: float | Tensor, sigma_next: float | Tensor, **cond: Any
-) -> Tensor:
+def euler_step(denoiser: Denoiser, x: Tensor, sigma: Sigma, sigma_next: Sigma, **cond: Any) -> Tensor:
     r"""Euler's method, which is also DDIM: one denoiser call, error of order 1.
 
     .. math:: x' = x + (\sigma' - \sigma)\,\frac{x - D(x, \sigma)}{\sigma}
 
-    Args:
-        x: (B, ...) at noise level ``sigma``; the levels are numbers or (B,), ``sigma_next`` may be 0.
+    x is (B, ...), at noise level ``sigma``; the levels are numbers or (B,), and ``sigma_next`` may be 0.
 
     Source: Song, Meng, Ermon 2020 (η = 0), in σ; Song et al. 2023, eq. 6.
     """
@@ -40,9 +37,7 @@ def euler_step(
     return (x + (s_next - s) * d).to(x.dtype)
 
 
-def heun_step(
-    denoiser: Denoiser, x: Tensor, sigma: float | Tensor, sigma_next: float | Tensor, **cond: Any
-) -> Tensor:
+def heun_step(denoiser: Denoiser, x: Tensor, sigma: Sigma, sigma_next: Sigma, **cond: Any) -> Tensor:
     r"""Heun's method: an Euler step, then the mean of the slopes at its two ends. Two calls, error of order 2.
 
     .. math:: d = \frac{x - D(x, \sigma)}{\sigma}, \quad

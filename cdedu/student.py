@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from cdedu.noise import SIGMA_MIN, sigma_like
+from cdedu.noise import SIGMA_MIN, Sigma, sigma_like
 from cdedu.teacher import Preconditioned, Teacher
 
 
@@ -80,7 +80,7 @@ class DenoiserStudent(nn.Module):
             raise ValueError(f"sigma_min = {sigma_min}, but it must be positive")
         self.denoiser, self.sigma_min = denoiser, sigma_min
 
-    def forward(self, x: Tensor, sigma: float | Tensor, **cond: Any) -> Tensor:
+    def forward(self, x: Tensor, sigma: Sigma, **cond: Any) -> Tensor:
         keep = self.sigma_min / sigma_like(sigma, x, sigma_min=self.sigma_min)
         return (keep * x + (1 - keep) * self.denoiser(x, sigma, **cond)).to(x.dtype)
 
@@ -89,11 +89,8 @@ class EMA(AveragedModel):
     r"""An exponential moving average of a model's weights: :math:`\bar\theta \leftarrow \mu\,\bar\theta + (1-\mu)\,\theta`.
 
     Used twice, in two roles that must not be confused: as target (rate μ of the loss) and as sampling average. Called like
-    the model that it averages; no gradient reaches it. The first update copies.
-
-    Args:
-        model: whose weights are averaged.
-        rate: μ, 0 ≤ μ < 1; :meth:`update` may be given another one, for schedules.
+    the model that it averages; no gradient reaches it. The first update copies. The rate is μ, 0 ≤ μ < 1; :meth:`update` may be
+    given another one, for schedules.
     """
 
     def __init__(self, model: nn.Module, rate: float) -> None:

@@ -1,25 +1,19 @@
-"""Teachers: denoisers that know, or have learned, what clean data look like.
-
-:class:`Teacher` is a network in EDM's preconditioning. :class:`GaussianMixture` is exact: its denoiser is a formula and its
-probability flow is known to high accuracy, so whatever is built on a teacher can be checked against the truth.
-"""
+"""Teachers: denoisers that have learned what clean data look like. :mod:`cdedu.mixture` has one that knows."""
 
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from cdedu.noise import sigma_like
+from cdedu.noise import Sigma, sigma_like
 
 
 class Denoiser(Protocol):
     """A guess of the clean data behind ``x = x0 + sigma * noise``; the result has the shape and dtype of ``x``."""
 
-    def __call__(self, x: Tensor, sigma: float | Tensor, /, **cond: Any) -> Tensor: ...
+    def __call__(self, x: Tensor, sigma: Sigma, /, **cond: Any) -> Tensor: ...
 
 
-def preconditioning(
-    sigma: Tensor, sigma_data: float, sigma_min: float = 0.0
-) -> tuple[Tensor, Tensor, Tensor]:
+def preconditioning(sigma: Tensor, sigma_data: float, sigma_min: float = 0.0) -> tuple[Tensor, ...]:
     r"""The coefficients that wrap a network: ``(c_skip, c_out, c_in)``, each of sigma's shape.
 
     .. math::
@@ -55,11 +49,10 @@ class Preconditioned(nn.Module):
                 f"{type(self).__name__}: need sigma_data > 0, sigma_min >= 0 and noise_scale > 0, "
                 f"got {sigma_data}, {sigma_min}, {noise_scale}"
             )
-        self.network = network
-        self.sigma_data, self.sigma_min = sigma_data, sigma_min
+        self.network, self.sigma_data, self.sigma_min = network, sigma_data, sigma_min
         self.noise_scale, self.angle = noise_scale, angle
 
-    def forward(self, x: Tensor, sigma: float | Tensor, **cond: Any) -> Tensor:
+    def forward(self, x: Tensor, sigma: Sigma, **cond: Any) -> Tensor:
         s = sigma_like(sigma, x, sigma_min=self.sigma_min)
         c_skip, c_out, c_in = preconditioning(s, self.sigma_data, self.sigma_min)
         time = (s / self.sigma_data).atan() if self.angle else s.log()

@@ -23,17 +23,12 @@ class Dataset:
 
     def label_count(self) -> int:
         """How many labels there are: those with names, or up to the greatest."""
-        assert self.train_labels is not None
         return max(len(self.classes), int(self.train_labels.max()) + 1)
 
     def describe(self) -> dict[str, object]:
         """What a results record says of the data."""
-        return {
-            "name": self.name,
-            "train": len(self.train),
-            "test": len(self.test),
-            "shape": list(self.train.shape[1:]),
-        }
+        sizes = {"train": len(self.train), "test": len(self.test)}
+        return {"name": self.name, **sizes, "shape": list(self.train.shape[1:])}
 
 
 def to_unit(x: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ PARQUET = {
 }
 ORIGINAL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 ORIGINAL_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,10 @@ def image_folder(path: str | Path, size: int | None = None) -> Images:
         )
     if not path.exists():
         raise FileNotFoundError(f"there is no folder or zip {path}")
-    key = hashlib.sha256(json.dumps([_fingerprint(path), size]).encode()).hexdigest()[:24]
+    files = [path] if path.is_file() else [path / name for name in picture_files(path)]
+    # Names, sizes and times say whether the cache is stale, without a look into a picture.
+    known = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    key = hashlib.sha256(json.dumps([known, size]).encode()).hexdigest()[:24]
     return _cached(CACHE / f"images-{key}.safetensors", lambda: _decode_all(path, size))
 
 
@@ -147,12 +151,6 @@ def picture_files(folder: Path) -> list[str]:
     return [name for name, _ in _pictures(folder)]
 
 
-def _fingerprint(path: Path) -> list[object]:
-    """What must change for the cache to be stale: names, sizes and times, without reading a picture."""
-    files = [path] if path.is_file() else [path / name for name in picture_files(path)]
-    return [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-
-
 def _is_picture(name: str) -> bool:
     """By its ending; archives made on a Mac hold a ``._name`` beside every file, which is none."""
     return Path(name).suffix.lower() in SUFFIXES and not Path(name).name.startswith("._")
@@ -193,10 +191,7 @@ def _decode_all(path: Path, size: int | None) -> Images:
 def decode(name: str, read: Callable[[], bytes], size: int | None = None) -> np.ndarray:
     """One picture as (3, H, W) uint8, cropped to its central square and resized where there is a ``size``.
 
-    Args:
-        name: for the error message.
-        read: returns the bytes of the file.
-        size: height and width.
+    ``read`` returns the bytes of the file; ``name`` is for the error message.
 
     Raises:
         ValueError: for bytes that are no picture.
@@ -208,9 +203,8 @@ def decode(name: str, read: Callable[[], bytes], size: int | None = None) -> np.
             upright = ImageOps.exif_transpose(picture)
             # By way of RGBA, as palettes with transparency want it; transparent pixels keep the colour that is stored.
             rgb = (upright.convert("RGBA") if upright.has_transparency_data else upright).convert("RGB")
-    except (
-        Exception
-    ) as error:  # zipfile and Pillow have many kinds, for damaged, encrypted and monstrous files
+    except Exception as error:
+        # zipfile and Pillow have many kinds, for damaged, encrypted and monstrous files.
         raise ValueError(f"{name} is no picture that can be read ({error})") from None
     if size is not None:
         rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.LANCZOS)
@@ -229,9 +223,6 @@ def _from_mirror(split: str) -> Images:
     rows, labels = table["img"].to_pylist(), torch.tensor(table["label"].to_pylist())
     pixels = np.stack([decode(f"{name}:{i}", partial(row.get, "bytes")) for i, row in enumerate(rows)])
     return Images(torch.from_numpy(pixels), labels, CIFAR10_CLASSES)
-
-
-CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
 def _read_binary(archive: Path) -> dict[str, Images]:

@@ -11,8 +11,7 @@ def mode_grid(side: int = 5, std: float = 0.05, width: float = 1.4) -> GaussianM
 
     Args:
         side: centres in a row, at least 2.
-        std: of each Gaussian.
-        width: of the grid; with the default the standard deviation of the data is near ½.
+        std, width: of each Gaussian, and of the grid; with the defaults the standard deviation of the data is near ½.
 
     Raises:
         ValueError: for fewer than 2 in a row, or modes that touch: more than a sixth of their distance wide.

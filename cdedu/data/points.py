@@ -5,7 +5,7 @@ Consistency distillation needs no matching of points, since each point of the no
 """
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from cdedu.data.dataset import Dataset
 
@@ -15,9 +15,7 @@ third axis; half an edge."""
 TUBE = 1 / 3
 
 
-def surface_points(
-    family: str, size: Tensor, points: int, generator: torch.Generator | None = None
-) -> Tensor:
+def surface_points(family: str, size: Tensor, points: int, generator: Generator | None = None) -> Tensor:
     """Points drawn evenly from surfaces of one family: sizes (n,) → (n, points, 3).
 
     Raises:
@@ -51,7 +49,7 @@ def clouds(points: int = 48, train: int = 6000, test: int = 300, seed: int = 0) 
         raise ValueError(
             f"clouds: train = {train} and test = {test}, but each needs one cloud of each family"
         )
-    generator = torch.Generator().manual_seed(seed)
+    generator = Generator().manual_seed(seed)
 
     def draw(n: int) -> tuple[Tensor, Tensor]:
         label = torch.arange(n) % len(FAMILIES)

@@ -90,8 +90,7 @@ def tinted_digits() -> Dataset:
     plain = digits()
     generator = torch.Generator().manual_seed(0)
 
-    def tint(x: Tensor, labels: Tensor | None) -> Tensor:
-        assert labels is not None
+    def tint(x: Tensor, labels: Tensor) -> Tensor:
         hue = labels / 10 + 0.015 * torch.randn(len(x), generator=generator)
         colour = 0.5 + 0.5 * (2 * pi * (hue[:, None] - torch.arange(3) / 3)).cos()
         return 1 - (x + 1) * (1 - colour)[:, :, None, None]

@@ -25,7 +25,6 @@ def moving_digits(frames: int = 6, size: int = 14, seed: int = 0) -> Dataset:
     Args:
         frames: T, at least 2.
         size: height and width; the digit is 8 pixels wide and needs room to move: at least ``frames + 7``.
-        seed: of the generator that draws starting points and directions.
 
     Raises:
         ValueError: for a clip of one frame, or a square that is too small.
@@ -54,15 +53,9 @@ def moving_digits(frames: int = 6, size: int = 14, seed: int = 0) -> Dataset:
 
     plain = digits()
     train = glide(plain.train.repeat_interleave(8, 0), DIRECTIONS.repeat(len(plain.train), 1))
+    labels = plain.train_labels.repeat_interleave(8)
     chosen = DIRECTIONS[torch.randint(8, (len(plain.test),), generator=generator)]
-    assert plain.train_labels is not None
-    return Dataset(
-        "moving-digits",
-        train,
-        glide(plain.test, chosen),
-        plain.train_labels.repeat_interleave(8),
-        plain.test_labels,
-    )
+    return Dataset("moving-digits", train, glide(plain.test, chosen), labels, plain.test_labels)
 
 
 def as_frames(clips: Tensor) -> Tensor:
@@ -78,14 +71,11 @@ def single_frames(data: Dataset) -> Dataset:
 
 
 class FrameByFrame(nn.Module):
-    r"""A denoiser of pictures as a denoiser of clips that knows nothing of time.
+    r"""A denoiser of pictures (B, 1, H, W) as a denoiser of clips that knows nothing of time.
 
     .. math:: D(x, \sigma)_{b,t} = D_1(x_{b,t},\ \sigma_b)
 
     A consistency student of single frames becomes a consistency student of clips in this way.
-
-    Args:
-        denoiser: of pictures (B, 1, H, W).
     """
 
     def __init__(self, denoiser: nn.Module) -> None:

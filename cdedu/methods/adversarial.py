@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
 from cdedu.data import Dataset, load_data
@@ -31,9 +31,8 @@ from cdedu.training import Resume, Setting, State, begin, seeded, train
 
 
 class Features(nn.Module):
-    """Hidden layers of a frozen network, as they answer to x: (B, ...) → a list of (B, d_k), one for each layer.
-
-    Its weights get no gradient; x does.
+    """Hidden layers of a frozen network, as they answer to x: (B, ...) → a list of (B, d_k), one for each layer. Its weights get
+    no gradient; x does.
 
     Args:
         network: a copy of it is kept, frozen.
@@ -127,7 +126,7 @@ class Discriminator(nn.Module):
 def discriminator_loss(
     discriminator: Any, real: Tensor, fake: Tensor, r1: float = 0.1, level: Tensor | None = None
 ) -> Tensor:
-    r"""What the discriminator minimises: the hinge loss, and a penalty on its slope at real data (R1).
+    r"""What the discriminator minimises, (B,): the hinge loss, and a penalty on its slope at real data (R1).
 
     .. math::
         \mathcal L_S = \max\big(0,\ 1 - S(x_0)\big) + \max\big(0,\ 1 + S(\hat x)\big)
@@ -140,9 +139,6 @@ def discriminator_loss(
         real: :math:`x_0`, (B, ...); fake: :math:`\hat x`, as many samples of the student.
         r1: γ ≥ 0.
         level: (B,) from which noise level each sample comes; its partner among the data is judged by the same output.
-
-    Returns:
-        (B,) losses.
 
     Source: Lim & Ye 2017 (hinge); Mescheder et al. 2018 (R1); Sauer et al. 2023, section 3.2, where each head has a hinge of
     its own and γ is 1e-5; here the hinge sees the sum.
@@ -157,7 +153,7 @@ def discriminator_loss(
         found, made = discriminator.features(real), discriminator.features(fake)
     found = [f.requires_grad_(r1 > 0) for f in found]
     score = discriminator.score(found, level)
-    loss: Tensor = (1 - score).relu() + (1 + discriminator.score(made, level)).relu()
+    loss = (1 - score).relu() + (1 + discriminator.score(made, level)).relu()
     if r1:
         slopes = torch.autograd.grad(score.sum(), found, create_graph=True)
         loss = loss + r1 / 2 * sum(s.square().sum(1) for s in slopes)
@@ -170,8 +166,7 @@ def adversarial_loss(discriminator: nn.Module, fake: Tensor, level: Tensor | Non
     The gradient passes through heads and features to the sample; the discriminator's weights get none.
     """
     weights = {name: p.detach() for name, p in discriminator.named_parameters()}
-    score: Tensor = functional_call(discriminator, weights, (fake, level))
-    return -score
+    return -functional_call(discriminator, weights, (fake, level))
 
 
 def renoised_distillation_loss(
@@ -180,10 +175,10 @@ def renoised_distillation_loss(
     sigma: Tensor,
     *,
     noise: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
     **cond: Any,
 ) -> Tensor:
-    r"""The distillation term of ADD: the student's sample against the teacher's guess of it, after noise was put back.
+    r"""The distillation term of ADD, (B,): the student's sample against the teacher's guess of it, after noise was put back.
 
     .. math::
         \mathcal L_D = c(\tau)\,\big\|\hat x - D_\phi\big(\operatorname{sg}(\hat x) + \tau z',\ \tau\big)\big\|^2, \qquad
@@ -197,9 +192,6 @@ def renoised_distillation_loss(
         fake: :math:`\hat x`, (B, ...), the student's samples.
         sigma: τ, (B,); noise: z', drawn where it is not given.
 
-    Returns:
-        (B,) losses.
-
     Source: Sauer et al. 2023, section 3.3, with the "exponential" weighting, the default of its ablations; the final model was
     trained with another, noise-free score distillation.
     """
@@ -211,19 +203,18 @@ def renoised_distillation_loss(
     with torch.no_grad():
         guess = teacher(add_noise(fake.detach(), sigma, noise), sigma, **cond)
     weight = (1 + sigma_like(sigma, fake).flatten() ** 2) ** -0.5
-    loss: Tensor = weight.to(fake) * l2(fake, guess)
-    return loss
+    return weight.to(fake) * l2(fake, guess)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Duel(State):
     """A :class:`~cdedu.training.State` with the student's opponent."""
 
-    opponent: nn.Module = field(kw_only=True)
+    opponent: nn.Module
     """The discriminator; in :mod:`cdedu.methods.dmd` the denoiser of the student's samples."""
-    learner: nn.Module = field(kw_only=True)
+    learner: nn.Module
     """What of the opponent is trained: the heads, or all of it."""
-    opponent_optimizer: torch.optim.Optimizer = field(kw_only=True)
+    opponent_optimizer: torch.optim.Optimizer
     opponent_mean_loss: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
     """The opponent's loss of the last step, on the device."""
 
@@ -275,13 +266,12 @@ def train_adversarial(
             grid τ is drawn, evenly by index.
         teacher: what the student starts from, and what the distillation term asks.
         features: what the discriminator looks at: :class:`Features`, or a function.
-        data: loaded by the recipe's name where not given.
+        data, device: as in :func:`cdedu.training.train_teacher`.
         levels: noise levels s that the student is to sample at; by default ``recipe.student_sigmas(4)``.
         distillation: λ; 0 leaves the term out, and the teacher is not asked.
         adversarial: weight of the game; 0 leaves it out, and the discriminator is not trained.
         r1, critic_lr: γ and the learning rate of the heads.
         told: whether the discriminator knows the noise level that a sample comes from.
-        device: where to train.
         resume: continue from ``(state.tensors(), state.step)`` of an interrupted run with the same arguments, to the same end.
 
     Raises:

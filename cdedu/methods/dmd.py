@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from cdedu.data import Dataset, load_data
 from cdedu.losses import denoising_loss, l2
@@ -24,7 +24,7 @@ from cdedu.training import Resume
 def matching_gradient(
     real: Denoiser, fake: Denoiser, x: Tensor, sigma: Tensor, noise: Tensor, **cond: Any
 ) -> Tensor:
-    r"""The direction in which the student's samples lie too densely:
+    r"""The direction in which the student's samples lie too densely, in the shape of x:
 
     .. math::
         g = \frac{D_\text{fake}(x_\tau, \tau) - D_\text{real}(x_\tau, \tau)}{\operatorname{mean}|x - D_\text{real}(x_\tau, \tau)|},
@@ -36,9 +36,6 @@ def matching_gradient(
     Args:
         real, fake: denoisers of the data and of the student's samples.
         x: (B, ...) samples; sigma: τ, (B,); noise: z', in the shape of x.
-
-    Returns:
-        In the shape of x.
 
     Raises:
         ValueError: for shapes that do not fit.
@@ -64,17 +61,14 @@ def matching_loss(
     sigma: Tensor,
     *,
     noise: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
     **cond: Any,
 ) -> Tensor:
-    r"""A loss whose gradient with respect to x is g of :func:`matching_gradient`, over the number of dimensions.
+    r"""A loss (B,) whose gradient with respect to x is g of :func:`matching_gradient`, over the number of dimensions.
 
     .. math:: \mathcal L = \tfrac12\,\big\|x - \operatorname{sg}(x - g)\big\|^2
 
-    Its value says nothing of how good the student is. Arguments as there.
-
-    Returns:
-        (B,) losses, mean over the dimensions.
+    It is a mean over the dimensions, and its value says nothing of how good the student is. Arguments as there.
     """
     noise = normal(x.shape, generator, like=x) if noise is None else noise
     g = matching_gradient(real, fake, x, sigma, noise, **cond)

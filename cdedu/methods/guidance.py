@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cdedu.data import Dataset
 from cdedu.networks.guided import Weight, weight_like
-from cdedu.noise import sigma_like
+from cdedu.noise import Sigma, sigma_like
 from cdedu.teacher import Denoiser
 
 
@@ -46,9 +46,7 @@ class GuidedDenoiser(nn.Module):
         self.denoiser, self.weight, self.null = denoiser, weight, null
         _take_range(self, denoiser)
 
-    def forward(
-        self, x: Tensor, sigma: float | Tensor, *, labels: Tensor, guidance: Weight | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, sigma: Sigma, *, labels: Tensor, guidance: Weight | None = None) -> Tensor:
         w = weight_like(self.weight if guidance is None else guidance, x)
         twice = sigma.repeat(2) if isinstance(sigma, Tensor) and sigma.ndim else sigma
         both = torch.cat([torch.full_like(labels, self.null), labels])
@@ -71,15 +69,13 @@ class ClassifierGuidedDenoiser(nn.Module):
     Source: Dhariwal & Nichol 2021, section 4.
     """
 
-    def __init__(
-        self, denoiser: Denoiser, classifier: Callable[[Tensor, float | Tensor], Tensor], weight: float | None
-    ) -> None:
+    def __init__(self, denoiser: Denoiser, classifier: Callable[..., Tensor], weight: float | None) -> None:
         super().__init__()
         self.denoiser, self.classifier, self.weight = denoiser, classifier, weight
         _take_range(self, denoiser)
 
     def forward(
-        self, x: Tensor, sigma: float | Tensor, *, labels: Tensor, guidance: Weight | None = None, **cond: Any
+        self, x: Tensor, sigma: Sigma, *, labels: Tensor, guidance: Weight | None = None, **cond: Any
     ) -> Tensor:
         w, s = weight_like(self.weight if guidance is None else guidance, x), sigma_like(sigma, x)
         with torch.enable_grad():
@@ -104,7 +100,7 @@ class Labelled(nn.Module):
         self.denoiser, self.labels, self.cond = denoiser, labels[order], cond
         _take_range(self, denoiser)
 
-    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+    def forward(self, x: Tensor, sigma: Sigma) -> Tensor:
         labels = self.labels[torch.arange(len(x)) % len(self.labels)].to(x.device)
         return self.denoiser(x, sigma, labels=labels, **self.cond)
 

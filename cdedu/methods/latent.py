@@ -32,18 +32,12 @@ LATENT_DIGITS = recipes["latent-digits"]
 
 
 def autoencoder_loss(model: Autoencoder, x: Tensor, noise: Tensor, kl: float = 1e-3) -> Tensor:
-    r"""Reconstruction from a noisy latent, and a light pull of the latents towards a standard normal distribution.
+    r"""Reconstruction from a noisy latent, and a light pull of the latents towards a standard normal distribution; (B,).
 
     .. math:: \|G(\mu + e^{v/2} z) - x\|^2 + \beta\,\tfrac12\big(\mu^2 + e^v - v - 1\big)
 
-    with the mean μ and the log-variance v that the encoder answers; both terms are means over their dimensions.
-
-    Args:
-        noise: z, in the shape of a latent.
-        kl: β.
-
-    Returns:
-        (B,) losses.
+    with the mean μ and the log-variance v that the encoder answers, z the noise in the shape of a latent, and β = ``kl``; both
+    terms are means over their dimensions.
     """
     mean, log_variance = model.posterior(x)
     latent = mean + (log_variance / 2).exp() * noise
@@ -73,9 +67,8 @@ def train_autoencoder(
 @torch.no_grad()
 def latent_data(model: Autoencoder, data: Dataset) -> Dataset:
     """The data as latents, with their labels: what a latent teacher is trained on."""
-    return replace(
-        data, name=f"latent-{data.name}", train=model.encode(data.train), test=model.encode(data.test)
-    )
+    train, test = model.encode(data.train), model.encode(data.test)
+    return replace(data, name=f"latent-{data.name}", train=train, test=test)
 
 
 def latent_student(
@@ -126,14 +119,9 @@ def skipping_loss(
 
     .. math:: \mathcal L = \lambda\; d\big(f_\theta(x_{\sigma_i}, \sigma_i),\ f_{\theta^-}(\hat x_{\sigma_j}, \sigma_j)\big), \qquad j = \min(i + k,\ N - 1)
 
-    with *one* step of the solver from σ_i to σ_j. At k = 1 this is :func:`~cdedu.losses.distillation_loss`. The last k steps all end at
-    the last point, where the target is the teacher's own point.
-
-    Args:
-        sigmas: (N,) the fine grid, descending.
-        skip: k, from 1 to N − 1.
-        solver: of the one step.
-        options: the other arguments of :func:`~cdedu.losses.distillation_loss`, labels and the like included.
+    with *one* step of the solver from σ_i to σ_j, N points of a fine grid, and k = ``skip`` from 1 to N − 1. At k = 1 this is
+    :func:`~cdedu.losses.distillation_loss`, which has the other arguments, labels and the like included. The last k steps all end
+    at the last point, where the target is the teacher's own point.
 
     Raises:
         ValueError: for a k outside the grid.

@@ -18,11 +18,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from cdedu.data import Dataset, load_data
 from cdedu.losses import _draw, edm_weight, l2
-from cdedu.noise import add_noise, check_grid, draw_steps, sigma_like
+from cdedu.noise import Sigma, add_noise, check_grid, draw_steps, sigma_like
 from cdedu.recipes import Recipe
 from cdedu.runtime import Runtime
 from cdedu.solvers import euler_step
@@ -31,26 +31,18 @@ from cdedu.training import Resume, Setting, State, begin, train
 
 
 def two_step_target(
-    teacher: Denoiser,
-    x: Tensor,
-    sigma: float | Tensor,
-    middle: float | Tensor,
-    end: float | Tensor,
-    **cond: Any,
+    teacher: Denoiser, x: Tensor, sigma: Sigma, middle: Sigma, end: Sigma, **cond: Any
 ) -> Tensor:
     r"""The guess that takes one Euler step from σ to σ'' where two Euler steps of the teacher go.
 
     .. math:: \tilde x = \frac{x'' - \frac{\sigma''}{\sigma}\,x}{1 - \frac{\sigma''}{\sigma}}, \qquad
               x'' = \text{two Euler steps of the teacher, } \sigma \to \sigma' \to \sigma''
 
-    At σ'' = 0 this is x'' itself.
+    At σ'' = 0 this is x'' itself. It is what a denoiser must answer at (x, σ), and costs two teacher calls.
 
     Args:
         x: (B, ...) at noise level ``sigma``.
         sigma, middle, end: σ > σ' > σ'' ≥ 0, numbers or (B,) each.
-
-    Returns:
-        (B, ...): what a denoiser must answer at (x, σ). Costs two teacher calls.
 
     Source: Salimans & Ho 2022, algorithm 2, in σ.
     """
@@ -67,10 +59,10 @@ def progressive_loss(
     *,
     index: Tensor | None = None,
     noise: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generator | None = None,
     **cond: Any,
 ) -> Tensor:
-    r"""The teacher's own training loss, with the two-step guess in the place of the data.
+    r"""The teacher's own training loss, (B,), with the two-step guess in the place of the data.
 
     .. math::
         \mathcal L = \lambda(\sigma)\,\|D_\theta(x_\sigma, \sigma) - \tilde x\|^2, \qquad
@@ -87,9 +79,6 @@ def progressive_loss(
         index: (B,) the student's steps i in 0..n/2−1; uniform where not given.
         noise: z; drawn where not given.
 
-    Returns:
-        (B,) losses.
-
     Raises:
         ValueError: for a grid whose points cannot be paired, or an index outside it.
 
@@ -101,8 +90,7 @@ def progressive_loss(
     x = add_noise(x0, sigma, noise)
     with torch.no_grad():
         goal = two_step_target(teacher, x, sigma, middle, end, **cond)
-    loss: Tensor = edm_weight(sigma, student.sigma_data).to(x0.device) * l2(student(x, sigma, **cond), goal)
-    return loss
+    return edm_weight(sigma, student.sigma_data).to(x0.device) * l2(student(x, sigma, **cond), goal)
 
 
 def halve(

@@ -5,13 +5,8 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """The network of the two-dimensional chapters: ``depth`` layers of ``width`` units that see x and the noise level.
-
-    Args:
-        dim: of the data.
-        width, depth: of the hidden layers.
-        classes: number of labels, 0 for none.
-    """
+    """The network of the two-dimensional chapters: ``depth`` layers of ``width`` units that see x (B, dim), the noise level and, where
+    there are ``classes``, a label."""
 
     def __init__(self, dim: int = 2, width: int = 128, depth: int = 3, classes: int = 0) -> None:
         super().__init__()
@@ -54,8 +49,7 @@ def unet(
     """A small image network, exportable as a diffusers pipeline.
 
     Args:
-        size: height and width, divisible by ``2 ** (len(widths) - 1)``.
-        channels: of the image.
+        size, channels: of the image; height and width are ``size``, divisible by ``2 ** (len(widths) - 1)``.
         widths: channels at each resolution, from fine to coarse, each divisible by 8.
         layers: residual blocks at each resolution.
         attention: for each resolution, whether it has self-attention; none by default.

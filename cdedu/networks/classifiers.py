@@ -4,8 +4,9 @@ from torch import Tensor, nn
 
 
 class _Classifier(nn.Module):
-    body: nn.Sequential
-    head: nn.Linear
+    def __init__(self, features: int, *layers: nn.Module) -> None:
+        super().__init__()
+        self.body, self.head = nn.Sequential(*layers), nn.Linear(features, 10)
 
     def features(self, x: Tensor) -> Tensor:
         """Images in [−1, 1] → (B, d)."""
@@ -20,24 +21,21 @@ class DigitsClassifier(_Classifier):
     """The small classifier whose 64 features stand in for Inception's on 8 × 8 digits; its weights come with the course."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
+        super().__init__(
+            64,
             nn.Conv2d(1, 32, 3, padding=1), nn.SiLU(), nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.SiLU(),
             nn.Conv2d(64, 64, 3, padding=1), nn.SiLU(), nn.Flatten(), nn.Linear(64 * 16, 64), nn.SiLU(),
         )  # fmt: skip
-        self.head = nn.Linear(64, 10)
 
 
 class CifarClassifier(_Classifier):
     """The classifier whose 128 features stand in for Inception's on 32 × 32 colour images; its weights come with the course."""
 
     def __init__(self) -> None:
-        super().__init__()
         layers: list[nn.Module] = []
         for c_in, c_out, stride in ((3, 32, 1), (32, 64, 2), (64, 64, 1), (64, 128, 2), (128, 128, 1)):
             layers += [*_convolution(c_in, c_out, stride), nn.SiLU()]
-        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.head = nn.Linear(128, 10)
+        super().__init__(128, *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
     def activations(self, x: Tensor) -> list[Tensor]:
         """What leaves each of the five layers, (B, c, h, w) from fine to coarse: for :func:`~cdedu.perceptual.perceptual`."""
@@ -57,12 +55,10 @@ class CifarReferee(_Classifier):
     """
 
     def __init__(self) -> None:
-        super().__init__()
         layers: list[nn.Module] = [*_convolution(3, 16), nn.ReLU()]
         for c_in, c_out in ((16, 48), (48, 96), (96, 160)):
             layers += [*_convolution(c_in, c_out, 2), nn.ReLU(), _Residual(c_out)]
-        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.head = nn.Linear(160, 10)
+        super().__init__(160, *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
 def _convolution(c_in: int, c_out: int, stride: int = 1) -> list[nn.Module]:

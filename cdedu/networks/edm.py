@@ -40,8 +40,6 @@ class TimeEmbedding(nn.Module):
 class FourierEmbedding(nn.Module):
     r"""Sines and cosines of :math:`2\pi f_j\,c_\text{noise}` with fixed :math:`f_j \sim N(0, 16^2)`. (B,) → (B, channels)."""
 
-    freqs: Tensor
-
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.register_buffer("freqs", normal(torch.empty(channels // 2), 16.0))
@@ -56,8 +54,6 @@ class Conv(nn.Conv2d):
 
     Pixels are averaged two by two, or with ``smooth`` under the weights (1, 3, 3, 1) / 8 in both directions.
     """
-
-    resample_filter: Tensor | None
 
     def __init__(self, c_in: int, c_out: int, kernel: int, resample: str = "", smooth: bool = False) -> None:
         super().__init__(c_in, c_out, kernel, padding=kernel // 2)
@@ -79,8 +75,6 @@ class Conv(nn.Conv2d):
 
 class ImageDown(nn.Conv2d):
     """The image, or what became of it, one resolution lower: here the convolution comes first, then the filter."""
-
-    resample_filter: Tensor
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__(c_in, c_out, 3, padding=2)
@@ -244,8 +238,7 @@ class EDMNet(nn.Module):
         emb = self.map_layer1(F.silu(self.map_layer0(emb if self.adm else emb + label)))
         emb = F.silu(emb + label if self.adm else emb)
 
-        skips: list[Tensor] = []
-        image = x
+        skips, image = [], x
         for layer in self.enc.values():
             if isinstance(layer, ImageDown):
                 x = skips[-1] = image = (x + layer(image)) * math.sqrt(0.5)

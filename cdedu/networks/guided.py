@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cdedu.networks import UNet
+from cdedu.noise import per_sample
 
 Weight = float | Tensor
 
@@ -17,17 +18,14 @@ def weight_like(weight: Weight | None, x: Tensor) -> Tensor:
     w = torch.as_tensor(weight, dtype=torch.float32, device=x.device)
     if w.ndim and w.shape != x.shape[:1]:
         raise ValueError(f"guidance has shape {tuple(w.shape)}; give a number or ({len(x)},)")
-    return w.reshape(-1, *[1] * (x.ndim - 1)) if w.ndim else w
+    return per_sample(w, x) if w.ndim else w
 
 
 class WeightedUNet(UNet):
     """A labelled UNet that takes the guidance weight as one more input: the student of a teacher guided at every w.
 
     The weight is embedded and added to the label's embedding. It starts without effect, so the student starts as the network
-    that it is made from.
-
-    Args:
-        network: a UNet with labels, whose weights are copied.
+    that it is made from, a UNet with labels, whose weights are copied.
     """
 
     def __init__(self, network: UNet) -> None:

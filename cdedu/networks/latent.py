@@ -11,16 +11,12 @@ from cdedu.noise import at_hand
 
 
 class Autoencoder(nn.Module):
-    r"""A small convolutional autoencoder: images (B, 1, S, S) to latents (B, channels, S/2, S/2) and back.
+    r"""A small convolutional autoencoder: images (B, 1, S, S) to latents (B, channels, S/2, S/2) and back, with ``width`` channels in between.
 
     .. math:: E(x) = s\,\mu(x), \qquad \hat x = G(z / s), \qquad s = \sigma_d / \operatorname{std}\big(\mu(x)\big)
 
     The scale s gives the latents of the data the standard deviation that teachers and noise grids expect. It is 1 until
     :meth:`calibrate` has seen data, and is stored with the weights. Stable Diffusion's, with 1 for σ_d, is 0.18215.
-
-    Args:
-        channels: of a latent.
-        width: channels in between.
 
     Source: Kingma & Welling 2013; Rombach et al. 2022, section 3.1 and appendix G (the scale).
     """
@@ -38,7 +34,6 @@ class Autoencoder(nn.Module):
             nn.Conv2d(channels, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1), nn.SiLU(),
             nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, 1, 3, padding=1),
         )  # fmt: skip
-        self.scale: Tensor
         self.register_buffer("scale", torch.tensor(1.0))
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,8 +42,7 @@ class Autoencoder(nn.Module):
             raise ValueError(
                 f"Autoencoder: images of shape {tuple(x.shape)}; it encodes (B, 1, S, S) with an even S"
             )
-        mean, log_variance = self.encoder(x).chunk(2, dim=1)
-        return mean, log_variance
+        return self.encoder(x).chunk(2, dim=1)
 
     def encode(self, x: Tensor) -> Tensor:
         """E(x): the scaled mean."""
@@ -65,8 +59,7 @@ class Autoencoder(nn.Module):
                 f"Autoencoder: a latent of shape {tuple(z.shape)}; it decodes (B, {self.channels}, S/2, S/2). "
                 "Was the latent made by another autoencoder, or is it an image?"
             )
-        images: Tensor = self.decoder(z / self.scale)
-        return images
+        return self.decoder(z / self.scale)
 
     @torch.no_grad()
     def calibrate(self, x: Tensor, sigma_data: float = 0.5) -> float:
@@ -80,14 +73,8 @@ def guidance_embedding(omega: Tensor, dim: int = 256) -> Tensor:
 
     .. math:: \big(\sin(1000\,\omega\,r_i),\ \cos(1000\,\omega\,r_i)\big), \qquad r_i = 10000^{-i/(h-1)}, \quad i = 0, \dots, h - 1
 
-    with h = dim/2: waves from 1000 radians to a tenth of one for each unit of ω.
-
-    Args:
-        omega: (B,), :math:`\omega = w - 1` for a guidance scale w.
-        dim: even, at least 4.
-
-    Returns:
-        (B, dim).
+    with h = dim/2: waves from 1000 radians to a tenth of one for each unit of ω. Of :math:`\omega = w - 1` for guidance scales w, (B,),
+    it makes (B, dim); ``dim`` is even and at least 4.
 
     Source: Luo et al. 2023 (LCM), as in diffusers' ``get_guidance_scale_embedding``.
     """
@@ -106,8 +93,7 @@ class LatentUNet(WeightedUNet):
 
     Args:
         network: a UNet with labels, whose weights are copied; it starts as this network, whatever the scale.
-        low, high: the scales that it is trained on.
-        dim: of the embedding.
+        low, high, dim: the scales that it is trained on, and the width of their embedding.
 
     Raises:
         ValueError: in a call, for a scale outside ``low`` to ``high`` (looked at on the CPU only, as for noise levels).
@@ -120,7 +106,6 @@ class LatentUNet(WeightedUNet):
         self.dim = dim
         self.weight = nn.Linear(dim, self.weight.out_features, bias=False)
         nn.init.zeros_(self.weight.weight)
-        self.trained: Tensor
         self.register_buffer("trained", torch.tensor([float(low), float(high)]))
 
     def forward(

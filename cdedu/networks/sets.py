@@ -5,14 +5,11 @@ from torch import Tensor, nn
 
 
 class SetNetwork(nn.Module):
-    r"""A network for sets: the same layers for each point, told of the others by what is pooled over all of them.
+    r"""A network for sets: the same layers for each point (``depth`` of ``width`` units), told of the others by what is pooled over all.
 
     .. math:: h_i \leftarrow h_i + W_2\,s\big(W_1 h_i + W_c\,[\text{mean}_j h_j,\ \max_j h_j,\ \text{noise level}]\big)
 
     with s the SiLU. Mean and maximum do not ask for an order, so permuting the points permutes the result.
-
-    Args:
-        width, depth: of the layers.
 
     Source: Zaheer et al. 2017 (Deep Sets).
     """

@@ -55,11 +55,7 @@ def load_teacher(source: str | Path | Callable[..., Any]) -> Any:
 
 
 def locate(source: str | Path) -> Path:
-    """The file or folder behind a path, a name or an address; downloads what is elsewhere.
-
-    Raises:
-        FileNotFoundError, OSError, ValueError: as :func:`load_teacher`.
-    """
+    """The file or folder behind a path, a name or an address; downloads what is elsewhere. Raises what :func:`load_teacher` does."""
     path, name = Path(source), str(source)
     if path.exists():
         return path

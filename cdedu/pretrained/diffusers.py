@@ -30,26 +30,21 @@ def load_diffusers(folder: str | Path) -> DiffusersDenoiser | ConsistencyModel:
     """A pipeline saved by diffusers: a DDPM as a teacher, a consistency model as a student, in float32 and evaluation mode.
 
     ``model.header`` holds the shape of a sample and the number of labels, and the recipe of a student that was exported here. Weights
-    are read from safetensors files, or by ``torch.load(weights_only=True)`` from older ones; nothing is executed.
-
-    Args:
-        folder: with ``unet/`` and ``scheduler/`` in it, as ``save_pretrained`` leaves it.
+    are read from safetensors files, or by ``torch.load(weights_only=True)`` from older ones; nothing is executed. The folder is as
+    ``save_pretrained`` leaves it, with ``unet/`` and ``scheduler/`` in it.
 
     Raises:
         FileNotFoundError: if files are missing.
         ValueError: for a network that is no ``UNet2DModel``, or a scheduler that is no diffusion; flow matching is refused.
     """
     folder = Path(folder)
-    unet, scheduler = (
-        folder / name if (folder / name).is_dir() else folder for name in ("unet", "scheduler")
-    )
+    unet, scheduler = (p if (p := folder / name).is_dir() else folder for name in ("unet", "scheduler"))
     unet_config, config = _read_json(unet / "config.json"), _read_json(scheduler / "scheduler_config.json")
     if unet_config.get("_class_name") != "UNet2DModel":
         raise ValueError(f"{folder}: the network is a {unet_config.get('_class_name')}, not a UNet2DModel")
     size = unet_config.get("sample_size")
     if not size:
         raise ValueError(f"{unet / 'config.json'} has no sample_size; write the height of its images there")
-    model: Any
     if config.get("_class_name") == "CMStochasticIterativeScheduler":
         network, levels = UNet(_read_unet(unet)), (config["sigma_data"], config["sigma_min"])
         model = ConsistencyModel(network, *levels, noise_scale=250.0)

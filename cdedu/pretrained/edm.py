@@ -124,20 +124,17 @@ def _denoiser(record: _Record, path: Path) -> Teacher | VP | VE:
     with torch.device("meta"):
         built = network.build(shape)
     _fill(built, dict(_tensors(state["_modules"].pop("model"))))
-
-    model: Teacher | VP | VE
     if wrapper == "EDMPrecond":
         model = Teacher(built, float(state["sigma_data"]))
     elif wrapper == "VPPrecond":
-        numbers = [float(state[key]) for key in ("beta_d", "beta_min", "M", "epsilon_t")]
-        model = VP(built, numbers[0], numbers[1], int(numbers[2]), numbers[3])
+        betas = float(state["beta_d"]), float(state["beta_min"])
+        model = VP(built, *betas, int(state["M"]), float(state["epsilon_t"]))
     elif wrapper == "VEPrecond":
         model = VE(built, float(state["sigma_min"]), float(state["sigma_max"]))
     else:
         raise ValueError(f"its preconditioning {wrapper!r:.80} is not known here")
     recipe = Recipe(path.stem, data="", network=network, sigma_data=getattr(model, "sigma_data", 0.5))
-    classes = network.classes
-    model.header = Header(shape, recipe, classes, classes, facts={"source": path.name})  # type: ignore[assignment]
+    model.header = Header(shape, recipe, network.classes, network.classes, facts={"source": path.name})
     return model
 
 
@@ -161,8 +158,7 @@ def _architecture(kind: str, arguments: dict[str, Any]) -> tuple[Network, tuple[
         raise ValueError(f"its network {kind} is none of {', '.join(_KINDS[kind])}")
     width, blocks, classes = (int(options[key]) for key in ("model_channels", "num_blocks", "label_dim"))
     multipliers, attention = (tuple(map(int, options[key])) for key in ("channel_mult", "attn_resolutions"))
-    dropout = float(options["dropout"])
-    network = Network(ours[0], width, blocks, multipliers, attention, dropout, classes)  # type: ignore[arg-type]
+    network = Network(ours[0], width, blocks, multipliers, attention, float(options["dropout"]), classes)
     return network, (c_in, size, size)
 
 

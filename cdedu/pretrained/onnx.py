@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from cdedu.checkpoints import Header
 from cdedu.files import replacing
+from cdedu.noise import SIGMA_MIN, per_sample
 
 TOLERANCE = 1e-4
 
@@ -60,20 +61,19 @@ def export_onnx(
     shape = header.shape or None if shape is None else shape
     if not shape:
         raise ValueError("export_onnx: the model does not say its shape; give it, such as shape=(1, 8, 8)")
-    if classes is None:
-        classes = header.classes
-    low = float(getattr(model, "sigma_min", 0.0)) or 0.002
+    classes = header.classes if classes is None else classes
+    low = float(getattr(model, "sigma_min", 0.0)) or SIGMA_MIN
     if sigma is not None and not low * (1 - 1e-6) <= sigma < float("inf"):
         raise ValueError(f"export_onnx: sigma = {sigma}, but it must be finite and at least {low:g}")
     _packages()
 
     was_training = model.training
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    graph = _Graph(model, sigma, bool(classes))
+    graph = _Graph(model, sigma, shape, classes, low)
     try:
         model.cpu().eval()
-        program = _trace(graph, _inputs(3, shape, sigma, classes, low))
-        error = _difference(graph, program, [_inputs(b, shape, sigma, classes, low) for b in (1, 3, 8)])
+        program = _trace(graph)
+        error = _difference(graph, program)
     finally:
         model.to(device).train(was_training)
     if not error <= TOLERANCE:
@@ -86,17 +86,29 @@ def export_onnx(
 
 
 class _Graph(nn.Module):
-    """The model with inputs in a fixed order."""
+    """The model with inputs in a fixed order, and inputs to try it on."""
 
-    def __init__(self, model: nn.Module, sigma: float | None, labelled: bool) -> None:
+    def __init__(
+        self, model: nn.Module, sigma: float | None, shape: Sequence[int], classes: int, low: float
+    ) -> None:
         super().__init__()
-        self.model, self.sigma, self.labelled = model, sigma, labelled
-        self.names = ["x", *["sigma"] * (sigma is None), *["labels"] * labelled]
+        self.model, self.sigma, self.shape, self.classes, self.low = model, sigma, shape, classes, low
+        self.names = ["x", *["sigma"] * (sigma is None), *["labels"] * bool(classes)]
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        rest = list(inputs[1:])
-        sigma = rest.pop(0) if self.sigma is None else self.sigma
-        return self.model(inputs[0], sigma, **({"labels": rest[0]} if self.labelled else {}))
+        given = dict(zip(self.names, inputs, strict=True))
+        return self.model(given.pop("x"), given.pop("sigma", self.sigma), **given)
+
+    def inputs(self, batch: int) -> tuple[Tensor, ...]:
+        """Noise at levels from ``low`` to 80, one level for each sample."""
+        generator = torch.Generator().manual_seed(batch)
+        levels = torch.linspace(math.log(self.low), math.log(80.0), batch).exp().clamp(min=self.low)
+        if self.sigma is not None:
+            levels = torch.full((batch,), float(self.sigma))
+        noise = torch.randn(batch, *self.shape, generator=generator)
+        labels = torch.arange(batch) % max(self.classes, 1)
+        given = {"x": per_sample(levels, noise) * noise, "sigma": levels, "labels": labels}
+        return tuple(given[name] for name in self.names)
 
 
 def _packages() -> None:
@@ -107,22 +119,10 @@ def _packages() -> None:
             raise ImportError(f'export_onnx needs {name}: pip install "cdedu[onnx]"') from None
 
 
-def _inputs(
-    batch: int, shape: Sequence[int], sigma: float | None, classes: int, low: float
-) -> tuple[Tensor, ...]:
-    """Noise at levels from ``low`` to 80, one level for each sample."""
-    generator = torch.Generator().manual_seed(batch)
-    levels = torch.linspace(math.log(low), math.log(80.0), batch).exp().clamp(min=low)
-    if sigma is not None:
-        levels = torch.full((batch,), float(sigma))
-    x = levels.reshape(-1, *[1] * len(shape)) * torch.randn(batch, *shape, generator=generator)
-    labels = torch.arange(batch) % max(classes, 1)
-    return (x, *[levels] * (sigma is None), *[labels] * bool(classes))
-
-
-def _trace(graph: _Graph, inputs: tuple[Tensor, ...]) -> Any:
+def _trace(graph: _Graph) -> Any:
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
+    inputs = graph.inputs(3)
     try:
         with torch.no_grad():
             shape = graph(*inputs).shape
@@ -135,16 +135,13 @@ def _trace(graph: _Graph, inputs: tuple[Tensor, ...]) -> Any:
         raise ValueError(
             f"export_onnx: the model turned shape {tuple(inputs[0].shape)} into {tuple(shape)}; they must be equal"
         )
-    batch = torch.export.Dim.DYNAMIC
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the exporter's own code
             names = {"input_names": graph.names, "output_names": ["x0"]}
-            shapes = (tuple({0: batch} for _ in inputs),)
-            program: Any = torch.onnx.export(
-                graph, inputs, dynamo=True, verbose=False, dynamic_shapes=shapes, **names
-            )
+            shapes = {"dynamic_shapes": (tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs),)}
+            program = torch.onnx.export(graph, inputs, dynamo=True, verbose=False, **names, **shapes)
     except torch.onnx.errors.OnnxExporterError as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise ValueError(f"export_onnx: this model cannot be traced: {reason}") from None
@@ -155,9 +152,9 @@ def _trace(graph: _Graph, inputs: tuple[Tensor, ...]) -> Any:
 
 
 @torch.no_grad()
-def _difference(graph: _Graph, program: Any, cases: list[tuple[Tensor, ...]]) -> float:
+def _difference(graph: _Graph, program: Any) -> float:
     worst = 0.0
-    for inputs in cases:
+    for inputs in map(graph.inputs, (1, 3, 8)):
         wanted, (found,) = graph(*inputs), program(*inputs)
         worst = max(worst, float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1)))
     return worst

@@ -58,7 +58,6 @@ def export_pipeline(
         raise ValueError("export_pipeline: the student does not say its recipe; give it: recipe=...")
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise FileExistsError(f"{folder} is there and not empty; nothing was written, choose another folder")
-    assert isinstance(student, ConsistencyModel)
     levels = {"sigma_min": student.sigma_min, "sigma_max": recipe.sigma_max, "sigma_data": student.sigma_data}
     scheduler = CMStochasticIterativeScheduler(
         recipe.student.points, rho=recipe.rho, clip_denoised=False, **levels
@@ -92,7 +91,6 @@ def model_card(
 ) -> str:
     """A README for the folder: what this is, how to sample, what it was trained on, what was measured."""
     k, stage = second_index(recipe), recipe.student
-    teacher = header.facts.get("teacher", {}).get("source", "not recorded")
     data = header.facts.get("data", {"name": recipe.data})
     labels = ", class_labels=[0] * 16" if recipe.network.classes else ""
     head = ["library_name: diffusers", "pipeline_tag: unconditional-image-generation"]
@@ -100,7 +98,7 @@ def model_card(
     terms = license or "Not stated. The terms of the teacher and of the data bind a student too."
     facts = {
         "method": stage.method,
-        "teacher": teacher,
+        "teacher": header.facts.get("teacher", {}).get("source", "not recorded"),
         "data": ", ".join(f"{key} {value}" for key, value in data.items()),
         "steps": header.step or stage.steps,
         "batch": stage.batch,
