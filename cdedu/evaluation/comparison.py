@@ -1,8 +1,8 @@
 """Teacher against student: the measurements that the book quotes, the same for the command line and the scripts."""
 
-import statistics
 from collections.abc import Callable
 from functools import partial
+from statistics import median
 from typing import Any
 
 import torch
@@ -125,11 +125,8 @@ class Ruler:
 
     def floor(self, seeds: int) -> Row:
         """Real against real: training data, drawn at random, in place of samples."""
-
-        def draw(g: torch.Generator) -> Tensor:
-            return to_unit(self.train[torch.randperm(len(self.train), generator=g)[: self.n]])
-
-        return self.over_seeds(draw, seeds)
+        n, x = self.n, self.train
+        return self.over_seeds(lambda g: to_unit(x[torch.randperm(len(x), generator=g)[:n]]), seeds)
 
 
 @torch.no_grad()
@@ -147,31 +144,35 @@ def compare(
 
     Returns:
         A dictionary with ``n``, ``floor``, ``samplers``, ``ratio`` and ``speed``. Each sampler has its number of evaluations and,
-        for each metric, ``median``, ``min`` and ``max``. The metrics are the sliced Wasserstein distance (``sw``) in two
-        dimensions; on digits, in the features of the frozen classifier, Fréchet and kernel distance (``fd``, ``kd``), precision
-        and recall. ``ratio`` is of the students' distances to that of the first sampler, ``base``.
+        for each metric of :class:`Ruler`, ``median``, ``min`` and ``max``. ``ratio`` is of the students' distances to that of the
+        first sampler, ``base``.
     """
     if seeds < 1:
         raise ValueError(f"seeds = {seeds}, but medians need at least one sampling seed")
     ruler = Ruler(data, samples)
     device = next(student.parameters()).device  # type: ignore[attr-defined]
     n, shape, large = ruler.n, ruler.shape, ruler.large
-    noise = recipe, shape, n, IMAGE_BATCH if large else BATCH, device
-    out: dict[str, Any] = {"n": n, "seeds": seeds, "second_sigma": recipe.student.second_sigma}
-    out["features"] = None if ruler.classifier is None else type(ruler.classifier).__name__
-    out["floor"] = ruler.floor(seeds)
-    out["samplers"] = {}
+    measured: dict[str, Any] = {}
     rows = list(samplers(recipe, teacher, student, large, trial).items())
     for name, (evaluations, sampler) in rows if progress is None else progress(rows):
-        values = ruler.over_seeds(partial(draw, sampler, *noise), seeds)
-        out["samplers"][name] = {"evaluations": evaluations, **values}
-    base, key = out["samplers"][rows[0][0]][ruler.first]["median"], ruler.first
-    out["trial"], out["base"] = trial, rows[0][0]
-    out["ratio"] = {name: out["samplers"][name][key]["median"] / base for name in ("student_1", "student_2")}
+        drawn = partial(draw, sampler, recipe, shape, n, IMAGE_BATCH if large else BATCH, device)
+        measured[name] = {"evaluations": evaluations, **ruler.over_seeds(drawn, seeds)}
+    base, key = rows[0][0], ruler.first
+    first = measured[base][key]["median"]
     batch = 2 if trial else 16 if large and device.type == "cpu" else min(256, n)
     repeats = 1 if trial else 3 if large else 7
-    out["speed"] = speed(recipe, teacher, student, shape, device, batch=batch, repeats=repeats)
-    return out
+    return {
+        "n": n,
+        "seeds": seeds,
+        "second_sigma": recipe.student.second_sigma,
+        "features": None if ruler.classifier is None else type(ruler.classifier).__name__,
+        "floor": ruler.floor(seeds),
+        "samplers": measured,
+        "trial": trial,
+        "base": base,
+        "ratio": {name: measured[name][key]["median"] / first for name in ("student_1", "student_2")},
+        "speed": speed(recipe, teacher, student, shape, device, batch=batch, repeats=repeats),
+    }
 
 
 @torch.no_grad()
@@ -186,22 +187,16 @@ def speed(
 ) -> dict[str, float]:
     """Seconds a batch for the 18-point Heun teacher and the one-step student, taking turns, and the median of their ratios."""
     x = recipe.sigma_max * torch.randn((batch, *shape), generator=torch.Generator().manual_seed(0)).to(device)
-    sigmas = recipe.sigmas(18)
-
-    def slow() -> Tensor:
-        return sample_heun(teacher, x, sigmas)
-
-    def fast() -> Tensor:
-        return sample_consistency(student, x, (recipe.sigma_max,))
-
+    slow = partial(sample_heun, teacher, x, recipe.sigmas(18))
+    fast = partial(sample_consistency, student, x, (recipe.sigma_max,))
     slow(), fast()
     pairs = [(latency(slow, 1), latency(fast, 5)) for _ in range(repeats)]
-    measured = {
-        "teacher_seconds": [a for a, _ in pairs],
-        "student_seconds": [b for _, b in pairs],
-        "ratio": [a / b for a, b in pairs],
+    return {
+        "batch": batch,
+        "teacher_seconds": median(a for a, _ in pairs),
+        "student_seconds": median(b for _, b in pairs),
+        "ratio": median(a / b for a, b in pairs),
     }
-    return {"batch": batch, **{name: statistics.median(values) for name, values in measured.items()}}
 
 
 def break_even(training: float, calls: float, student_calls: float) -> float:
@@ -234,9 +229,8 @@ def table(metrics: dict[str, Any]) -> str:
     for name, row in {"real against real": metrics["floor"], **metrics["samplers"]}.items():
         medians = " | ".join(f"{row[k]['median']:.4g}" for k in names)
         lines.append(f"| {name} | {row.get('evaluations', '')} | {medians} |".replace("|  |", "| |"))
-    s = metrics["speed"]
-    faster = f"{s['ratio']:.1f} times as fast as the 18-point Heun teacher"
-    lines.append(f"\nOne step is {faster} at batch {s['batch']}.")
+    ratio, batch = metrics["speed"]["ratio"], metrics["speed"]["batch"]
+    lines.append(f"\nOne step is {ratio:.1f} times as fast as the 18-point Heun teacher at batch {batch}.")
     if metrics.get("trial"):
         lines.append("A trial with few evaluations, to see that all works; it says little of quality.")
     return "\n".join(lines)

@@ -86,9 +86,8 @@ def score(
     shape, generator = tuple(data.train.shape[1:]), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         fake = draw(lambda x, g: to_uint8(sampler(x, g)), recipe, shape, samples, batch, device, generator)
-    fake, real = (
-        Subset(x, range(len(x))) for x in (fake, data.train)
-    )  # one by one, as torch-fidelity wants them
+    # One by one, as torch-fidelity wants them.
+    fake, real = (Subset(x, range(len(x))) for x in (fake, data.train))
     with tensors_only("evaluate without --inception"):
         found = calculate_metrics(
             input1=fake, input2=real, cuda=device.type == "cuda",
