@@ -84,15 +84,13 @@ class State:
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that an exact continuation needs, under flat names."""
-        out = {
-            f"{k}.{name}": t
-            for k, m in self.modules().items()
-            if m is not None
-            for name, t in m.state_dict().items()
-        }
-        for k, optimizer in self.optimizers().items():
+        out: dict[str, Tensor] = {}
+        for part, module in self.modules().items():
+            if module is not None:
+                out |= {f"{part}.{name}": t for name, t in module.state_dict().items()}
+        for part, optimizer in self.optimizers().items():
             for i, slots in optimizer.state_dict()["state"].items():
-                out |= {f"{k}.{i}.{name}": t for name, t in slots.items()}
+                out |= {f"{part}.{i}.{name}": t for name, t in slots.items()}
         return out
 
     def restore(self, tensors: dict[str, Tensor], step: int) -> None:
@@ -122,9 +120,8 @@ class State:
             for name, tensor in parts[part].items():
                 i, _, slot = name.partition(".")
                 slots.setdefault(int(i), {})[slot] = tensor
-            optimizer.load_state_dict(
-                {"state": slots, "param_groups": optimizer.state_dict()["param_groups"]}
-            )
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": slots, "param_groups": groups})
         self.step = step
 
 
@@ -275,22 +272,23 @@ def train_consistency(
             f"recipe {recipe.name!r}: student.method = 'easy' tunes a student that starts from a teacher; use distill, or choose the "
             "method 'distillation' or 'continuous'"
         )
-    method = continuous if stage.method == "continuous" else consistency
-    _taken(recipe, method, distance=distance)
-    if stage.points <= s0 and method is consistency:
+
+    def points(step: int) -> int:
+        return schedule(step, stage.steps, s0, stage.points - 1)
+
+    without_grid = stage.method == "continuous"
+    loss = continuous if without_grid else partial(consistency, points=points, distance=distance)
+    _taken(recipe, loss, distance=distance)
+    if stage.points <= s0 and not without_grid:
         raise ValueError(
             f"recipe {recipe.name!r}: student.points = {stage.points} is the last N of consistency training and must be "
             f"above the first, s0 = {s0}"
         )
 
-    def points(step: int) -> int:
-        return schedule(step, stage.steps, s0, stage.points - 1)
-
     def rate(step: int) -> float:
         return target_rate(points(step), s0, stage.target_rate)
 
     state = begin(recipe, "student", new_student(recipe, data), runtime, start)
-    loss = partial(consistency, points=points, distance=distance) if method is consistency else continuous
     return train(state, data, runtime, loss, resume=resume, rate=rate)
 
 
@@ -438,10 +436,9 @@ def begin(
     rate = getattr(stage, "target_rate", 0.0)
     target = EMA(model, rate).train() if rate else None
     average, *averages = (EMA(model, rate) for rate in (stage.ema, *stage.more_emas))
-    made = (optimizer or {"teacher": torch.optim.Adam, "student": torch.optim.RAdam}[role])(
-        model.parameters(), lr=stage.lr
-    )
-    return kind(recipe, role, stage.steps, model, average, made, target, averages, **more)
+    optimizer = optimizer or {"teacher": torch.optim.Adam, "student": torch.optim.RAdam}[role]
+    moving = optimizer(model.parameters(), lr=stage.lr)
+    return kind(recipe, role, stage.steps, model, average, moving, target, averages, **more)
 
 
 def train(
@@ -572,14 +569,13 @@ class Batches:
         self.train = data.train.to(self.device)  # small enough to live on the GPU, images as uint8
         labels = data.train_labels if recipe.network.classes else None
         self.labels = None if labels is None else labels.to(self.device)
-        self.dropped, self.null = 0.0, recipe.network.classes - 1
-        if role == "teacher" and recipe.teacher.label_dropout:
-            self.dropped = recipe.teacher.label_dropout
-            if labels is not None and data.label_count() > self.null:
-                raise ValueError(
-                    f"{data.name} has {data.label_count()} labels; with teacher.label_dropout the network's last label, "
-                    f"{self.null}, means none, so recipe {recipe.name!r} needs network.classes = {data.label_count() + 1}"
-                )
+        self.null = recipe.network.classes - 1
+        self.dropped = recipe.teacher.label_dropout if role == "teacher" else 0.0
+        if self.dropped and labels is not None and data.label_count() > self.null:
+            raise ValueError(
+                f"{data.name} has {data.label_count()} labels; with teacher.label_dropout the network's last label, "
+                f"{self.null}, means none, so recipe {recipe.name!r} needs network.classes = {data.label_count() + 1}"
+            )
 
     def key(self, step: int, place: int) -> tuple[int | str, ...]:
         """What the randomness of the samples from ``place`` on is seeded by."""
@@ -593,30 +589,29 @@ class Batches:
 
     def draw(self, step: int, part: range, level: Level) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """x0, noise levels (or steps of the grid) by ``level``, noise, and condition, for one part of a batch."""
-        x0, levels, noise, labels, weights = [], [], [], [], []
-        for start in range(part.start, part.stop, self.block):
-            generator = torch.Generator(self.device).manual_seed(_seed(*self.key(step, start)))
-            which = torch.randint(len(self.train), (self.block,), generator=generator, device=self.device)
-            x = to_unit(self.train[which])
-            if self.recipe.flip:
-                flip = torch.rand(self.block, generator=generator, device=self.device) < 0.5
-                x = torch.where(flip[:, None, None, None], x.flip(-1), x)
-            x0.append(x)
-            levels.append(level(self.block, generator))
-            noise.append(torch.randn(x.shape, generator=generator, device=self.device))
-            if self.labels is not None:
-                known = self.labels[which]
-                if self.dropped:
-                    drop = torch.rand(self.block, generator=generator, device=self.device) < self.dropped
-                    known = torch.where(drop, self.null, known)
-                labels.append(known)
-            if self.guidance is not None:
-                low, high = self.guidance
-                share = torch.rand(self.block, generator=generator, device=self.device)
-                weights.append(low + (high - low) * share)
-        parts = {"labels": labels, "guidance": weights}
-        cond = {name: torch.cat(part) for name, part in parts.items() if part}
-        return torch.cat(x0), torch.cat(levels), torch.cat(noise), cond
+        blocks = [self._block(step, start, level) for start in range(part.start, part.stop, self.block)]
+        out = {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
+        return out.pop("x0"), out.pop("levels"), out.pop("noise"), out
+
+    def _block(self, step: int, start: int, level: Level) -> dict[str, Tensor]:
+        """The samples that share a generator; the order of the draws is part of the seed."""
+        generator = torch.Generator(self.device).manual_seed(_seed(*self.key(step, start)))
+        options: dict[str, Any] = {"generator": generator, "device": self.device}
+        which = torch.randint(len(self.train), (self.block,), **options)
+        x = to_unit(self.train[which])
+        if self.recipe.flip:
+            flip = torch.rand(self.block, **options) < 0.5
+            x = torch.where(flip[:, None, None, None], x.flip(-1), x)
+        out = {"x0": x, "levels": level(self.block, generator), "noise": torch.randn(x.shape, **options)}
+        if self.labels is not None:
+            out["labels"] = self.labels[which]
+            if self.dropped:
+                drop = torch.rand(self.block, **options) < self.dropped
+                out["labels"] = torch.where(drop, self.null, out["labels"])
+        if self.guidance is not None:
+            low, high = self.guidance
+            out["guidance"] = low + (high - low) * torch.rand(self.block, **options)
+        return out
 
 
 def _seed(*key: int | str) -> int:
