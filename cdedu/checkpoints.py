@@ -6,7 +6,7 @@ Nothing is ever unpickled.
 
 import json
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, fields
 from functools import partial
 from inspect import signature
@@ -189,7 +189,12 @@ def load_state(path: str | Path, recipe: Recipe, role: str) -> Resume:
         ValueError: if the file was written under another recipe, naming the first field that differs.
     """
     tensors, header = read_tensors(path)
-    for place, saved, now in _differences(_today(header.get("recipe", {})), _plain(recipe)):
+    then = header.get("recipe", {})
+    with suppress(AttributeError, KeyError, TypeError, ValueError):
+        then = _plain(
+            Recipe.from_dict(then)
+        )  # fields that came later had their defaults, which is what it meant
+    for place, saved, now in _differences(then, _plain(recipe)):
         if not place.endswith(f"{role}.steps"):  # a longer run may continue a shorter one
             raise ValueError(
                 f"{path} was written with {place} = {saved}, now it is {now}; start anew with --overwrite"
@@ -202,14 +207,6 @@ def load_state(path: str | Path, recipe: Recipe, role: str) -> Resume:
 def _plain(recipe: Recipe) -> dict[str, Any]:
     """The recipe as JSON gives it back."""
     return dict(json.loads(json.dumps(recipe.to_dict())))
-
-
-def _today(saved: dict[str, Any]) -> dict[str, Any]:
-    """A recipe of an earlier version with the fields that came later at their defaults, which is what it meant."""
-    try:
-        return _plain(Recipe.from_dict(saved))
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return saved
 
 
 def find(source: str | Path) -> Path:

@@ -124,8 +124,14 @@ class Distill(_Run):
             facts["guidance"] = [*self.guidance]
         run, options = _begun(self, replace(run, recipe=recipe, facts=facts))
         if recipe.student.distance == "lpips" and recipe.student.method == "distillation":
-            with run.runtime.first():
-                _try_lpips(run)
+            from cdedu.losses import lpips
+
+            x = to_unit(run.data.train[:1]).to(run.runtime.device)
+            try:  # whether it can be used at all: on RGB images, with its weights at hand
+                with run.runtime.first():
+                    lpips(x, x)
+            except RuntimeError as error:
+                raise OSError(str(error)) from None
         if run.runtime.main:
             print(f"teacher: {source}")
         run.drive(distill(recipe, teacher, run.data, student=student, guidance=weights, **options))
@@ -238,9 +244,8 @@ class Evaluate(_Command):
                     models[i] = Labelled(model, data.test_labels, **cond)
         if self.inception:
             check(data)
-        trial = self.trial
-        if trial is None:
-            trial = device.type == "cpu" and data.train[0].numel() >= 3 * 32 * 32
+        slow = device.type == "cpu" and data.train[0].numel() >= 3 * 32 * 32
+        trial = slow if self.trial is None else self.trial
         seeds = self.seeds or (1 if trial else 5)
         metrics = compare(recipe, *models, data, seeds, self.samples, partial(tqdm, desc="evaluate"), trial)
         if self.inception:
@@ -433,17 +438,6 @@ def _runtime(command: _Run, recipe: Recipe, begun: dict[str, Any] | None = None)
     if several:
         return Distributed(precision, compiled, command.micro_batch, cpu=device.type == "cpu")
     return Runtime(device, precision, compiled, command.micro_batch)
-
-
-def _try_lpips(run: Run) -> None:
-    """Whether the distance can be used at all: on RGB images, with its weights at hand."""
-    from cdedu.losses import lpips
-
-    x = to_unit(run.data.train[:1]).to(run.runtime.device)
-    try:
-        lpips(x, x)
-    except RuntimeError as error:
-        raise OSError(str(error)) from None
 
 
 def _model_source(wanted: str | None, folder: Path, recipe: Recipe, role: str) -> str:

@@ -133,14 +133,12 @@ def commit() -> str | None:
     root = Path(__file__).parent.parent
 
     def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", *words], cwd=root, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
 
     try:
-        return git("rev-parse", "--short=12", "HEAD") + "+" * bool(
-            git("status", "--porcelain", "--", "cdedu", "scripts")
-        )
+        head = git("rev-parse", "--short=12", "HEAD")
+        return head + "+" * bool(git("status", "--porcelain", "--", "cdedu", "scripts"))
     except (OSError, subprocess.CalledProcessError):
         return None
 

@@ -537,11 +537,8 @@ class Batches:
     recipe's seed, the role, the step and the place of its first sample. A process draws the blocks that it needs, on its device.
 
     Args:
-        recipe: its ``seed`` and ``block``, and whether its network has classes.
         role: "teacher" or "student", so that they do not see the same noise.
         batch: samples a step, of all processes together.
-        data: whose ``train`` part is drawn from.
-        runtime: which process this is, of how many.
         guidance: lowest and highest guidance weight, one drawn evenly for each sample.
 
     Raises:
