@@ -114,9 +114,8 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Any:
     try:
         (network or model).load_state_dict(tensors, assign=on_meta)
     except RuntimeError as error:
-        raise ValueError(
-            f"{path} does not fit its own recipe: {str(error).splitlines()[-1].strip()}"
-        ) from None
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(f"{path} does not fit its own recipe: {reason}") from None
     model.header = header  # type: ignore[assignment]
     return model.to(device).eval()
 
@@ -140,11 +139,10 @@ def _describe(model: nn.Module) -> tuple[dict[str, Any], nn.Module]:
         inner, network = _describe(model.denoiser)
         unet = {"unet": inner.pop("unet")} if "unet" in inner else {}
         return {"class": name, "sigma_min": model.sigma_min, "denoiser": inner, **unet}, network
-    kind = (_AROUND | _WHOLE).get(name)
+    known = _AROUND | _WHOLE
+    kind = known.get(name)
     if kind is None or not isinstance(model, kind):
-        raise TypeError(
-            f"save: a {name} is none of {', '.join(_AROUND | _WHOLE)}, nor a DenoiserStudent over one"
-        )
+        raise TypeError(f"save: a {name} is none of {', '.join(known)}, nor a DenoiserStudent over one")
     what: dict[str, Any] = {"class": name, **{key: getattr(model, key) for key in _arguments(kind)}}
     if name in _WHOLE:
         return what, model
@@ -190,10 +188,9 @@ def load_state(path: str | Path, recipe: Recipe, role: str) -> Resume:
     """
     tensors, header = read_tensors(path)
     then = header.get("recipe", {})
+    # Fields that came later had their defaults, which is what an earlier recipe meant.
     with suppress(AttributeError, KeyError, TypeError, ValueError):
-        then = _plain(
-            Recipe.from_dict(then)
-        )  # fields that came later had their defaults, which is what it meant
+        then = _plain(Recipe.from_dict(then))
     for place, saved, now in _differences(then, _plain(recipe)):
         if not place.endswith(f"{role}.steps"):  # a longer run may continue a shorter one
             raise ValueError(

@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -78,13 +77,12 @@ class Run:
         """Go through the loop to its end, or to Ctrl-C or SIGTERM, which leave a checkpoint and exit with 128 + signal."""
         from tqdm.auto import tqdm
 
-        stop: list[int] = []
-
-        def ask_to_stop(number: int, frame: FrameType | None) -> None:
-            stop.append(number)  # the step under way is finished first, so that the state is whole
-
         board = self._board()
-        previous = {s: signal.signal(s, ask_to_stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        stop: list[
+            int
+        ] = []  # by which signal; the step under way is finished first, so that the state is whole
+        signals = (signal.SIGINT, signal.SIGTERM)
+        previous = {s: signal.signal(s, lambda number, frame: stop.append(number)) for s in signals}
         look = 1 if self.runtime.device.type == "cpu" else 25  # a look at the loss waits for the GPU
         start = saved = time.perf_counter()
         saving, first, state, bar = 0.0, 0, None, None
@@ -93,10 +91,8 @@ class Run:
             for state in states:
                 if bar is None:
                     first = state.step - 1
-                    bar = tqdm(
-                        total=state.steps, initial=first, desc=state.role, unit="step", mininterval=0.5,
-                        disable=not self.runtime.main,
-                    )  # fmt: skip
+                    shown = {"desc": state.role, "disable": not self.runtime.main}
+                    bar = tqdm(total=state.steps, initial=first, unit="step", mininterval=0.5, **shown)
                 bar.update()
                 if state.step % look == 0:
                     losses.append(state.loss)
@@ -146,11 +142,7 @@ class Run:
         return int(before + state.step * self.batch)
 
     def _save(self, state: State) -> None:
-        """The state on disk, if it is any good; the one before it stays beside it.
-
-        Raises:
-            FloatingPointError: for weights that are no numbers.
-        """
+        """The state on disk, unless its weights are no numbers; the one before it stays beside it."""
         check_finite(state)
         if self.state_path.is_file():
             with replacing(self.previous_path) as temporary:

@@ -112,9 +112,8 @@ class State:
                 if module is not None:
                     module.load_state_dict(parts[part])
         except RuntimeError as error:
-            raise ValueError(
-                f"the checkpoint does not fit recipe {self.recipe.name!r}: {str(error).splitlines()[-1].strip()}"
-            ) from None
+            reason = str(error).splitlines()[-1].strip()
+            raise ValueError(f"the checkpoint does not fit recipe {self.recipe.name!r}: {reason}") from None
         for part, optimizer in self.optimizers().items():
             slots: dict[int, dict[str, Tensor]] = {}
             for name, tensor in parts[part].items():
@@ -227,7 +226,7 @@ def distill(
     options = {name: value for name, value in options.items() if value is not None}
     _taken(recipe, method, guidance=guidance, **options)
     recipe = within(recipe, teacher)
-    state = begin(recipe, "student", student or _student_of(teacher, recipe, data), runtime, start)
+    state = begin(recipe, "student", student or student_of(teacher, recipe, data), runtime, start)
     if _takes(method, "teacher"):
         options["teacher"] = runtime.freeze(teacher) if isinstance(teacher, nn.Module) else teacher
     loss = partial(method, **options)
@@ -284,12 +283,9 @@ def train_consistency(
             f"recipe {recipe.name!r}: student.points = {stage.points} is the last N of consistency training and must be "
             f"above the first, s0 = {s0}"
         )
-
-    def rate(step: int) -> float:
-        return target_rate(points(step), s0, stage.target_rate)
-
+    options = {"resume": resume, "rate": lambda step: target_rate(points(step), s0, stage.target_rate)}
     state = begin(recipe, "student", new_student(recipe, data), runtime, start)
-    return train(state, data, runtime, loss, resume=resume, rate=rate)
+    return train(state, data, runtime, loss, **options)
 
 
 def denoising(run: Setting, part: range) -> Tensor:
@@ -314,9 +310,9 @@ def distillation(
         distance: your own d, (B, ...), (B, ...) → (B,), in place of the recipe's.
     """
     solver = solvers.heun_step if run.recipe.student.solver == "heun" else solvers.euler_step
-    x0, index, noise, cond = run.draw(part, partial(draw_steps, _index_weights(run.recipe, run.sigmas)))
-    options = {"index": index, "noise": noise, "solver": solver, **_measure(run.recipe, distance), **cond}
-    return (loss or distillation_loss)(run.model, run.target, teacher, x0, run.sigmas, **options)
+    x0, options = _on_grid(run, part, run.sigmas, distance)
+    loss = loss or distillation_loss
+    return loss(run.model, run.target, teacher, x0, run.sigmas, solver=solver, **options)
 
 
 def consistency(
@@ -324,9 +320,21 @@ def consistency(
 ) -> Tensor:
     """Consistency training: the same without a teacher, on a grid of ``points(step)`` points."""
     sigmas = run.recipe.sigmas(points(run.state.step)).to(run.batches.device)
-    x0, index, noise, cond = run.draw(part, partial(draw_steps, _index_weights(run.recipe, sigmas)))
-    options = {"index": index, "noise": noise, **_measure(run.recipe, distance), **cond}
+    x0, options = _on_grid(run, part, sigmas, distance)
     return consistency_training_loss(run.model, run.target, x0, sigmas, **options)
+
+
+def _on_grid(
+    run: Setting, part: range, sigmas: Tensor, distance: Distance | None
+) -> tuple[Tensor, dict[str, Any]]:
+    """x0 of a part of a batch, and what a loss on a noise grid is given with it."""
+    stage = run.recipe.student
+    lognormal = stage.index == "lognormal"
+    often = stage.log_sigma.grid_weights(sigmas) if lognormal else torch.ones(len(sigmas) - 1)
+    x0, index, noise, cond = run.draw(part, partial(draw_steps, often))
+    weight = inverse_gap if stage.weight == "inverse_gap" else None
+    measure = {"distance": distance or DISTANCES[stage.distance], "weight": weight}
+    return x0, {"index": index, "noise": noise, **measure, **cond}
 
 
 def easy(run: Setting, part: range) -> Tensor:
@@ -372,25 +380,13 @@ def _network(recipe: Recipe, data: Dataset) -> nn.Module:
         return recipe.network.build(tuple(data.train.shape[1:]))
 
 
-def _student_of(teacher: Denoiser, recipe: Recipe, data: Dataset) -> nn.Module:
+def student_of(teacher: Denoiser, recipe: Recipe, data: Dataset) -> nn.Module:
     """The student that a teacher suggests: a copy of its network where it has one."""
     if isinstance(teacher, Teacher):
         return ConsistencyModel.from_teacher(teacher, recipe.sigma_min)
     if isinstance(teacher, nn.Module):
         return DenoiserStudent(copy.deepcopy(teacher).requires_grad_(True), recipe.sigma_min)
     return new_student(recipe, data)
-
-
-def _index_weights(recipe: Recipe, sigmas: Tensor) -> Tensor:
-    """How often each step of the grid is drawn."""
-    lognormal = recipe.student.index == "lognormal"
-    return recipe.student.log_sigma.grid_weights(sigmas) if lognormal else torch.ones(len(sigmas) - 1)
-
-
-def _measure(recipe: Recipe, distance: Distance | None) -> dict[str, Any]:
-    """Distance and weight of the loss."""
-    weight = inverse_gap if recipe.student.weight == "inverse_gap" else None
-    return {"distance": distance or DISTANCES[recipe.student.distance], "weight": weight}
 
 
 def _takes(method: Callable[..., Tensor], name: str) -> bool:
@@ -500,12 +496,11 @@ def optimise(setting: Setting, runtime: Runtime, loss: Callable[[Setting, range]
             runtime.shrink(len(parts[0]), batches.block)
     state.mean_loss = runtime.mean(total)
     # Looking at the loss waits for a GPU, so there it is done now and then.
-    if runtime.device.type == "cpu" or state.step % 50 == 0:
-        if not math.isfinite(state.loss):
-            raise FloatingPointError(
-                f"the loss became {state.loss} at step {state.step + 1} of {state.steps}; the weights of step {state.step} "
-                f"are kept. Try a smaller {state.role}.lr than {state.optimizer.param_groups[0]['lr']:g}"
-            )
+    if (runtime.device.type == "cpu" or state.step % 50 == 0) and not math.isfinite(state.loss):
+        raise FloatingPointError(
+            f"the loss became {state.loss} at step {state.step + 1} of {state.steps}; the weights of step {state.step} "
+            f"are kept. Try a smaller {state.role}.lr than {state.optimizer.param_groups[0]['lr']:g}"
+        )
     for group in state.optimizer.param_groups:
         group["lr"] = stage.lr * min(1.0, (state.step + 1) / max(stage.warmup, 1))
     runtime.update(state.optimizer)

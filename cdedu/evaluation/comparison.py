@@ -102,7 +102,7 @@ class Ruler:
         self.first = "sw" if self.classifier is None else "fd"
         """The metric that ratios are taken of."""
         if self.classifier is not None:
-            self._real_features = features(self.classifier, self.real)
+            self._features = features(self.classifier, self.real)
 
     @torch.no_grad()
     def measure(self, x: Tensor) -> dict[str, float]:
@@ -110,13 +110,9 @@ class Ruler:
         if self.classifier is None:
             return {"sw": sliced_wasserstein(self.real.flatten(1), x.cpu().flatten(1))}
         fake = features(self.classifier, x.cpu())
-        precision, recall = precision_recall(self._real_features, fake, k=min(3, self.n - 1))
-        return {
-            "fd": frechet_distance(self._real_features, fake),
-            "kd": kernel_distance(self._real_features, fake),
-            "precision": precision,
-            "recall": recall,
-        }
+        fd, kd = frechet_distance(self._features, fake), kernel_distance(self._features, fake)
+        precision, recall = precision_recall(self._features, fake, k=min(3, self.n - 1))
+        return {"fd": fd, "kd": kd, "precision": precision, "recall": recall}
 
     def over_seeds(self, draw: Callable[[torch.Generator], Tensor], seeds: int) -> Row:
         """The metrics of ``draw(generator)`` for sampling seeds 0, 1, ..."""

@@ -88,9 +88,7 @@ def score(
         fake = draw(lambda x, g: to_uint8(sampler(x, g)), recipe, shape, samples, batch, device, generator)
     # One by one, as torch-fidelity wants them.
     fake, real = (Subset(x, range(len(x))) for x in (fake, data.train))
+    wanted = {"fid": True, "isc": True, "prc": True, "verbose": False}
     with tensors_only("evaluate without --inception"):
-        found = calculate_metrics(
-            input1=fake, input2=real, cuda=device.type == "cuda",
-            fid=True, isc=True, prc=True, verbose=False,
-        )  # fmt: skip
+        found = calculate_metrics(input1=fake, input2=real, cuda=device.type == "cuda", **wanted)
     return {"samples": samples, **{key: float(value) for key, value in found.items()}}
