@@ -311,11 +311,7 @@ class Captions:
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is CUDA, else MPS, else the CPU.
-
-    Raises:
-        ValueError: for a device that is unknown or not there.
-    """
+    """``auto`` is CUDA, else MPS, else the CPU; a ValueError for a device that is unknown or not there."""
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         return torch.device("cuda" if cuda else "mps" if mps else "cpu")

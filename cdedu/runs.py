@@ -247,11 +247,7 @@ def write_run_record(folder: Path, name: str, recipe: Recipe, data: Dataset, **m
 
 
 def writable(folder: Path) -> None:
-    """Make sure of a folder before any work.
-
-    Raises:
-        OSError: naming the folder and the reason.
-    """
+    """Make sure of a folder before any work; an OSError names it and the reason."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".probe-{os.getpid()}"

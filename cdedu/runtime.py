@@ -118,11 +118,7 @@ class Runtime:
         }
 
     def shrink(self, size: int, block: int) -> None:
-        """Halve the parts of a batch after memory ran out.
-
-        Raises:
-            MemoryError: if they cannot be halved.
-        """
+        """Halve the parts of a batch after memory ran out; a MemoryError if they cannot be halved."""
         half = size // 2 // block * block
         if self.world > 1 or not half:
             raise MemoryError(

@@ -94,11 +94,7 @@ class State:
         return out
 
     def restore(self, tensors: dict[str, Tensor], step: int) -> None:
-        """The inverse of :meth:`tensors`.
-
-        Raises:
-            ValueError: if the tensors belong to another recipe, or to another kind of run.
-        """
+        """The inverse of :meth:`tensors`; a ValueError if they belong to another recipe, or to another kind of run."""
         parts: dict[str, dict[str, Tensor]] = {name: {} for name in (*self.modules(), *self.optimizers())}
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
@@ -513,11 +509,8 @@ def optimise(setting: Setting, runtime: Runtime, loss: Callable[[Setting, range]
 
 
 def check_finite(state: State) -> None:
-    """Refuse a state that is no use to anybody: before it is saved, and after the last step, whose weights no loss has seen.
-
-    Raises:
-        FloatingPointError: naming the step.
-    """
+    """Refuse a state that is no use to anybody, with a FloatingPointError: before it is saved, and after the last step, whose
+    weights no loss has seen."""
     if not all(t.isfinite().all() for t in state.tensors().values()):
         raise FloatingPointError(
             f"weights or optimiser are not finite after step {state.step} of {state.steps}; what was saved before is kept. "

@@ -143,8 +143,7 @@ def folder_distance(
     fake: str | Path, real: str | Path, encode: ImageEncoder, size: int, batch: int = 64
 ) -> float:
     """Fréchet distance of two folders of pictures (:func:`~cdedu.evaluation.frechet_distance`): FID if ``encode`` is Inception's,
-    there are 30,000 pictures or more, and both folders were resized in the same way.
-    """
+    there are 30,000 pictures or more, and both folders were resized in the same way."""
     return frechet_distance(*(encode_folder(folder, encode, size, batch=batch) for folder in (real, fake)))
 
 

@@ -24,11 +24,7 @@ def to_uint8(x: Tensor) -> Tensor:
 
 
 def check(data: Dataset) -> None:
-    """Before any work: whether these data can be scored, and torch-fidelity is there.
-
-    Raises:
-        ValueError: naming what is missing.
-    """
+    """Before any work: whether these data can be scored and torch-fidelity is there; a ValueError names what is missing."""
     if data.train.dtype != torch.uint8 or data.train.shape[1] != 3:
         raise ValueError(f"Inception scores need 8-bit RGB images, not {data.name}; leave --inception out")
     try:
