@@ -52,12 +52,7 @@ def teacher_and_student(
 
 
 def guided(
-    weights: tuple[float, ...],
-    recipe: Recipe,
-    teacher: nn.Module,
-    student: nn.Module | None,
-    source: str,
-    data: Dataset,
+    weights: tuple[float, ...], recipe: Recipe, teacher: Any, student: Any, source: str, data: Dataset
 ) -> tuple[Recipe, nn.Module, Any, tuple[float, float] | None]:
     """The recipe, the teacher guided, its student, and the range of the weight where the student takes it as an input."""
     if len(weights) > 2 or sorted(set(weights)) != [*weights] or weights[0] < 0:
@@ -66,7 +61,7 @@ def guided(
         )
     if recipe.student.method == "easy":
         raise ValueError(f"recipe {recipe.name!r} never asks its teacher, so --guidance would change nothing")
-    classes, known = teacher.header.classes, data.train_labels  # type: ignore[union-attr]
+    classes, known = teacher.header.classes, data.train_labels
     if not classes or known is None:
         who = source if not classes else data.name
         raise ValueError(f"{who} has no labels, so there is nothing to guide towards; leave --guidance out")

@@ -39,26 +39,24 @@ def samplers(
     a student in 1 and 2, and DDIM in 2.
     """
 
-    def heun(n: int, **options: bool) -> Sampler:
-        return lambda x, g: sample_heun(teacher, x, recipe.sigmas(n), **options)
-
-    def ddim(n: int) -> Sampler:
-        return lambda x, g: sample_euler(teacher, x, recipe.sigmas(n))
+    def walk(sample: Callable[..., Tensor], points: int, **options: bool) -> Sampler:
+        return lambda x, g: sample(teacher, x, recipe.sigmas(points), **options)
 
     def steps(k: int) -> Sampler:
         levels = recipe.student_sigmas(k)
         return lambda x, g: sample_consistency(student, x, levels, g)
 
+    students = {f"student_{k}": (k, steps(k)) for k in ((1, 2) if trial else (1, 2, 4))}
     if trial:
-        out = {"teacher_heun_5": (5, heun(3)), "student_1": (1, steps(1)), "student_2": (2, steps(2))}
-        return {**out, "teacher_ddim_2": (2, ddim(2))}
-    out = {"teacher_heun_35": (35, heun(18))}
+        out = {"teacher_heun_5": (5, walk(sample_heun, 3)), **students}
+        return {**out, "teacher_ddim_2": (2, walk(sample_euler, 2))}
+    out = {"teacher_heun_35": (35, walk(sample_heun, 18))}
     if not brief:
-        out["teacher_heun_34"] = (34, heun(18, to_zero=False))
+        out["teacher_heun_34"] = (34, walk(sample_heun, 18, to_zero=False))
         out["teacher_ddpm_35"] = (35, lambda x, g: sample_ddpm(teacher, x, recipe.sigmas(35), generator=g))
-    out |= {f"student_{k}": (k, steps(k)) for k in (1, 2, 4)}
-    out["teacher_ddim_1"] = (1, lambda x, g: teacher(x, recipe.sigma_max))
-    return out | {f"teacher_ddim_{n}": (n, ddim(n)) for n in ((2, 4, 10) if brief else (2, 4, 10, 35))}
+    out |= {**students, "teacher_ddim_1": (1, lambda x, g: teacher(x, recipe.sigma_max))}
+    ddim = (2, 4, 10) if brief else (2, 4, 10, 35)
+    return out | {f"teacher_ddim_{n}": (n, walk(sample_euler, n)) for n in ddim}
 
 
 def draw(
