@@ -78,9 +78,7 @@ class Run:
         from tqdm.auto import tqdm
 
         board = self._board()
-        stop: list[
-            int
-        ] = []  # by which signal; the step under way is finished first, so that the state is whole
+        stop: list[int] = []  # the step under way is finished first, so that the state is whole
         signals = (signal.SIGINT, signal.SIGTERM)
         previous = {s: signal.signal(s, lambda number, frame: stop.append(number)) for s in signals}
         look = 1 if self.runtime.device.type == "cpu" else 25  # a look at the loss waits for the GPU
