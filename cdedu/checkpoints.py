@@ -6,7 +6,7 @@ Nothing is ever unpickled.
 
 import json
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, fields
 from functools import partial
 from inspect import signature
@@ -114,9 +114,8 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Any:
     try:
         (network or model).load_state_dict(tensors, assign=on_meta)
     except RuntimeError as error:
-        raise ValueError(
-            f"{path} does not fit its own recipe: {str(error).splitlines()[-1].strip()}"
-        ) from None
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(f"{path} does not fit its own recipe: {reason}") from None
     model.header = header  # type: ignore[assignment]
     return model.to(device).eval()
 
@@ -140,11 +139,10 @@ def _describe(model: nn.Module) -> tuple[dict[str, Any], nn.Module]:
         inner, network = _describe(model.denoiser)
         unet = {"unet": inner.pop("unet")} if "unet" in inner else {}
         return {"class": name, "sigma_min": model.sigma_min, "denoiser": inner, **unet}, network
-    kind = (_AROUND | _WHOLE).get(name)
+    known = _AROUND | _WHOLE
+    kind = known.get(name)
     if kind is None or not isinstance(model, kind):
-        raise TypeError(
-            f"save: a {name} is none of {', '.join(_AROUND | _WHOLE)}, nor a DenoiserStudent over one"
-        )
+        raise TypeError(f"save: a {name} is none of {', '.join(known)}, nor a DenoiserStudent over one")
     what: dict[str, Any] = {"class": name, **{key: getattr(model, key) for key in _arguments(kind)}}
     if name in _WHOLE:
         return what, model
@@ -189,7 +187,11 @@ def load_state(path: str | Path, recipe: Recipe, role: str) -> Resume:
         ValueError: if the file was written under another recipe, naming the first field that differs.
     """
     tensors, header = read_tensors(path)
-    for place, saved, now in _differences(_today(header.get("recipe", {})), _plain(recipe)):
+    then = header.get("recipe", {})
+    # Fields that came later had their defaults, which is what an earlier recipe meant.
+    with suppress(AttributeError, KeyError, TypeError, ValueError):
+        then = _plain(Recipe.from_dict(then))
+    for place, saved, now in _differences(then, _plain(recipe)):
         if not place.endswith(f"{role}.steps"):  # a longer run may continue a shorter one
             raise ValueError(
                 f"{path} was written with {place} = {saved}, now it is {now}; start anew with --overwrite"
@@ -202,14 +204,6 @@ def load_state(path: str | Path, recipe: Recipe, role: str) -> Resume:
 def _plain(recipe: Recipe) -> dict[str, Any]:
     """The recipe as JSON gives it back."""
     return dict(json.loads(json.dumps(recipe.to_dict())))
-
-
-def _today(saved: dict[str, Any]) -> dict[str, Any]:
-    """A recipe of an earlier version with the fields that came later at their defaults, which is what it meant."""
-    try:
-        return _plain(Recipe.from_dict(saved))
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return saved
 
 
 def find(source: str | Path) -> Path:

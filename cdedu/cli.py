@@ -16,21 +16,11 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from cdedu import checkpoints
+from cdedu import checkpoints, fitting
 from cdedu.checkpoints import WEIGHTS
 from cdedu.course.command import GradeFolder
-from cdedu.data import Dataset, load_data, to_unit
+from cdedu.data import load_data, to_unit
 from cdedu.files import read_header, sha256
-from cdedu.fitting import (
-    conditioned,
-    fits,
-    guided,
-    is_student,
-    same_labels,
-    same_shape,
-    takes_guidance,
-    teacher_and_student,
-)
 from cdedu.methods.guidance import Labelled
 from cdedu.pretrained import export_pipeline, load_teacher, locate
 from cdedu.recipes import Recipe, get_recipe, recipes
@@ -100,9 +90,7 @@ class Train(_Run):
     """Train a teacher from scratch."""
 
     def __call__(self) -> None:
-        run = _prepare(self, "teacher")
-        run, start = _begun(self, run)
-        options = {"resume": run.resume, "start": start, "runtime": run.runtime}
+        run, options = _begun(self, _prepare(self, "teacher"))
         run.drive(train_teacher(run.recipe, run.data, **options))
 
 
@@ -122,7 +110,7 @@ class Distill(_Run):
     def __call__(self) -> None:
         run = _prepare(self, "student")
         source = _model_source(self.teacher, run.folder, run.recipe, "teacher")
-        recipe, teacher, student = teacher_and_student(source, run.recipe, run.data, self.network)
+        recipe, teacher, student = fitting.teacher_and_student(source, run.recipe, run.data, self.network)
         if run.runtime.main and student is not None and self.network == "recipe":
             print(
                 f"The student has the recipe's network, with random weights; it learns σ from {recipe.sigma_min:g} to "
@@ -130,17 +118,22 @@ class Distill(_Run):
             )
         weights, facts = None, {"teacher": {"source": source, "sha256": _digest(source)}}
         if self.guidance:
-            recipe, teacher, student, weights = guided(
+            recipe, teacher, student, weights = fitting.guided(
                 self.guidance, recipe, teacher, student, source, run.data
             )
             facts["guidance"] = [*self.guidance]
-        run, start = _begun(self, replace(run, recipe=recipe, facts=facts))
+        run, options = _begun(self, replace(run, recipe=recipe, facts=facts))
         if recipe.student.distance == "lpips" and recipe.student.method == "distillation":
-            with run.runtime.first():
-                _try_lpips(run)
+            from cdedu.losses import lpips
+
+            x = to_unit(run.data.train[:1]).to(run.runtime.device)
+            try:  # whether it can be used at all: on RGB images, with its weights at hand
+                with run.runtime.first():
+                    lpips(x, x)
+            except RuntimeError as error:
+                raise OSError(str(error)) from None
         if run.runtime.main:
             print(f"teacher: {source}")
-        options = {"resume": run.resume, "start": start, "runtime": run.runtime}
         run.drive(distill(recipe, teacher, run.data, student=student, guidance=weights, **options))
 
 
@@ -175,21 +168,17 @@ class Sample:
         device = pick_device(self.device)
         if self.number < 1:
             raise ValueError(f"--number = {self.number}, but there must be at least one sample")
-        if not (self.recipe in recipes or self.recipe.endswith(".toml")) and (
-            Path(self.recipe).exists() or "/" in self.recipe
-        ):
-            source, model = self.recipe, _load(self.recipe, device)
-            recipe, folder = (
-                model.header.recipe or Recipe("unknown", data=""),
-                Path("runs") / Path(source).stem,
-            )
+        known = self.recipe in recipes or self.recipe.endswith(".toml")
+        if not known and (Path(self.recipe).exists() or "/" in self.recipe):
+            recipe, source, folder = None, self.recipe, Path("runs") / Path(self.recipe).stem
         else:
             recipe = get_recipe(self.recipe)
             folder = Path("runs") / recipe.name
             wanted = self.model or ("student" if self.weights else _role_there_is(folder, recipe))
             source = _model_source(self.weights, folder, recipe, wanted)
-            model = _load(source, device)
-        role = "student" if is_student(model) else "teacher"
+        model = load_teacher(source).to(device)
+        recipe = recipe or model.header.recipe or Recipe("unknown", data="")
+        role = "student" if fitting.is_student(model) else "teacher"
         if self.model not in (None, role):
             raise ValueError(f"{source} is a {role}, not a {self.model}; leave --model out")
         steps = (1 if role == "student" else 18) if self.steps is None else self.steps
@@ -200,7 +189,7 @@ class Sample:
         path = self.out or folder / f"{role}-{steps}.png"
         writable(path.parent)
         recipe, shape = within(recipe, model), tuple(model.header.shape)
-        model, cond = conditioned(model, source, self.guidance, self.label)
+        model, cond = fitting.conditioned(model, source, self.guidance, self.label)
         if "labels" in cond:
             cond["labels"] = cond["labels"][torch.arange(self.number) % len(cond["labels"])]
         x = generate(model, recipe, shape, steps, self.number, self.seed, **cond)
@@ -230,7 +219,8 @@ class Evaluate(_Command):
     def __call__(self) -> None:
         from tqdm.auto import tqdm
 
-        from cdedu.evaluation.comparison import compare, table
+        from cdedu.evaluation.comparison import compare, samplers, table
+        from cdedu.evaluation.inception import check, score
 
         recipe, device = get_recipe(self.recipe), pick_device(self.device)
         writable(self.results)
@@ -238,47 +228,35 @@ class Evaluate(_Command):
         sources = {r: _model_source(getattr(self, r), folder, recipe, r) for r in ("teacher", "student")}
         start = time.perf_counter()
         data = load_data(self.data or recipe.data, self.test_data, self.size)
-        models = [_load(source, device) for source in sources.values()]
+        models = [load_teacher(source).to(device) for source in sources.values()]
         for model, source in zip(models, sources.values(), strict=True):
-            same_shape(model, source, data)
+            fitting.same_shape(model, source, data)
         recipe = within(within(recipe, models[0]), models[1])
-        if self.guidance is not None or any(model.header.classes for model in models):
-            if data.test_labels is None and any(model.header.classes for model in models):
-                raise ValueError(f"{sources['teacher']} needs labels, which {data.name} does not have")
+        labelled = any(model.header.classes for model in models)
+        if labelled and data.test_labels is None:
+            raise ValueError(f"{sources['teacher']} needs labels, which {data.name} does not have")
+        if labelled or self.guidance is not None:
             for i, (model, source) in enumerate(zip(models, sources.values(), strict=True)):
-                same_labels(model, source, data)
-                weight = self.guidance if i == 0 or takes_guidance(model) else None
-                model, cond = conditioned(model, source, weight)
+                fitting.same_labels(model, source, data)
+                weight = self.guidance if i == 0 or fitting.takes_guidance(model) else None
+                model, cond = fitting.conditioned(model, source, weight)
                 if cond.pop("labels", None) is not None:
                     models[i] = Labelled(model, data.test_labels, **cond)
         if self.inception:
-            from cdedu.evaluation.inception import check
-
             check(data)
-        trial = self.trial
-        if trial is None:
-            trial = device.type == "cpu" and data.train[0].numel() >= 3 * 32 * 32
+        slow = device.type == "cpu" and data.train[0].numel() >= 3 * 32 * 32
+        trial = slow if self.trial is None else self.trial
         seeds = self.seeds or (1 if trial else 5)
         metrics = compare(recipe, *models, data, seeds, self.samples, partial(tqdm, desc="evaluate"), trial)
         if self.inception:
-            metrics["inception"] = self._inception(recipe, models, data, device)
+            every, metrics["inception"] = samplers(recipe, *models), {}
+            for name in tqdm(("teacher_heun_35", "student_1", "student_2"), desc="inception"):
+                found = score(every[name][1], recipe, data, device, self.samples or 50_000)
+                metrics["inception"][name] = found
         print(table(metrics))
-        seconds, name = time.perf_counter() - start, f"{recipe.name}-evaluate"
-        record = write_run_record(self.results, name, recipe, data, str(device), seconds, metrics, **sources)
+        facts = {"device": str(device), "seconds": time.perf_counter() - start, "metrics": metrics}
+        record = write_run_record(self.results, f"{recipe.name}-evaluate", recipe, data, **facts, **sources)
         print(f"record: {record}")
-
-    def _inception(
-        self, recipe: Recipe, models: list[torch.nn.Module], data: Dataset, device: torch.device
-    ) -> dict[str, dict[str, float]]:
-        from tqdm.auto import tqdm
-
-        from cdedu.evaluation.comparison import samplers
-        from cdedu.evaluation.inception import score
-
-        every, out = samplers(recipe, *models), {}
-        for name in tqdm(("teacher_heun_35", "student_1", "student_2"), desc="inception"):
-            out[name] = score(every[name][1], recipe, data, device, self.samples or 50_000)
-        return out
 
 
 @dataclass(frozen=True)
@@ -299,7 +277,7 @@ class Export:
     """Also upload to this repository, owner/name."""
 
     def __call__(self) -> None:
-        student = _load(self.weights, torch.device("cpu"))
+        student = load_teacher(self.weights)
         writable(self.folder.absolute().parent)
         metrics = read_record(self.record)["metrics"] if self.record else None
         options = {"metrics": metrics, "license": self.license, "push_to_hub": self.push_to_hub}
@@ -333,11 +311,7 @@ class Captions:
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is CUDA, else MPS, else the CPU.
-
-    Raises:
-        ValueError: for a device that is unknown or not there.
-    """
+    """``auto`` is CUDA, else MPS, else the CPU; a ValueError for a device that is unknown or not there."""
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         return torch.device("cuda" if cuda else "mps" if mps else "cpu")
@@ -354,24 +328,23 @@ def pick_device(name: str) -> torch.device:
 def _prepare(command: _Run, role: str) -> Run:
     """Everything that can go wrong goes wrong here, before any work."""
     recipe = get_recipe(command.recipe)
+    usual, folder = getattr(recipe, role), command.out or Path("runs") / recipe.name
+    state = folder / f"{role}.state.safetensors"
+    begun = read_header(state) if command.resume and state.is_file() else None
+    runtime = _runtime(command, recipe, begun)
     changes = {"steps": command.max_steps, "batch": command.batch, "lr": command.lr}
     if command.from_weights:
-        changes["warmup"] = max(getattr(recipe, role).warmup, 500)
-    folder = command.out or Path("runs") / recipe.name
-    runtime = _runtime(command, recipe, _started(command, folder, role))
-    if runtime.device.type == "cpu" and recipe.cpu_batch and command.batch is None:
-        changes["batch"] = recipe.cpu_batch
-    usual = getattr(recipe, role)
-    stage = replace(usual, **{k: v for k, v in changes.items() if v is not None})
-    seed = recipe.seed if command.seed is None else command.seed
-    block = recipe.block if command.block is None else command.block
-    recipe = replace(recipe, **{role: stage}, data=command.data or recipe.data, seed=seed, block=block)
+        changes["warmup"] = max(usual.warmup, 500)
+    if command.batch is None and runtime.device.type == "cpu":
+        changes["batch"] = recipe.cpu_batch or None
+    stage = _changed(usual, **changes)
+    changes = {"data": command.data or None, "seed": command.seed, "block": command.block}
+    recipe = _changed(recipe, **{role: stage}, **changes)
     with runtime.first():
         data = load_data(recipe.data, command.test_data, command.size)
     if command.data and recipe.teacher.label_dropout and data.train_labels is not None:
         # Other pictures have other classes; the last label still means none.
-        network = replace(recipe.network, classes=data.label_count() + 1)
-        recipe = replace(recipe, network=network)
+        recipe = replace(recipe, network=replace(recipe.network, classes=data.label_count() + 1))
     wanted = 1 if recipe.network.kind == "mlp" else 3
     if data.train.ndim - 1 != wanted:
         raise ValueError(
@@ -398,104 +371,69 @@ def _prepare(command: _Run, role: str) -> Run:
     return run
 
 
-def _started(command: _Run, folder: Path, role: str) -> Any:
-    """The precision of the run that is resumed."""
-    path = folder / f"{role}.state.safetensors"
-    if not (command.resume and path.is_file()):
-        return None
-    # Earlier versions did not note it; on a CPU it was fp32.
-    usual = "fp32" if pick_device(command.device).type == "cpu" else None
-    return read_header(path).get("precision", usual)
+def _changed(thing: Any, **changes: Any) -> Any:
+    """A copy with those changes that are given."""
+    return replace(thing, **{key: value for key, value in changes.items() if value is not None})
 
 
-def _begun(command: _Run, run: Run) -> tuple[Run, Any]:
-    """The run with what an interrupted one left, or the weights that a new one starts from: after its recipe is final."""
+def _begun(command: _Run, run: Run) -> tuple[Run, dict[str, Any]]:
+    """The run and what its loop is given, once its recipe is final: what an interrupted one left, or weights to start from."""
+    model = None
     if command.resume:
         resume = checkpoints.load_state(run.state_path, run.recipe, run.role)
         begun = read_header(run.state_path).get("warm_restart")
         if command.from_weights and not begun:
             raise ValueError(f"{run.state_path} is of a run that began without --from-weights; leave it out")
         run = replace(run, resume=resume, facts=run.facts | ({"warm_restart": begun} if begun else {}))
-    if command.from_weights is None:
-        return run, None
-    source, model = str(command.from_weights), checkpoints.load(command.from_weights)
-    if not isinstance(model, Teacher | ConsistencyModel):
-        raise ValueError(
-            f"{source} holds a {type(model).__name__}; --from-weights takes a model of this package's form"
-        )
-    fits(model, source, run.recipe, run.data)
-    seen = {"step": model.header.step, "images": model.header.images}  # type: ignore[union-attr]
-    begun = {"from": source, "sha256": sha256(source), **seen}
-    return replace(run, facts={"warm_restart": begun} | run.facts), model
-
-
-def _load(source: str, device: torch.device) -> Any:
-    """Any model that is a module."""
-    return load_teacher(source).to(device)
+    if command.from_weights:
+        source, model = str(command.from_weights), checkpoints.load(command.from_weights)
+        if not isinstance(model, Teacher | ConsistencyModel):
+            raise ValueError(
+                f"{source} holds a {type(model).__name__}; --from-weights takes a model of this package's form"
+            )
+        fitting.fits(model, source, run.recipe, run.data)
+        seen = {"step": model.header.step, "images": model.header.images}  # type: ignore[union-attr]
+        begun = {"from": source, "sha256": sha256(source), **seen}
+        run = replace(run, facts={"warm_restart": begun} | run.facts)
+    return run, {"resume": run.resume, "start": model, "runtime": run.runtime}
 
 
 def _role_there_is(folder: Path, recipe: Recipe) -> Literal["student", "teacher"]:
     """What there is to sample from, of this run or of the course: the student, or only a teacher so far."""
-    for place in (
-        lambda role: folder / f"{role}.safetensors",
-        lambda role: WEIGHTS / f"{recipe.name}-{role}.safetensors",
-    ):
-        if place("student").is_file():
+    for where, stem in ((folder, f"{folder}/"), ("the course", f"{WEIGHTS}/{recipe.name}-")):
+        if Path(f"{stem}student.safetensors").is_file():
             return "student"
-        if place("teacher").is_file():
-            where = "the course" if place("teacher").parent == WEIGHTS else str(folder)
+        if Path(f"{stem}teacher.safetensors").is_file():
             print(f"{where} has no student of {recipe.name} yet; these are its teacher's samples")
             return "teacher"
     return "student"
 
 
 def _digest(source: str) -> str:
-    """SHA-256 of the file with the weights."""
+    """SHA-256 of the file with the weights, in a folder the first one."""
     path = locate(source)
-    files = (
-        [f for kind in ("safetensors", "bin") for f in sorted(path.rglob(f"*.{kind}"))]
-        if path.is_dir()
-        else [path]
-    )
-    return sha256(files[0])
+    files = [file for kind in ("safetensors", "bin") for file in sorted(path.rglob(f"*.{kind}"))]
+    return sha256(files[0] if path.is_dir() else path)
 
 
-def _several() -> bool:
-    """Whether torchrun or accelerate launch started several processes."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+def _runtime(command: _Run, recipe: Recipe, begun: dict[str, Any] | None = None) -> Runtime:
+    """One process here, or one of several where torchrun or accelerate launch started us.
 
-
-def _precision(recipe: Recipe, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
-    """What this machine is good at. Toys and digits, which take minutes anyway, are the same on every CPU."""
-    small = recipe.network.kind == "mlp" or recipe.data.endswith("digits")
-    if device.type != "cuda" and (small or _several()):  # several processes might find differently
-        return "fp32"
-    return fast_precision(device)
-
-
-def _runtime(command: _Run, recipe: Recipe, started: Any = None) -> Runtime:
-    """One process here, or one of several where torchrun or accelerate launch started us; a run that was ``started`` in some
-    precision goes on in it."""
-    device = pick_device(command.device)
-    cuda = device.type == "cuda"
-    precision = command.precision
+    A run that is resumed goes on in the precision that it began in, which the header of its state says.
+    """
+    device, precision = pick_device(command.device), command.precision
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if precision == "auto" and begun is not None:
+        # Earlier versions did not note it; on a CPU it was fp32.
+        precision = begun.get("precision", "fp32" if device.type == "cpu" else "auto")
     if precision == "auto":
-        precision = _precision(recipe, device) if started is None else started
-    compiled = cuda if command.compile is None else command.compile
-    if _several():
+        # Toys and digits, which take minutes anyway, are the same on every CPU; several processes might find differently.
+        small = recipe.network.kind == "mlp" or recipe.data.endswith("digits")
+        precision = "fp32" if device.type != "cuda" and (small or several) else fast_precision(device)
+    compiled = device.type == "cuda" if command.compile is None else command.compile
+    if several:
         return Distributed(precision, compiled, command.micro_batch, cpu=device.type == "cpu")
     return Runtime(device, precision, compiled, command.micro_batch)
-
-
-def _try_lpips(run: Run) -> None:
-    """Whether the distance can be used at all: on RGB images, with its weights at hand."""
-    from cdedu.losses import lpips
-
-    x = to_unit(run.data.train[:1]).to(run.runtime.device)
-    try:
-        lpips(x, x)
-    except RuntimeError as error:
-        raise OSError(str(error)) from None
 
 
 def _model_source(wanted: str | None, folder: Path, recipe: Recipe, role: str) -> str:
@@ -505,15 +443,8 @@ def _model_source(wanted: str | None, folder: Path, recipe: Recipe, role: str) -
     return str(own) if own.is_file() else f"{recipe.name}-{role}"
 
 
-Command = (
-    Annotated[Train, tyro.conf.subcommand("train")]
-    | Annotated[Distill, tyro.conf.subcommand("distill")]
-    | Annotated[Sample, tyro.conf.subcommand("sample")]
-    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-    | Annotated[Captions, tyro.conf.subcommand("captions")]
-    | Annotated[Export, tyro.conf.subcommand("export")]
-    | Annotated[GradeFolder, tyro.conf.subcommand("grade")]
-)
+Grade = Annotated[GradeFolder, tyro.conf.subcommand("grade")]
+Command = Train | Distill | Sample | Evaluate | Captions | Export | Grade
 
 
 def main() -> None:
@@ -523,20 +454,18 @@ def main() -> None:
     )  # type: ignore[call-overload]
     try:
         command()
-    except (ValueError, OSError, ImportError) as error:
-        print(f"cdedu: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except torch.OutOfMemoryError as error:
-        print(
-            f"cdedu: memory ran out ({str(error).splitlines()[0]}); use --device cpu or fewer samples",
-            file=sys.stderr,
-        )
-        raise SystemExit(1) from None
-    except (FloatingPointError, MemoryError) as error:
-        print(f"cdedu: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
+    except torch.OutOfMemoryError as error:
+        code, what = 1, f"memory ran out ({str(error).splitlines()[0]}); use --device cpu or fewer samples"
+    except (FloatingPointError, MemoryError) as error:
+        code, what = 1, str(error)
+    except (ValueError, OSError, ImportError) as error:
+        code, what = 2, str(error)
+    else:
+        return
+    print(f"cdedu: {what}", file=sys.stderr)
+    raise SystemExit(code)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """What fits together: a teacher, a student, data and a recipe, looked at before any work."""
 
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +14,7 @@ from cdedu.pretrained import load_teacher, locate
 from cdedu.recipes import Network, Recipe
 from cdedu.student import ConsistencyModel, DenoiserStudent
 from cdedu.teacher import Teacher
-from cdedu.training import new_student, within
+from cdedu.training import new_student, student_of, within
 
 
 def is_student(model: nn.Module) -> bool:
@@ -47,19 +46,13 @@ def teacher_and_student(
         known = teacher.header.recipe
         theirs = known.network if known else Network("foreign", classes=classes)
         recipe = within(replace(recipe, network=theirs), teacher)
-        student = DenoiserStudent(copy.deepcopy(teacher).requires_grad_(True), recipe.sigma_min)
-        return recipe, teacher, student
+        return recipe, teacher, student_of(teacher, recipe, data)
     recipe = within(replace(recipe, network=replace(recipe.network, classes=classes)), teacher)
     return recipe, teacher, new_student(recipe, data)
 
 
 def guided(
-    weights: tuple[float, ...],
-    recipe: Recipe,
-    teacher: nn.Module,
-    student: nn.Module | None,
-    source: str,
-    data: Dataset,
+    weights: tuple[float, ...], recipe: Recipe, teacher: Any, student: Any, source: str, data: Dataset
 ) -> tuple[Recipe, nn.Module, Any, tuple[float, float] | None]:
     """The recipe, the teacher guided, its student, and the range of the weight where the student takes it as an input."""
     if len(weights) > 2 or sorted(set(weights)) != [*weights] or weights[0] < 0:
@@ -68,7 +61,7 @@ def guided(
         )
     if recipe.student.method == "easy":
         raise ValueError(f"recipe {recipe.name!r} never asks its teacher, so --guidance would change nothing")
-    classes, known = teacher.header.classes, data.train_labels  # type: ignore[union-attr]
+    classes, known = teacher.header.classes, data.train_labels
     if not classes or known is None:
         who = source if not classes else data.name
         raise ValueError(f"{who} has no labels, so there is nothing to guide towards; leave --guidance out")
@@ -77,7 +70,7 @@ def guided(
             f"{source} knows {classes} labels, as many as {data.name} has; guidance needs a teacher with one more, "
             "that means none"
         )
-    student = student or ConsistencyModel.from_teacher(teacher, recipe.sigma_min)  # type: ignore[arg-type]
+    student = student or student_of(teacher, recipe, data)
     if len(weights) == 1:
         return recipe, GuidedDenoiser(teacher, weights[0], classes - 1), student, None
     inner: Any = student.denoiser if isinstance(student, DenoiserStudent) else student

@@ -20,11 +20,7 @@ from cdedu.noise import RHO, SIGMA_MAX, SIGMA_MIN, LogNormal, karras_sigmas
 
 
 class _Choices:
-    """A dataclass whose ``Literal`` fields hold one of their choices: a typo raises when the recipe is made.
-
-    Raises:
-        ValueError: naming the field, its value and the choices.
-    """
+    """A dataclass whose ``Literal`` fields hold one of their choices; a typo raises a ValueError that names them."""
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
@@ -74,9 +70,8 @@ class Network(_Choices):
             return kind(*where, self.dropout, self.classes)
         widths = tuple(self.width * m for m in self.multipliers)
         attention = tuple(shape[1] >> level in self.attention for level in range(len(widths)))
-        net = networks.unet(
-            shape[1], shape[0], widths, self.depth, attention, classes=self.classes, dropout=self.dropout
-        )
+        options = {"classes": self.classes, "dropout": self.dropout}
+        net = networks.unet(shape[1], shape[0], widths, self.depth, attention, **options)
         if not self.guided:
             return net
         return LatentUNet(net, 0.0, 0.0) if self.lcm else WeightedUNet(net)
@@ -103,7 +98,7 @@ class TeacherStage:
 
 @dataclass(frozen=True)
 class StudentStage(_Choices):
-    """How the student is distilled."""
+    """How the student is distilled; ``ema`` and ``more_emas`` as in :class:`TeacherStage`."""
 
     method: Literal["distillation", "easy", "continuous"] = "distillation"
     """Consistency distillation; easy consistency tuning, which uses the teacher only as a start; or the continuous limit (sCM)."""
@@ -123,9 +118,7 @@ class StudentStage(_Choices):
     target_rate: float = 0.0
     """μ; 0 means that the target is the student itself, gradient stopped."""
     ema: float = 0.999
-    """Rate of the sampling average."""
     more_emas: tuple[float, ...] = ()
-    """Rates of further sampling averages, of which the best can be chosen afterwards."""
     warmup: int = 0
     """Steps over which the learning rate rises from 0; the paper has none, a restart without optimiser state needs some."""
     dropout: float = 0.0
@@ -192,9 +185,8 @@ class Recipe:
 
     def sigmas(self, n: int | None = None) -> Tensor:
         """The noise grid, of ``student.points`` points by default."""
-        return karras_sigmas(
-            self.student.points if n is None else n, self.sigma_min, self.sigma_max, self.rho
-        )
+        n = self.student.points if n is None else n
+        return karras_sigmas(n, self.sigma_min, self.sigma_max, self.rho)
 
     def student_sigmas(self, steps: int) -> tuple[float, ...]:
         """Noise levels for sampling with the student in so many steps: from σ_max down to ``student.second_sigma``."""
@@ -281,8 +273,7 @@ def get_recipe(name: str, **changes: Any) -> Recipe:
             raise ValueError(f"{name} holds {len(own)} recipes; leave one in it")
         return replace(*own.values(), **changes)
     if name not in recipes:
-        known = ", ".join(recipes)
         raise ValueError(
-            f"recipe {name!r} is not known; choose one of {known}, or give a file.toml of your own"
+            f"recipe {name!r} is not known; choose one of {', '.join(recipes)}, or give a file.toml of your own"
         )
     return replace(recipes[name], **changes)

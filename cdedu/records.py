@@ -122,7 +122,11 @@ class Study:
 def hardware(device: str = "cpu") -> dict[str, Any]:
     """What the numbers were measured on."""
     facts: dict[str, Any] = {"device": device, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
-    facts["cpu"] = _cpu_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        facts["cpu"] = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        facts["cpu"] = platform.processor() or platform.machine()
     if device.startswith("cuda"):
         facts["gpu"] = torch.cuda.get_device_name(device)
     return facts
@@ -133,14 +137,12 @@ def commit() -> str | None:
     root = Path(__file__).parent.parent
 
     def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", *words], cwd=root, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
 
     try:
-        return git("rev-parse", "--short=12", "HEAD") + "+" * bool(
-            git("status", "--porcelain", "--", "cdedu", "scripts")
-        )
+        head = git("rev-parse", "--short=12", "HEAD")
+        return head + "+" * bool(git("status", "--porcelain", "--", "cdedu", "scripts"))
     except (OSError, subprocess.CalledProcessError):
         return None
 
@@ -149,11 +151,3 @@ def peak_memory_mb() -> int:
     """Most memory that this process has held, in MB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10))
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

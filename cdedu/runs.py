@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -63,6 +62,10 @@ class Run:
         """The model for use."""
         return self.folder / f"{self.role}.safetensors"
 
+    @property
+    def batch(self) -> int:
+        return int(getattr(self.recipe, self.role).batch)
+
     def known(self) -> dict[str, Any]:
         """What its files say besides: :attr:`facts`, and the labels of the data."""
         if not self.recipe.network.classes or self.data.train_labels is None:
@@ -74,14 +77,10 @@ class Run:
         """Go through the loop to its end, or to Ctrl-C or SIGTERM, which leave a checkpoint and exit with 128 + signal."""
         from tqdm.auto import tqdm
 
-        stop: list[int] = []
-
-        def ask_to_stop(number: int, frame: FrameType | None) -> None:
-            stop.append(number)  # the step under way is finished first, so that the state is whole
-
         board = self._board()
-        previous = {s: signal.signal(s, ask_to_stop) for s in (signal.SIGINT, signal.SIGTERM)}
-        batch = getattr(self.recipe, self.role).batch
+        stop: list[int] = []  # the step under way is finished first, so that the state is whole
+        signals = (signal.SIGINT, signal.SIGTERM)
+        previous = {s: signal.signal(s, lambda number, frame: stop.append(number)) for s in signals}
         look = 1 if self.runtime.device.type == "cpu" else 25  # a look at the loss waits for the GPU
         start = saved = time.perf_counter()
         saving, first, state, bar = 0.0, 0, None, None
@@ -90,16 +89,16 @@ class Run:
             for state in states:
                 if bar is None:
                     first = state.step - 1
-                    bar = tqdm(
-                        total=state.steps, initial=first, desc=state.role, unit="step", mininterval=0.5,
-                        disable=not self.runtime.main,
-                    )  # fmt: skip
+                    shown = {"desc": state.role, "disable": not self.runtime.main}
+                    bar = tqdm(total=state.steps, initial=first, unit="step", mininterval=0.5, **shown)
                 bar.update()
                 if state.step % look == 0:
                     losses.append(state.loss)
                 if state.step % 100 == 0:
-                    speed = (state.step - first) * batch / (time.perf_counter() - start)
-                    bar.set_postfix_str(self._status(losses, speed))
+                    speed = (state.step - first) * self.batch / (time.perf_counter() - start)
+                    text = f"loss={sum(losses) / max(len(losses), 1):.4g}, {speed:,.0f} samples/s"
+                    memory = self._gpu_memory()
+                    bar.set_postfix_str(text if memory is None else f"{text}, {memory:,} MB")
                     if board:
                         board.add_scalar("loss", sum(losses) / len(losses), state.step)
                         board.add_scalar("images per second", speed, state.step)
@@ -138,14 +137,10 @@ class Run:
     def images(self, state: State) -> int:
         """How many training images the weights have seen, those of the run before a warm restart included."""
         before = self.facts.get("warm_restart", {}).get("images", 0)
-        return int(before + state.step * getattr(self.recipe, self.role).batch)
+        return int(before + state.step * self.batch)
 
     def _save(self, state: State) -> None:
-        """The state on disk, if it is any good; the one before it stays beside it.
-
-        Raises:
-            FloatingPointError: for weights that are no numbers.
-        """
+        """The state on disk, unless its weights are no numbers; the one before it stays beside it."""
         check_finite(state)
         if self.state_path.is_file():
             with replacing(self.previous_path) as temporary:
@@ -157,21 +152,15 @@ class Run:
         checkpoints.save_state(self.state_path, state, **facts)
 
     def _finish(self, state: State, losses: deque[float], first: int, seconds: float) -> None:
-        shape = tuple(self.data.train.shape[1:])
-        facts = {
-            "step": state.step,
-            "images": self.images(state),
-            "data": self.data.describe(),
-            **self.known(),
-        }
+        shape, images = tuple(self.data.train.shape[1:]), self.images(state)
+        facts = {"step": state.step, "images": images, "data": self.data.describe(), **self.known()}
         checkpoints.save(self.path, state.result, self.recipe, shape, **facts)  # type: ignore[arg-type]
-        batch = getattr(self.recipe, self.role).batch
         metrics = {
             "steps": state.step,
-            "images": self.images(state),
+            "images": images,
             "loss": sum(losses) / len(losses) if losses else state.loss,
             "steps_per_second": (state.step - first) / seconds,
-            "images_per_second": (state.step - first) * batch / seconds,
+            "images_per_second": (state.step - first) * self.batch / seconds,
             "peak_gpu_memory_mb": self._gpu_memory(),
         }
         record = write_run_record(
@@ -179,9 +168,9 @@ class Run:
             f"{self.recipe.name}-{self.role}",
             self.recipe,
             self.data,
-            str(self.runtime.device),
-            seconds,
-            metrics,
+            device=str(self.runtime.device),
+            seconds=seconds,
+            metrics=metrics,
             weights={"file": str(self.path), "sha256": checkpoints.sha256(self.path)},
             resumed_at=self.resume[1] if self.resume else None,
             runtime=self.runtime.describe(),
@@ -191,24 +180,10 @@ class Run:
         self._save(state)
         print(f"{self.path} (record: {record})")
 
-    def _condition(self) -> dict[str, Any]:
-        """What pictures of samples are drawn under: the labels in turn, and the middle of the guidance weights."""
-        network, cond = self.recipe.network, {}
-        if network.classes:
-            cond["labels"] = torch.arange(64) % self.known().get("labels", network.classes)
-        if network.guided:
-            cond["guidance"] = sum(self.facts["guidance"]) / 2
-        return cond
-
     def _gpu_memory(self) -> int | None:
         if self.runtime.device.type != "cuda":
             return None
         return round(torch.cuda.max_memory_allocated(self.runtime.device) / 2**20)
-
-    def _status(self, losses: deque[float], speed: float) -> str:
-        memory = self._gpu_memory()
-        text = f"loss={sum(losses) / max(len(losses), 1):.4g}, {speed:,.0f} samples/s"
-        return text if memory is None else f"{text}, {memory:,} MB"
 
     def _board(self) -> Any:
         if not (self.tensorboard and self.runtime.main):
@@ -220,15 +195,19 @@ class Run:
         return SummaryWriter(str(self.folder / "tensorboard"))
 
     def _picture(self, state: State) -> None:
+        """Samples so far, of the labels in turn and at the middle of the guidance weights."""
         from cdedu.plotting import save_samples
 
-        was_training = state.average.module.training
+        network, cond, was_training = self.recipe.network, {}, state.average.module.training
+        if network.classes:
+            cond["labels"] = torch.arange(64) % self.known().get("labels", network.classes)
+        if network.guided:
+            cond["guidance"] = sum(self.facts["guidance"]) / 2
         shape, steps = tuple(self.data.train.shape[1:]), 18 if state.role == "teacher" else 1
-        x = generate(state.result, self.recipe, shape, steps, **self._condition())
+        x = generate(state.result, self.recipe, shape, steps, **cond)
         state.average.module.train(was_training)
-        save_samples(
-            self.folder / f"{state.role}-{state.step:07d}.png", x.cpu(), f"{state.role}, step {state.step:,}"
-        )
+        path = self.folder / f"{state.role}-{state.step:07d}.png"
+        save_samples(path, x.cpu(), f"{state.role}, step {state.step:,}")
 
 
 def generate(
@@ -252,37 +231,21 @@ def generate(
     return sample_heun(model, x, recipe.sigmas(steps), **cond)
 
 
-def write_run_record(
-    folder: Path,
-    name: str,
-    recipe: Recipe,
-    data: Dataset,
-    device: str,
-    seconds: float,
-    metrics: dict[str, Any],
-    **more: Any,
-) -> Path:
-    """A record of a command of the command line, under a name that no other run has."""
+def write_run_record(folder: Path, name: str, recipe: Recipe, data: Dataset, **more: Any) -> Path:
+    """A record of a command of the command line, under a name that no other run has; ``more`` as in :func:`~cdedu.records.write_record`."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S-%f")
     return records.write_record(
         folder / f"{name}-{stamp}.json",
-        metrics=metrics,
         command=shlex.join(["cdedu", *sys.argv[1:]]),
         recipe=recipe.to_dict(),
         seed=recipe.seed,
         data=data.describe(),
-        seconds=seconds,
-        device=device,
         **more,
     )
 
 
 def writable(folder: Path) -> None:
-    """Make sure of a folder before any work.
-
-    Raises:
-        OSError: naming the folder and the reason.
-    """
+    """Make sure of a folder before any work; an OSError names it and the reason."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".probe-{os.getpid()}"

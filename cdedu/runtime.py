@@ -4,8 +4,10 @@ The training loops are written against these few methods, so that they read the 
 """
 
 import time
+import timeit
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -36,18 +38,14 @@ class Runtime:
         channels_last: bool | None = None,
     ) -> None:
         self.device = torch.device(device)
-        self.channels_last = self.device.type == "cuda" if channels_last is None else channels_last
+        cuda = self.device.type == "cuda"
+        self.channels_last = cuda if channels_last is None else channels_last
         self.precision, self.compile, self.micro_batch = precision, compile, micro_batch
         if precision not in ("fp32", "bf16", "fp16"):
             raise ValueError(f"precision {precision!r} is not known; use fp32, bf16 or fp16")
-        if (
-            precision == "bf16"
-            and self.device.type == "cuda"
-            and torch.cuda.get_device_capability(self.device)[0] < 8
-        ):
-            raise ValueError(
-                f"{torch.cuda.get_device_name(self.device)} cannot compute in bf16; use fp16 or fp32"
-            )
+        if precision == "bf16" and cuda and torch.cuda.get_device_capability(self.device)[0] < 8:
+            name = torch.cuda.get_device_name(self.device)
+            raise ValueError(f"{name} cannot compute in bf16; use fp16 or fp32")
         if precision == "fp16" and self.device.type == "cpu":
             raise ValueError("fp16 needs a GPU; use bf16 or fp32 on the CPU")
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
@@ -120,11 +118,7 @@ class Runtime:
         }
 
     def shrink(self, size: int, block: int) -> None:
-        """Halve the parts of a batch after memory ran out.
-
-        Raises:
-            MemoryError: if they cannot be halved.
-        """
+        """Halve the parts of a batch after memory ran out; a MemoryError if they cannot be halved."""
         half = size // 2 // block * block
         if self.world > 1 or not half:
             raise MemoryError(
@@ -183,12 +177,7 @@ def fast_precision(device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
         x = torch.zeros(4, 128, 8, 8, device=device, dtype=dtype)
         with torch.inference_mode():
             conv(x)
-            runs = []
-            for _ in range(3):
-                start = time.perf_counter()
-                conv(x)
-                runs.append(time.perf_counter() - start)
-        seconds[dtype] = min(runs)
+            seconds[dtype] = min(timeit.repeat(partial(conv, x), timer=time.perf_counter, repeat=3, number=1))
     return "bf16" if seconds[torch.bfloat16] < 0.7 * seconds[torch.float32] else "fp32"
 
 

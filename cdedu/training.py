@@ -84,23 +84,17 @@ class State:
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that an exact continuation needs, under flat names."""
-        out = {
-            f"{k}.{name}": t
-            for k, m in self.modules().items()
-            if m is not None
-            for name, t in m.state_dict().items()
-        }
-        for k, optimizer in self.optimizers().items():
+        out: dict[str, Tensor] = {}
+        for part, module in self.modules().items():
+            if module is not None:
+                out |= {f"{part}.{name}": t for name, t in module.state_dict().items()}
+        for part, optimizer in self.optimizers().items():
             for i, slots in optimizer.state_dict()["state"].items():
-                out |= {f"{k}.{i}.{name}": t for name, t in slots.items()}
+                out |= {f"{part}.{i}.{name}": t for name, t in slots.items()}
         return out
 
     def restore(self, tensors: dict[str, Tensor], step: int) -> None:
-        """The inverse of :meth:`tensors`.
-
-        Raises:
-            ValueError: if the tensors belong to another recipe, or to another kind of run.
-        """
+        """The inverse of :meth:`tensors`; a ValueError if they belong to another recipe, or to another kind of run."""
         parts: dict[str, dict[str, Tensor]] = {name: {} for name in (*self.modules(), *self.optimizers())}
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
@@ -114,17 +108,15 @@ class State:
                 if module is not None:
                     module.load_state_dict(parts[part])
         except RuntimeError as error:
-            raise ValueError(
-                f"the checkpoint does not fit recipe {self.recipe.name!r}: {str(error).splitlines()[-1].strip()}"
-            ) from None
+            reason = str(error).splitlines()[-1].strip()
+            raise ValueError(f"the checkpoint does not fit recipe {self.recipe.name!r}: {reason}") from None
         for part, optimizer in self.optimizers().items():
             slots: dict[int, dict[str, Tensor]] = {}
             for name, tensor in parts[part].items():
                 i, _, slot = name.partition(".")
                 slots.setdefault(int(i), {})[slot] = tensor
-            optimizer.load_state_dict(
-                {"state": slots, "param_groups": optimizer.state_dict()["param_groups"]}
-            )
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": slots, "param_groups": groups})
         self.step = step
 
 
@@ -230,7 +222,7 @@ def distill(
     options = {name: value for name, value in options.items() if value is not None}
     _taken(recipe, method, guidance=guidance, **options)
     recipe = within(recipe, teacher)
-    state = begin(recipe, "student", student or _student_of(teacher, recipe, data), runtime, start)
+    state = begin(recipe, "student", student or student_of(teacher, recipe, data), runtime, start)
     if _takes(method, "teacher"):
         options["teacher"] = runtime.freeze(teacher) if isinstance(teacher, nn.Module) else teacher
     loss = partial(method, **options)
@@ -275,23 +267,21 @@ def train_consistency(
             f"recipe {recipe.name!r}: student.method = 'easy' tunes a student that starts from a teacher; use distill, or choose the "
             "method 'distillation' or 'continuous'"
         )
-    method = continuous if stage.method == "continuous" else consistency
-    _taken(recipe, method, distance=distance)
-    if stage.points <= s0 and method is consistency:
-        raise ValueError(
-            f"recipe {recipe.name!r}: student.points = {stage.points} is the last N of consistency training and must be "
-            f"above the first, s0 = {s0}"
-        )
 
     def points(step: int) -> int:
         return schedule(step, stage.steps, s0, stage.points - 1)
 
-    def rate(step: int) -> float:
-        return target_rate(points(step), s0, stage.target_rate)
-
+    without_grid = stage.method == "continuous"
+    loss = continuous if without_grid else partial(consistency, points=points, distance=distance)
+    _taken(recipe, loss, distance=distance)
+    if stage.points <= s0 and not without_grid:
+        raise ValueError(
+            f"recipe {recipe.name!r}: student.points = {stage.points} is the last N of consistency training and must be "
+            f"above the first, s0 = {s0}"
+        )
+    options = {"resume": resume, "rate": lambda step: target_rate(points(step), s0, stage.target_rate)}
     state = begin(recipe, "student", new_student(recipe, data), runtime, start)
-    loss = partial(consistency, points=points, distance=distance) if method is consistency else continuous
-    return train(state, data, runtime, loss, resume=resume, rate=rate)
+    return train(state, data, runtime, loss, **options)
 
 
 def denoising(run: Setting, part: range) -> Tensor:
@@ -316,9 +306,9 @@ def distillation(
         distance: your own d, (B, ...), (B, ...) → (B,), in place of the recipe's.
     """
     solver = solvers.heun_step if run.recipe.student.solver == "heun" else solvers.euler_step
-    x0, index, noise, cond = run.draw(part, partial(draw_steps, _index_weights(run.recipe, run.sigmas)))
-    options = {"index": index, "noise": noise, "solver": solver, **_measure(run.recipe, distance), **cond}
-    return (loss or distillation_loss)(run.model, run.target, teacher, x0, run.sigmas, **options)
+    x0, options = _on_grid(run, part, run.sigmas, distance)
+    loss = loss or distillation_loss
+    return loss(run.model, run.target, teacher, x0, run.sigmas, solver=solver, **options)
 
 
 def consistency(
@@ -326,9 +316,21 @@ def consistency(
 ) -> Tensor:
     """Consistency training: the same without a teacher, on a grid of ``points(step)`` points."""
     sigmas = run.recipe.sigmas(points(run.state.step)).to(run.batches.device)
-    x0, index, noise, cond = run.draw(part, partial(draw_steps, _index_weights(run.recipe, sigmas)))
-    options = {"index": index, "noise": noise, **_measure(run.recipe, distance), **cond}
+    x0, options = _on_grid(run, part, sigmas, distance)
     return consistency_training_loss(run.model, run.target, x0, sigmas, **options)
+
+
+def _on_grid(
+    run: Setting, part: range, sigmas: Tensor, distance: Distance | None
+) -> tuple[Tensor, dict[str, Any]]:
+    """x0 of a part of a batch, and what a loss on a noise grid is given with it."""
+    stage = run.recipe.student
+    lognormal = stage.index == "lognormal"
+    often = stage.log_sigma.grid_weights(sigmas) if lognormal else torch.ones(len(sigmas) - 1)
+    x0, index, noise, cond = run.draw(part, partial(draw_steps, often))
+    weight = inverse_gap if stage.weight == "inverse_gap" else None
+    measure = {"distance": distance or DISTANCES[stage.distance], "weight": weight}
+    return x0, {"index": index, "noise": noise, **measure, **cond}
 
 
 def easy(run: Setting, part: range) -> Tensor:
@@ -374,25 +376,13 @@ def _network(recipe: Recipe, data: Dataset) -> nn.Module:
         return recipe.network.build(tuple(data.train.shape[1:]))
 
 
-def _student_of(teacher: Denoiser, recipe: Recipe, data: Dataset) -> nn.Module:
+def student_of(teacher: Denoiser, recipe: Recipe, data: Dataset) -> nn.Module:
     """The student that a teacher suggests: a copy of its network where it has one."""
     if isinstance(teacher, Teacher):
         return ConsistencyModel.from_teacher(teacher, recipe.sigma_min)
     if isinstance(teacher, nn.Module):
         return DenoiserStudent(copy.deepcopy(teacher).requires_grad_(True), recipe.sigma_min)
     return new_student(recipe, data)
-
-
-def _index_weights(recipe: Recipe, sigmas: Tensor) -> Tensor:
-    """How often each step of the grid is drawn."""
-    lognormal = recipe.student.index == "lognormal"
-    return recipe.student.log_sigma.grid_weights(sigmas) if lognormal else torch.ones(len(sigmas) - 1)
-
-
-def _measure(recipe: Recipe, distance: Distance | None) -> dict[str, Any]:
-    """Distance and weight of the loss."""
-    weight = inverse_gap if recipe.student.weight == "inverse_gap" else None
-    return {"distance": distance or DISTANCES[recipe.student.distance], "weight": weight}
 
 
 def _takes(method: Callable[..., Tensor], name: str) -> bool:
@@ -438,10 +428,9 @@ def begin(
     rate = getattr(stage, "target_rate", 0.0)
     target = EMA(model, rate).train() if rate else None
     average, *averages = (EMA(model, rate) for rate in (stage.ema, *stage.more_emas))
-    made = (optimizer or {"teacher": torch.optim.Adam, "student": torch.optim.RAdam}[role])(
-        model.parameters(), lr=stage.lr
-    )
-    return kind(recipe, role, stage.steps, model, average, made, target, averages, **more)
+    optimizer = optimizer or {"teacher": torch.optim.Adam, "student": torch.optim.RAdam}[role]
+    moving = optimizer(model.parameters(), lr=stage.lr)
+    return kind(recipe, role, stage.steps, model, average, moving, target, averages, **more)
 
 
 def train(
@@ -503,12 +492,11 @@ def optimise(setting: Setting, runtime: Runtime, loss: Callable[[Setting, range]
             runtime.shrink(len(parts[0]), batches.block)
     state.mean_loss = runtime.mean(total)
     # Looking at the loss waits for a GPU, so there it is done now and then.
-    if runtime.device.type == "cpu" or state.step % 50 == 0:
-        if not math.isfinite(state.loss):
-            raise FloatingPointError(
-                f"the loss became {state.loss} at step {state.step + 1} of {state.steps}; the weights of step {state.step} "
-                f"are kept. Try a smaller {state.role}.lr than {state.optimizer.param_groups[0]['lr']:g}"
-            )
+    if (runtime.device.type == "cpu" or state.step % 50 == 0) and not math.isfinite(state.loss):
+        raise FloatingPointError(
+            f"the loss became {state.loss} at step {state.step + 1} of {state.steps}; the weights of step {state.step} "
+            f"are kept. Try a smaller {state.role}.lr than {state.optimizer.param_groups[0]['lr']:g}"
+        )
     for group in state.optimizer.param_groups:
         group["lr"] = stage.lr * min(1.0, (state.step + 1) / max(stage.warmup, 1))
     runtime.update(state.optimizer)
@@ -521,11 +509,8 @@ def optimise(setting: Setting, runtime: Runtime, loss: Callable[[Setting, range]
 
 
 def check_finite(state: State) -> None:
-    """Refuse a state that is no use to anybody: before it is saved, and after the last step, whose weights no loss has seen.
-
-    Raises:
-        FloatingPointError: naming the step.
-    """
+    """Refuse a state that is no use to anybody, with a FloatingPointError: before it is saved, and after the last step, whose
+    weights no loss has seen."""
     if not all(t.isfinite().all() for t in state.tensors().values()):
         raise FloatingPointError(
             f"weights or optimiser are not finite after step {state.step} of {state.steps}; what was saved before is kept. "
@@ -540,11 +525,8 @@ class Batches:
     recipe's seed, the role, the step and the place of its first sample. A process draws the blocks that it needs, on its device.
 
     Args:
-        recipe: its ``seed`` and ``block``, and whether its network has classes.
         role: "teacher" or "student", so that they do not see the same noise.
         batch: samples a step, of all processes together.
-        data: whose ``train`` part is drawn from.
-        runtime: which process this is, of how many.
         guidance: lowest and highest guidance weight, one drawn evenly for each sample.
 
     Raises:
@@ -572,14 +554,13 @@ class Batches:
         self.train = data.train.to(self.device)  # small enough to live on the GPU, images as uint8
         labels = data.train_labels if recipe.network.classes else None
         self.labels = None if labels is None else labels.to(self.device)
-        self.dropped, self.null = 0.0, recipe.network.classes - 1
-        if role == "teacher" and recipe.teacher.label_dropout:
-            self.dropped = recipe.teacher.label_dropout
-            if labels is not None and data.label_count() > self.null:
-                raise ValueError(
-                    f"{data.name} has {data.label_count()} labels; with teacher.label_dropout the network's last label, "
-                    f"{self.null}, means none, so recipe {recipe.name!r} needs network.classes = {data.label_count() + 1}"
-                )
+        self.null = recipe.network.classes - 1
+        self.dropped = recipe.teacher.label_dropout if role == "teacher" else 0.0
+        if self.dropped and labels is not None and data.label_count() > self.null:
+            raise ValueError(
+                f"{data.name} has {data.label_count()} labels; with teacher.label_dropout the network's last label, "
+                f"{self.null}, means none, so recipe {recipe.name!r} needs network.classes = {data.label_count() + 1}"
+            )
 
     def key(self, step: int, place: int) -> tuple[int | str, ...]:
         """What the randomness of the samples from ``place`` on is seeded by."""
@@ -593,30 +574,29 @@ class Batches:
 
     def draw(self, step: int, part: range, level: Level) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """x0, noise levels (or steps of the grid) by ``level``, noise, and condition, for one part of a batch."""
-        x0, levels, noise, labels, weights = [], [], [], [], []
-        for start in range(part.start, part.stop, self.block):
-            generator = torch.Generator(self.device).manual_seed(_seed(*self.key(step, start)))
-            which = torch.randint(len(self.train), (self.block,), generator=generator, device=self.device)
-            x = to_unit(self.train[which])
-            if self.recipe.flip:
-                flip = torch.rand(self.block, generator=generator, device=self.device) < 0.5
-                x = torch.where(flip[:, None, None, None], x.flip(-1), x)
-            x0.append(x)
-            levels.append(level(self.block, generator))
-            noise.append(torch.randn(x.shape, generator=generator, device=self.device))
-            if self.labels is not None:
-                known = self.labels[which]
-                if self.dropped:
-                    drop = torch.rand(self.block, generator=generator, device=self.device) < self.dropped
-                    known = torch.where(drop, self.null, known)
-                labels.append(known)
-            if self.guidance is not None:
-                low, high = self.guidance
-                share = torch.rand(self.block, generator=generator, device=self.device)
-                weights.append(low + (high - low) * share)
-        parts = {"labels": labels, "guidance": weights}
-        cond = {name: torch.cat(part) for name, part in parts.items() if part}
-        return torch.cat(x0), torch.cat(levels), torch.cat(noise), cond
+        blocks = [self._block(step, start, level) for start in range(part.start, part.stop, self.block)]
+        out = {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
+        return out.pop("x0"), out.pop("levels"), out.pop("noise"), out
+
+    def _block(self, step: int, start: int, level: Level) -> dict[str, Tensor]:
+        """The samples that share a generator; the order of the draws is part of the seed."""
+        generator = torch.Generator(self.device).manual_seed(_seed(*self.key(step, start)))
+        options: dict[str, Any] = {"generator": generator, "device": self.device}
+        which = torch.randint(len(self.train), (self.block,), **options)
+        x = to_unit(self.train[which])
+        if self.recipe.flip:
+            flip = torch.rand(self.block, **options) < 0.5
+            x = torch.where(flip[:, None, None, None], x.flip(-1), x)
+        out = {"x0": x, "levels": level(self.block, generator), "noise": torch.randn(x.shape, **options)}
+        if self.labels is not None:
+            out["labels"] = self.labels[which]
+            if self.dropped:
+                drop = torch.rand(self.block, **options) < self.dropped
+                out["labels"] = torch.where(drop, self.null, out["labels"])
+        if self.guidance is not None:
+            low, high = self.guidance
+            out["guidance"] = low + (high - low) * torch.rand(self.block, **options)
+        return out
 
 
 def _seed(*key: int | str) -> int:

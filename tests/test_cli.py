@@ -146,7 +146,8 @@ def test_a_cpu_is_tried_for_its_precision_where_that_matters(monkeypatch, name, 
     monkeypatch.setattr(cli, "fast_precision", lambda device: "bf16")
     wanted = "bf16" if tried else "fp32"
     assert cli._runtime(cli.Train(name, device="cpu"), recipes[name]).precision == wanted
-    assert cli._runtime(cli.Train(name, device="cpu"), recipes[name], "fp32").precision == "fp32"
+    begun = {"precision": "fp32"}
+    assert cli._runtime(cli.Train(name, device="cpu"), recipes[name], begun).precision == "fp32"
 
 
 def test_a_run_goes_on_in_the_precision_that_it_began_in(cdedu, tmp_path, monkeypatch):

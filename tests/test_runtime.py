@@ -18,7 +18,7 @@ from cdedu.recipes import Network, Recipe, StudentStage, TeacherStage
 from cdedu.runtime import Runtime, fast_precision
 from cdedu.student import ConsistencyModel
 from cdedu.teacher import Teacher
-from cdedu.training import Batches, _student_of, distill, train_teacher
+from cdedu.training import Batches, distill, student_of, train_teacher
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -234,7 +234,7 @@ def test_a_call_without_gradient_leaves_the_next_one_its_gradient():
     """Before torch 2.10 the weights' half-precision copies of a call under no_grad served the next call in the same region,
     which then had no gradient. With a region for each call there is no copy left to serve."""
     full, half = (run("student", MU_ZERO, POINTS, Runtime(precision=p)) for p in ("fp32", "bf16"))
-    before = _student_of(teacher_of(MU_ZERO, POINTS), MU_ZERO, POINTS)
+    before = student_of(teacher_of(MU_ZERO, POINTS), MU_ZERO, POINTS)
     moved = [
         torch.cat(
             [(a - b).flatten() for a, b in zip(state.model.parameters(), before.parameters(), strict=True)]

@@ -111,8 +111,7 @@ def nearer_to_training(x: Tensor, seen: Tensor, unseen: Tensor) -> float:
 
 def effective_classes(labels: Tensor, classes: int) -> float:
     r"""How many classes a set of labels (n,) fills, :math:`\exp\big(-\sum_k p_k \ln p_k\big)` of its histogram p: from 1, where all
-    are alike, to ``classes``, where all are equally frequent.
-    """
+    are alike, to ``classes``, where all are equally frequent."""
     if labels.ndim != 1 or not len(labels) or labels.is_floating_point():
         raise ValueError(
             f"effective_classes wants whole labels (n,), got {labels.dtype} {tuple(labels.shape)}"

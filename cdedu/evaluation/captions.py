@@ -47,11 +47,10 @@ def read_captions(path: str | Path) -> dict[str, str]:
         FileNotFoundError: if there is no such file.
         ValueError: if it is neither of the two.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file of captions {path}")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
         if {"images", "annotations"} <= set(found):
             name_of = {image["id"]: image["file_name"] for image in found["images"]}
             # Of several captions of one picture the last one would stay: the first comes last.
@@ -59,9 +58,8 @@ def read_captions(path: str | Path) -> dict[str, str]:
         if not all(isinstance(caption, str) for caption in found.values()):
             raise ValueError("no dictionary of texts")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f'{path} is neither {{"name.png": "caption", ...}} nor COCO\'s format of captions ({error!r})'
-        ) from None
+        wanted = 'neither {"name.png": "caption", ...} nor COCO\'s format of captions'
+        raise ValueError(f"{path} is {wanted} ({error!r})") from None
     return found
 
 
@@ -74,45 +72,41 @@ def captioned(folder: str | Path, captions: str | Path) -> Captioned:
     """
     names, texts = picture_files(Path(folder)), read_captions(captions)
     lonely = [name for name in names if not texts.get(name, "").strip()]
-    missing = sorted(set(texts) - set(names))
-    for odd, every, what, other, where in (
-        (lonely, names, f"pictures in {folder}", "caption", captions),
-        (missing, texts, f"captions in {captions}", "picture", folder),
+    for odd, what in (
+        (lonely, f"{len(names)} pictures in {folder} have no caption in {captions}"),
+        (sorted(set(texts) - set(names)), f"{len(texts)} captions in {captions} have no picture in {folder}"),
     ):
         if odd:
-            raise ValueError(
-                f"{len(odd)} of {len(every)} {what} have no {other} in {where}, {odd[0]} the first"
-            )
+            raise ValueError(f"{len(odd)} of {what}, {odd[0]} the first")
     return Captioned(Path(folder), names, [texts[name] for name in names])
 
 
 @torch.no_grad()
+def _encoded(encode: Callable[[Any], Tensor], items: Sequence[Any], batch: int) -> Tensor:
+    """Features (n, d) of many things, a batch at a time."""
+    parts = [encode(items[start : start + batch]).float().cpu() for start in range(0, len(items), batch)]
+    return torch.cat(parts)
+
+
 def encode_folder(
-    folder: str | Path,
-    encode: ImageEncoder,
-    size: int,
-    names: Sequence[str] | None = None,
-    batch: int = 64,
+    folder: str | Path, encode: ImageEncoder, size: int, names: Sequence[str] | None = None, batch: int = 64
 ) -> Tensor:
     """Features (n, d) of the pictures in a folder, in the order of their names; never more than a batch of pictures in memory.
 
-    Args:
-        encode: see :data:`ImageEncoder`.
-        size: pictures are cropped to their central square and resized to ``size`` × ``size``.
-        names: which ones; all by default.
+    Pictures are cropped to their central square and resized to ``size`` × ``size``; ``names`` says which ones, all by default.
 
     Raises:
         FileNotFoundError, ValueError: for a missing or empty folder, and naming a file that is no picture.
     """
-    folder, parts = Path(folder), []
-    names = picture_files(folder) if names is None else names
-    for start in range(0, len(names), batch):
-        pictures = [decode(name, (folder / name).read_bytes, size) for name in names[start : start + batch]]
-        parts.append(encode(torch.from_numpy(np.stack(pictures))).float().cpu())
-    return torch.cat(parts)
+    folder = Path(folder)
+
+    def look(part: Sequence[str]) -> Tensor:
+        pictures = [decode(name, (folder / name).read_bytes, size) for name in part]
+        return encode(torch.from_numpy(np.stack(pictures)))
+
+    return _encoded(look, picture_files(folder) if names is None else names, batch)
 
 
-@torch.no_grad()
 def clip_score(
     pairs: Captioned, encode_images: ImageEncoder, encode_texts: TextEncoder, size: int = 224, batch: int = 64
 ) -> Tensor:
@@ -124,7 +118,6 @@ def clip_score(
     torchmetrics' own score takes no encoders but CLIP's, and clamps the mean of all pictures; where none is negative it is the same.
 
     Args:
-        pairs: from :func:`captioned`.
         encode_images, encode_texts: into one space, such as :func:`clip_encoders`.
         size: see :func:`encode_folder`.
 
@@ -134,8 +127,7 @@ def clip_score(
     Source: Hessel et al. 2021, section 3; Radford et al. 2021.
     """
     images = encode_folder(pairs.folder, encode_images, size, pairs.names, batch)
-    starts = range(0, len(pairs.captions), batch)
-    texts = torch.cat([encode_texts(pairs.captions[i : i + batch]).float().cpu() for i in starts])
+    texts = _encoded(encode_texts, pairs.captions, batch)
     if images.shape != texts.shape or images.ndim != 2:
         raise ValueError(
             f"clip_score: pictures have features {tuple(images.shape)}, captions {tuple(texts.shape)}; "
@@ -151,8 +143,7 @@ def folder_distance(
     fake: str | Path, real: str | Path, encode: ImageEncoder, size: int, batch: int = 64
 ) -> float:
     """Fréchet distance of two folders of pictures (:func:`~cdedu.evaluation.frechet_distance`): FID if ``encode`` is Inception's,
-    there are 30,000 pictures or more, and both folders were resized in the same way.
-    """
+    there are 30,000 pictures or more, and both folders were resized in the same way."""
     return frechet_distance(*(encode_folder(folder, encode, size, batch=batch) for folder in (real, fake)))
 
 

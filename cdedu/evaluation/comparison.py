@@ -1,8 +1,8 @@
 """Teacher against student: the measurements that the book quotes, the same for the command line and the scripts."""
 
-import statistics
 from collections.abc import Callable
 from functools import partial
+from statistics import median
 from typing import Any
 
 import torch
@@ -39,26 +39,24 @@ def samplers(
     a student in 1 and 2, and DDIM in 2.
     """
 
-    def heun(n: int, **options: bool) -> Sampler:
-        return lambda x, g: sample_heun(teacher, x, recipe.sigmas(n), **options)
-
-    def ddim(n: int) -> Sampler:
-        return lambda x, g: sample_euler(teacher, x, recipe.sigmas(n))
+    def walk(sample: Callable[..., Tensor], points: int, **options: bool) -> Sampler:
+        return lambda x, g: sample(teacher, x, recipe.sigmas(points), **options)
 
     def steps(k: int) -> Sampler:
         levels = recipe.student_sigmas(k)
         return lambda x, g: sample_consistency(student, x, levels, g)
 
+    students = {f"student_{k}": (k, steps(k)) for k in ((1, 2) if trial else (1, 2, 4))}
     if trial:
-        out = {"teacher_heun_5": (5, heun(3)), "student_1": (1, steps(1)), "student_2": (2, steps(2))}
-        return {**out, "teacher_ddim_2": (2, ddim(2))}
-    out = {"teacher_heun_35": (35, heun(18))}
+        out = {"teacher_heun_5": (5, walk(sample_heun, 3)), **students}
+        return {**out, "teacher_ddim_2": (2, walk(sample_euler, 2))}
+    out = {"teacher_heun_35": (35, walk(sample_heun, 18))}
     if not brief:
-        out["teacher_heun_34"] = (34, heun(18, to_zero=False))
+        out["teacher_heun_34"] = (34, walk(sample_heun, 18, to_zero=False))
         out["teacher_ddpm_35"] = (35, lambda x, g: sample_ddpm(teacher, x, recipe.sigmas(35), generator=g))
-    out |= {f"student_{k}": (k, steps(k)) for k in (1, 2, 4)}
-    out["teacher_ddim_1"] = (1, lambda x, g: teacher(x, recipe.sigma_max))
-    return out | {f"teacher_ddim_{n}": (n, ddim(n)) for n in ((2, 4, 10) if brief else (2, 4, 10, 35))}
+    out |= {**students, "teacher_ddim_1": (1, lambda x, g: teacher(x, recipe.sigma_max))}
+    ddim = (2, 4, 10) if brief else (2, 4, 10, 35)
+    return out | {f"teacher_ddim_{n}": (n, walk(sample_euler, n)) for n in ddim}
 
 
 def draw(
@@ -102,7 +100,7 @@ class Ruler:
         self.first = "sw" if self.classifier is None else "fd"
         """The metric that ratios are taken of."""
         if self.classifier is not None:
-            self._real_features = features(self.classifier, self.real)
+            self._features = features(self.classifier, self.real)
 
     @torch.no_grad()
     def measure(self, x: Tensor) -> dict[str, float]:
@@ -110,13 +108,9 @@ class Ruler:
         if self.classifier is None:
             return {"sw": sliced_wasserstein(self.real.flatten(1), x.cpu().flatten(1))}
         fake = features(self.classifier, x.cpu())
-        precision, recall = precision_recall(self._real_features, fake, k=min(3, self.n - 1))
-        return {
-            "fd": frechet_distance(self._real_features, fake),
-            "kd": kernel_distance(self._real_features, fake),
-            "precision": precision,
-            "recall": recall,
-        }
+        fd, kd = frechet_distance(self._features, fake), kernel_distance(self._features, fake)
+        precision, recall = precision_recall(self._features, fake, k=min(3, self.n - 1))
+        return {"fd": fd, "kd": kd, "precision": precision, "recall": recall}
 
     def over_seeds(self, draw: Callable[[torch.Generator], Tensor], seeds: int) -> Row:
         """The metrics of ``draw(generator)`` for sampling seeds 0, 1, ..."""
@@ -125,11 +119,8 @@ class Ruler:
 
     def floor(self, seeds: int) -> Row:
         """Real against real: training data, drawn at random, in place of samples."""
-
-        def draw(g: torch.Generator) -> Tensor:
-            return to_unit(self.train[torch.randperm(len(self.train), generator=g)[: self.n]])
-
-        return self.over_seeds(draw, seeds)
+        n, x = self.n, self.train
+        return self.over_seeds(lambda g: to_unit(x[torch.randperm(len(x), generator=g)[:n]]), seeds)
 
 
 @torch.no_grad()
@@ -147,31 +138,35 @@ def compare(
 
     Returns:
         A dictionary with ``n``, ``floor``, ``samplers``, ``ratio`` and ``speed``. Each sampler has its number of evaluations and,
-        for each metric, ``median``, ``min`` and ``max``. The metrics are the sliced Wasserstein distance (``sw``) in two
-        dimensions; on digits, in the features of the frozen classifier, Fréchet and kernel distance (``fd``, ``kd``), precision
-        and recall. ``ratio`` is of the students' distances to that of the first sampler, ``base``.
+        for each metric of :class:`Ruler`, ``median``, ``min`` and ``max``. ``ratio`` is of the students' distances to that of the
+        first sampler, ``base``.
     """
     if seeds < 1:
         raise ValueError(f"seeds = {seeds}, but medians need at least one sampling seed")
     ruler = Ruler(data, samples)
     device = next(student.parameters()).device  # type: ignore[attr-defined]
     n, shape, large = ruler.n, ruler.shape, ruler.large
-    noise = recipe, shape, n, IMAGE_BATCH if large else BATCH, device
-    out: dict[str, Any] = {"n": n, "seeds": seeds, "second_sigma": recipe.student.second_sigma}
-    out["features"] = None if ruler.classifier is None else type(ruler.classifier).__name__
-    out["floor"] = ruler.floor(seeds)
-    out["samplers"] = {}
+    measured: dict[str, Any] = {}
     rows = list(samplers(recipe, teacher, student, large, trial).items())
     for name, (evaluations, sampler) in rows if progress is None else progress(rows):
-        values = ruler.over_seeds(partial(draw, sampler, *noise), seeds)
-        out["samplers"][name] = {"evaluations": evaluations, **values}
-    base, key = out["samplers"][rows[0][0]][ruler.first]["median"], ruler.first
-    out["trial"], out["base"] = trial, rows[0][0]
-    out["ratio"] = {name: out["samplers"][name][key]["median"] / base for name in ("student_1", "student_2")}
+        drawn = partial(draw, sampler, recipe, shape, n, IMAGE_BATCH if large else BATCH, device)
+        measured[name] = {"evaluations": evaluations, **ruler.over_seeds(drawn, seeds)}
+    base, key = rows[0][0], ruler.first
+    first = measured[base][key]["median"]
     batch = 2 if trial else 16 if large and device.type == "cpu" else min(256, n)
     repeats = 1 if trial else 3 if large else 7
-    out["speed"] = speed(recipe, teacher, student, shape, device, batch=batch, repeats=repeats)
-    return out
+    return {
+        "n": n,
+        "seeds": seeds,
+        "second_sigma": recipe.student.second_sigma,
+        "features": None if ruler.classifier is None else type(ruler.classifier).__name__,
+        "floor": ruler.floor(seeds),
+        "samplers": measured,
+        "trial": trial,
+        "base": base,
+        "ratio": {name: measured[name][key]["median"] / first for name in ("student_1", "student_2")},
+        "speed": speed(recipe, teacher, student, shape, device, batch=batch, repeats=repeats),
+    }
 
 
 @torch.no_grad()
@@ -186,22 +181,16 @@ def speed(
 ) -> dict[str, float]:
     """Seconds a batch for the 18-point Heun teacher and the one-step student, taking turns, and the median of their ratios."""
     x = recipe.sigma_max * torch.randn((batch, *shape), generator=torch.Generator().manual_seed(0)).to(device)
-    sigmas = recipe.sigmas(18)
-
-    def slow() -> Tensor:
-        return sample_heun(teacher, x, sigmas)
-
-    def fast() -> Tensor:
-        return sample_consistency(student, x, (recipe.sigma_max,))
-
+    slow = partial(sample_heun, teacher, x, recipe.sigmas(18))
+    fast = partial(sample_consistency, student, x, (recipe.sigma_max,))
     slow(), fast()
     pairs = [(latency(slow, 1), latency(fast, 5)) for _ in range(repeats)]
-    measured = {
-        "teacher_seconds": [a for a, _ in pairs],
-        "student_seconds": [b for _, b in pairs],
-        "ratio": [a / b for a, b in pairs],
+    return {
+        "batch": batch,
+        "teacher_seconds": median(a for a, _ in pairs),
+        "student_seconds": median(b for _, b in pairs),
+        "ratio": median(a / b for a, b in pairs),
     }
-    return {"batch": batch, **{name: statistics.median(values) for name, values in measured.items()}}
 
 
 def break_even(training: float, calls: float, student_calls: float) -> float:
@@ -234,9 +223,8 @@ def table(metrics: dict[str, Any]) -> str:
     for name, row in {"real against real": metrics["floor"], **metrics["samplers"]}.items():
         medians = " | ".join(f"{row[k]['median']:.4g}" for k in names)
         lines.append(f"| {name} | {row.get('evaluations', '')} | {medians} |".replace("|  |", "| |"))
-    s = metrics["speed"]
-    faster = f"{s['ratio']:.1f} times as fast as the 18-point Heun teacher"
-    lines.append(f"\nOne step is {faster} at batch {s['batch']}.")
+    ratio, batch = metrics["speed"]["ratio"], metrics["speed"]["batch"]
+    lines.append(f"\nOne step is {ratio:.1f} times as fast as the 18-point Heun teacher at batch {batch}.")
     if metrics.get("trial"):
         lines.append("A trial with few evaluations, to see that all works; it says little of quality.")
     return "\n".join(lines)

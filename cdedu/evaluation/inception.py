@@ -24,11 +24,7 @@ def to_uint8(x: Tensor) -> Tensor:
 
 
 def check(data: Dataset) -> None:
-    """Before any work: whether these data can be scored, and torch-fidelity is there.
-
-    Raises:
-        ValueError: naming what is missing.
-    """
+    """Before any work: whether these data can be scored and torch-fidelity is there; a ValueError names what is missing."""
     if data.train.dtype != torch.uint8 or data.train.shape[1] != 3:
         raise ValueError(f"Inception scores need 8-bit RGB images, not {data.name}; leave --inception out")
     try:
@@ -86,12 +82,9 @@ def score(
     shape, generator = tuple(data.train.shape[1:]), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         fake = draw(lambda x, g: to_uint8(sampler(x, g)), recipe, shape, samples, batch, device, generator)
-    fake, real = (
-        Subset(x, range(len(x))) for x in (fake, data.train)
-    )  # one by one, as torch-fidelity wants them
+    # One by one, as torch-fidelity wants them.
+    fake, real = (Subset(x, range(len(x))) for x in (fake, data.train))
+    wanted = {"fid": True, "isc": True, "prc": True, "verbose": False}
     with tensors_only("evaluate without --inception"):
-        found = calculate_metrics(
-            input1=fake, input2=real, cuda=device.type == "cuda",
-            fid=True, isc=True, prc=True, verbose=False,
-        )  # fmt: skip
+        found = calculate_metrics(input1=fake, input2=real, cuda=device.type == "cuda", **wanted)
     return {"samples": samples, **{key: float(value) for key, value in found.items()}}
