@@ -44,7 +44,7 @@ wide: lint book  ## every page for everyone, what students get, long fuzzing
 	@HYPOTHESIS_PROFILE=weekly $(BIN)/pytest -q -n $(JOBS) tests/test_noise.py tests/test_teacher.py tests/test_student.py tests/test_records.py
 
 check: lint  ## the daily check: style, types, method, training, recipes, command line
-	@$(BIN)/pytest -q -rfEs -n $(JOBS) $(addprefix tests/test_,$(addsuffix .py,$(DAILY)))
+	@$(BIN)/pytest -q -rfEs -n $(JOBS) -m "not slow and not weekly" $(addprefix tests/test_,$(addsuffix .py,$(DAILY)))
 
 lab: $(STAMP)  ## open JupyterLab on the first chapter
 	@$(BIN)/jupyter lab $(firstword $(wildcard book/undergraduate/0*.ipynb) book)

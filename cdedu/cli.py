@@ -345,11 +345,11 @@ def _prepare(command: _Run, role: str) -> Run:
     if command.data and recipe.teacher.label_dropout and data.train_labels is not None:
         # Other pictures have other classes; the last label still means none.
         recipe = replace(recipe, network=replace(recipe.network, classes=data.label_count() + 1))
-    wanted = 1 if recipe.network.kind == "mlp" else 3
-    if data.train.ndim - 1 != wanted:
+    wanted = {"mlp": "points", "set": "clouds of points"}.get(recipe.network.kind, "images")
+    if ["points", "clouds of points", "images"].index(wanted) != data.train.ndim - 2:
         raise ValueError(
-            f"--data {recipe.data} does not suit recipe {recipe.name!r}, whose {recipe.network.kind} takes "
-            f"{'points' if wanted == 1 else 'images'}; choose another recipe or other data"
+            f"--data {recipe.data} does not suit recipe {recipe.name!r}, whose {recipe.network.kind} takes {wanted}; "
+            "choose another recipe or other data"
         )
     extras = {"picture_every": command.picture_every, "tensorboard": command.tensorboard}
     run = Run(recipe, role, data, folder, command.results, runtime, **extras)

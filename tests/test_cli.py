@@ -75,6 +75,7 @@ RECORD = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_toy_from_data_to_comparison(cdedu, tmp_path, monkeypatch):
     for command in ("train", "distill"):
         code, _, err = cdedu(command, "toy", *FAST)
@@ -113,6 +114,7 @@ def test_toy_from_data_to_comparison(cdedu, tmp_path, monkeypatch):
     assert metrics["samplers"]["student_1"]["evaluations"] == 1 and metrics["floor"]["sw"]["median"] > 0
 
 
+@pytest.mark.slow
 def test_digits_from_data_to_comparison(cdedu, tmp_path, monkeypatch):
     """With a network of a few thousand weights."""
     small = replace(recipes["digits"], network=Network("unet", width=8, depth=1))
@@ -166,6 +168,7 @@ def test_a_file_of_weights_says_itself_what_it_is(cdedu):
     assert code == 2 and "toy-teacher is a teacher, not a student; leave --model out" in err
 
 
+@pytest.mark.slow
 def test_your_own_pictures_from_a_zip_to_a_comparison(cdedu, tmp_path, monkeypatch):
     """The small CIFAR-10 recipe with a network of a few thousand weights, on random pictures."""
     network = Network("unet", width=8, depth=1, multipliers=(1, 4), attention=(16,), dropout=0.05, classes=11)
@@ -358,6 +361,7 @@ def test_overwrite_starts_anew(cdedu, tmp_path):
     assert code == 2 and "written with recipe.seed = 1, now it is 0" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", ["circles", "eight_gaussians"])
 def test_other_data_than_the_recipes(cdedu, tmp_path, data):
     assert cdedu("train", "toy", *FAST, "--data", data)[0] == 0
@@ -384,6 +388,8 @@ BAD = {
     "unknown recipe": ("train toys", "recipe 'toys' is not known; choose one of toy, digits"),
     "unknown data": ("train toy --data moons", "data = 'moons' is not known; choose one of two_moons"),
     "images for points": ("train toy --data digits", "--data digits does not suit recipe 'toy'"),
+    "clouds for points": ("train toy --data clouds", "whose mlp takes points"),
+    "points for clouds": ("train points --data circles", "whose set takes clouds of points"),
     "points for images": ("train digits --data circles", "--data circles does not suit recipe 'digits'"),
     "unknown device": ("train toy --device abacus", "--device 'abacus' is not known; use cpu"),
     "absent device": ("train toy --device cuda:99", "--device cuda:99 is not to be had"),
@@ -526,6 +532,7 @@ def ddpm(tmp_path):
     return tmp_path / "ddpm"
 
 
+@pytest.mark.slow
 def test_a_ddpm_of_diffusers_becomes_a_pipeline_of_one_step(cdedu, ddpm, monkeypatch):
     """Distil, interrupted and resumed; sample; export; sample again by diffusers alone."""
     from diffusers import ConsistencyModelPipeline
@@ -592,6 +599,7 @@ def labelled(tmp_path):
     return "labelled"
 
 
+@pytest.mark.slow
 def test_a_guided_student_over_the_teachers_own_network(cdedu, labelled, monkeypatch):
     """Distil with the weight as an input, interrupted and resumed; sample; compare. The teacher is a folder of diffusers."""
     words = "distill digits --max-steps 4 --batch 4 --device cpu --network teacher --guidance 1 4 --teacher".split()
@@ -640,6 +648,7 @@ def digits_with_few_tests() -> Dataset:
     return Dataset("digits", x[:40], x[40:], labels[:40], labels[40:])
 
 
+@pytest.mark.slow
 def test_a_guided_student_leaves_at_one_weight_and_its_folder_is_a_student(cdedu, labelled, monkeypatch):
     """The recipe's own network, the weight as an input and then fixed; the folder is sampled and compared by its name."""
     small = replace(recipes["digits"], network=Network("unet", width=8, depth=1))
@@ -697,3 +706,9 @@ def test_guidance_without_what_it_needs_ends_with_code_2(cdedu, labelled, monkey
     for words, message in GUIDANCE.items():
         code, out, err = cdedu(*words.split())
         assert code == 2 and message in err.strip().splitlines()[-1] and "Traceback" not in err, (words, err)
+
+
+@pytest.mark.parametrize("name", ["modes", "points", "frames", "labelled-digits"])
+def test_a_recipe_of_a_single_chapter_trains(cdedu, name):
+    code, out, err = cdedu("train", name, "--max-steps", 1, "--batch", 4)
+    assert code == 0 and f"runs/{name}/teacher.safetensors" in out, err
