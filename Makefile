@@ -9,11 +9,16 @@ NUMPY ?= 2.0.2
 
 DAILY := noise teacher student solvers losses samplers networks recipes training runs runtime checkpoints records files cli evaluation
 
-# Nothing is fetched once the environment stands, and parallel test workers do not fight over the cores.
-book test check wide lab execute selftest bench mutants: export HF_HUB_OFFLINE = 1
-test check wide: export OMP_NUM_THREADS ?= 1
+# Needs neither the book nor a browser: runs beside the build.
+BESIDE := $(DAILY) adversarial anatomy arrows captions cifar_run comparison extend guidance images import inception latent \
+  modes mutants points pretrained_diffusers pretrained_edm pretrained_export pretrained_onnx progressive scripts video
+FILES = $(addprefix tests/test_,$(addsuffix .py,$(1)))
 
-.PHONY: help setup book test check weekly wide lint lab exercises selftest execute glue bench mutants colab zip handout pdf reproducible links lock clean
+# Nothing is fetched once the environment stands, and parallel test workers do not fight over the cores.
+book test beside check wide lab execute selftest bench mutants: export HF_HUB_OFFLINE = 1
+test beside check wide: export OMP_NUM_THREADS ?= 1
+
+.PHONY: help setup book test beside check weekly wide lint lab exercises selftest execute glue bench mutants colab zip handout pdf reproducible links lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -33,18 +38,23 @@ lint: $(STAMP)
 	@$(BIN)/ruff format -q --check .
 	@$(BIN)/mypy
 
-test: lint book  ## check style and types, build the book, run every test and every notebook
-	@$(BIN)/pytest -q -rfEs -n $(JOBS) --dist loadscope -m "not weekly" --nbval-lax tests book exercises/source
+test: lint  ## check style and types, build the book, run the tests and most notebooks
+	@$(MAKE) --no-print-directory -j2 book beside
+	@$(BIN)/pytest -q -rfEs -n $(JOBS) --dist loadscope -m "not weekly" --nbval-lax \
+	  $(filter-out $(call FILES,$(BESIDE)),$(wildcard tests/test_*.py)) $$($(BIN)/python scripts/book/notebooks.py daily)
+
+beside:
+	@$(BIN)/pytest -q -rfEs -m "not weekly" $(call FILES,$(BESIDE))
 
 weekly: wide colab  ## what takes too long for every change: wide, and the notebooks as in Colab
 
-wide: lint book  ## every page for everyone, what students get, long fuzzing
+wide: lint book  ## every page for everyone, every notebook, long fuzzing
 	@$(BIN)/pytest -q -rfEs -n $(JOBS) --dist loadscope -m weekly tests
-	@$(BIN)/pytest -q -rfEs -n $(JOBS) --dist loadscope --nbval-lax $(wildcard exercises/*.ipynb)
+	@$(BIN)/pytest -q -rfEs -n $(JOBS) --dist loadscope --nbval-lax book exercises/source $(wildcard exercises/*.ipynb)
 	@HYPOTHESIS_PROFILE=weekly $(BIN)/pytest -q -n $(JOBS) tests/test_noise.py tests/test_teacher.py tests/test_student.py tests/test_records.py
 
 check: lint  ## the daily check: style, types, method, training, recipes, command line
-	@$(BIN)/pytest -q -rfEs -n $(JOBS) -m "not slow and not weekly" $(addprefix tests/test_,$(addsuffix .py,$(DAILY)))
+	@$(BIN)/pytest -q -rfEs -n $(JOBS) -m "not slow and not weekly" $(call FILES,$(DAILY))
 
 lab: $(STAMP)  ## open JupyterLab on the first chapter
 	@$(BIN)/jupyter lab $(firstword $(wildcard book/undergraduate/0*.ipynb) book)

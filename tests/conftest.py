@@ -3,7 +3,6 @@
 import io
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from scripts.book.notebooks import changed
 from scripts.book.release import HTML, PATIENCE, ROOT, chromium, launched, served  # noqa: F401
 
 settings.register_profile("default", deadline=None)
@@ -34,11 +34,8 @@ def build_book(root: Path, extensions: list[str], **more: Any) -> tuple[Any, str
 
 
 def daily(pages: list[str], *always: str) -> list[Any]:
-    """Pages as parameters: those of ``always`` and those whose source differs from that of the commit before, as far as git can
-    tell, are looked at with each change, the others every week."""
-    git = ["git", "diff", "--name-only", "HEAD~1", "--", "book", "exercises"]
-    names = subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.split()
-    chosen = {*always, *(str(Path(name).with_suffix("")) for name in names)}
+    """Pages as parameters: those of ``always`` and those that have changed are looked at in ``make test``, the others every week."""
+    chosen = {*always, *(str(path.relative_to(ROOT).with_suffix("")) for path in changed())}
     return [
         pytest.param(page, marks=() if page.removesuffix(".html") in chosen else pytest.mark.weekly)
         for page in pages

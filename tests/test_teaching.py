@@ -85,7 +85,7 @@ def test_an_idea_without_quiz_or_minutes_is_named(monkeypatch: pytest.MonkeyPatc
     rows = [{"track": "undergraduate", "idea": "I", "core": True, "taught": ["x"], "exercises": []}]
     monkeypatch.setattr(book_ideas, "read", lambda: rows)
     found = book_teaching.problems()
-    assert "no question of cdedu/quiz asks for 'I'" in found
+    assert "no question of cdedu/course/quiz asks for 'I'" in found
     assert "no class of book/teaching.yml spends minutes on 'I'" in found
 
 

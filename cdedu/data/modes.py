@@ -1,4 +1,4 @@
-"""A mixture with known modes, and how many of them a set of samples reaches."""
+"""A mixture with known modes."""
 
 import torch
 

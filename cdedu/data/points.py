@@ -1,4 +1,4 @@
-"""A small 3-D case: clouds of points on surfaces, a network that takes them as sets, and distances between clouds.
+"""A small 3-D case: clouds of points on surfaces.
 
 A cloud is one data point (N, 3). Its points have no order: whatever permutes the points of the noise permutes those of the sample.
 Consistency distillation needs no matching of points, since each point of the noise has its own end on the teacher's path.

@@ -1,4 +1,4 @@
-"""Short clips: a data set of moving digits, frames in and out of a batch, and what is measured along time.
+"""Short clips: a data set of moving digits, and frames in and out of a batch.
 
 A clip is one data point (T, H, W): its T grey frames stand where an image has its channels, so that every network, loss and sampler
 for images takes clips as they are. The noise of a clip is one draw for all of its frames together.

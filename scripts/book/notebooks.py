@@ -4,6 +4,7 @@
     python scripts/book/notebooks.py check   [paths]   stored outputs belong to the code and are fit for the page
     python scripts/book/notebooks.py glue    [paths]   write the numbers of results/ into the {result} roles
     python scripts/book/notebooks.py new     path      a new chapter from the template
+    python scripts/book/notebooks.py daily             name those that `make test` runs; `make weekly` runs all
 
 Without paths: every notebook in book/ and exercises/source/.
 """
@@ -28,6 +29,8 @@ from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAPTERS = ROOT / "results" / "chapters.json"
+BRIEF = 40.0
+"""Seconds on two quiet cores."""
 TEMPLATE = ROOT / "scripts" / "book" / "chapter_template.ipynb"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 PROBE = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
@@ -49,6 +52,30 @@ def notebooks(paths: list[str]) -> list[Path]:
         if not path.is_file():
             sys.exit(f"notebooks: there is no notebook {path}; give a path relative to this folder")
     return found
+
+
+def changed() -> set[Path]:
+    """Sources of the book that differ from main, or on main from the commit before, as far as git can tell."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+    base = git("merge-base", "HEAD", "origin/main")
+    base = base if base and base != git("rev-parse", "HEAD") else "HEAD~1"
+    return {ROOT / name for name in git("diff", "--name-only", base, "--", "book", "exercises").splitlines()}
+
+
+def daily() -> list[Path]:
+    """Chapters that take at most :data:`BRIEF` seconds, one set of exercises, and whatever has changed."""
+    seconds = {name: row["seconds"] for name, row in json.loads(CHAPTERS.read_text())["metrics"].items()}
+    always = [ROOT / "exercises" / "source" / "04_consistency.ipynb"]
+    brief = [
+        p
+        for p in notebooks([])
+        if p.relative_to(ROOT).parts[0] == "book" and seconds.get(p.stem, BRIEF + 1) <= BRIEF
+    ]
+    chosen = {*always, *changed(), *brief}
+    return [p for p in notebooks([]) if p in chosen]
 
 
 def shown(path: Path) -> str:
@@ -275,12 +302,15 @@ def new(path: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("action", choices=("execute", "check", "glue", "new"))
+    parser.add_argument("action", choices=("execute", "check", "glue", "new", "daily"))
     parser.add_argument("paths", nargs="*")
     parser.add_argument("--timeout", type=int, default=600, help="seconds a cell may take")
     arguments = parser.parse_args()
     if arguments.action == "check":
         return 1 if check(arguments.paths) else 0
+    if arguments.action == "daily":
+        print(*map(shown, daily()))
+        return 0
     if arguments.action == "new":
         if len(arguments.paths) != 1:
             parser.error("new takes one path")
