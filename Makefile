@@ -10,8 +10,8 @@ NUMPY ?= 2.0.2
 DAILY := noise teacher student solvers losses samplers networks recipes training runs runtime checkpoints records files cli evaluation
 
 # Needs neither the book nor a browser: runs beside the build.
-BESIDE := $(DAILY) adversarial anatomy arrows captions cifar_run comparison extend guidance images import inception latent \
-  modes mutants points pretrained_diffusers pretrained_edm pretrained_export pretrained_onnx progressive scripts video
+BESIDE := $(DAILY) adversarial anatomy arrows captions comparison extend guidance images import inception latent \
+  modes mutants points pretrained_diffusers pretrained_edm pretrained_export pretrained_onnx progressive video
 FILES = $(addprefix tests/test_,$(addsuffix .py,$(1)))
 
 # Nothing is fetched once the environment stands, and parallel test workers do not fight over the cores.

@@ -86,6 +86,7 @@ def test_the_table_has_every_exercise_with_its_points():
     assert handout.points_md().rstrip().endswith(f"**{total}** |")
 
 
+@pytest.mark.weekly
 def test_a_notebook_runs_from_the_zip_with_the_network_cut(unpacked, tmp_path):
     """Set-up cell, checks, weights and data; of the course nothing but the zip."""
     site = tmp_path / "site"

@@ -287,7 +287,11 @@ def test_the_recording_moves_and_the_button_tries_again(open_page: Callable[...,
 
 
 @pytest.mark.parametrize(
-    "script", ["Worker = class { constructor() { throw new Error('blocked') } }", "delete window.Worker"]
+    "script",
+    [
+        "Worker = class { constructor() { throw new Error('blocked') } }",
+        pytest.param("delete window.Worker", marks=pytest.mark.weekly),
+    ],
 )
 def test_without_workers_the_page_computes(script: str, open_page: Callable[..., Any]) -> None:
     tab = open_page(script=script)
@@ -303,7 +307,13 @@ window.requestAnimationFrame = () => 0;
 """
 
 
-@pytest.mark.parametrize("script", [HIDDEN, HIDDEN + "delete window.Worker;"], ids=["worker", "page"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(HIDDEN, id="worker"),
+        pytest.param(HIDDEN + "delete window.Worker;", id="page", marks=pytest.mark.weekly),
+    ],
+)
 def test_in_a_background_tab_it_finishes(script: str, open_page: Callable[..., Any]) -> None:
     """Such a tab gets no frames to draw in."""
     tab = open_page(script=script)
@@ -340,6 +350,7 @@ def test_a_page_opened_as_a_file_says_so(browser: Any, html: Path) -> None:
         assert tab.locator(".live-teacher").is_visible()  # its pixels may not be read from a file
 
 
+@pytest.mark.weekly
 def test_it_works_below_a_path(open_page: Callable[..., Any], tmp_path: Path) -> None:
     """Served as https://host/some/course/, as on Pages."""
     (tmp_path / "some").mkdir()

@@ -1,6 +1,7 @@
 """The notebook runner, the numbers that the text quotes, and what the book's extension refuses."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -228,3 +229,38 @@ def test_a_stale_number_stops_the_build(record: Path, equations: Path, tmp_path:
 def test_a_planned_chapter_is_not_linked(equations: Path, tmp_path: Path) -> None:
     assert not warnings_of("$$ x $$ (known)\n\n{chapter}`Noise <undergraduate/99_none>`\n", tmp_path)
     assert "(planned)" in (tmp_path / "html" / "index.html").read_text()
+
+
+def test_make_test_runs_short_chapters_and_what_has_changed(monkeypatch) -> None:
+    seconds = {
+        name: row["seconds"] for name, row in json.loads(notebooks.CHAPTERS.read_text())["metrics"].items()
+    }
+    monkeypatch.setattr(notebooks, "changed", set)
+    usual = {path.stem: path for path in notebooks.daily()}
+    chapters = {name for name, path in usual.items() if path.relative_to(ROOT).parts[0] == "book"}
+    assert chapters == {name for name in seconds if seconds[name] <= notebooks.BRIEF} and len(chapters) >= 5
+    assert "06_digits" not in chapters and len(usual) > len(chapters)
+    monkeypatch.setattr(notebooks, "changed", lambda: {ROOT / "book" / "undergraduate" / "06_digits.ipynb"})
+    assert len(notebooks.daily()) == len(usual) + 1
+
+
+def test_what_has_changed_is_seen(tmp_path, monkeypatch) -> None:
+    def git(*words: str) -> None:
+        subprocess.run(
+            ["git", "-c", "user.name=x", "-c", "user.email=x", *words],
+            cwd=tmp_path,
+            check=True,
+            capture_output=True,
+        )
+
+    monkeypatch.setattr(notebooks, "ROOT", tmp_path)
+    (tmp_path / "book").mkdir()
+    git("init", "-q", "-b", "main")
+    for name in ("a", "b"):
+        (tmp_path / "book" / name).write_text(name)
+        git("add", ".")
+        git("commit", "-qm", name)
+    assert notebooks.changed() == {tmp_path / "book" / "b"}, "since the commit before"
+    git("update-ref", "refs/remotes/origin/main", "HEAD~1")
+    git("commit", "-q", "--allow-empty", "-m", "c")
+    assert notebooks.changed() == {tmp_path / "book" / "b"}, "since main"

@@ -21,6 +21,8 @@ from cdedu.records import read_record
 from scripts.studies import bench
 from scripts.weights import ship
 
+pytestmark = pytest.mark.weekly
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = [
     f"scripts.{folder}.{path.stem}"

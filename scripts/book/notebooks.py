@@ -29,7 +29,7 @@ from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAPTERS = ROOT / "results" / "chapters.json"
-BRIEF = 40.0
+BRIEF = 25.0
 """Seconds on two quiet cores."""
 TEMPLATE = ROOT / "scripts" / "book" / "chapter_template.ipynb"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
