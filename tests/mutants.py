@@ -61,6 +61,7 @@ def run(tests: list[str], file: str | None = None, text: str = "") -> tuple[int,
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "cdedu"
         shutil.copytree(ROOT / "cdedu", copy, ignore=shutil.ignore_patterns("__pycache__", "weights"))
+        (copy / "weights").symlink_to(ROOT / "cdedu" / "weights")
         if file:
             (copy / file).write_text(text)
         sys.path.insert(0, folder)
