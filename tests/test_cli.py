@@ -114,7 +114,7 @@ def test_toy_from_data_to_comparison(cdedu, tmp_path, monkeypatch):
     assert metrics["samplers"]["student_1"]["evaluations"] == 1 and metrics["floor"]["sw"]["median"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_digits_from_data_to_comparison(cdedu, tmp_path, monkeypatch):
     """With a network of a few thousand weights."""
     small = replace(recipes["digits"], network=Network("unet", width=8, depth=1))
@@ -599,7 +599,7 @@ def labelled(tmp_path):
     return "labelled"
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_a_guided_student_over_the_teachers_own_network(cdedu, labelled, monkeypatch):
     """Distil with the weight as an input, interrupted and resumed; sample; compare. The teacher is a folder of diffusers."""
     words = "distill digits --max-steps 4 --batch 4 --device cpu --network teacher --guidance 1 4 --teacher".split()
@@ -648,7 +648,7 @@ def digits_with_few_tests() -> Dataset:
     return Dataset("digits", x[:40], x[40:], labels[:40], labels[40:])
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_a_guided_student_leaves_at_one_weight_and_its_folder_is_a_student(cdedu, labelled, monkeypatch):
     """The recipe's own network, the weight as an input and then fixed; the folder is sampled and compared by its name."""
     small = replace(recipes["digits"], network=Network("unet", width=8, depth=1))
