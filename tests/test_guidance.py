@@ -6,7 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from cdedu.checkpoints import Header
 from cdedu.data import Dataset
+from cdedu.fitting import conditioned
 from cdedu.methods.guidance import ClassifierGuidedDenoiser, GuidedDenoiser, Labelled, with_null_labels
 from cdedu.mixture import GaussianMixture
 from cdedu.networks import UNet, unet
@@ -190,3 +192,18 @@ def test_the_weight_as_an_input_of_the_student():
     assert torch.equal(teacher.network.net.conv_in.weight, plain.network.net.conv_in.weight)
     with pytest.raises(ValueError, match="takes no labels"):
         WeightedUNet(unet(8, 1, (8, 16)))
+
+
+@pytest.mark.parametrize(
+    ("labels", "guidance", "wanted"),
+    [
+        (10, None, 10),  # ten labels, and one that means none
+        (11, 2.0, 10),  # a teacher that does not say so, guided by its last label
+        (11, None, 11),  # eleven labels, all of which mean something
+        (3, 2.0, 3),  # data with fewer labels than the network takes
+    ],
+)
+def test_samples_are_drawn_of_labels_that_mean_something(labels, guidance, wanted):
+    teacher = Teacher(torch.nn.Identity())
+    teacher.header = Header((1, 8, 8), classes=11, labels=labels)
+    assert conditioned(teacher, "it", guidance)[1]["labels"].tolist() == list(range(wanted))
