@@ -1,8 +1,9 @@
 """What is minimised. Every loss returns one number per sample, (B,); the training loop takes the mean."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -40,7 +41,9 @@ def pseudo_huber(a: Tensor, b: Tensor, c: float | None = None) -> Tensor:
     return ((a - b).square().flatten(1).sum(1) + c**2).sqrt() - c
 
 
-DISTANCES: dict[str, Distance] = {"l1": l1, "l2": l2, "pseudo_huber": pseudo_huber, "lpips": lpips}
+DISTANCES: Mapping[str, Distance] = MappingProxyType(
+    {"l1": l1, "l2": l2, "pseudo_huber": pseudo_huber, "lpips": lpips}
+)
 """The distances that a recipe can name; any other is given as a function."""
 
 

@@ -5,13 +5,13 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
-from scripts.book.notebooks import changed
 from scripts.book.release import HTML, PATIENCE, ROOT, chromium, launched, served  # noqa: F401
 
 settings.register_profile("default", deadline=None)
@@ -33,9 +33,17 @@ def build_book(root: Path, extensions: list[str], **more: Any) -> tuple[Any, str
     return app, warnings.getvalue()
 
 
+@cache
+def _changed() -> set[str]:
+    """Pages whose source has changed; git is asked once, and only where pages are looked at."""
+    from scripts.book.notebooks import changed
+
+    return {str(path.relative_to(ROOT).with_suffix("")) for path in changed()}
+
+
 def daily(pages: list[str], *always: str) -> list[Any]:
     """Pages as parameters: those of ``always`` and those that have changed are looked at in ``make test``, the others every week."""
-    chosen = {*always, *(str(path.relative_to(ROOT).with_suffix("")) for path in changed())}
+    chosen = {*always, *_changed()}
     return [
         pytest.param(page, marks=() if page.removesuffix(".html") in chosen else pytest.mark.weekly)
         for page in pages

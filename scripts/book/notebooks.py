@@ -67,15 +67,10 @@ def changed() -> set[Path]:
 
 def daily() -> list[Path]:
     """Chapters that take at most :data:`BRIEF` seconds, one set of exercises, and whatever has changed."""
-    seconds = {name: row["seconds"] for name, row in json.loads(CHAPTERS.read_text())["metrics"].items()}
-    always = [ROOT / "exercises" / "source" / "04_consistency.ipynb"]
-    brief = [
-        p
-        for p in notebooks([])
-        if p.relative_to(ROOT).parts[0] == "book" and seconds.get(p.stem, BRIEF + 1) <= BRIEF
-    ]
-    chosen = {*always, *changed(), *brief}
-    return [p for p in notebooks([]) if p in chosen]
+    rows = json.loads(CHAPTERS.read_text())["metrics"]
+    brief = {name for name, row in rows.items() if row["seconds"] <= BRIEF}
+    chosen = changed() | {ROOT / "exercises" / "source" / "04_consistency.ipynb"}
+    return [p for p in notebooks([]) if p in chosen or (p.is_relative_to(ROOT / "book") and p.stem in brief)]
 
 
 def shown(path: Path) -> str:
