@@ -5,6 +5,7 @@ from. Every run leaves a record in ``results/runs/``, under a name of its own.
 """
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -50,6 +51,10 @@ class _Command:
     """Folder of the run; runs/<recipe> by default."""
     results: Path = Path("results/runs")
     """Folder of the results record."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the networks; auto is what the GPU is good at, and on a CPU bf16 where a trial finds it faster, else fp32."""
+    compile: bool | None = None
+    """Compile the networks; by default those of images on CUDA, where Triton is there."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +71,10 @@ class _Run(_Command):
     """Another learning rate than the recipe's."""
     seed: int | None = None
     """Another seed than the recipe's."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of the networks; auto is what the GPU is good at, and on a CPU bf16 where a trial finds it faster, else fp32."""
-    compile: bool | None = None
-    """Compile the networks; by default on CUDA only."""
     micro_batch: int | None = None
     """At most so many samples at once; gradients are accumulated over the batch."""
+    ema: float | None = None
+    """Another rate of the sampling average than the recipe's: a shorter run needs a lower one, about 1 - 10 / steps."""
     picture_every: int = 0
     """Write a picture of samples every so many steps."""
     tensorboard: bool = False
@@ -222,41 +225,58 @@ class Evaluate(_Command):
         from cdedu.evaluation.comparison import compare, samplers, table
         from cdedu.evaluation.inception import check, score
 
-        recipe, device = get_recipe(self.recipe), pick_device(self.device)
+        recipe = get_recipe(self.recipe)
+        runtime = _runtime(self, recipe)
         writable(self.results)
         folder = self.out or Path("runs") / recipe.name
         sources = {r: _model_source(getattr(self, r), folder, recipe, r) for r in ("teacher", "student")}
         start = time.perf_counter()
-        data = load_data(self.data or recipe.data, self.test_data, self.size)
-        models = [load_teacher(source).to(device) for source in sources.values()]
+        with runtime.first():
+            data = load_data(self.data or recipe.data, self.test_data, self.size)
+            models = [load_teacher(source) for source in sources.values()]
         for model, source in zip(models, sources.values(), strict=True):
             fitting.same_shape(model, source, data)
         recipe = within(within(recipe, models[0]), models[1])
         labelled = any(model.header.classes for model in models)
         if labelled and data.test_labels is None:
             raise ValueError(f"{sources['teacher']} needs labels, which {data.name} does not have")
-        if labelled or self.guidance is not None:
-            for i, (model, source) in enumerate(zip(models, sources.values(), strict=True)):
-                fitting.same_labels(model, source, data)
-                weight = self.guidance if i == 0 or fitting.takes_guidance(model) else None
-                model, cond = fitting.conditioned(model, source, weight)
-                if cond.pop("labels", None) is not None:
-                    models[i] = Labelled(model, data.test_labels, **cond)
         if self.inception:
             check(data)
-        slow = device.type == "cpu" and data.train[0].numel() >= 3 * 32 * 32
+        called: list[Any] = []
+        for model, source in zip(models, sources.values(), strict=True):
+            cond: dict[str, Any] = {}
+            if labelled or self.guidance is not None:
+                fitting.same_labels(model, source, data)
+                weight = self.guidance if not called or fitting.takes_guidance(model) else None
+                model, cond = fitting.conditioned(model, source, weight)
+            fast = runtime.freeze(model)
+            with_labels = cond.pop("labels", None) is not None
+            called.append(Labelled(fast, data.test_labels, **cond) if with_labels else fast)
+        slow = runtime.device.type == "cpu" and data.train[0].numel() >= 3 * 32 * 32
         trial = slow if self.trial is None else self.trial
         seeds = self.seeds or (1 if trial else 5)
-        metrics = compare(recipe, *models, data, seeds, self.samples, partial(tqdm, desc="evaluate"), trial)
+        bar = partial(tqdm, disable=not runtime.main)
+        metrics = compare(
+            recipe, *called, data, seeds, self.samples, partial(bar, desc="evaluate"), trial, runtime
+        )
         if self.inception:
-            every, metrics["inception"] = samplers(recipe, *models), {}
-            for name in tqdm(("teacher_heun_35", "student_1", "student_2"), desc="inception"):
-                found = score(every[name][1], recipe, data, device, self.samples or 50_000)
-                metrics["inception"][name] = found
-        print(table(metrics))
-        facts = {"device": str(device), "seconds": time.perf_counter() - start, "metrics": metrics}
-        record = write_run_record(self.results, f"{recipe.name}-evaluate", recipe, data, **facts, **sources)
-        print(f"record: {record}")
+            every, scores = samplers(recipe, *called), {}
+            for name in bar(("teacher_heun_35", "student_1", "student_2"), desc="inception"):
+                scores[name] = score(every[name][1], recipe, data, runtime, self.samples or 50_000)
+            metrics["inception"] = scores
+        if runtime.main:
+            print(table(metrics))
+            facts = {
+                "device": str(runtime.device),
+                "seconds": time.perf_counter() - start,
+                "metrics": metrics,
+            }
+            facts["runtime"] = runtime.describe()
+            record = write_run_record(
+                self.results, f"{recipe.name}-evaluate", recipe, data, **facts, **sources
+            )
+            print(f"record: {record}")
+        runtime.wait()
 
 
 @dataclass(frozen=True)
@@ -332,7 +352,12 @@ def _prepare(command: _Run, role: str) -> Run:
     state = folder / f"{role}.state.safetensors"
     begun = read_header(state) if command.resume and state.is_file() else None
     runtime = _runtime(command, recipe, begun)
-    changes = {"steps": command.max_steps, "batch": command.batch, "lr": command.lr}
+    changes = {
+        "steps": command.max_steps,
+        "batch": command.batch,
+        "lr": command.lr,
+        "ema": command.ema,
+    }
     if command.from_weights:
         changes["warmup"] = max(usual.warmup, 500)
     if command.batch is None and runtime.device.type == "cpu":
@@ -416,10 +441,11 @@ def _digest(source: str) -> str:
     return sha256(files[0] if path.is_dir() else path)
 
 
-def _runtime(command: _Run, recipe: Recipe, begun: dict[str, Any] | None = None) -> Runtime:
+def _runtime(command: _Command, recipe: Recipe, begun: dict[str, Any] | None = None) -> Runtime:
     """One process here, or one of several where torchrun or accelerate launch started us.
 
-    A run that is resumed goes on in the precision that it began in, which the header of its state says.
+    A run that is resumed goes on in the precision that it began in, and with parts of a batch that had fitted into memory; the
+    header of its state says both.
     """
     device, precision = pick_device(command.device), command.precision
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -430,10 +456,30 @@ def _runtime(command: _Run, recipe: Recipe, begun: dict[str, Any] | None = None)
         # Toys and digits, which take minutes anyway, are the same on every CPU; several processes might find differently.
         small = recipe.network.kind == "mlp" or recipe.data.endswith("digits")
         precision = "fp32" if device.type != "cuda" and (small or several) else fast_precision(device)
-    compiled = device.type == "cuda" if command.compile is None else command.compile
+    compiled = command.compile
+    if compiled is None:
+        pays = device.type == "cuda" and recipe.network.kind not in ("mlp", "set")
+        compiled = pays and _cannot_compile(device) is None
+        if pays and not compiled:
+            print(f"networks are not compiled: {_cannot_compile(device)}", file=sys.stderr)
+    elif compiled and (reason := _cannot_compile(device)):
+        raise ValueError(f"--compile True: {reason}; leave it out")
+    parts = getattr(command, "micro_batch", None) or (begun or {}).get("micro_batch")
     if several:
-        return Distributed(precision, compiled, command.micro_batch, cpu=device.type == "cpu")
-    return Runtime(device, precision, compiled, command.micro_batch)
+        return Distributed(precision, compiled, parts, cpu=device.type == "cpu")
+    return Runtime(device, precision, compiled, parts)
+
+
+def _cannot_compile(device: torch.device) -> str | None:
+    """What torch.compile misses on this machine, or None."""
+    from torch.utils._triton import has_triton
+
+    if device.type == "cuda":
+        return None if has_triton() else "there is no Triton for this GPU (pip install triton)"
+    compilers = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++", "cl"]
+    if any(map(shutil.which, compilers)):
+        return None
+    return f"there is no C++ compiler ({' or '.join(compilers)})"
 
 
 def _model_source(wanted: str | None, folder: Path, recipe: Recipe, role: str) -> str:

@@ -29,6 +29,8 @@ SAVE_EVERY = 30.0
 """Seconds between checkpoints, at least."""
 SAVING_SHARE = 0.05
 """Share of the time that may go into saving; large checkpoints are saved less often."""
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+"""What ends a run in good order."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +76,17 @@ class Run:
         return self.facts | {"labels": self.data.label_count()} | names
 
     def drive(self, states: Iterator[State]) -> None:
-        """Go through the loop to its end, or to Ctrl-C or SIGTERM, which leave a checkpoint and exit with 128 + signal."""
+        """Go through the loop to its end, or to Ctrl-C, SIGTERM or SIGUSR1, which leave a checkpoint and exit with 128 + signal.
+
+        SIGUSR1 is the early warning of a cluster's scheduler. The step under way is finished first; several processes, which must
+        stop at the same step, agree on it every :attr:`~cdedu.runtime.Runtime.look` steps.
+        """
         from tqdm.auto import tqdm
 
         board = self._board()
-        stop: list[int] = []  # the step under way is finished first, so that the state is whole
-        signals = (signal.SIGINT, signal.SIGTERM)
-        previous = {s: signal.signal(s, lambda number, frame: stop.append(number)) for s in signals}
-        look = 1 if self.runtime.device.type == "cpu" else 25  # a look at the loss waits for the GPU
+        stop: list[int] = []
+        previous = {s: signal.signal(s, lambda number, frame: stop.append(number)) for s in SIGNALS}
+        look = self.runtime.look
         start = saved = time.perf_counter()
         saving, first, state, bar = 0.0, 0, None, None
         losses: deque[float] = deque(maxlen=100)
@@ -106,7 +111,8 @@ class Run:
                     self._picture(state)
                 if state.step == state.steps:
                     break  # all that is left is to write the results
-                stopping = self.runtime.any(bool(stop)) if state.step % look == 0 else False
+                agreed = self.runtime.world == 1 or state.step % look == 0
+                stopping = self.runtime.any(bool(stop)) if agreed else False
                 due = time.perf_counter() - saved > max(SAVE_EVERY, saving / SAVING_SHARE)
                 if (stopping or due) and self.runtime.main:
                     begun = time.perf_counter()
@@ -117,6 +123,7 @@ class Run:
                     bar.close()
                     if self.runtime.main:
                         print(f"stopped after step {state.step}; add --resume to go on", file=sys.stderr)
+                    self.runtime.wait()  # a process that ends early can take the one that saves with it
                     raise SystemExit(128 + (stop or [signal.SIGTERM])[0])
         except FloatingPointError:
             # On a GPU the trouble is noticed late, and these weights may be spoiled; then the older checkpoint is the good one.
@@ -133,6 +140,7 @@ class Run:
             print("nothing to do: the run had already reached its last step")
         elif self.runtime.main:
             self._finish(state, losses, first, time.perf_counter() - start)
+        self.runtime.wait()
 
     def images(self, state: State) -> int:
         """How many training images the weights have seen, those of the run before a warm restart included."""
@@ -148,7 +156,8 @@ class Run:
                     temporary.hardlink_to(self.state_path)
                 except OSError:  # a file system without links, such as a mounted drive
                     shutil.copyfile(self.state_path, temporary)
-        facts = {"images": self.images(state), "precision": self.runtime.precision, **self.known()}
+        how = {"precision": self.runtime.precision, "micro_batch": self.runtime.micro_batch}
+        facts = {"images": self.images(state), **how, **self.known()}
         checkpoints.save_state(self.state_path, state, **facts)
 
     def _finish(self, state: State, losses: deque[float], first: int, seconds: float) -> None:

@@ -7,12 +7,18 @@ import time
 import timeit
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+
+LOOK = 25
+"""Steps between two looks at a number that a GPU has computed: a look waits for all that the GPU was given before."""
+PATIENCE = timedelta(hours=2)
+"""How long processes wait for one another: for the one that decodes a data set, or scores 50,000 pictures."""
 
 
 class Runtime:
@@ -24,7 +30,8 @@ class Runtime:
         compile: compile the networks (CUDA; needs a C++ compiler elsewhere).
         micro_batch: at most so many samples at once; gradients are accumulated over a batch. All at once by default, and
             halved, with a message, when memory runs out.
-        channels_last: the order of an image network's weights in memory; by default on CUDA.
+        channels_last: the order of an image network's weights in memory; by default where networks are compiled for CUDA. Eager
+            group norm knows only the other order, and would convert back and forth.
     """
 
     rank, world = 0, 1
@@ -39,7 +46,7 @@ class Runtime:
     ) -> None:
         self.device = torch.device(device)
         cuda = self.device.type == "cuda"
-        self.channels_last = cuda if channels_last is None else channels_last
+        self.channels_last = cuda and compile if channels_last is None else channels_last
         self.precision, self.compile, self.micro_batch = precision, compile, micro_batch
         if precision not in ("fp32", "bf16", "fp16"):
             raise ValueError(f"precision {precision!r} is not known; use fp32, bf16 or fp16")
@@ -49,11 +56,18 @@ class Runtime:
         if precision == "fp16" and self.device.type == "cpu":
             raise ValueError("fp16 needs a GPU; use bf16 or fp32 on the CPU")
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+        if cuda:
+            torch.backends.cudnn.benchmark = True  # shapes repeat: the fastest convolution is worth a search
 
     @property
     def main(self) -> bool:
         """Whether this process prints and writes files."""
         return self.rank == 0
+
+    @property
+    def look(self) -> int:
+        """Every so many steps the loss is looked at, and whether a signal came."""
+        return 1 if self.device.type == "cpu" else LOOK
 
     def first(self) -> AbstractContextManager[Any]:
         """Inside, one process of a machine goes first (fetching data, say), and the others find its work done."""
@@ -90,6 +104,14 @@ class Runtime:
         """Inside, gradients are accumulated and not yet exchanged between processes."""
         return nullcontext()
 
+    def trying(self, size: int) -> bool:
+        """Whether parts of this size have not been through a whole step: then gradients are exchanged by :meth:`agree`."""
+        return False
+
+    def agree(self, fits: bool, size: int, model: nn.Module) -> bool:
+        """Whether memory sufficed for parts of this size in every process; exchanges the gradients of a size that is tried."""
+        return fits
+
     def backward(self, loss: Tensor) -> None:
         self.scaler.scale(loss).backward()
 
@@ -102,9 +124,16 @@ class Runtime:
         """The mean over processes."""
         return value
 
+    def gather(self, value: Tensor) -> Tensor:
+        """The rows of all processes, those of the first come first; equally many in each."""
+        return value
+
     def any(self, flag: bool) -> bool:
         """Whether the flag is up in any process: all of them must stop at the same step."""
         return flag
+
+    def wait(self) -> None:
+        """Until all processes are here."""
 
     def describe(self) -> dict[str, Any]:
         """What a results record says of it."""
@@ -114,20 +143,28 @@ class Runtime:
             "compile": self.compile,
             "micro_batch": self.micro_batch,
             "channels_last": self.channels_last,
-            "tf32": torch.backends.cuda.matmul.allow_tf32 if self.device.type == "cuda" else None,
+            "tf32": self._tf32() if self.device.type == "cuda" else None,
         }
+
+    def _tf32(self) -> dict[str, bool]:
+        """What ``fp32`` means on this GPU: by PyTorch's defaults convolutions round their factors to TF32, products of matrices do not."""
+        return {"matmul": torch.backends.cuda.matmul.allow_tf32, "cudnn": torch.backends.cudnn.allow_tf32}
 
     def shrink(self, size: int, block: int) -> None:
         """Halve the parts of a batch after memory ran out; a MemoryError if they cannot be halved."""
         half = size // 2 // block * block
-        if self.world > 1 or not half:
+        if not half:
             raise MemoryError(
                 f"{self.device} has too little memory for {size} samples at once; "
                 f"use a smaller --micro-batch and --block (now {block}), bf16, or a smaller network"
-            ) from None
-        torch.cuda.empty_cache()
+            )
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
         self.micro_batch = half
-        print(f"memory ran out with {size} samples at once; going on with {half}, the batch stays the same")
+        if self.main:
+            print(
+                f"memory ran out with {size} samples at once; going on with {half}, the batch stays the same"
+            )
 
     def _compiled(self, model: nn.Module) -> nn.Module:
         """In place: the names of the weights stay as they are."""
@@ -192,12 +229,17 @@ class Distributed(Runtime):
         cpu: bool = False,
     ) -> None:
         from accelerate import Accelerator
+        from accelerate.utils import InitProcessGroupKwargs
 
         mixed = {"fp32": "no"}.get(precision, precision)
         on_cpu = cpu or not torch.cuda.is_available()
-        self.accelerator: Accelerator = Accelerator(mixed_precision=mixed, cpu=on_cpu)
+        patience = [InitProcessGroupKwargs(timeout=PATIENCE)]
+        self.accelerator: Accelerator = Accelerator(
+            mixed_precision=mixed, cpu=on_cpu, kwargs_handlers=patience
+        )
         super().__init__(self.accelerator.device, precision, compile, micro_batch)
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+        self._tried: set[int] = set()
 
     def first(self) -> AbstractContextManager[Any]:
         return self.accelerator.local_main_process_first()
@@ -214,8 +256,35 @@ class Distributed(Runtime):
     def waiting(self, model: Any) -> AbstractContextManager[Any]:
         return self.accelerator.no_sync(model.module if isinstance(model, Precise) else model)
 
+    def trying(self, size: int) -> bool:
+        return size not in self._tried
+
+    def agree(self, fits: bool, size: int, model: nn.Module) -> bool:
+        """A process that ran out of memory inside backward would leave the others waiting for its gradients. So the first step of
+        each size exchanges none until all have said that theirs are there; later ones do it within backward."""
+        if not self.trying(size):
+            if not fits:
+                raise MemoryError(
+                    f"process {self.rank}: memory ran out with {size} samples at once, which had fitted before; the state that was "
+                    "saved is kept, add --resume and a smaller --micro-batch to go on"
+                )
+            return True
+        if self.any(not fits):
+            return False
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad = self.mean(parameter.grad)
+        self._tried.add(size)
+        return True
+
     def mean(self, value: Tensor) -> Tensor:
         return self.accelerator.reduce(value, "mean")
 
+    def gather(self, value: Tensor) -> Tensor:
+        return self.accelerator.gather(value)
+
     def any(self, flag: bool) -> bool:
         return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.device), "sum") > 0)
+
+    def wait(self) -> None:
+        self.accelerator.wait_for_everyone()

@@ -5,10 +5,12 @@ the student is compared with (the student itself, gradient stopped, where μ = 0
 """
 
 import copy
+from itertools import compress
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from cdedu.noise import SIGMA_MIN, Sigma, sigma_like
 from cdedu.teacher import Preconditioned, Teacher
@@ -94,14 +96,23 @@ class EMA(AveragedModel):
     """
 
     def __init__(self, model: nn.Module, rate: float) -> None:
-        super().__init__(model, multi_avg_fn=get_ema_multi_avg_fn(_check_rate(rate)), use_buffers=True)
-        self.rate = rate
+        super().__init__(model, use_buffers=True)
+        self.rate = _check_rate(rate)
         self.requires_grad_(False)
 
+    @torch.no_grad()
     def update(self, model: nn.Module, rate: float | None = None) -> None:
-        """One step of the average."""
-        self.multi_avg_fn = get_ema_multi_avg_fn(_check_rate(self.rate if rate is None else rate))
-        self.update_parameters(model)
+        """One step of the average. The count of the steps stays on the CPU, so that no GPU is waited for."""
+        rate = _check_rate(self.rate if rate is None else rate)
+        mine, new = ([*m.parameters(), *m.buffers()] for m in (self.module, model))
+        moving = [t.is_floating_point() for t in mine]
+        torch._foreach_lerp_(
+            [*compress(mine, moving)], [*compress(new, moving)], 1 - rate if self.n_averaged else 1.0
+        )
+        for count, now in zip(mine, new, strict=True):
+            if not count.is_floating_point():
+                count.copy_(now)
+        self.n_averaged += 1
 
 
 def _check_rate(rate: float) -> float:

@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from inspect import signature
 from typing import Any, TypeVar
 
@@ -62,6 +62,8 @@ class State:
     step: int = 0
     mean_loss: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
     """Loss of the last step, on the device."""
+    scaler: torch.amp.GradScaler | None = None
+    """The scale of fp16 gradients, which grows and shrinks with what it meets."""
 
     @property
     def loss(self) -> float:
@@ -91,11 +93,15 @@ class State:
         for part, optimizer in self.optimizers().items():
             for i, slots in optimizer.state_dict()["state"].items():
                 out |= {f"{part}.{i}.{name}": t for name, t in slots.items()}
+        if self.scaler is not None:  # nothing where gradients are not scaled
+            numbers = self.scaler.state_dict()
+            out |= {f"scaler.{name}": torch.tensor(x, dtype=torch.float64) for name, x in numbers.items()}
         return out
 
     def restore(self, tensors: dict[str, Tensor], step: int) -> None:
         """The inverse of :meth:`tensors`; a ValueError if they belong to another recipe, or to another kind of run."""
-        parts: dict[str, dict[str, Tensor]] = {name: {} for name in (*self.modules(), *self.optimizers())}
+        names = (*self.modules(), *self.optimizers(), "scaler")
+        parts: dict[str, dict[str, Tensor]] = {name: {} for name in names}
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
             if part not in parts:
@@ -117,6 +123,9 @@ class State:
                 slots.setdefault(int(i), {})[slot] = tensor
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        if self.scaler is not None and self.scaler.is_enabled() and parts["scaler"]:
+            usual = self.scaler.state_dict()
+            self.scaler.load_state_dict({key: type(usual[key])(t) for key, t in parts["scaler"].items()})
         self.step = step
 
 
@@ -137,15 +146,26 @@ class Setting:
     target: Denoiser
     """f_θ⁻."""
     batches: "Batches"
+    grids: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     @property
     def recipe(self) -> Recipe:
         return self.state.recipe
 
-    @cached_property
-    def sigmas(self) -> Tensor:
-        """The recipe's noise grid, on the device."""
-        return self.recipe.sigmas().to(self.batches.device)
+    def sigmas(self, n: int | None = None) -> Tensor:
+        """The recipe's noise grid of n points, on the device; made once."""
+        return self._grid(n or self.recipe.student.points)[0]
+
+    def often(self, n: int | None = None) -> Tensor:
+        """How often each of its steps is drawn, (n − 1,), likewise."""
+        return self._grid(n or self.recipe.student.points)[1]
+
+    def _grid(self, n: int) -> tuple[Tensor, Tensor]:
+        if n not in self.grids:
+            sigmas, stage = self.recipe.sigmas(n), self.recipe.student
+            often = stage.log_sigma.grid_weights(sigmas) if stage.index == "lognormal" else torch.ones(n - 1)
+            self.grids[n] = sigmas.to(self.batches.device), often.to(self.batches.device)
+        return self.grids[n]
 
     def draw(self, part: range, level: Level) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """x0, noise levels or steps of the grid by ``level``, noise, and condition, for a part of this step's batch."""
@@ -306,28 +326,26 @@ def distillation(
         distance: your own d, (B, ...), (B, ...) → (B,), in place of the recipe's.
     """
     solver = solvers.heun_step if run.recipe.student.solver == "heun" else solvers.euler_step
-    x0, options = _on_grid(run, part, run.sigmas, distance)
+    x0, options = _on_grid(run, part, None, distance)
     loss = loss or distillation_loss
-    return loss(run.model, run.target, teacher, x0, run.sigmas, solver=solver, **options)
+    return loss(run.model, run.target, teacher, x0, run.sigmas(), solver=solver, **options)
 
 
 def consistency(
     run: Setting, part: range, *, points: Callable[[int], int], distance: Distance | None = None
 ) -> Tensor:
     """Consistency training: the same without a teacher, on a grid of ``points(step)`` points."""
-    sigmas = run.recipe.sigmas(points(run.state.step)).to(run.batches.device)
-    x0, options = _on_grid(run, part, sigmas, distance)
-    return consistency_training_loss(run.model, run.target, x0, sigmas, **options)
+    n = points(run.state.step)
+    x0, options = _on_grid(run, part, n, distance)
+    return consistency_training_loss(run.model, run.target, x0, run.sigmas(n), **options)
 
 
 def _on_grid(
-    run: Setting, part: range, sigmas: Tensor, distance: Distance | None
+    run: Setting, part: range, n: int | None, distance: Distance | None
 ) -> tuple[Tensor, dict[str, Any]]:
-    """x0 of a part of a batch, and what a loss on a noise grid is given with it."""
+    """x0 of a part of a batch, and what a loss on a noise grid of n points is given with it."""
     stage = run.recipe.student
-    lognormal = stage.index == "lognormal"
-    often = stage.log_sigma.grid_weights(sigmas) if lognormal else torch.ones(len(sigmas) - 1)
-    x0, index, noise, cond = run.draw(part, partial(draw_steps, often))
+    x0, index, noise, cond = run.draw(part, partial(draw_steps, run.often(n)))
     weight = inverse_gap if stage.weight == "inverse_gap" else None
     measure = {"distance": distance or DISTANCES[stage.distance], "weight": weight}
     return x0, {"index": index, "noise": noise, **measure, **cond}
@@ -430,6 +448,7 @@ def begin(
     average, *averages = (EMA(model, rate) for rate in (stage.ema, *stage.more_emas))
     optimizer = optimizer or {"teacher": torch.optim.Adam, "student": torch.optim.RAdam}[role]
     moving = optimizer(model.parameters(), lr=stage.lr)
+    more["scaler"] = runtime.scaler
     return kind(recipe, role, stage.steps, model, average, moving, target, averages, **more)
 
 
@@ -469,30 +488,20 @@ def optimise(setting: Setting, runtime: Runtime, loss: Callable[[Setting, range]
     """One step: the losses of this process's samples, part by part; the optimiser; the sampling averages.
 
     Raises:
-        FloatingPointError: when the loss is no number (on a GPU this is looked at every 50 steps), or the last step's weights
-            are not finite.
+        FloatingPointError: when the loss is no number (looked at every :attr:`~cdedu.runtime.Runtime.look` steps), or the last
+            step's weights are not finite.
+        MemoryError: when memory does not suffice for a single block.
     """
-    state, batches, done = setting.state, setting.batches, False
+    state, batches = setting.state, setting.batches
     stage = getattr(state.recipe, state.role)
-    while not done:
-        parts = batches.parts(runtime.micro_batch)
-        total = torch.zeros((), device=runtime.device)
-        state.optimizer.zero_grad(set_to_none=True)
-        try:
-            for part in parts:
-                with (
-                    runtime.waiting(setting.model) if part is not parts[-1] else nullcontext(),  # type: ignore[arg-type]
-                    seeded(*batches.key(state.step, part.start)),
-                ):
-                    mean = loss(setting, part).sum() / batches.mine
-                    runtime.backward(mean)
-                total += mean.detach()
-            done = True
-        except torch.OutOfMemoryError:
-            runtime.shrink(len(parts[0]), batches.block)
+    while True:
+        size = len(batches.parts(runtime.micro_batch)[0])
+        total = _gradients(setting, runtime, loss)
+        if runtime.agree(total is not None, size, state.model) and total is not None:
+            break
+        runtime.shrink(size, batches.block)
     state.mean_loss = runtime.mean(total)
-    # Looking at the loss waits for a GPU, so there it is done now and then.
-    if (runtime.device.type == "cpu" or state.step % 50 == 0) and not math.isfinite(state.loss):
+    if (state.step + 1) % runtime.look == 0 and not math.isfinite(state.loss):
         raise FloatingPointError(
             f"the loss became {state.loss} at step {state.step + 1} of {state.steps}; the weights of step {state.step} "
             f"are kept. Try a smaller {state.role}.lr than {state.optimizer.param_groups[0]['lr']:g}"
@@ -506,6 +515,31 @@ def optimise(setting: Setting, runtime: Runtime, loss: Callable[[Setting, range]
     state.step += 1
     if state.step == state.steps:
         check_finite(state)
+
+
+def _gradients(setting: Setting, runtime: Runtime, loss: Callable[[Setting, range], Tensor]) -> Tensor | None:
+    """The gradients of a step; the mean loss of this process's samples, or None where memory ran out.
+
+    When it returns, nothing holds the graph any more: what memory it took is free for another try.
+    """
+    state, batches = setting.state, setting.batches
+    parts = batches.parts(runtime.micro_batch)
+    alone = runtime.trying(len(parts[0]))
+    total = torch.zeros((), device=runtime.device)
+    state.optimizer.zero_grad(set_to_none=True)
+    try:
+        for part in parts:
+            with (
+                runtime.waiting(setting.model) if alone or part is not parts[-1] else nullcontext(),  # type: ignore[arg-type]
+                seeded(*batches.key(state.step, part.start)),
+            ):
+                mean = loss(setting, part).sum() / batches.mine
+                runtime.backward(mean)
+            total += mean.detach()
+    except torch.OutOfMemoryError:
+        state.optimizer.zero_grad(set_to_none=True)
+        return None
+    return total
 
 
 def check_finite(state: State) -> None:
@@ -580,7 +614,7 @@ class Batches:
 
     def _block(self, step: int, start: int, level: Level) -> dict[str, Tensor]:
         """The samples that share a generator; the order of the draws is part of the seed."""
-        generator = torch.Generator(self.device).manual_seed(_seed(*self.key(step, start)))
+        generator = torch.Generator(self.device).manual_seed(seed_of(*self.key(step, start)))
         options: dict[str, Any] = {"generator": generator, "device": self.device}
         which = torch.randint(len(self.train), (self.block,), **options)
         x = to_unit(self.train[which])
@@ -599,7 +633,7 @@ class Batches:
         return out
 
 
-def _seed(*key: int | str) -> int:
+def seed_of(*key: int | str) -> int:
     """A 63-bit seed from numbers and names, well mixed."""
     words = [k if isinstance(k, int) else int.from_bytes(k.encode(), "little") for k in key]
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
@@ -609,5 +643,5 @@ def _seed(*key: int | str) -> int:
 def seeded(*key: int | str) -> Iterator[None]:
     """PyTorch's global generators (initial weights, dropout masks) seeded inside, and put back afterwards."""
     with torch.random.fork_rng(range(torch.cuda.device_count())):
-        torch.manual_seed(_seed(*key))
+        torch.manual_seed(seed_of(*key))
         yield

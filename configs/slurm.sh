@@ -1,21 +1,24 @@
 #!/bin/bash
-# A run on a SLURM cluster, from the folder of the project, in an environment where cdedu is installed:
+# A run on a Slurm cluster, from the folder of the project, in an environment where cdedu is installed:
 #
 #   sbatch configs/slurm.sh distill imagenet64 --data /path/to/imagenet.zip --size 64
 #   sbatch --nodes=1 configs/slurm.sh distill cifar10
 #
-# Submit it as often as the run needs allocations: jobs of one name run one after another, and each goes on where the one before
-# stopped. Give another run another --job-name. With --out, add --resume yourself.
+# Submit it once: ten minutes before the time is up the run saves its state and ends, and the job queues again by itself until the
+# run has reached its end. With --out FOLDER, the state is looked for there.
 #SBATCH --job-name=cdedu
 #SBATCH --dependency=singleton
 #SBATCH --nodes=8
-#SBATCH --ntasks-per-node=1
+#SBATCH --ntasks-per-node=8
 #SBATCH --gpus-per-node=8
-#SBATCH --cpus-per-task=32
+#SBATCH --cpus-per-task=4
 #SBATCH --time=24:00:00
-#SBATCH --signal=TERM@180
+#SBATCH --signal=USR1@600
+#SBATCH --requeue
+#SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
-# The signal comes three minutes before the end: the step under way is finished and the state is saved.
+# Every GPU has a task of its own, started by srun and not by torchrun: Slurm signals tasks directly and leaves them all of the ten
+# minutes, while torchrun kills its workers after thirty seconds.
 
 set -euo pipefail
 
@@ -24,13 +27,20 @@ if [ $# -lt 2 ]; then
   exit 2
 fi
 
-role=student
+role=student folder=runs/$2
 if [ "$1" = train ]; then role=teacher; fi
-if [ -f "runs/$2/$role.state.safetensors" ]; then set -- "$@" --resume; fi
+for ((i = 1; i < $#; i++)); do
+  if [ "${!i}" = --out ]; then next=$((i + 1)) && folder=${!next}; fi
+done
+if [ -f "$folder/$role.state.safetensors" ] && [[ " $* " != *" --resume "* ]]; then set -- "$@" --resume; fi
 
-host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-export OMP_NUM_THREADS=4
+MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+export MASTER_ADDR MASTER_PORT=29500 WORLD_SIZE=$SLURM_NTASKS OMP_NUM_THREADS=4
 
-srun torchrun --nnodes "$SLURM_NNODES" --nproc_per_node "${SLURM_GPUS_ON_NODE:-8}" \
-  --rdzv_id "$SLURM_JOB_ID" --rdzv_backend c10d --rdzv_endpoint "$host:29500" \
-  -m cdedu.cli "$@"
+ended=0
+# shellcheck disable=SC2016
+srun --kill-on-bad-exit=0 bash -c 'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID exec python -m cdedu.cli "$@"' cdedu "$@" || ended=$?
+
+# 128 + the signal that ended it: USR1 (10) or TERM (15).
+if [ "$ended" = 138 ] || [ "$ended" = 143 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+exit "$ended"

@@ -50,6 +50,15 @@ def daily(pages: list[str], *always: str) -> list[Any]:
     ]
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What needs a GPU says so where there is none."""
+    if item.get_closest_marker("cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA GPU")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _few_threads() -> None:
     """Parallel test workers share the cores."""

@@ -269,7 +269,7 @@ def test_precision_is_chosen_by_the_gpus_capability(monkeypatch, capability, wan
     monkeypatch.setattr(cli, "Runtime", lambda *a: made.append(a))
     cli._runtime(cli.Train("toy", device="cuda"), recipes["toy"])
     cli._runtime(cli.Train("toy", device="cpu"), recipes["toy"])
-    assert made == [(torch.device("cuda"), wanted, True, None), (torch.device("cpu"), "fp32", False, None)]
+    assert made == [(torch.device("cuda"), wanted, False, None), (torch.device("cpu"), "fp32", False, None)]
 
 
 def interrupt(monkeypatch, role: str, step: int, number: int = signal.SIGINT) -> None:

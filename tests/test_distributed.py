@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from cdedu import checkpoints, cli
+from cdedu.evaluation import comparison
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 WORDS = "toy --max-steps 30 --block 128 --device cpu".split()
@@ -83,6 +84,59 @@ def test_two_processes_give_the_weights_of_one(call):
     call(*longer, "--out", "one")
     assert difference("one/student.safetensors", "two/student.safetensors") < 1e-4
     assert records("student")[-1]["resumed_at"] == 30
+
+
+FULL = """
+import os, sys
+import torch
+from cdedu import cli, training
+from cdedu.evaluation import comparison
+
+class Full(torch.autograd.Function):
+    @staticmethod
+    def forward(_, x):
+        return x.clone()
+    @staticmethod
+    def backward(_, grad):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+loss = training.denoising_loss
+def limited(*args, **kwargs):
+    out = loss(*args, **kwargs)
+    return Full.apply(out) if os.environ["RANK"] == "1" and len(out) > 64 else out
+
+training.denoising_loss, comparison.BATCH = limited, 60
+for words in sys.argv[1].split(";"):
+    sys.argv = ["cdedu", *words.split()]
+    cli.main()
+"""
+
+
+def test_memory_that_runs_out_in_one_process_halves_the_parts_of_both_and_samples_are_shared(
+    call, tmp_path, monkeypatch
+):
+    """The second process has no room for its 256 samples, inside backward, where the first would wait for its gradients."""
+    (tmp_path / "full.py").write_text(FULL)
+    words = "train toy --max-steps 4 --block 64 --device cpu"
+    measure = "evaluate toy --samples 250 --seeds 2 --trial True --device cpu --results"
+    done = subprocess.run(
+        [*TORCHRUN, "full.py", f"{words} --out two;{measure} shared"],
+        env=ENV | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [line for line in done.stdout.splitlines() if line.startswith("memory ran out")] == [
+        f"memory ran out with {n} samples at once; going on with {n // 2}, the batch stays the same"
+        for n in (256, 128)
+    ]
+    assert records("teacher")[0]["runtime"]["micro_batch"] == 64
+    call(*words.split(), "--out", "one")
+    assert difference("one/teacher.safetensors", "two/teacher.safetensors") < 1e-5
+    monkeypatch.setattr(comparison, "BATCH", 60)
+    call(*measure.split(), "alone")
+    shared, alone = (json.loads(next(Path(name).iterdir()).read_text()) for name in ("shared", "alone"))
+    assert shared["runtime"]["processes"] == 2 and done.stdout.count("record: shared") == 1
+    for name, row in alone["metrics"]["samplers"].items():
+        assert shared["metrics"]["samplers"][name]["sw"] == pytest.approx(row["sw"], rel=1e-4)
 
 
 @pytest.mark.weekly

@@ -10,12 +10,12 @@ from cdedu.data import Dataset
 from cdedu.evaluation import inception
 from cdedu.evaluation.captions import inception_encoder
 from cdedu.recipes import recipes
+from cdedu.runtime import Runtime
 
 G = torch.Generator().manual_seed(0)
 IMAGES = torch.randint(0, 256, (20, 3, 8, 8), generator=G, dtype=torch.uint8)
 DATA = Dataset("pictures", IMAGES[:15], IMAGES[15:])
 GREY = Dataset("digits", torch.zeros(9, 1, 8, 8), torch.zeros(9, 1, 8, 8))
-CPU = torch.device("cpu")
 
 
 def test_images_become_8_bit_as_they_were_read():
@@ -37,14 +37,14 @@ def test_all_samples_meet_the_whole_training_set(monkeypatch):
         return (x / 80 + 0 * torch.randn(1, generator=generator)).clamp(-1, 1)
 
     monkeypatch.setattr("torch_fidelity.calculate_metrics", calculate)
-    got = inception.score(sampler, recipes["cifar10"], DATA, CPU, samples=25, batch=10, seed=1)
+    got = inception.score(sampler, recipes["cifar10"], DATA, Runtime(), samples=25, batch=10, seed=1)
     assert got == {"samples": 25, "frechet_inception_distance": 3.5, "precision": 0.5}
     (options,) = calls
     fake, real = options["input1"], options["input2"]
-    assert [len(x) for x in starts] == [10, 10, 5] and len(fake) == 25 and len(real) == 15
+    assert [len(x) for x in starts] == [9, 9, 9] and len(fake) == 25 and len(real) == 15
     assert torch.stack([real[i] for i in range(15)]).equal(DATA.train)
     assert (
-        fake[24].equal(inception.to_uint8((starts[2][4] / 80).clamp(-1, 1))) and fake[0].dtype == torch.uint8
+        fake[24].equal(inception.to_uint8((starts[2][6] / 80).clamp(-1, 1))) and fake[0].dtype == torch.uint8
     )
     assert torch.cat(starts).std().item() == pytest.approx(80, rel=0.05)
     assert options["fid"] and options["isc"] and options["prc"] and not options["cuda"]
@@ -56,10 +56,10 @@ def work(*_):
 
 def test_what_cannot_be_scored_is_refused_before_any_work(monkeypatch):
     with pytest.raises(ValueError, match="need 8-bit RGB images, not digits; leave --inception out"):
-        inception.score(work, recipes["digits"], GREY, CPU)
+        inception.score(work, recipes["digits"], GREY, Runtime())
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     with pytest.raises(ValueError, match=r'need torch-fidelity: pip install "cdedu\[full\]"'):
-        inception.score(work, recipes["cifar10"], DATA, CPU)
+        inception.score(work, recipes["cifar10"], DATA, Runtime())
 
 
 def test_weights_that_cannot_be_had_are_said(monkeypatch):
@@ -68,7 +68,7 @@ def test_weights_that_cannot_be_had_are_said(monkeypatch):
 
     monkeypatch.setattr("torch_fidelity.calculate_metrics", offline)
     with pytest.raises(OSError, match="weights are not cached and could not be downloaded .*no way out"):
-        inception.score(lambda x, g: x, recipes["cifar10"], DATA, CPU, samples=2)
+        inception.score(lambda x, g: x, recipes["cifar10"], DATA, Runtime(), samples=2)
 
 
 class Thief:

@@ -1,5 +1,6 @@
 """Teacher against student: the measurements that the book quotes, the same for the command line and the scripts."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from statistics import median
@@ -20,8 +21,10 @@ from cdedu.evaluation import (
     spread,
 )
 from cdedu.recipes import Recipe
+from cdedu.runtime import Runtime
 from cdedu.samplers import Progress, sample_consistency, sample_ddpm, sample_euler, sample_heun
 from cdedu.teacher import Denoiser
+from cdedu.training import seed_of
 
 Sampler = Callable[[Tensor, torch.Generator], Tensor]
 Row = dict[str, dict[str, float]]
@@ -65,15 +68,21 @@ def draw(
     shape: tuple[int, ...],
     n: int,
     batch: int,
-    device: torch.device,
+    runtime: Runtime,
     generator: torch.Generator,
 ) -> Tensor:
-    """n samples (n, ...) on the CPU, drawn ``batch`` at a time from noise of the greatest level."""
-    parts = []
-    for start in range(0, n, batch):
-        noise = torch.randn((min(batch, n - start), *shape), generator=generator)
-        parts.append(sampler(recipe.sigma_max * noise.to(device), generator).cpu())
-    return torch.cat(parts)
+    """n samples (n, ...) on the CPU, drawn at most ``batch`` at a time from noise of the greatest level.
+
+    Several processes draw a batch each and have them all in the end, the same ones as a single process: each batch after the first
+    has a generator of its own.
+    """
+    size, parts = math.ceil(n / math.ceil(n / batch)), []
+    for first in range(0, n, size * runtime.world):
+        start = first + size * runtime.rank
+        own = torch.Generator().manual_seed(seed_of(generator.initial_seed(), start)) if start else generator
+        noise = torch.randn((size, *shape), generator=own)
+        parts.append(runtime.gather(sampler(recipe.sigma_max * noise.to(runtime.device), own)).cpu())
+    return torch.cat(parts)[:n]
 
 
 class Ruler:
@@ -133,8 +142,12 @@ def compare(
     samples: int | None = None,
     progress: Progress | None = None,
     trial: bool = False,
+    runtime: Runtime | None = None,
 ) -> dict[str, Any]:
     """Distances to the held-out data: medians over sampling seeds, at equal sample sizes, beside the real-to-real floor.
+
+    Args:
+        runtime: several processes share the samples; the main one measures them, and the others return nothing.
 
     Returns:
         A dictionary with ``n``, ``floor``, ``samplers``, ``ratio`` and ``speed``. Each sampler has its number of evaluations and,
@@ -144,13 +157,19 @@ def compare(
     if seeds < 1:
         raise ValueError(f"seeds = {seeds}, but medians need at least one sampling seed")
     ruler = Ruler(data, samples)
-    device = next(student.parameters()).device  # type: ignore[attr-defined]
-    n, shape, large = ruler.n, ruler.shape, ruler.large
+    runtime = runtime or Runtime(next(student.parameters()).device)  # type: ignore[attr-defined]
+    n, shape, large, device = ruler.n, ruler.shape, ruler.large, runtime.device
     measured: dict[str, Any] = {}
     rows = list(samplers(recipe, teacher, student, large, trial).items())
     for name, (evaluations, sampler) in rows if progress is None else progress(rows):
-        drawn = partial(draw, sampler, recipe, shape, n, IMAGE_BATCH if large else BATCH, device)
-        measured[name] = {"evaluations": evaluations, **ruler.over_seeds(drawn, seeds)}
+        drawn = partial(draw, sampler, recipe, shape, n, IMAGE_BATCH if large else BATCH, runtime)
+        if runtime.main:
+            measured[name] = {"evaluations": evaluations, **ruler.over_seeds(drawn, seeds)}
+        else:
+            for seed in range(seeds):
+                drawn(torch.Generator().manual_seed(seed))
+    if not runtime.main:
+        return {}
     base, key = rows[0][0], ruler.first
     first = measured[base][key]["median"]
     batch = 2 if trial else 16 if large and device.type == "cpu" else min(256, n)

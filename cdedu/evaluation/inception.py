@@ -16,6 +16,7 @@ from torch.utils.data import Subset
 from cdedu.data import Dataset
 from cdedu.evaluation.comparison import Sampler, draw
 from cdedu.recipes import Recipe
+from cdedu.runtime import Runtime
 
 
 def to_uint8(x: Tensor) -> Tensor:
@@ -65,12 +66,12 @@ def score(
     sampler: Sampler,
     recipe: Recipe,
     data: Dataset,
-    device: torch.device,
+    runtime: Runtime,
     samples: int = 50_000,
     batch: int = 500,
     seed: int = 0,
 ) -> dict[str, float]:
-    """FID, Inception score, precision and recall of a sampler against the training set.
+    """FID, Inception score, precision and recall of a sampler against the training set; nothing in all processes but the main one.
 
     Raises:
         ValueError: see :func:`check`.
@@ -81,10 +82,12 @@ def score(
 
     shape, generator = tuple(data.train.shape[1:]), torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        fake = draw(lambda x, g: to_uint8(sampler(x, g)), recipe, shape, samples, batch, device, generator)
+        fake = draw(lambda x, g: to_uint8(sampler(x, g)), recipe, shape, samples, batch, runtime, generator)
+    if not runtime.main:
+        return {}
     # One by one, as torch-fidelity wants them.
     fake, real = (Subset(x, range(len(x))) for x in (fake, data.train))
     wanted = {"fid": True, "isc": True, "prc": True, "verbose": False}
     with tensors_only("evaluate without --inception"):
-        found = calculate_metrics(input1=fake, input2=real, cuda=device.type == "cuda", **wanted)
+        found = calculate_metrics(input1=fake, input2=real, cuda=runtime.device.type == "cuda", **wanted)
     return {"samples": samples, **{key: float(value) for key, value in found.items()}}

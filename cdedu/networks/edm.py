@@ -136,7 +136,9 @@ class Block(nn.Module):
         if not self.heads:
             return x
         # Of a head's channels in qkv, 3c is the query's c, 3c + 1 the key's, 3c + 2 the value's.
-        q, k, v = self.qkv(self.norm2(x)).flatten(2).unflatten(1, (self.heads, -1, 3)).permute(3, 0, 1, 4, 2)
+        # Fused attention on a GPU wants a head's channels side by side.
+        qkv = self.qkv(self.norm2(x)).flatten(2).unflatten(1, (self.heads, -1, 3)).permute(3, 0, 1, 4, 2)
+        q, k, v = qkv.contiguous()
         a = F.scaled_dot_product_attention(q, k, v)
         return (x + self.proj(a.transpose(2, 3).reshape(x.shape))) * self.scale
 
