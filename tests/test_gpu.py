@@ -82,7 +82,9 @@ def test_a_size_that_fits_after_all_is_what_a_resumed_run_goes_on_with(tmp_path,
     assert cli._runtime(asked, recipes["toy"], header).micro_batch == 2
 
 
-@pytest.mark.parametrize("here, there, wanted", [(True, True, True), (True, False, False), (False, True, False)])
+@pytest.mark.parametrize(
+    "here, there, wanted", [(True, True, True), (True, False, False), (False, True, False)]
+)
 def test_a_new_size_is_agreed_on_before_gradients_are_exchanged(here, there, wanted):
     """The other process stands in for by what a sum with it gives."""
 
@@ -94,7 +96,9 @@ def test_a_new_size_is_agreed_on_before_gradients_are_exchanged(here, there, wan
     runtime.accelerator = SimpleNamespace(reduce=reduce)
     model.weight.grad = torch.ones(1, 1)
     assert runtime.trying(8) and runtime.agree(here, 8, model) is wanted
-    assert model.weight.grad.item() == (2.0 if wanted else 1.0), "the mean of 1 here and 3 there, or as it was"
+    assert model.weight.grad.item() == (2.0 if wanted else 1.0), (
+        "the mean of 1 here and 3 there, or as it was"
+    )
     assert runtime.trying(8) is not wanted
 
 

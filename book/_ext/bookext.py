@@ -30,7 +30,7 @@ EQUATIONS = ROOT / "book" / "equations.yml"
 PAGES = "book/reference/"
 MODULES = {
     "The method": "noise solvers teacher mixture student perceptual losses samplers editing",
-    "Data and networks": "data data.images data.video data.points data.modes networks networks.edm networks.guided "
+    "Data and networks": "data data.images data.pixels data.video data.points data.modes networks networks.edm networks.guided "
     "networks.latent networks.sets networks.classifiers",
     "A run, from recipe to file": "recipes runtime training checkpoints files records runs",
     "Measuring": "evaluation evaluation.comparison evaluation.inception evaluation.captions course.measures.video "
