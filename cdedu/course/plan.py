@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 from typing import Any, Literal, get_args
 
 import torch
@@ -76,12 +77,13 @@ def forwards(recipe: Recipe, role: Role) -> int:
     """Cost of one training image in forward passes of the network, where the backward pass counts as two.
 
     3 for denoising. A student adds to its own three one for the target, and those of the teacher: two with Heun, one with Euler,
-    none in easy consistency tuning. In the continuous limit the teacher is asked once, and the target's derivative doubles its pass.
+    none in easy consistency tuning. In the continuous limit the teacher is asked once, and the target's pass with its derivative in forward
+    mode costs three: PyTorch multiplies the zeros, too, that stand for the weights' derivative.
     """
     if role == "teacher":
         return 3
     solver = {"heun": 2, "euler": 1}[recipe.student.solver]
-    return 3 + {"distillation": 1 + solver, "easy": 1, "continuous": 2 + 1}[recipe.student.method]
+    return 3 + {"distillation": 1 + solver, "easy": 1, "continuous": 3 + 1}[recipe.student.method]
 
 
 @dataclass(frozen=True)
@@ -97,9 +99,9 @@ class Footprint:
 
 
 @cache
-def footprint(network: Network, shape: tuple[int, ...], precision: Precision = "fp32") -> Footprint:
-    """Parameters, FLOPs and activations of a network on samples of this shape, as on a GPU and without one."""
-    with _no_numbers(precision) as device:
+def footprint(network: Network, shape: tuple[int, ...], half: bool = False) -> Footprint:
+    """Parameters, FLOPs and activations of a network on samples of this shape, as on a GPU, in fp32 or in half precision."""
+    with _no_numbers(half) as device:
         net = network.build(shape).train()
         set_dropout(net, network.dropout)
 
@@ -116,7 +118,7 @@ def lpips_footprint(shape: tuple[int, ...]) -> Footprint:
     """The same of LPIPS and its VGG, which stay in fp32. FLOPs: both images forward, and one backward to its pixels."""
     from torchmetrics.functional.image.lpips import _NoTrainLpips
 
-    with _no_numbers("fp32", "cpu") as device:  # in fp32 all devices keep the same
+    with _no_numbers(device="cpu") as device:  # in fp32 all devices keep the same
         vgg = _NoTrainLpips(net="vgg", pretrained=False, pnet_rand=True).requires_grad_(False)
 
         def forward(n: int) -> Tensor:
@@ -155,7 +157,7 @@ def saved_bytes(forward: Callable[[], Any], known: Iterable[Tensor]) -> int:
 
 
 @contextmanager
-def _no_numbers(precision: Precision, device: str = "cuda") -> Iterator[str]:
+def _no_numbers(half: bool = False, device: str = "cuda") -> Iterator[str]:
     """Inside, tensors are made on a GPU that need not exist, and under the rules that autocast has on it: there, unlike on a CPU, a
     group norm stays in fp32, and so does what it leaves for the backward pass."""
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -163,8 +165,8 @@ def _no_numbers(precision: Precision, device: str = "cuda") -> Iterator[str]:
     before = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
     with FakeTensorMode(), torch.device(device):
         # torch.autocast itself switches off where there is no GPU.
-        torch.set_autocast_enabled(device, precision != "fp32")
-        torch.set_autocast_dtype(device, DTYPES.get(precision, torch.float16))
+        torch.set_autocast_enabled(device, half)
+        torch.set_autocast_dtype(device, torch.bfloat16)  # as large as fp16
         try:
             yield device
         finally:
@@ -219,7 +221,7 @@ class Plan:
 
     def table(self) -> str:
         """All of it, in Markdown."""
-        lpips = f" and LPIPS {self.lpips_flops / 1e9:,.0f} GFLOP" if self.lpips_flops else ""
+        lpips = f", LPIPS {self.lpips_flops / 1e9:,.0f} GFLOP" if self.lpips_flops else ""
         parts = f", the batch in {self.accumulation} parts" if self.accumulation > 1 else ""
         rows = [
             (f"{self.recipe}, {self.role}", f"{self.gpus} × {self.gpu}, {self.precision}"),
@@ -290,7 +292,7 @@ def plan(
     network = recipe.network
     if role == "student":
         network = replace(network, dropout=recipe.student.dropout)
-    net = footprint(network, shape, precision)
+    net = footprint(network, shape, precision != "fp32")
     with_lpips = role == "student" and stage.method == "distillation" and stage.distance == "lpips"
     lpips = lpips_footprint(shape) if with_lpips else Footprint(0, 0, 0, 0)
 
@@ -317,7 +319,9 @@ def plan(
         )
         notes.append(f"Not one block of {block} images fits into {card.memory:g} GB. {way}")
     images = micro_batch or block
-    sizes = fixed | {f"activations of {images} images": images * per_image}
+    sizes = fixed | {f"activations of {images} images": images * net.activations}
+    if with_lpips:
+        sizes[f"LPIPS's activations of {images} images"] = images * lpips.activations
     return Plan(
         recipe.name, role, gpu, gpus, precision, card, share, net.parameters, stage.steps * stage.batch, flops, lpips.flops, rate,
         tuple(sizes.items()), micro_batch, math.ceil(mine / images), price, tuple(notes),
@@ -444,7 +448,25 @@ def measured_rate(
             took = steps(5)
             done, spent = done + 5, spent + took
             bar.update(min(took, seconds - bar.n))
-    return 3 * footprint(network, shape, precision).flops * batch * done / spent
+    return 3 * footprint(network, shape).flops * batch * done / spent
+
+
+def throughput_table(record: dict[str, Any] | None) -> str:
+    """What `scripts/bench/throughput.py` has measured, or the rows that it will fill, in Markdown."""
+    lines = [
+        "| network | role | precision | mode | images/s | share of the matrix rate |",
+        "|---|---|---|---|---:|---:|",
+    ]
+    found = (record or {}).get("metrics", {})
+    for name, role, precision, mode in product(
+        ("cifar10-small", "cifar10"), get_args(Role), ("fp32", "bf16"), ("eager", "compiled")
+    ):
+        row = found.get(name, {}).get(f"{role}_{precision}_{mode}")
+        numbers = "not yet measured | "
+        if row:
+            numbers = f"{row['images_per_second']:,.0f} | {row['share_of_matmul_rate']:.0%}"
+        lines.append(f"| {name} | {role} | {precision} | {mode} | {numbers} |")
+    return "\n".join(lines)
 
 
 def _short(value: float) -> str:
