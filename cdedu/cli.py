@@ -1,4 +1,4 @@
-"""The command line: ``cdedu train | distill | sample | evaluate | captions | export | grade``.
+"""The command line: ``cdedu plan | train | distill | sample | evaluate | captions | export | grade``.
 
 A run lives in ``runs/<recipe>/``: ``teacher.safetensors`` and ``student.safetensors`` to use, ``*.state.safetensors`` to resume
 from. Every run leaves a record in ``results/runs/``, under a name of its own.
@@ -19,7 +19,7 @@ import tyro
 
 from cdedu import checkpoints, fitting
 from cdedu.checkpoints import WEIGHTS
-from cdedu.course.command import GradeFolder
+from cdedu.course.command import GradeFolder, PlanRun
 from cdedu.data import load_data, to_unit
 from cdedu.files import read_header, sha256
 from cdedu.methods.guidance import Labelled
@@ -490,7 +490,8 @@ def _model_source(wanted: str | None, folder: Path, recipe: Recipe, role: str) -
 
 
 Grade = Annotated[GradeFolder, tyro.conf.subcommand("grade")]
-Command = Train | Distill | Sample | Evaluate | Captions | Export | Grade
+Plan = Annotated[PlanRun, tyro.conf.subcommand("plan")]
+Command = Plan | Train | Distill | Sample | Evaluate | Captions | Export | Grade
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""``cdedu grade``."""
+"""``cdedu plan`` and ``cdedu grade``."""
 
 import sys
 from dataclasses import dataclass
@@ -6,6 +6,40 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
+
+
+@dataclass(frozen=True)
+class PlanRun:
+    """Estimate what a run needs before you rent a GPU: memory, images a second, hours, price."""
+
+    recipe: tyro.conf.Positional[str]
+    """Name of a recipe, such as cifar10; or a TOML file with one of your own."""
+    gpu: str | None = None
+    """Kind of GPU, such as t4, a100, a100-80, h100 or rtx4090; this machine's by default."""
+    gpus: int = 1
+    """How many of them."""
+    role: Literal["teacher", "student"] = "student"
+    """Which of the two runs."""
+    share: float | None = None
+    """Share of the GPU's peak that the run reaches; by default measured on this machine's GPU, and taken to be .3 for any other."""
+    price: float | None = None
+    """Of one GPU for one hour, in your currency."""
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """Of the networks; fp16 in place of bf16 on a GPU that has none."""
+    peak: float | None = None
+    """TFLOP/s in half precision, not the figure for sparse matrices, of a GPU that is not in the table."""
+    memory: float | None = None
+    """GB of a GPU that is not in the table."""
+    shape: tuple[int, ...] | None = None
+    """Of one sample of your own data, such as 3 64 64."""
+
+    def __call__(self) -> None:
+        from cdedu.course.plan import plan
+
+        options = {
+            name: getattr(self, name) for name in ("share", "price", "precision", "peak", "memory", "shape")
+        }
+        print(plan(self.recipe, self.gpu, self.gpus, self.role, **options))
 
 
 @dataclass(frozen=True)

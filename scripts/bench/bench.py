@@ -120,7 +120,7 @@ def loading(repeats: int = 3) -> dict[str, dict[str, float]]:
     """Time and peak memory for loading checkpoints of 56 M parameters, random ones, each in a fresh process."""
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-    recipe, out = get_recipe("cifar10"), {}
+    recipe, out = get_recipe("cifar10-ddpmpp"), {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "edm.pkl").write_bytes(edm_layout.cifar10())

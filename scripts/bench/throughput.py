@@ -14,6 +14,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
+from cdedu.course.plan import forwards
 from cdedu.data import Dataset, to_unit
 from cdedu.losses import distillation_loss, l2
 from cdedu.recipes import Network, Recipe, get_recipe
@@ -22,9 +23,6 @@ from cdedu.runtime import Runtime
 from cdedu.student import ConsistencyModel
 from cdedu.teacher import Teacher
 from cdedu.training import distill, train_teacher
-
-FORWARDS = {"teacher": 3, "student": 6}
-"""Cost of one training image in forward passes: 3 for denoising, 6 for distillation with Heun (teacher 2, target 1, student 3)."""
 
 
 def wait(device: torch.device) -> None:
@@ -158,7 +156,7 @@ def main() -> None:
                 speed = images_per_second(states, getattr(recipe, role).batch, warmup, steps, device)
                 row[f"{role}_{precision}_{'compiled' if compiled else 'eager'}"] = {
                     "images_per_second": speed,
-                    "share_of_matmul_rate": speed * FORWARDS[role] * flops / rate,
+                    "share_of_matmul_rate": speed * forwards(recipe, role) * flops / rate,
                     "idle_share": idle_share(states, 5, device),
                 }
         metrics[name] = row
