@@ -20,8 +20,6 @@ from cdedu.student import ConsistencyModel
 from cdedu.teacher import Teacher
 from cdedu.training import Batches, distill, student_of, train_teacher
 
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-
 G = torch.Generator().manual_seed(0)
 X = 0.5 * torch.randn(200, 2, generator=G)
 POINTS = Dataset("points", X[:150], X[150:])
@@ -298,7 +296,7 @@ def test_one_process_says_so():
 # On a GPU
 
 
-@cuda
+@pytest.mark.cuda
 def test_dropout_is_synchronised_on_the_gpu():
     """Student and target at the same point twice: the loss is exactly 0 if, and only if, the masks are the same."""
     net = DDPMpp(8, 3, 8, (1, 2), 1, (4,), dropout=0.5).cuda()
@@ -311,7 +309,7 @@ def test_dropout_is_synchronised_on_the_gpu():
     assert loss.eq(0).all() and not student(x, 2.0).equal(student(x, 2.0))
 
 
-@cuda
+@pytest.mark.cuda
 @pytest.mark.parametrize("role", ["teacher", "student"])
 def test_the_gpu_computes_what_the_cpu_does(role, monkeypatch):
     """The same draws on both: a step's gradient differs by rounding alone."""
@@ -331,7 +329,7 @@ def test_the_gpu_computes_what_the_cpu_does(role, monkeypatch):
     assert difference(there, here) < 1e-2  # six steps of an optimiser that divides by small numbers
 
 
-@cuda
+@pytest.mark.cuda
 @pytest.mark.parametrize("role", ["teacher", "student"])
 def test_compiled_and_eager_networks_agree(role, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
@@ -341,7 +339,7 @@ def test_compiled_and_eager_networks_agree(role, monkeypatch):
     assert compiled.tensors().keys() == eager.tensors().keys()
 
 
-@cuda
+@pytest.mark.cuda
 @pytest.mark.parametrize("precision, tolerance", [("fp32", 1e-4), ("bf16", 3e-2), ("fp16", 1e-2)])
 def test_mixed_precision_is_near_fp64(precision, tolerance):
     if precision == "bf16" and torch.cuda.get_device_capability()[0] < 8:
@@ -359,7 +357,7 @@ def test_mixed_precision_is_near_fp64(precision, tolerance):
         assert (got.cpu() - wanted).norm() < tolerance * wanted.norm()
 
 
-@cuda
+@pytest.mark.cuda
 def test_fp16_trains_with_scaled_gradients_on_the_gpu():
     runtime = Runtime("cuda", "fp16")
     assert runtime.scaler.is_enabled()

@@ -169,8 +169,8 @@ class Outcome:
 
     name: str
     status: str = "skipped"
-    """``done``; ``stopped`` at its limit, as planned for training, with what it wrote by then; ``failed``; ``killed``, since it did not heed
-    SIGTERM; ``interrupted`` from outside; ``skipped``."""
+    """``done``; ``stopped`` cleanly at its limit, as training is; ``cut off`` there; ``killed`` there, since it did not heed SIGTERM;
+    ``failed``; ``interrupted`` from outside; ``skipped``."""
     seconds: float = 0.0
     limit: float | None = None
     reason: str = ""
@@ -194,19 +194,19 @@ def plan(given: argparse.Namespace, eager: bool) -> list[Step]:
 
     def throughput(network: str) -> tuple[str, ...]:
         record = str(given.out / "records" / f"throughput-{network}.json")
-        flags = ["--tiny"] * tiny + ["--eager"] * eager
+        flags = ["--seconds", "5", *["--tiny"] * tiny, *["--eager"] * eager]
         script = str(ROOT / "scripts/bench/throughput.py")
         return (python, script, "--networks", network, "--out", record, *flags)
 
     tests = (python, "-m", "pytest", *options, *cuda_tests())
     if tiny:
         return [
-            Step("cuda-tests", tests, 1.0, least=3),
-            Step("teacher", package("teacher"), 1.2, least=3),
-            Step("student", package("student"), 1.4, least=3),
-            Step("look", package("look"), 1.4, least=3),
-            Step("throughput", throughput("cifar10-small"), 1.2, least=3),
-            Step("full", package("full"), 1.0, least=3),
+            Step("cuda-tests", tests, 1.2, least=3, grace=2),
+            Step("teacher", package("teacher"), 1.4, least=3, grace=2),
+            Step("student", package("student"), 1.2, least=3, grace=2),
+            Step("look", package("look"), 1.5, least=3, grace=2),
+            Step("throughput", throughput("cifar10-small"), 1.2, least=3, grace=2),
+            Step("full", package("full"), 1.0, least=3, grace=2),
         ]
     return [
         Step("cuda-tests", tests, 0.10, least=15, most=60, grace=3),
@@ -328,9 +328,11 @@ class Day:
         elif killed:
             outcome.status = "killed"
             outcome.reason = f"did not end within {grace:.0f} s of SIGTERM at its limit"
+        elif asked and code:
+            outcome.status = "cut off"
+            outcome.reason = f"at its limit, at work on: {last_line(log)}; what it wrote by then is kept"
         elif asked:
-            outcome.status = "stopped"
-            outcome.reason = "at its limit" + f", with exit code {code}: {last_line(log)}" * bool(code)
+            outcome.status, outcome.reason = "stopped", "cleanly, at its limit"
         else:
             outcome.status = "failed" if code else "done"
             outcome.reason = f"exit code {code}: {last_line(log)}" if code else ""
@@ -349,6 +351,13 @@ class Day:
         return found
 
     def collect(self) -> None:
+        """What there is, for whoever looks or takes over; a full disk ends no later step."""
+        try:
+            self._collect()
+        except OSError as error:
+            print(f"gpu_day: could not be collected: {error}", flush=True)
+
+    def _collect(self) -> None:
         """day.json, and beside it in the folder that comes back what fits: logs, records, weights, pictures."""
         ends = []
         for path in sorted((self.out / "logs").glob("*.log"), key=lambda path: path.stat().st_mtime_ns):
@@ -414,7 +423,7 @@ def tail(path: Path, most: int) -> str:
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - most))
         text = file.read().decode(errors="replace")
-    return "\n".join(line.rsplit("\r", 1)[-1] for line in text.replace("\r\n", "\n").splitlines())
+    return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.rstrip("\n").split("\n"))
 
 
 def last_line(path: Path) -> str:
@@ -456,12 +465,15 @@ def environment(given: argparse.Namespace) -> dict[str, str]:
     more = {
         "PYTHONPATH": os.pathsep.join(path),
         "PYTHONUNBUFFERED": "1",
-        "TORCHINDUCTOR_CACHE_DIR": str(given.out / "compiled"),
+        # Compiled once, not in every process: it is most of the time of an import.
+        "PYTHONPYCACHEPREFIX": str(given.out / "cache" / "python"),
+        "PYTHONDONTWRITEBYTECODE": "",
+        "TORCHINDUCTOR_CACHE_DIR": str(given.out / "cache" / "inductor"),
         "TORCHINDUCTOR_FX_GRAPH_CACHE": "1",
         "TORCHINDUCTOR_AUTOGRAD_CACHE": "1",
     }
     if given.data:
-        more |= {"CDEDU_CACHE": str(given.out / "cache"), "HF_HUB_OFFLINE": "1"}
+        more |= {"CDEDU_CACHE": str(given.out / "cache" / "data"), "HF_HUB_OFFLINE": "1"}
     if given.device == "cpu":
         more["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1")
     return {**os.environ, **more}

@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from cdedu.data import Dataset, to_unit
 from cdedu.losses import DISTANCES, denoising_loss, distillation_loss
-from cdedu.recipes import Network, Recipe, get_recipe
+from cdedu.recipes import Recipe, get_recipe
 from cdedu.records import write_record
 from cdedu.runtime import Runtime
 from cdedu.student import ConsistencyModel
@@ -169,8 +169,9 @@ def planned(name: str, tiny: bool = False) -> Recipe:
     teacher = replace(recipe.teacher, steps=10**9)
     student = replace(recipe.student, steps=10**9, distance="pseudo_huber")
     if tiny:
-        teacher, student = replace(teacher, batch=16), replace(student, batch=16)
-        recipe = replace(recipe, network=replace(recipe.network, width=16, depth=1, multipliers=(1, 2)))
+        teacher, student = replace(teacher, batch=4), replace(student, batch=4)
+        small = replace(recipe.network, width=16, depth=1, multipliers=(1, 2))
+        recipe = replace(recipe, network=small, block=4)
     return replace(recipe, teacher=teacher, student=student)
 
 
