@@ -497,4 +497,4 @@ def test_pictures_of_lsun256_are_trained_on_from_a_file_larger_than_what_is_in_m
     print(
         f"RssAnon along {len(used)} steps: {used[0]:.0f} to {max(used):.0f} MB; the file has {x.nbytes / 2**20:.0f} MB"
     )
-    assert max(used[2:]) - used[2] < 100
+    assert max(used[2:]) - used[2] < 200
