@@ -116,7 +116,6 @@ FORGED = {
     "deep": "say('[' * 10**6)",
     "lists": "say('[' + '[],' * 8_000_000 + '[]]')",
     "signal": """say('{"sizes": [], "end": "", "signal": 999, "value": null}')""",
-    "ended": """say('{"sizes": [], "end": 5, "signal": [], "value": null}')""",
     "sizes": """say('{"sizes": ["1"], "value": null}', None, b"x")""",
     "error": """say('{"sizes": [], "error": {}, "kind": [], "message": {}}')""",
     "operation": """say('{"sizes": [], "do": ["call"], "value": {"is": "list", "of": []}}')""",
@@ -124,6 +123,7 @@ FORGED = {
     "number": """say('{"sizes": [], "value": {"is": "object", "type": 5, "repr": [], "float": "nan"}}')""",
     "dict": """say('{"sizes": [], "value": {"is": "dict", "of": [[{"is": "list", "of": []}, 1]]}}')""",
 }
+ENDED = """say('{"sizes": [], "end": 5, "signal": 0, "value": null}')"""
 FLOOD = (
     SPEAKS
     + """
@@ -157,6 +157,7 @@ def suite() -> dict[str, Hostile]:
         for name, said in FORGED.items()
     }
     return out | {
+        "forges its end": _cell(SPEAKS + ENDED, "cell 4 ended the whole process (5)"),
         "takes memory of the grader": _answer("time", MALLOCS),
         "floods": Hostile(lambda: with_cell(FLOOD), words="cell 4", seconds=8),
         "mute": _cell(MUTE, "cell 4 raised Mute"),
@@ -173,7 +174,7 @@ def suite() -> dict[str, Hostile]:
         "threads": _cell("import threading, time\nfor _ in range(10_000):\n    threading.Thread(target=time.sleep, args=(99,)).start()", "cell 4"),
         "prints": _cell("for _ in range(200):\n    print('x' * 10**6)", "printed"),
         "stack": _cell("import sys\nsys.setrecursionlimit(10**9)\ndef f():\n    return f()\nf()", "cell 4", 4),
-        "magic": Hostile(lambda: solved(double="%%time\nsigma_double = (3 / 2) ** 0.5")),
+        "magic": Hostile(lambda: solved(double="%%time\nsigma_double = 0.87")),
     }  # fmt: skip
 
 

@@ -138,34 +138,36 @@ class Judge:
 
     def __init__(self, task: Task, own_risk: bool = False) -> None:
         self.task, self.tests = task, hidden_tests(task.hidden)
-        ours, theirs = socket.socketpair()
-        kept = {k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV")}  # fmt: skip
-        more = {"PYTHONPATH": str(Path(cdedu.__file__).parents[1]), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0"}  # fmt: skip
-        start = "from cdedu.course.grading.sandbox import main; main()"
-        given = json.dumps([source for _, source in task.given])
         self._scratch = tempfile.TemporaryDirectory(prefix="cdedu-grade-")
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", start, str(theirs.fileno()), given],
-            pass_fds=[theirs.fileno()],
-            env=kept | more | {"MPLCONFIGDIR": self._scratch.name},
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-        )
-        theirs.close()
-        self.control = ours
-        ours.settimeout(300)
+        self.control, self.process = self._start()
         try:
-            if ours.recv(1) != b"!":
+            if self.control.recv(1) != b"!":
                 raise OSError("it ended")
             self.why = self._leaks()
         except OSError as error:
             self.close()
             raise OSError(f"the process that runs submissions does not start: {error}") from None
-        if self.why:
-            self.namespaces = False
-            if not own_risk:
-                self.close()
-                raise OSError(f"{UNPROTECTED} ({self.why}). {REMEDY}")
+        self.namespaces = not self.why
+        if self.why and not own_risk:
+            self.close()
+            raise OSError(f"{UNPROTECTED} ({self.why}). {REMEDY}")
+
+    def _start(self) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+        """The process that forks, and a line to it."""
+        ours, theirs = socket.socketpair()
+        ours.settimeout(300)
+        kept = {k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV")}  # fmt: skip
+        more = {"PYTHONPATH": str(Path(cdedu.__file__).parents[1]), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0"}  # fmt: skip
+        start = "from cdedu.course.grading.sandbox import main; main()"
+        given = json.dumps([source for _, source in self.task.given])
+        with theirs:
+            return ours, subprocess.Popen(
+                [sys.executable, "-P", "-c", start, str(theirs.fileno()), given],
+                pass_fds=[theirs.fileno()],
+                env=kept | more | {"MPLCONFIGDIR": self._scratch.name},
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+            )
 
     namespaces, why = True, ""
 

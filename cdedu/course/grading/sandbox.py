@@ -32,6 +32,7 @@ import site
 import socket
 import sys
 import tempfile
+import time
 import traceback
 import types
 from collections.abc import Callable, Iterable
@@ -249,7 +250,7 @@ class _Notebook(Peer):
         self.space = self.module.__dict__
         shell = _Shell(lambda source: self.execute(source, f"<cell {len(linecache.cache)} of magic>"))
         self.space |= {"get_ipython": lambda: shell, "display": lambda *_, **__: None}
-        self.output, self.scratch, self.stopped = _Output(), scratch, False
+        self.output, self.scratch, self.stopped = _Output(), scratch, 0.0
         self.noted: list[str] = []
 
     def line(self, error: BaseException) -> str | None:
@@ -261,10 +262,10 @@ class _Notebook(Peer):
         """Run one cell for ``seconds`` of computing within ``wall``; the exception that it ended with, if any."""
         torch.manual_seed(0)
         random.seed(0)
-        for (alarm, clock), time in zip(_CLOCKS, (seconds, wall), strict=True):
+        for (alarm, clock), allowed in zip(_CLOCKS, (seconds, wall), strict=True):
             signal.signal(alarm, self.stop)
-            signal.setitimer(clock, time, 1)
-        self.stopped = False
+            signal.setitimer(clock, allowed, 1)
+        self.stopped = 0.0
         try:
             self.execute(source, f"<cell {name}>")
         except Gone:
@@ -293,10 +294,12 @@ class _Notebook(Peer):
 
     def stop(self, which: int, _: Any) -> None:
         """Throw :class:`_Slow` into the cell; end the process if the cell catches it and goes on."""
-        if self.stopped:
+        if self.stopped and time.monotonic() > self.stopped + 0.5:  # not merely the other clock
             _say(self.fd, "it did not stop when its time was over")
             os._exit(1)
-        self.stopped = True
+        if self.stopped:
+            return
+        self.stopped = time.monotonic()
         raise _Slow("computing" if which == signal.SIGPROF else "waiting")
 
     def answers(self, names: list[str], seed: int) -> dict[str, Any]:

@@ -27,8 +27,8 @@ LARGEST = 2**25
 """Bytes of a message's tensors, and of its text 32 times less; more is neither built nor read."""
 DEEPEST = 40
 """Calls within calls, and lists within lists."""
-QUANTUM = 0.001
-"""Seconds: what a lent function does takes a whole number of these, as the other side sees it."""
+QUANTA = (0.002, 0.016, 0.128)
+"""Seconds: what a lent function does takes one of these or some of the last, as the other side sees it."""
 DTYPES = {
     str(d).removeprefix("torch."): d
     for d in (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex128,
@@ -169,7 +169,8 @@ class Peer:
         self._room = LARGEST
         data = memoryview(message(head | {"value": self._encode(value, blobs)}, blobs))
         if self.opaque and self._lending:
-            time.sleep((self._heard - time.monotonic()) % QUANTUM)
+            spent = time.monotonic() - self._heard
+            time.sleep(-spent % next((q for q in QUANTA if spent < q), QUANTA[-1]))
         while data:
             data = data[self._ready(select.POLLOUT, os.write, data[: 2**16]) :]
 

@@ -6,6 +6,7 @@ the exercise that was being judged, and another process goes on with the rest.
 
 import multiprocessing
 import signal
+import sys
 import tempfile
 import time
 from collections import deque
@@ -22,7 +23,7 @@ from cdedu.course.grading.judge import Judge, Task, Verdicts, plain
 from cdedu.course.grading.notebooks import Handout, read_notebook
 from cdedu.course.grading.sandbox import limit
 
-MEMORY_MB = 1024
+MEMORY_MB = 512
 """Of each process that grades, on top of the libraries: a submission chooses the sizes of what the checks are given."""
 IDLE = 2.0**40
 START, GRACE = 300, 10
@@ -47,7 +48,7 @@ class Work:
 def grade_file(judge: Judge, handout: Handout, file: Path, verdicts: Verdicts, seconds: float) -> None:
     """Grade one file into ``verdicts``."""
     try:
-        if file.suffix != ".ipynb":
+        if file.suffix != ".ipynb" and not file.is_symlink():
             raise ValueError(f"is no notebook: its name ends in {plain(file.suffix, 20) or 'nothing'}")
         cells, places, remarks = handout.align(read_notebook(file))
     except ValueError as error:
@@ -58,8 +59,10 @@ def grade_file(judge: Judge, handout: Handout, file: Path, verdicts: Verdicts, s
     judge.grade(cells, places, verdicts, seconds)
 
 
-def _work(line: Connection, handout: Handout, task: Task, own_risk: bool, scratch: str) -> None:
-    """In each of the processes that grade."""
+def _work(line: Connection, others: list[Connection], handout: Handout, task: Task, own_risk: bool, scratch: str) -> None:  # fmt: skip
+    """In each of the processes that grade. ``others``: lines that it was born with, and that are not its own."""
+    for other in others:
+        other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     tempfile.tempdir = scratch
     torch.set_num_threads(1)
@@ -73,7 +76,10 @@ def _work(line: Connection, handout: Handout, task: Task, own_risk: bool, scratc
     limit(MEMORY_MB)
     line.send(("ready", judge.protection))
     while True:
-        file, known, seconds = line.recv()
+        try:
+            file, known, seconds = line.recv()
+        except EOFError:
+            return judge.close()
         verdicts = Verdicts(dict(known), told=lambda *event: line.send(("told", *event)))
         grade_file(judge, handout, file, verdicts, seconds)
         line.send(("graded", verdicts.results, verdicts.remarks))
@@ -82,10 +88,12 @@ def _work(line: Connection, handout: Handout, task: Task, own_risk: bool, scratc
 class _Worker:
     """One of the processes, as its watcher sees it."""
 
-    def __init__(self, setting: tuple[Handout, Task, bool, str]) -> None:
-        context = multiprocessing.get_context("spawn")
+    def __init__(self, lines: list[Connection], setting: tuple[Handout, Task, bool, str]) -> None:
+        forks = sys.platform == "linux"  # so that nobody waits for torch again
+        context: Any = multiprocessing.get_context("fork" if forks else "spawn")
         self.line, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, *setting), daemon=True)
+        others = [*lines, self.line] if forks else []
+        self.process = context.Process(target=_work, args=(theirs, others, *setting), daemon=True)
         self.process.start()
         theirs.close()
         self.limits, self.protection = setting[1].limits, ""
@@ -174,7 +182,7 @@ def graded(todo: list[Work], handout: Handout, task: Task, own_risk: bool, proce
                     if worker.idle and waiting:
                         worker.take(waiting.popleft())
                 for _ in range(min(processes - len(workers), len(waiting))):
-                    workers.append(_Worker((handout, task, own_risk, scratch)))
+                    workers.append(_Worker([w.line for w in workers], (handout, task, own_risk, scratch)))
                 wait(
                     [w.line for w in workers],
                     max(0.0, min(3600, *(w.deadline - time.monotonic() for w in workers))),
