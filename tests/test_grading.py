@@ -116,7 +116,7 @@ def bad(secret, port):
         "endless answer.ipynb": (solved(weights=STUBBORN), {"noise-weights"}, "noise-weights: its check did not end in time"),
         "forks.ipynb": (with_cell("import os\nwhile True:\n    os.fork()"), set(), "tried to start another process: refused"),
         "gigabyte.ipynb": (
-            with_cell("for _ in range(1000):\n    print('x' * 10**5)\nopen('big', 'wb').write(bytes(10**9))"),
+            with_cell("for _ in range(1000):\n    print('x' * 10**6)\nopen('big', 'wb').write(bytes(10**9))"),
             set(), "printed 1,0",
         ),
         "reads.ipynb": (with_cell(f"answer = open({secret!r}).read()"), set(), "tried to read"),
