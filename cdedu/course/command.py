@@ -52,18 +52,20 @@ class GradeFolder:
     """A folder with one notebook a student, or one folder a student."""
     out: Path
     """Where the table and the pages go. Who is there already and unchanged is not graded again."""
-    seed: int = 0
-    """Of the data on which answers are tried; keep it to yourself."""
+    seed: int | None = None
+    """Of the data on which answers are tried: a large number, which you keep to yourself. Drawn once and kept in OUT by default."""
     hidden: Path | None = None
     """A Python file with further tests."""
     jobs: int | None = None
-    """Processes that grade; one a core by default."""
+    """Processes that grade, 1 to 256; one a core by default."""
     seconds: int = 120
-    """For one submission."""
+    """For one submission, 1 to 86400."""
     memory: int = 1024
-    """MB for one submission, on top of the libraries."""
-    isolation: Literal["auto", "namespaces", "hooks"] = "auto"
-    """How submissions are held back: Linux namespaces, or Python's audit hooks alone; auto is the best that works here."""
+    """MB for one submission, 1 to 1048576, on top of the libraries."""
+    own_risk: bool = False
+    """Grade also where there are no Linux namespaces to hold submissions back: they could read and change your files."""
+    book: tuple[Literal["canvas", "moodle"], ...] = ()
+    """Write the totals as Canvas's gradebook or Moodle's grading worksheet imports them, too."""
     again: bool = False
     """Grade everybody anew."""
 
@@ -80,8 +82,9 @@ class GradeFolder:
             hidden=self.hidden,
             jobs=self.jobs,
             limits=Limits(wall_seconds=self.seconds, memory_mb=self.memory),
-            isolation=self.isolation,
+            own_risk=self.own_risk,
             again=self.again,
+            books=self.book,
         )
         print(
             f"{len(grades)} students: {self.out / 'grades.csv'}, {self.out / 'report.txt'}, {self.out / 'feedback'}"
