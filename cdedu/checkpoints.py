@@ -63,7 +63,12 @@ class Header:
         for key in ("shape", "class_names", "guidance"):
             own[key] = tuple(bounds.items(key, own.get(key, ()), 0, bounds.CLASSES[1]))
         bounds.check_shape(own["shape"])
-        for key, most in (("classes", bounds.CLASSES[1]), ("labels", bounds.CLASSES[1]), ("step", 2**53), ("images", 2**53)):
+        for key, most in (
+            ("classes", bounds.CLASSES[1]),
+            ("labels", bounds.CLASSES[1]),
+            ("step", 2**53),
+            ("images", 2**53),
+        ):
             bounds.whole(key, own.get(key, 0), 0, most)
         for weight in own["guidance"]:
             bounds.number("guidance", weight, 0, 1e6)
@@ -221,7 +226,9 @@ def _rebuild(what: dict[str, Any], network: nn.Module | None) -> nn.Module:
     if what["class"] == "DenoiserStudent":
         if what["denoiser"]["class"] == "DenoiserStudent":
             raise ValueError("it has a student over a student")
-        return DenoiserStudent(_rebuild(what["denoiser"], network), _value("sigma_min", float, what["sigma_min"]))
+        return DenoiserStudent(
+            _rebuild(what["denoiser"], network), _value("sigma_min", float, what["sigma_min"])
+        )
     kind = (_WHOLE if network is None else _AROUND)[what["class"]]
     make = kind if network is None else partial(kind, network)
     hints = {key: signature(kind).parameters[key].annotation for key in _arguments(kind) if key in what}

@@ -39,7 +39,9 @@ def number(place: str, value: Any, low: float, high: float) -> float:
 def items(place: str, value: Any, low: int, high: int) -> Sequence[Any]:
     """The value, if it is a list of ``low`` to ``high`` things."""
     if not isinstance(value, list | tuple) or not low <= len(value) <= high:
-        what = f"a {type(value).__name__} of {len(value)}" if isinstance(value, list | tuple) else shown(value)
+        what = (
+            f"a {type(value).__name__} of {len(value)}" if isinstance(value, list | tuple) else shown(value)
+        )
         raise ValueError(f"{place} is {what}, but it must be a list of {low} to {high}")
     return value
 
@@ -66,7 +68,9 @@ def check_network(network: Any, shape: tuple[int, ...]) -> None:
         whole(f"{place}attention", n, *SIZES)
     dimensions = {"mlp": 1, "set": 2}.get(network.kind, 3)
     if len(shape) != dimensions and network.kind != "foreign":
-        raise ValueError(f"shape = {list(shape)}, but the network {network.kind} takes {dimensions} dimensions")
+        raise ValueError(
+            f"shape = {list(shape)}, but the network {network.kind} takes {dimensions} dimensions"
+        )
 
 
 def check_unet(config: Mapping[str, Any]) -> None:

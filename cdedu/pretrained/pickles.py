@@ -164,7 +164,11 @@ _TYPES = {
     "torch.BFloat16Storage": torch.bfloat16,
     "torch.DoubleStorage": torch.float64,
 }
-_MORE_TYPES = _TYPES | {"torch.LongStorage": torch.int64, "torch.IntStorage": torch.int32, "torch.BoolStorage": torch.bool}
+_MORE_TYPES = _TYPES | {
+    "torch.LongStorage": torch.int64,
+    "torch.IntStorage": torch.int32,
+    "torch.BoolStorage": torch.bool,
+}
 
 
 class Storage(NamedTuple):
@@ -195,10 +199,13 @@ def read_storage(blob: Any) -> Storage:
     if type(blob) is not bytes:
         raise ValueError(f"{shown(blob)} stands where the bytes of a tensor should")
     file = BytesIO(blob)
-    magic, version, system, record, keys = (
-        read_pickle(file, _TYPES, persistent=i == 3) for i in range(5)
-    )
-    if type(magic) is not int or magic != 0x1950A86A20F9469CFC6C or version != 1001 or type(system) is not dict:
+    magic, version, system, record, keys = (read_pickle(file, _TYPES, persistent=i == 3) for i in range(5))
+    if (
+        type(magic) is not int
+        or magic != 0x1950A86A20F9469CFC6C
+        or version != 1001
+        or type(system) is not dict
+    ):
         raise ValueError("a tensor is not stored as torch does")
     dtype, key, numel = _described(record)
     if system.get("little_endian") is not True or type(key) is not str or keys != [key]:
@@ -277,7 +284,9 @@ def check_torch_file(path: Path) -> dict[str, tuple[int, ...]]:
                 raise ValueError("it does not hold one dictionary of tensors")
             root, state = inside[0][: -len("data.pkl")], BytesIO(archive.read(inside[0]))
         found = read_pickle(state, _STATE | _MORE_TYPES.keys(), persistent=True)
-        return {name: _checked(record, lambda key: sizes[f"{root}data/{key}"]) for name, record in found.items()}
+        return {
+            name: _checked(record, lambda key: sizes[f"{root}data/{key}"]) for name, record in found.items()
+        }
     except OSError:
         raise
     except Exception as error:  # a damaged file can raise anything
