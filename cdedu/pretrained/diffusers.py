@@ -147,7 +147,13 @@ def _read_unet(folder: Path, config: dict[str, Any]) -> nn.Module:
     """The UNet in float32, whatever precision its file has."""
     from diffusers import UNet2DModel
 
-    names = sorted(folder.glob("diffusion_pytorch_model*"))
+    names = [
+        path
+        for path in sorted(folder.glob("diffusion_pytorch_model*"))
+        if path.suffix in (".bin", ".json", ".safetensors")
+    ]
+    safe = [path for path in names if ".safetensors" in path.suffixes]
+    names = safe or names
     half = [p.name for p in names if ".fp16." in p.name]
     variant = "fp16" if half and len(half) == len(names) else None
     try:
@@ -162,7 +168,12 @@ def _read_unet(folder: Path, config: dict[str, Any]) -> nn.Module:
                 f"its weights are {sum(sizes):,} numbers, but its network has {bounds.size_of(bare):,}"
             )
         unet = UNet2DModel.from_pretrained(
-            folder, variant=variant, torch_dtype=torch.float32, low_cpu_mem_usage=False, local_files_only=True
+            folder,
+            variant=variant,
+            use_safetensors=bool(safe),
+            torch_dtype=torch.float32,
+            low_cpu_mem_usage=False,
+            local_files_only=True,
         )
         check_weights(unet.state_dict())
     except Exception as error:  # the library's kinds are many
