@@ -71,7 +71,11 @@ def load_diffusers(folder: str | Path) -> DiffusersDenoiser | ConsistencyModel:
         model.sigma_max = sigma_max  # type: ignore[assignment]
     else:
         alphas, prediction = _schedule(config, folder)
-        model = DiffusersDenoiser(_read_unet(unet, unet_config), alphas, prediction)
+        network = _read_unet(unet, unet_config)
+        try:
+            model = DiffusersDenoiser(network, alphas, prediction)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from None
     model.header = header  # type: ignore[assignment]
     return model.eval()
 
