@@ -101,11 +101,11 @@ from diffusers import DDPMScheduler, UNet2DModel
 from cdedu.pretrained import load_teacher
 
 def memory(name):
-    return next(int(l.split()[1]) for l in Path("/proc/self/status").read_text().splitlines() if l.startswith(name))
+    return next(int(l.split()[1]) for l in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if l.startswith(name))
 
 linux = Path("/proc/self/clear_refs").exists()
 if linux:
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak is counted from here
     before = memory("VmRSS")
 start, cpu = time.perf_counter(), time.process_time()
 model = load_teacher(sys.argv[1])
