@@ -405,6 +405,7 @@ def _begun(command: _Run, run: Run) -> tuple[Run, dict[str, Any]]:
     """The run and what its loop is given, once its recipe is final: what an interrupted one left, or weights to start from."""
     model = None
     if command.resume:
+        checkpoints.same_data(run.state_path, run.data)
         resume = checkpoints.load_state(run.state_path, run.recipe, run.role)
         begun = read_header(run.state_path).get("warm_restart")
         if command.from_weights and not begun:
