@@ -632,7 +632,7 @@ class Batches:
         if self.labels is not None:
             cond["labels"] = self.labels[which]
             if self.dropped:
-                cond["labels"] = torch.where(drawn["drop"] < self.dropped, self.null, cond["labels"])
+                cond["labels"] = cond["labels"].masked_fill(drawn["drop"] < self.dropped, self.null)
         if self.guidance is not None:
             low, high = self.guidance
             cond["guidance"] = low + (high - low) * drawn["guidance"]
