@@ -302,7 +302,7 @@ def plan(
         share = (measure or measured_rate)(network, shape, precision) / fast
         if not 0 < share <= 1:
             raise ValueError(
-                f"measured {share * fast / 1e12:.3g} TFLOP/s on a {gpu}, more than its peak of {fast / 1e12:g}; give the true --peak"
+                f"measured {share * fast / 1e12:.3g} TFLOP/s on one {gpu}, more than its peak of {fast / 1e12:g}; give the true --peak"
             )
         notes.append("The share is measured, with the network not compiled; compiled ones are mostly faster.")
     share = SHARE if share is None else share
