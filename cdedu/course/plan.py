@@ -61,7 +61,7 @@ CARDS = {
 """Cards that are commonly rented, with the figures of their makers."""
 
 SHARE = 0.3
-"""Of the peak, where nobody states or measures it. An assumption: runs of such networks are reported from .2 to .45."""
+"""Of the peak, where nobody states or measures it. An assumption; small networks reach less."""
 USABLE = 0.9
 """Of a card's memory. The rest is left to CUDA, the pictures, what convolutions need while they work, and gaps; an assumption too."""
 
