@@ -1,5 +1,6 @@
 """The exercises of chapter 8: the theorem of consistency distillation, and what may be changed without losing it."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -129,7 +130,7 @@ _WHY = (
 )
 def _(survives: object, g: Generator) -> str:
     text = attempted(survives)
-    letters = text.lower().replace(" ", "").replace(",", "") if isinstance(text, str) else ""
+    letters = re.sub(r"[\W_]", "", text.lower()) if isinstance(text, str) else ""
     if len(letters) != 5 or set(letters) - set("yn"):
         raise Wrong("type", f'Give five letters y or n in one string, such as "yynnn"; this is {survives!r}.')
     wrong = [i for i in range(5) if letters[i] != _SURVIVES[i]]

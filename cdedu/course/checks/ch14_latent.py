@@ -55,7 +55,7 @@ def _(lcm_times: object, g: Generator) -> str:
     for n in range(1, original + 1):
         at_edge(
             f"With steps = {n}",
-            "Is there a fraction, such as j / steps, that is rounded before it is multiplied? j * original // steps stays among whole numbers."
+            "Is there a fraction in it, such as j / steps, or linspace? Its rounding shows. j * original // steps stays among whole numbers."
             if n > 1
             else "With one step only the noisiest time is asked for.",
             known[torch.arange(n) * original // n],

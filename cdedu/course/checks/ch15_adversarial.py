@@ -60,7 +60,7 @@ def _(least_loss: object, g: Generator) -> str:
         },
     )  # fmt: skip
     even, left = torch.full((100,), 1.0), torch.cat([torch.full((50,), 2.0), torch.zeros(50)])
-    for a, b, truth in ((left, left.flip(0), 0.0), (left, even, 1.0), (even, left, 1.0)):
+    for a, b, truth in ((left, left, 2.0), (left, left.flip(0), 0.0), (left, even, 1.0), (even, left, 1.0)):
         at_edge(
             "Where one of the densities is 0,",
             "Do not divide by a density, and take no logarithm of one: the smaller of the two is then simply 0.",

@@ -344,7 +344,7 @@ def number(value: Any) -> float:
     if isinstance(value, str | bool) or (isinstance(value, Tensor) and value.numel() != 1):
         raise Wrong("type", f"Give one number; this is {value!r}.")
     try:
-        value = float(value)
+        value = float(value.item() if getattr(value, "shape", None) else value)  # an array of one number
     except (TypeError, ValueError):
         raise Wrong("type", f"Give one number; this is of type {type(value).__name__}.") from None
     if not math.isfinite(value):
@@ -426,7 +426,9 @@ def at_edge(
     truth = truth.detach().double()
     try:
         value = call(function, *arguments)
-    except (ArithmeticError, RuntimeError) as error:
+    except (Wrong, NotAttempted, NotImplementedError):
+        raise
+    except Exception as error:
         raise Wrong(key, f"{where} it raises {type(error).__name__}. {why}") from None
     value = torch.as_tensor(value).detach().double()
     if value.shape != truth.shape:
