@@ -255,15 +255,14 @@ class _Clock:
             now, here = self._processor(), time.monotonic()
             with self._lock:
                 # An import that is cut short spoils the session.
-                if not self._over.is_set() and not self._imports():
+                if self.depth and not self._over.is_set() and not self._imports():
                     self.waited += min(here - seen, _MOST)
-                    self.computed += min(now - before, _MOST) * bool(self.depth)
-                    computed = bool(self.depth) and self.computed > self.seconds
-                    if computed or (not self.late and self.waited > PATIENCE * self.seconds):
-                        self.late = "computed" if computed else "waited"
+                    self.computed += min(now - before, _MOST)
+                    if self.computed > self.seconds or self.waited > PATIENCE * self.seconds:
+                        self.late = "computed" if self.computed > self.seconds else "waited"
                         throw(ctypes.c_ulong(self._thread), ctypes.py_object(_TooLong))
                         # Once more if an `except:` of the reader's swallows it, but not while we deal with it.
-                        self.computed = self.seconds - 1
+                        self.computed, self.waited = self.seconds - 1, 0.0
             before, seen = now, here
 
     def stop(self) -> None:
