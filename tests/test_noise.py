@@ -7,6 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cdedu.mixture import GaussianMixture
+from cdedu.networks import MLP
 from cdedu.noise import (
     LogNormal,
     add_noise,
@@ -21,7 +23,34 @@ from cdedu.noise import (
     target_rate,
     to_trigflow,
 )
+from cdedu.solvers import euler_step
 from cdedu.teacher import Teacher
+
+
+@pytest.mark.parametrize(
+    "x",
+    [torch.full((2, 3), 200, dtype=torch.uint8), torch.ones(2, 3, dtype=torch.long), torch.ones(2, 3).bool()],
+)
+def test_whole_numbers_cannot_hold_noise(x):
+    """8-bit pictures would wrap around, others be cut off."""
+    for call in (
+        lambda: add_noise(x, 100.0, torch.ones(2, 3)),
+        lambda: to_trigflow(x, 1.0),
+        lambda: GaussianMixture(torch.zeros(2, 3), 0.1)(x, 1.0),
+        lambda: Teacher(MLP(3, 8, 1))(x, 1.0),
+        lambda: euler_step(lambda x, s: x, x, 2.0, 1.0),
+    ):
+        with pytest.raises(
+            ValueError, match=r"x has type torch.\w+, which cannot hold noise; use to_unit\(x\)"
+        ):
+            call()
+
+
+@pytest.mark.parametrize("sigmas", [[80, 10, 2, 1], [80.0, 10.0, 2.0, 1.0]])
+def test_weights_of_a_grid_of_whole_numbers_are_those_of_the_same_numbers(sigmas):
+    weights = LogNormal().grid_weights(torch.tensor(sigmas))
+    assert weights.dtype == torch.float32 and weights.sum().item() == pytest.approx(1)
+    assert weights.equal(LogNormal().grid_weights(torch.tensor(sigmas, dtype=torch.float32)))
 
 
 def test_grid_has_the_published_values():
