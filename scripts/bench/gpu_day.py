@@ -523,7 +523,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     """Say what is missing; run the day."""
-    given, begun = arguments(), time.time()
+    given, begun, clock = arguments(), time.time(), time.monotonic()
     lacking = missing(given.device, given.data is not None)
     for one in lacking:
         print(f"missing: {one.what}: {one.cost}; {one.remedy}")
@@ -546,7 +546,8 @@ def main() -> None:
         "rehearsal": given.device == "cpu",
         "missing": [asdict(one) for one in lacking],
     }
-    day = Day(given.out, 60 * given.minutes, facts, blocked, given.back, environment(given))
+    left = 60 * given.minutes - (time.monotonic() - clock)  # a network that is away takes its time
+    day = Day(given.out, left, facts, blocked, given.back, environment(given))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, day.interrupt)
     day.go(steps)
