@@ -254,7 +254,7 @@ class Day:
         environment: dict[str, str] | None = None,
     ) -> None:
         self.out, self.back = out, back or out / "back"
-        self.deadline = time.monotonic() + seconds - min(10.0, 0.05 * seconds)
+        self.deadline = time.monotonic() + seconds - min(10.0, 1 + 0.05 * seconds)
         self.facts, self.blocked = facts or {}, blocked or {}
         self.environment, self.signal = environment, 0
         self.outcomes: list[Outcome] = []
@@ -335,7 +335,8 @@ class Day:
             outcome.status, outcome.reason = "stopped", "cleanly, at its limit"
         else:
             outcome.status = "failed" if code else "done"
-            outcome.reason = f"exit code {code}: {last_line(log)}" if code else ""
+            how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            outcome.reason = f"{how}: {last_line(log)}" if code else ""
         outcome.files = sorted(name for name, stamp in self.stamps().items() if before.get(name) != stamp)
         return outcome
 
