@@ -450,7 +450,7 @@ Command = Train | Distill | Sample | Evaluate | Captions | Export | Grade
 def main() -> None:
     """Entry point: errors in the input end with exit code 2 and one or two lines, never with a traceback."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a σ, where there is none
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]  # a σ, where there is none
     command = tyro.cli(
         Command, prog="cdedu", description=f"Consistency distillation. Recipes: {', '.join(recipes)}."
     )  # type: ignore[call-overload]

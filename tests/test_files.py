@@ -119,6 +119,13 @@ def test_what_an_earlier_process_of_our_own_number_left_is_swept(tmp_path):
     assert sweep(tmp_path) == [left] and not sweep(tmp_path) and not sweep(tmp_path / "nowhere")
 
 
+def test_an_unfinished_file_of_our_own_stays(tmp_path):
+    with replacing(tmp_path / "x") as temporary:
+        temporary.write_text("whole")
+        assert sweep(tmp_path) == []
+    assert (tmp_path / "x").read_text() == "whole"
+
+
 @pytest.mark.parametrize(
     "text, why",
     [
