@@ -74,8 +74,8 @@ def test_places_where_no_file_can_be_are_named_before_any_work(tmp_path):
         ("file/deep/x", "a part of this path is a file"),
         ("n" * 300, "the name is too long"),
     ):
-        with pytest.raises(OSError, match=f"{path}: {remedy}"), replacing(tmp_path / path) as temporary:
-            temporary.write_text("work")
+        with pytest.raises(OSError, match=f"{path}: {remedy}"), replacing(tmp_path / path):
+            pytest.fail("the work began")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
 
 
