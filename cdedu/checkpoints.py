@@ -244,7 +244,7 @@ def _rebuild(what: dict[str, Any], network: nn.Module | None) -> nn.Module:
     """The inverse of :func:`_describe`."""
     if what["class"] == "DenoiserStudent":
         if what["denoiser"]["class"] == "DenoiserStudent":
-            raise ValueError("it has a student over a student")
+            raise ValueError("it is a student over a student")
         return DenoiserStudent(
             _rebuild(what["denoiser"], network), _value("sigma_min", float, what["sigma_min"])
         )
