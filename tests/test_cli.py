@@ -210,7 +210,8 @@ def test_your_own_pictures_from_a_zip_to_a_comparison(cdedu, tmp_path, monkeypat
     assert code == 0 and "student_1" in out and "A trial with few evaluations" in out, err
     (record,) = (json.loads(p.read_text()) for p in Path("results/runs").glob("*-evaluate-*"))
     assert record["metrics"]["n"] == 32 and record["metrics"]["features"] == "CifarClassifier"
-    assert record["data"] == {"name": "mine", "train": 64, "test": 33, "shape": [3, 32, 32]}
+    about = {"name": "mine", "train": 64, "test": 33, "shape": [3, 32, 32]}
+    assert record["data"].items() >= about.items() and len(record["data"]["pixels"]) == 16
 
 
 def test_a_warm_restart_is_recorded_as_such_and_can_be_interrupted(cdedu, tmp_path, monkeypatch):
