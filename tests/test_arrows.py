@@ -8,7 +8,7 @@ import cdedu
 
 ROOT = Path(cdedu.__file__).parent
 FLOORS = (
-    ("files", "plotting"),
+    ("files", "limits", "plotting"),
     ("noise", "solvers", "teacher", "mixture", "student", "perceptual", "losses", "samplers", "editing"),
     ("data", "networks"),
     ("adapters", "recipes", "runtime", "training", "checkpoints", "records", "runs"),

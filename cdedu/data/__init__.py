@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from cdedu.data.dataset import Dataset, to_unit
+from cdedu.data.dataset import Dataset, to_uint8, to_unit
 from cdedu.data.images import cifar10, image_folder
 from cdedu.data.modes import mode_data, mode_grid
 from cdedu.data.points import clouds
@@ -36,6 +36,7 @@ __all__ = [
     "spirals",
     "swiss_roll",
     "tinted_digits",
+    "to_uint8",
     "to_unit",
     "two_moons",
 ]
