@@ -120,7 +120,8 @@ class DiffusersDenoiser(nn.Module):
             self.log_sigmas = self.log_sigmas.to(sigma.device, torch.float64 if double else torch.float32)
         known = self.log_sigmas
         log_sigma = sigma.to(known.dtype).log()
-        i = torch.searchsorted(known, log_sigma.contiguous()).clamp(1, len(known) - 1)
+        # How many lie below: torch.searchsorted, in operations that ONNX has too.
+        i = (known < log_sigma[..., None]).sum(-1).clamp(1, len(known) - 1)
         # Not known[i], which would break a compiled graph where i is one number.
         low, high = known.take(i - 1), known.take(i)
         return (i - 1 + (log_sigma - low) / (high - low)).clamp(0, len(known) - 1).float()

@@ -6,7 +6,7 @@ Nothing is ever unpickled.
 
 import json
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import partial
 from inspect import signature
@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from cdedu.adapters import VE, VP, DiffusersDenoiser
-from cdedu.files import read_header, read_tensors, replacing, sha256, write_tensors
-from cdedu.networks import UNet
+from cdedu.files import check_weights, read_header, read_json, read_tensors, replacing, sha256, write_tensors
+from cdedu.networks import UNet, bounds
 from cdedu.networks.classifiers import CifarClassifier, CifarReferee, DigitsClassifier
 from cdedu.networks.guided import WeightedUNet
 from cdedu.networks.latent import Autoencoder
@@ -53,13 +53,27 @@ class Header:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Header":
-        """From what JSON gives back, of this version or an earlier one."""
+        """From what JSON gives back, of this version or an earlier one.
+
+        Raises:
+            ValueError: for a number out of its range, and for a recipe that is none.
+        """
         known = {f.name for f in fields(cls)} - {"facts"}
         own = {key: value for key, value in values.items() if key in known and value is not None}
         for key in ("shape", "class_names", "guidance"):
-            own[key] = tuple(own.get(key, ()))
+            own[key] = tuple(bounds.items(key, own.get(key, ()), 0, bounds.CLASSES[1]))
+        bounds.check_shape(own["shape"])
+        for key, most in (
+            ("classes", bounds.CLASSES[1]),
+            ("labels", bounds.CLASSES[1]),
+            ("step", 2**53),
+            ("images", 2**53),
+        ):
+            bounds.whole(key, own.get(key, 0), 0, most)
+        for weight in own["guidance"]:
+            bounds.number("guidance", weight, 0, 1e6)
         if "recipe" in own:
-            own["recipe"] = Recipe.from_dict(own["recipe"])
+            own["recipe"] = _recipe(own["recipe"])
             own.setdefault("classes", own["recipe"].network.classes)
         own.setdefault("labels", own.get("classes", 0))
         return cls(**own, facts={key: value for key, value in values.items() if key not in known})
@@ -96,7 +110,8 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Any:
 
     Raises:
         FileNotFoundError: with the names that exist.
-        ValueError: for a corrupted file, or weights that do not match their recorded hash.
+        ValueError: for a corrupted file, one whose header and tensors do not fit each other, weights that are no finite numbers,
+            or that do not match their recorded hash. Nothing is built before names, shapes and numbers have been looked at.
     """
     path = find(source)
     tensors, saved = read_tensors(path)
@@ -104,20 +119,61 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Any:
         raise ValueError(f"{path} holds no model for use (is it a .state file? give the file beside it)")
     try:
         header = Header.from_dict(saved)
-        # EDM's networks, which are large, are built without memory and take the file's tensors as they are.
-        on_meta = header.recipe is not None and header.recipe.network.kind in ("ddpmpp", "ncsnpp", "adm")
-        with torch.device("meta") if on_meta else nullcontext():
+        if header.recipe is not None:
+            _check_network(header, len(tensors))
+        with bounds.without_memory():
             network = _network(header)
-        model = _rebuild(saved, network)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} was written by another version of this package ({error})") from None
+            bare = network or _rebuild(saved, None)
+    except Exception as error:  # a header can be wrong in any way
+        why = _reason(error)
+        raise ValueError(
+            f"{path} was written by another version of this package, or is damaged ({why})"
+        ) from None
     try:
-        (network or model).load_state_dict(tensors, assign=on_meta)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise ValueError(f"{path} does not fit its own recipe: {reason}") from None
+        bounds.check_fits(bare, bounds.shapes_of(tensors))
+        check_weights(tensors)
+    except ValueError as error:
+        raise ValueError(f"{path} does not fit its own recipe: {error}") from None
+    # EDM's networks, which are large, take the file's tensors as they are; others have parts that no file holds.
+    take = header.recipe is not None and header.recipe.network.kind in ("ddpmpp", "ncsnpp", "adm")
+    try:
+        network = network if take else _network(header)
+        model = _rebuild(saved, network)
+        (network or model).load_state_dict(tensors, assign=take)
+    except Exception as error:
+        why = _reason(error)
+        raise ValueError(
+            f"{path} was written by another version of this package, or is damaged ({why})"
+        ) from None
     model.header = header  # type: ignore[assignment]
     return model.to(device).eval()
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line, with its kind where its words alone say nothing."""
+    text = " ".join(str(error).split()) or "no reason is given"
+    return f"{text:.300}" if isinstance(error, ValueError) else f"{type(error).__name__}: {text:.300}"
+
+
+def _recipe(values: Any) -> Recipe:
+    """A recipe of a header; the number of its points is looked at first, since its grid is made at once."""
+    if not isinstance(values, dict):
+        raise ValueError(f"recipe = {bounds.shown(values)}, but it must be an object")
+    if isinstance(student := values.get("student", {}), dict):
+        bounds.whole("recipe.student.points", student.get("points", 2), 2, 1_000_000)
+    return Recipe.from_dict(values)
+
+
+def _check_network(header: Header, count: int) -> None:
+    """Raises a ValueError if the network of a header is none, or larger than its file of ``count`` tensors can hold."""
+    network = header.recipe.network  # type: ignore[union-attr]
+    bounds.check_network(network, header.shape)
+    if "unet" in header.facts:
+        bounds.check_unet(header.facts["unet"])
+    elif network.kind not in ("mlp", "set") and network.depth * len(network.multipliers) > count:
+        raise ValueError(
+            f"recipe.network.depth = {network.depth} at {len(network.multipliers)} resolutions, but the file has {count} tensors"
+        )
 
 
 _AROUND = {c.__name__: c for c in (Teacher, ConsistencyModel, DiffusersDenoiser, VP, VE)}
@@ -168,10 +224,28 @@ def _network(header: Header) -> nn.Module | None:
 def _rebuild(what: dict[str, Any], network: nn.Module | None) -> nn.Module:
     """The inverse of :func:`_describe`."""
     if what["class"] == "DenoiserStudent":
-        return DenoiserStudent(_rebuild(what["denoiser"], network), what["sigma_min"])
+        if what["denoiser"]["class"] == "DenoiserStudent":
+            raise ValueError("it has a student over a student")
+        return DenoiserStudent(
+            _rebuild(what["denoiser"], network), _value("sigma_min", float, what["sigma_min"])
+        )
     kind = (_WHOLE if network is None else _AROUND)[what["class"]]
     make = kind if network is None else partial(kind, network)
-    return make(**{key: what[key] for key in _arguments(kind) if key in what})
+    hints = {key: signature(kind).parameters[key].annotation for key in _arguments(kind) if key in what}
+    return make(**{key: _value(key, hint, what[key]) for key, hint in hints.items()})
+
+
+def _value(key: str, kind: Any, value: Any) -> Any:
+    """A value of a header, if it is what a model can be made with."""
+    if kind is bool and not isinstance(value, bool):
+        raise ValueError(f"{key} = {bounds.shown(value)}, but it must be true or false")
+    if kind is int:
+        return bounds.whole(key, value, 1, 100_000)
+    if kind is float:
+        return bounds.number(key, value, 0, 1e9)
+    if key == "alphas_cumprod":
+        return [bounds.number(key, alpha, 0, 1) for alpha in bounds.items(key, value, 2, 100_000)]
+    return value
 
 
 def save_state(path: str | Path, state: State, **facts: Any) -> None:
@@ -188,9 +262,16 @@ def load_state(path: str | Path, recipe: Recipe, role: str) -> Resume:
     """
     tensors, header = read_tensors(path)
     then = header.get("recipe", {})
+    try:
+        bounds.whole("step", header.get("step"), 0, 2**53)
+        if not isinstance(then, dict):
+            raise ValueError(f"recipe = {bounds.shown(then)}, but it must be an object")
+        check_weights({name: t for name, t in tensors.items() if not name.startswith("optimizer.")})
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged, or it is no state of a run: {error}") from None
     # Fields that came later had their defaults, which is what an earlier recipe meant.
     with suppress(AttributeError, KeyError, TypeError, ValueError):
-        then = _plain(Recipe.from_dict(then))
+        then = _plain(_recipe(then))
     for place, saved, now in _differences(then, _plain(recipe)):
         if not place.endswith(f"{role}.steps"):  # a longer run may continue a shorter one
             raise ValueError(
@@ -213,7 +294,7 @@ def find(source: str | Path) -> Path:
 
 def shipped(name: str) -> Path:
     """The file of weights that come with the course, checked against its recorded SHA-256."""
-    hashes = json.loads((WEIGHTS / "hashes.json").read_text())
+    hashes = read_json(WEIGHTS / "hashes.json")
     if name not in hashes:
         raise FileNotFoundError(
             f"no weights are called {name!r}; those that come with the course are {', '.join(hashes)}"
@@ -227,13 +308,13 @@ def shipped(name: str) -> Path:
 def write_hashes(*names: str) -> None:
     """Record the SHA-256 of these weights that come with the course, or of all; a file that cannot be read is no weights."""
     paths = [WEIGHTS / f"{name}.safetensors" for name in names] or sorted(WEIGHTS.glob("*.safetensors"))
-    hashes = dict(json.loads((WEIGHTS / "hashes.json").read_text())) if names else {}
+    hashes = read_json(WEIGHTS / "hashes.json") if names else {}
     for path in paths:
         read_header(path)
         hashes[path.stem] = sha256(path)
     hashes = dict(sorted(hashes.items()))
     with replacing(WEIGHTS / "hashes.json") as temporary:
-        temporary.write_text(json.dumps(hashes, indent=1) + "\n")
+        temporary.write_text(json.dumps(hashes, indent=1) + "\n", encoding="utf-8")
 
 
 def _differences(a: Any, b: Any, place: str = "recipe") -> list[tuple[str, Any, Any]]:

@@ -1,4 +1,4 @@
-"""The command line: ``cdedu train | distill | sample | evaluate | distance | captions | export | grade``.
+"""The command line: ``cdedu plan | train | distill | sample | evaluate | distance | captions | export | grade``.
 
 A run lives in ``runs/<recipe>/``: ``teacher.safetensors`` and ``student.safetensors`` to use, ``*.state.safetensors`` to resume
 from. Every run leaves a record in ``results/runs/``, under a name of its own.
@@ -20,7 +20,7 @@ import tyro
 
 from cdedu import checkpoints, fitting, samples
 from cdedu.checkpoints import WEIGHTS
-from cdedu.course.command import GradeFolder
+from cdedu.course.command import GradeFolder, PlanRun
 from cdedu.data import Dataset, load_data, to_unit
 from cdedu.files import read_header, sha256
 from cdedu.limits import Count, Pixels, Positive, Range, Rate, Seed, Weight, check_memory, check_ranges
@@ -588,11 +588,14 @@ def _model_source(wanted: str | None, folder: Path, recipe: Recipe, role: str) -
 
 
 Grade = Annotated[GradeFolder, tyro.conf.subcommand("grade")]
-Command = Train | Distill | Sample | Evaluate | Distance | Captions | Export | Grade
+Plan = Annotated[PlanRun, tyro.conf.subcommand("plan")]
+Command = Plan | Train | Distill | Sample | Evaluate | Distance | Captions | Export | Grade
 
 
 def main() -> None:
     """Entry point: errors in the input end with exit code 2 and one or two lines, never with a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a σ, where there is none
     command = tyro.cli(
         Command, prog="cdedu", description=f"Consistency distillation. Recipes: {', '.join(recipes)}."
     )  # type: ignore[call-overload]

@@ -218,11 +218,12 @@ def interpolate(
         raise ValueError(f"the noises have shapes {tuple(start.shape)} and {tuple(end.shape)}")
     if n < 2:
         raise ValueError(f"n = {n}, but the two ends alone are 2")
-    a, b = start.flatten().double(), end.flatten().double()
+    a, b = (noise.flatten().cpu().double() for noise in (start, end))  # not every device has float64
     cosine = a @ b / (a.norm() * b.norm())
     if not cosine > -1 + 1e-9:
         raise ValueError("the noises must be finite, not 0, and not opposite to one another")
     angle = cosine.clamp(max=1 - 1e-12).acos()
-    u = torch.linspace(0, 1, n, dtype=torch.float64, device=a.device)[:, None]
+    u = torch.linspace(0, 1, n, dtype=torch.float64)[:, None]
     x = (((1 - u) * angle).sin() * a + (u * angle).sin() * b) / angle.sin()
-    return sample_consistency(student, x.reshape(n, *start.shape).to(start), (sigma,), **cond)
+    x = x.reshape(n, *start.shape).to(start.dtype).to(start.device)
+    return sample_consistency(student, x, (sigma,), **cond)

@@ -1,49 +1,189 @@
 """Files that are either whole or not there, and tensors in them. Nothing is ever unpickled."""
 
+import errno
 import hashlib
 import json
+import math
 import os
+import re
+import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+LARGEST_HEADER = 2**22
+"""Bytes of JSON that are read at most; a header of this package has some thousands."""
+
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full; make room, or choose another folder",
+    errno.EDQUOT: "your share of the disk is used up; make room, or choose another folder",
+    errno.EROFS: "nothing can be written to this disk; choose another folder",
+    errno.EACCES: "permission is denied; choose another folder",
+    errno.EPERM: "permission is denied; choose another folder",
+    errno.EISDIR: "there is a folder of that name; give the name of a file",
+    errno.ENOTDIR: "a part of this path is a file, not a folder; choose another folder",
+    errno.EEXIST: "a part of this path is a file, not a folder; choose another folder",
+    errno.ENAMETOOLONG: "the name is too long for this disk; choose a shorter one",
+}
+
+_writing: set[Path] = set()
+"""Temporary files that this process is writing now."""
+
+
+@contextmanager
+def disk_errors(path: str | Path) -> Iterator[None]:
+    """What a full, locked or unsuitable disk says, with the path and what to do; an OSError of the same kind."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        found = re.search(r"os error (\d+)", str(error)) if isinstance(error, SafetensorError) else None
+        code = int(found[1]) if found else getattr(error, "errno", None)
+        kind = OSError if isinstance(error, SafetensorError) else type(error)
+        if code not in _REMEDIES and isinstance(error, OSError):
+            raise
+        told = kind(f"cannot write {path}: {_REMEDIES.get(code or 0, error)}")
+        told.errno = code
+        raise told from None
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside ``path``: it takes the file's place when the block ends well, and is removed when it does not."""
+    """A temporary name beside ``path``: it takes the file's place when the block ends well, and is removed when it does not.
+
+    Raises:
+        OSError: if the disk does not take it, naming the path and a remedy; a folder of that name is refused before the block begins.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with disk_errors(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _writing.add(temporary.absolute())
+        try:
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())  # or a power cut can leave an empty file in its place
+            os.replace(temporary, path)
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
+            _writing.discard(temporary.absolute())
+
+
+def sweep(folder: str | Path) -> list[Path]:
+    """Remove what :func:`replacing` left in a folder when its process was killed, and say what that was.
+
+    Only files of this folder itself, whose process is no more; what is being written now stays. To be called by whoever holds the
+    folder's lock, since a process on another machine cannot be seen from here.
+    """
+    gone = []
+    for path in sorted(Path(folder).glob(".*.tmp")):
+        made = re.fullmatch(r"\..+\.(\d{1,10})\.tmp", path.name)
+        if made and path.is_file() and not path.is_symlink() and not _is_written(path, int(made[1])):
+            with suppress(OSError):
+                path.unlink()
+                gone.append(path)
+    return gone
+
+
+def _is_written(path: Path, pid: int) -> bool:
+    if pid == os.getpid():  # in a container the next process often has the number of the last one
+        return path.absolute() in _writing
+    if sys.platform == "win32":  # where a look at a process, os.kill(pid, 0), would end it
+        return time.time() - path.stat().st_mtime < 3600
     try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())  # or a power cut can leave an empty file in its place
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def sha256(path: str | Path) -> str:
     """Hash of a file, in hexadecimal."""
-    with open(path, "rb") as file:
+    with open(regular(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def regular(path: str | Path, what: str = "file") -> Path:
+    """The path, if an ordinary file is there; from a pipe or a device one would read for ever.
+
+    Raises:
+        FileNotFoundError: if there is nothing.
+        ValueError: if it is something else.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {what} {path}")
+    kinds = {"a folder": path.is_dir, "a pipe": path.is_fifo, "a socket": path.is_socket}
+    kind = next((kind for kind, holds in kinds.items() if holds()), "a device")
+    raise ValueError(f"{path} is {kind}, not a file; give the path of a {what}")
+
+
+def parse_json(text: str | bytes) -> dict[str, Any]:
+    """A JSON object whose numbers are all finite.
+
+    Raises:
+        ValueError: for any other text, one that is longer than :data:`LARGEST_HEADER`, and one that is nested too deeply.
+    """
+
+    def finite(number: str) -> float:
+        if not math.isfinite(float(number)):
+            raise ValueError(f"it holds the number {number:.40}, which is not finite")
+        return float(number)
+
+    if len(text) > LARGEST_HEADER:
+        raise ValueError(f"its JSON has {len(text):,} bytes, more than {LARGEST_HEADER:,}")
+    try:
+        found = json.loads(text, parse_float=finite, parse_constant=finite)
+    except RecursionError:
+        raise ValueError("its JSON is nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"it should be a JSON object, but it is {text[:40]!r}")
+    return found
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """:func:`parse_json` of a file, in any encoding of Unicode.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the file.
+    """
+    with open(regular(path), "rb") as file:
+        text = file.read(LARGEST_HEADER + 1)
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+
+
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """Tensors and a JSON header into one file, atomically."""
+    """Tensors and a JSON header into one file, atomically.
+
+    Raises:
+        OSError: if the file cannot be written; the one before it stays.
+        ValueError: for NaN or infinity in the header, which JSON does not have.
+    """
     path = Path(path)
     flat = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     try:
-        with replacing(path) as temporary:
-            save_file(flat, temporary, {"cdedu": json.dumps(header)})
-            os.chmod(temporary, 0o644)  # safetensors makes files that only their owner can read
-    except SafetensorError as error:
-        raise OSError(f"cannot write {path}: {error}") from None
+        text = json.dumps(header, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(f"{path} is not written, since its header holds no plain numbers: {error}") from None
+    with replacing(path) as temporary:
+        save_file(flat, temporary, {"cdedu": text})
+        os.chmod(temporary, 0o644)  # safetensors makes files that only their owner can read
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -60,11 +200,26 @@ def read_header(path: str | Path) -> dict[str, Any]:
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[tuple[Any, dict[str, Any]]]:
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}")
+    path = regular(path, "checkpoint")
     try:
         with safe_open(path, framework="pt") as file:
-            yield file, json.loads((file.metadata() or {})["cdedu"])
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a checkpoint of this package, or it is damaged ({error})") from None
+            yield file, parse_json((file.metadata() or {})["cdedu"])
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # a damaged file can raise anything
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{path} is not a checkpoint of this package, or it is damaged ({reason:.300})"
+        ) from None
+
+
+def check_weights(tensors: dict[str, Tensor]) -> None:
+    """Raises a ValueError for the first tensor that is none of real numbers, or has a NaN or an infinity in it."""
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _DTYPES:
+            raise ValueError(f"tensor {name!r:.80} has type {tensor.dtype}, which no weights have")
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"tensor {name!r:.80} holds NaN or infinity")
+
+
+_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.int32, torch.bool}

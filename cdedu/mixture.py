@@ -76,17 +76,18 @@ class GaussianMixture:
 
         One Gaussian: :math:`f = \mu + (x-\mu)\sqrt{(s^2+\varepsilon^2)/(s^2+\sigma^2)}`. One dimension: paths cannot cross, so
         :math:`f = F_\varepsilon^{-1}(F_\sigma(x))` with F the mixture's distribution function, solved by bisection. Otherwise the
-        ODE is solved by an adaptive method of order 8 to a relative tolerance of 1e-9 (float64, on the CPU). x (B, ...) → (B, ...);
-        σ is a number or (B,), at least ``sigma_min``.
+        ODE is solved by an adaptive method of order 8 to a relative tolerance of 1e-9. All in float64 on the CPU, since not every
+        device has it. x (B, ...) → (B, ...); σ is a number or (B,), at least ``sigma_min``.
         """
-        s = sigma_like(sigma, x, sigma_min=sigma_min).double().expand(len(x), *[1] * (x.ndim - 1))
+        s = sigma_like(sigma, x, sigma_min=sigma_min).cpu().double().expand(len(x), *[1] * (x.ndim - 1))
+        start = x.cpu().double()
         if len(self.means) == 1:
-            end = self._end_of_component(x.double(), s, sigma_min)[:, 0]
+            end = self._end_of_component(start, s, sigma_min)[:, 0]
         elif x[0].numel() == 1:
-            end = self._end_in_1d(x.double(), s, sigma_min)
+            end = self._end_in_1d(start, s, sigma_min)
         else:
-            end = self._end_by_ode(x.double(), s, sigma_min)
-        return end.to(x.dtype)
+            end = self._end_by_ode(start, s, sigma_min)
+        return end.to(x.dtype).to(x.device)
 
     def _end_of_component(self, x: Tensor, s: Tensor, sigma_min: float) -> Tensor:
         """(B, K, ...) where each component, were it alone, would send x."""
@@ -125,5 +126,5 @@ class GaussianMixture:
             sigma = (start + u * span).exp().flatten()
             return np.asarray((span * (point - self(point, sigma))).flatten())
 
-        end = solve_ivp(velocity, (0, 1), x.cpu().flatten().numpy(), method="DOP853", rtol=1e-9, atol=1e-10)
-        return torch.from_numpy(end.y[:, -1]).reshape(x.shape).to(x.device)
+        end = solve_ivp(velocity, (0, 1), x.flatten().numpy(), method="DOP853", rtol=1e-9, atol=1e-10)
+        return torch.from_numpy(end.y[:, -1]).reshape(x.shape)

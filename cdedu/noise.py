@@ -79,9 +79,9 @@ class LogNormal:
 
         Source: Song & Dhariwal 2023 (iCT), section 3.5, with m = −1.1 and s = 2.
         """
-        z = (check_grid(sigmas).double().log() - self.mean) / self.std
+        z = (check_grid(sigmas).cpu().double().log() - self.mean) / self.std  # not every device has float64
         mass = torch.special.ndtr(z[:-1]) - torch.special.ndtr(z[1:])
-        return (mass / mass.sum()).to(sigmas.dtype)
+        return (mass / mass.sum()).to(sigmas.dtype).to(sigmas.device)
 
 
 def add_noise(x0: Tensor, sigma: Sigma, noise: Tensor) -> Tensor:

@@ -24,8 +24,13 @@ def lpips(a: Tensor, b: Tensor) -> Tensor:
         raise ValueError(
             f"lpips compares RGB images (B, 3, H, W), got {tuple(a.shape)}; use pseudo_huber, l1 or l2"
         )
+    return enlarged_distance(_lpips_network(a.device), a, b)
+
+
+def enlarged_distance(network: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
+    """What a network for 224 × 224 pixels says of two smaller images each: (B, 3, H, W) twice → (B,)."""
     a, b = (interpolate(x.clamp(-1, 1), (224, 224), mode="bilinear") for x in (a, b))
-    return _lpips_network(a.device)(a, b).flatten()
+    return network(a, b).flatten()
 
 
 @cache

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -71,7 +70,7 @@ def to_json(value: Any, depth: int = 0) -> str:
 
 def read_record(path: str | Path) -> dict[str, Any]:
     """A record as written by :func:`write_record`."""
-    return dict(json.loads(Path(path).read_text()))
+    return dict(json.loads(Path(path).read_text(encoding="utf-8")))
 
 
 class Study:
@@ -123,7 +122,7 @@ def hardware(device: str = "cpu") -> dict[str, Any]:
     """What the numbers were measured on."""
     facts: dict[str, Any] = {"device": device, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         facts["cpu"] = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         facts["cpu"] = platform.processor() or platform.machine()
@@ -147,7 +146,11 @@ def commit() -> str | None:
         return None
 
 
-def peak_memory_mb() -> int:
-    """Most memory that this process has held, in MB."""
+def peak_memory_mb() -> int | None:
+    """Most memory that this process has held, in MB; None where the system does not say, as on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10))

@@ -69,6 +69,10 @@ class Runtime:
         """Every so many steps the loss is looked at, and whether a signal came."""
         return 1 if self.device.type == "cpu" else LOOK
 
+    def holds(self, nbytes: int) -> bool:
+        """Whether data of this size may live on the device: on a GPU they may take a quarter of what is free, the rest is the networks'."""
+        return self.device.type != "cuda" or nbytes <= torch.cuda.mem_get_info(self.device)[0] / 4
+
     def first(self) -> AbstractContextManager[Any]:
         """Inside, one process of a machine goes first (fetching data, say), and the others find its work done."""
         return nullcontext()

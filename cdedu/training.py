@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from cdedu import solvers
 from cdedu.data import Dataset, load_data, to_unit
+from cdedu.data.pixels import Ahead, is_mapped
 from cdedu.losses import (
     DISTANCES,
     Distance,
@@ -37,7 +38,7 @@ from cdedu.losses import (
     inverse_gap,
 )
 from cdedu.networks import set_dropout
-from cdedu.noise import curriculum, draw_steps, stage_of, target_rate
+from cdedu.noise import curriculum, draw_steps, per_sample, stage_of, target_rate
 from cdedu.recipes import Recipe
 from cdedu.runtime import Runtime
 from cdedu.student import EMA, ConsistencyModel, DenoiserStudent
@@ -558,6 +559,10 @@ class Batches:
     The global batch is cut into blocks of ``recipe.block`` samples; each block has a generator of its own, seeded by the
     recipe's seed, the role, the step and the place of its first sample. A process draws the blocks that it needs, on its device.
 
+    Data that take at most a share of the device's free memory (:meth:`~cdedu.runtime.Runtime.holds`) are copied there whole. All
+    others, and on a CPU those that are mapped from a file (:mod:`cdedu.data.pixels`), stay where they are, and a thread gathers
+    this process's samples of the next step while a step is computed. The samples are the same either way, to the last bit.
+
     Args:
         role: "teacher" or "student", so that they do not see the same noise.
         batch: samples a step, of all processes together.
@@ -585,7 +590,11 @@ class Batches:
                 f"a multiple of recipe.block = {self.block}; change the batch, the number of processes or the block"
             )
         self.first = runtime.rank * self.mine
-        self.train = data.train.to(self.device)  # small enough to live on the GPU, images as uint8
+        # What fits lives on the device, images as uint8; the rest stays where it is, a step's samples are fetched ahead of it.
+        mapped = is_mapped(data.train) and self.device.type != "cuda"
+        self.ahead = None if runtime.holds(data.train.nbytes) and not mapped else Ahead()
+        self.train = data.train.to(self.device) if self.ahead is None else data.train
+        self.stream = torch.cuda.Stream(self.device) if self.ahead and self.device.type == "cuda" else None
         labels = data.train_labels if recipe.network.classes else None
         self.labels = None if labels is None else labels.to(self.device)
         self.null = recipe.network.classes - 1
@@ -607,30 +616,71 @@ class Batches:
         return [range(i, min(i + size, stop)) for i in range(self.first, stop, size)]
 
     def draw(self, step: int, part: range, level: Level) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-        """x0, noise levels (or steps of the grid) by ``level``, noise, and condition, for one part of a batch."""
-        blocks = [self._block(step, start, level) for start in range(part.start, part.stop, self.block)]
-        out = {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
-        return out.pop("x0"), out.pop("levels"), out.pop("noise"), out
+        """x0, noise levels (or steps of the grid) by ``level``, noise, and condition, for one part of a batch.
 
-    def _block(self, step: int, start: int, level: Level) -> dict[str, Tensor]:
-        """The samples that share a generator; the order of the draws is part of the seed."""
-        generator = torch.Generator(self.device).manual_seed(seed_of(*self.key(step, start)))
-        options: dict[str, Any] = {"generator": generator, "device": self.device}
-        which = torch.randint(len(self.train), (self.block,), **options)
-        x = to_unit(self.train[which])
+        Each block draws its numbers; what is done with them is done once for the whole part.
+        """
+        starts = range(part.start, part.stop, self.block)
+        noise = torch.empty(len(starts) * self.block, *self.train.shape[1:], device=self.device)
+        into = noise.split(self.block)
+        blocks = [self._block(step, start, level, z) for start, z in zip(starts, into, strict=True)]
+        drawn = {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
+        which, cond = drawn["which"], {}
+        x = self._samples(step, part, which)
         if self.recipe.flip:
-            flip = torch.rand(self.block, **options) < 0.5
-            x = torch.where(flip[:, None, None, None], x.flip(-1), x)
-        out = {"x0": x, "levels": level(self.block, generator), "noise": torch.randn(x.shape, **options)}
+            x = torch.where(per_sample(drawn["flip"] < 0.5, x), x.flip(-1), x)
         if self.labels is not None:
-            out["labels"] = self.labels[which]
+            cond["labels"] = self.labels[which]
             if self.dropped:
-                drop = torch.rand(self.block, **options) < self.dropped
-                out["labels"] = torch.where(drop, self.null, out["labels"])
+                cond["labels"] = torch.where(drawn["drop"] < self.dropped, self.null, cond["labels"])
         if self.guidance is not None:
             low, high = self.guidance
-            out["guidance"] = low + (high - low) * torch.rand(self.block, **options)
+            cond["guidance"] = low + (high - low) * drawn["guidance"]
+        return to_unit(x), drawn["levels"], noise, cond
+
+    def _block(self, step: int, start: int, level: Level, noise: Tensor) -> dict[str, Tensor]:
+        """The numbers of the samples that share a generator, with ``noise`` filled; the order of the draws is part of the seed."""
+        generator = self._generator(step, start)
+        uniform = partial(torch.rand, self.block, generator=generator, device=self.device)
+        out = {"which": self._which(generator)}
+        if self.recipe.flip:
+            out["flip"] = uniform()
+        out["levels"] = level(self.block, generator)
+        noise.normal_(generator=generator)
+        if self.labels is not None and self.dropped:
+            out["drop"] = uniform()
+        if self.guidance is not None:
+            out["guidance"] = uniform()
         return out
+
+    def _generator(self, step: int, start: int) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(seed_of(*self.key(step, start)))
+
+    def _which(self, generator: torch.Generator) -> Tensor:
+        """Which of the data a block gets: the first draw of its generator, so that it can be known before the others."""
+        return torch.randint(len(self.train), (self.block,), generator=generator, device=self.device)
+
+    def _samples(self, step: int, part: range, which: Tensor) -> Tensor:
+        """The data of a part as they are stored, on the device."""
+        if self.ahead is None:
+            return self.train[which]
+        last = getattr(self.recipe, self.role).steps - 1
+        mine = self.ahead(self._gather, step, max(step, last))
+        rows = mine[part.start - self.first : part.stop - self.first]
+        return rows.to(self.device, non_blocking=True)
+
+    def _gather(self, step: int) -> Tensor:
+        """The data of this process's samples of a step, in memory that a GPU can copy from while it computes.
+
+        On CUDA the numbers of the samples come from generators of the GPU and have to be waited for. That is done here, on the
+        thread that works ahead and on a stream of its own, so that the step under way neither waits nor is waited for.
+        """
+        cuda = self.stream is not None
+        with torch.cuda.stream(self.stream) if cuda else nullcontext():
+            starts = range(self.first, self.first + self.mine, self.block)
+            which = torch.cat([self._which(self._generator(step, start)) for start in starts]).cpu()
+            rows = torch.empty(len(which), *self.train.shape[1:], dtype=self.train.dtype, pin_memory=cuda)
+            return torch.index_select(self.train, 0, which, out=rows)
 
 
 def seed_of(*key: int | str) -> int:

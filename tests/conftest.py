@@ -19,6 +19,15 @@ settings.register_profile("weekly", deadline=None, max_examples=3000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked ``cuda`` are skipped where there is no GPU; PyTorch is asked only for them."""
+    if item.get_closest_marker("cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a GPU with CUDA")
+
+
 def build_book(root: Path, extensions: list[str], **more: Any) -> tuple[Any, str]:
     """Build the book in root/src into root/html; the Sphinx application, and what the build warned about."""
     from sphinx.application import Sphinx
@@ -48,15 +57,6 @@ def daily(pages: list[str], *always: str) -> list[Any]:
         pytest.param(page, marks=() if page.removesuffix(".html") in chosen else pytest.mark.weekly)
         for page in pages
     ]
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """What needs a GPU says so where there is none."""
-    if item.get_closest_marker("cuda"):
-        import torch
-
-        if not torch.cuda.is_available():
-            pytest.skip("needs a CUDA GPU")
 
 
 @pytest.fixture(scope="session", autouse=True)

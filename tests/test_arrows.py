@@ -11,7 +11,7 @@ FLOORS = (
     ("files", "limits", "plotting"),
     ("noise", "solvers", "teacher", "mixture", "student", "perceptual", "losses", "samplers", "editing"),
     ("data", "networks"),
-    ("adapters", "recipes", "runtime", "training", "checkpoints", "records", "runs"),
+    ("adapters", "recipes", "runtime", "training", "checkpoints", "records", "runs", "samples"),
     ("evaluation",),
     ("methods", "pretrained"),
     ("course",),

@@ -82,6 +82,26 @@ def test_a_size_that_fits_after_all_is_what_a_resumed_run_goes_on_with(tmp_path,
     assert cli._runtime(asked, recipes["toy"], header).micro_batch == 2
 
 
+@pytest.mark.parametrize(
+    "here, there, wanted", [(True, True, True), (True, False, False), (False, True, False)]
+)
+def test_a_new_size_is_agreed_on_before_gradients_are_exchanged(here, there, wanted):
+    """The other process stands in for by what a sum with it gives."""
+
+    def reduce(tensor, how):
+        return (tensor + 3.0) / 2 if how == "mean" else tensor + float(not there)
+
+    runtime, model = Distributed.__new__(Distributed), torch.nn.Linear(1, 1, bias=False)
+    runtime.rank, runtime._tried, runtime.device = 0, set(), torch.device("cpu")
+    runtime.accelerator = SimpleNamespace(reduce=reduce)
+    model.weight.grad = torch.ones(1, 1)
+    assert runtime.trying(8) and runtime.agree(here, 8, model) is wanted
+    assert model.weight.grad.item() == (2.0 if wanted else 1.0), (
+        "the mean of 1 here and 3 there, or as it was"
+    )
+    assert runtime.trying(8) is not wanted
+
+
 def test_memory_that_runs_out_later_ends_the_run_in_every_process():
     """Then the others are already waiting inside backward, so nothing can be agreed; the launcher ends them."""
     runtime = Distributed.__new__(Distributed)

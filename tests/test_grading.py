@@ -3,8 +3,10 @@
 import contextlib
 import csv
 import json
+import os
 import re
 import socket
+import subprocess
 import sys
 import time
 import unicodedata
@@ -14,40 +16,22 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+from hostile.submissions import HANDED_OUT, MUTE, STUBBORN, solved, with_cell
 
 from cdedu.course import checks
 from cdedu.course.checks import core
-from cdedu.course.grading import Limits, folder, grade_folder, judge, wire
+from cdedu.course.grading import Limits, folder, grade_folder, judge, notebooks, results, wire, workers
 from cdedu.course.grading.notebooks import Handout, read_notebook
 from scripts.book import exercises as script
 
 ROOT = Path(__file__).resolve().parents[1]
-HANDED_OUT = ROOT / "exercises" / "01_noise.ipynb"
 HIDDEN = ROOT / "exercises" / "instructor" / "hidden" / "01_noise.py"
 LIMITS = Limits(wall_seconds=120, cell_seconds=4, check_seconds=5, cpu_seconds=15, memory_mb=400)
+HOW = {"jobs": 1, "limits": LIMITS, "seed": 3, "progress": False, "own_risk": True}
 POINTS = {name: checks.exercises()[name].points for name in Handout(HANDED_OUT).exercises}
 FULL = sum(POINTS.values())
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="grading forks")
-
-
-def solved(**instead):
-    """A right submission; ``name="code"`` replaces the answer to noise-<name>."""
-    nb = nbformat.read(ROOT / "exercises" / "source" / "01_noise.ipynb", as_version=4)
-    nb = script.derive(nb, "solution", "01_noise")
-    name = ""
-    for cell in nb.cells:
-        name = cell.metadata.get("exercise", name).removeprefix("noise-")
-        if "answer" in cell.metadata.get("tags", []) and name in instead:
-            cell.source = instead[name]
-    return nb
-
-
-def with_cell(source, **instead):
-    """A right submission with a cell more, before the first exercise."""
-    nb = solved(**instead)
-    nb.cells.insert(3, nbformat.v4.new_code_cell(source))
-    return nb
 
 
 def remade():
@@ -95,15 +79,6 @@ def test_time(denoise):
     calls += 1
     assert calls <= 2
 """
-STUBBORN = """
-def denoise_weighted(x, sigma, points, weights):
-    while True:
-        try:
-            while True:
-                pass
-        except BaseException:
-            pass
-"""
 FORGES = """
 import os, struct
 for fd in range(3, 64):
@@ -118,12 +93,6 @@ import gc
 for thing in gc.get_objects():
     if type(thing).__name__ == "_Output":
         thing.size = "much"
-"""
-MUTE = """
-class Mute(Exception):
-    def __str__(self):
-        raise self
-raise Mute
 """
 PEEKS = """
 import sys
@@ -198,7 +167,7 @@ def graded(tmp_path_factory):
             path = handed_in / name
             path.write_bytes(content) if isinstance(content, bytes) else nbformat.write(content, path)
         (handed_in / "Nora Niemand").mkdir()
-        grades = grade_folder(HANDED_OUT, handed_in, out, jobs=1, limits=LIMITS, seed=3, progress=False)
+        grades = grade_folder(HANDED_OUT, handed_in, out, **HOW)
         server.settimeout(0.1)
         with pytest.raises(TimeoutError):
             server.accept()
@@ -206,7 +175,7 @@ def graded(tmp_path_factory):
 
 
 def student(file):
-    return folder._student(Path(file).stem, "01_noise")
+    return folder._student(Path(file).stem, "01_noise")[0]
 
 
 @pytest.mark.parametrize("file", list(bad("", 0)))
@@ -255,49 +224,72 @@ def test_the_same_student_gets_the_same_grade_twice_and_is_not_graded_twice(grad
     grades, _, out, handed_in, _ = graded
     before = (out / "grades.csv").read_bytes()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(folder, "Judge", None)  # would be called if anybody were graded again
-        grade_folder(HANDED_OUT, handed_in, out, jobs=1, limits=LIMITS, seed=3, progress=False)
+        patch.setattr(workers, "_Worker", None)  # would be called if anybody were graded again
+        grade_folder(HANDED_OUT, handed_in, out, **HOW)
     assert (out / "grades.csv").read_bytes() == before
     few = out.parent / "few"
     few.mkdir()
     for name in ("AAA innocent", "counts", "remade"):
         (few / f"{name}.ipynb").write_bytes((handed_in / f"{name}.ipynb").read_bytes())
-    again = grade_folder(HANDED_OUT, few, out.parent / "again", jobs=1, limits=LIMITS, seed=3, progress=False)
+    again = grade_folder(HANDED_OUT, few, out.parent / "again", **HOW)
     for g in again:
         assert (g.results, g.remarks) == (grades[g.student].results, grades[g.student].remarks)
 
 
+def instantly(stop_at="", seen=None):
+    """In place of the processes that grade: everybody's row says who it is; an interruption comes before ``stop_at``."""
+
+    def graded(todo, *_):
+        for work in todo:
+            if work.student == stop_at:
+                raise KeyboardInterrupt
+            (seen if seen is not None else []).append(work.student)
+            work.graded = [judge.Verdicts(remarks=[f"this is {work.student}"]) for _ in work.files]
+            yield work, "none"
+
+    return graded
+
+
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
-    handed_in, out = tmp_path / "in", tmp_path / "out"
+    handed_in, out, seen = tmp_path / "in", tmp_path / "out", []
     handed_in.mkdir()
     for name in "abc":
         (handed_in / f"{name}.txt").write_text(name)
-    real, seen = folder.grade_student, []
-
-    class NoJudge:
-        protection = ""
-
-        def __init__(self, *_):
-            pass
-
-        __enter__, __exit__ = lambda self: self, lambda self, *_: None
-
-    def stops(judge, handout, student, *more):
-        seen.append(student)
-        if seen == ["a", "b"]:
-            raise KeyboardInterrupt
-        return real(judge, handout, student, *more)
-
-    monkeypatch.setattr(folder, "Judge", NoJudge)
-    monkeypatch.setattr(folder, "grade_student", stops)
+    monkeypatch.setattr(folder, "graded", instantly("b", seen))
     with pytest.raises(KeyboardInterrupt):
-        grade_folder(HANDED_OUT, handed_in, out, jobs=1, progress=False)
-    assert (out / "grades.csv").read_text(encoding="utf-8-sig").count(".txt") == 2  # file, and its remark
-    grade_folder(HANDED_OUT, handed_in, out, jobs=1, progress=False)
-    assert seen == ["a", "b", "b", "c"]
+        grade_folder(HANDED_OUT, handed_in, out, progress=False)
+    assert (out / "grades.csv").read_text(encoding="utf-8-sig").count("this is") == 1
+    monkeypatch.setattr(folder, "graded", instantly("", seen))
+    grade_folder(HANDED_OUT, handed_in, out, progress=False)
+    assert seen == ["a", "b", "c"]
     (handed_in / "a.txt").write_text("changed")
-    grade_folder(HANDED_OUT, handed_in, out, jobs=1, progress=False)
-    assert seen[4:] == ["a"]
+    grade_folder(HANDED_OUT, handed_in, out, progress=False)
+    assert seen[3:] == ["a"]
+
+
+def test_grades_are_written_as_they_come(tmp_path, monkeypatch):
+    """So that the end of the grader without a word, by kill or by power cut, loses nobody's."""
+    handed_in, out, now = tmp_path / "in", tmp_path / "out", [0.0]
+    handed_in.mkdir()
+    for name in "abc":
+        (handed_in / f"{name}.txt").write_text(name)
+    there = []
+
+    def graded(todo, *more):
+        for step in instantly()(todo, *more):
+            now[0] += 2
+            yield step
+            there.append((out / "grades.csv").read_text(encoding="utf-8-sig").count("this is"))
+            assert (
+                len(list((out / "state").glob("*.json")))
+                == len(list((out / "feedback").iterdir()))
+                == len(there)
+            )
+
+    monkeypatch.setattr(folder, "graded", graded)
+    monkeypatch.setattr(folder.time, "monotonic", lambda: now[0])
+    grade_folder(HANDED_OUT, handed_in, out, progress=False)
+    assert there == [1, 2, 3]
 
 
 # --- the judge -----------------------------------------------------------------------------------
@@ -307,7 +299,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch):
 def theirs():
     """A judge with hidden tests; one process that forks for all of them."""
     task = judge.Task(tuple(POINTS), Handout(HANDED_OUT).given_cells, (0,), HIDDEN, LIMITS)
-    with judge.Judge(task) as made:
+    with judge.Judge(task, own_risk=True) as made:
         yield made
 
 
@@ -452,8 +444,8 @@ def denoise_weighted(x, sigma, points, weights):
     p = weights * torch.exp(-torch.cdist(x, points) ** 2 / (2 * sigma**2))
     return p / p.sum(1, keepdim=True) @ points
 """
-    cells = [("set-up", "import torch"), ("answer", underflows)]
-    verdicts = theirs.grade(cells, {})
+    cells, verdicts = [("set-up", "import torch"), ("answer", underflows)], judge.Verdicts()
+    theirs.grade(cells, {}, verdicts)
     assert checks.grade("noise-weights", _run(underflows)).status == "right"
     assert verdicts.results["noise-weights"].key == "nan"
     assert verdicts.results["noise-double"].key == "missing"
@@ -496,7 +488,10 @@ def test_audit_hooks_alone_refuse_what_python_code_does(theirs, tmp_path, monkey
         assert len(peer.request("facts")["noted"]) == len(tries) - 2  # processes are one kind
     assert secret.read_text() == "keep" and not (tmp_path / "new").exists()
     monkeypatch.setattr(theirs, "namespaces", False)
-    assert "no boundary against native code" in theirs.protection
+    assert (
+        theirs.protection.startswith("At your own risk")
+        and "no boundary against native code" in theirs.protection
+    )
 
 
 # --- values between the two ----------------------------------------------------------------------
@@ -638,7 +633,6 @@ def test_errors_keep_their_kind(line):
     ],
 )
 def test_rubbish_is_no_message(data):
-    import os
 
     a, b = socket.socketpair()
     os.write(b.fileno(), data)
@@ -652,45 +646,115 @@ def test_rubbish_is_no_message(data):
 
 
 def test_who_handed_in_what(tmp_path):
-    for name in ("Ana_01_noise.ipynb", "Bo (2).ipynb", "Bo.ipynb", "bo.ipynb.txt", ".DS_Store"):
+    for name in (
+        "Ana_01_noise.ipynb",
+        "Bo (2).ipynb",
+        "Bo.ipynb",
+        "bo.ipynb.txt",
+        ".DS_Store",
+        ".hidden.ipynb",
+    ):
         (tmp_path / name).touch()
-    for name in ("Müller Jörg_4711_assignsubmission_file_/w 1.ipynb", "Eve/.ipynb_checkpoints/x.ipynb", "Eve/data.csv"):  # fmt: skip
+    for name in ("Müller Jörg_4711_assignsubmission_file_/w 1.ipynb", "Eve/.ipynb_checkpoints/x.ipynb", "Eve/data.csv", "Eve/.mine.ipynb"):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    found = folder.submissions(tmp_path, "01_noise")
-    assert {s: [f.name for f in files] for s, files in found.items()} == {
+    found, left_out = folder.submissions(tmp_path, "01_noise")
+    assert {s: [f.name for f in there.files] for s, there in found.items()} == {
         "Ana": ["Ana_01_noise.ipynb"],
         "Bo": ["Bo (2).ipynb", "Bo.ipynb"],
         "Eve": ["data.csv"],
         "Müller Jörg": ["w 1.ipynb"],
         "bo.ipynb": ["bo.ipynb.txt"],
     }
+    assert left_out == [".hidden.ipynb"] and found["Eve"].remarks == ["left out, since hidden: .mine.ipynb"]
+
+
+@pytest.mark.parametrize(
+    ("names", "students"),
+    [
+        (["Ana P_1_assignsubmission_file_", "Ana P_2_assignsubmission_file_"], {"Ana P (1)": "1", "Ana P (2)": "2"}),
+        (["Ana P_1_assignsubmission_file_", "Ana P"], {"Ana P (1)": "1", "Ana P": ""}),
+        (["perezana_7_91_w.ipynb", "perezana_LATE_8_92_w-1.ipynb"], {"perezana (7)": "7", "perezana (8)": "8"}),
+        (["perezana_7_91_w.ipynb", "perezana_7_95_more.ipynb"], {"perezana": "7"}),
+        (["ANA P_1_assignsubmission_file_", "ana p_2_assignsubmission_file_"], {"ANA P (1)": "1", "ana p (2)": "2"}),
+        (["a\nb.ipynb", "a\tb.ipynb"], {"a\\x0ab": "", "a\\x09b": ""}),
+    ],
+)  # fmt: skip
+def test_two_students_of_one_name_are_two(names, students, tmp_path):
+    for name in names:
+        (tmp_path / name).touch() if name.endswith(".ipynb") else (tmp_path / name).mkdir()
+    found, _ = folder.submissions(tmp_path, "01_noise")
+    assert {s: there.number for s, there in found.items()} == students
+
+
+def test_a_student_of_very_many_files_is_one_student(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "MOST_FILES", 20)
+    for i in range(25):
+        (tmp_path / "Ana" / str(i)).mkdir(parents=True)
+        (tmp_path / "Ana" / str(i) / "w.ipynb").touch()
+    found, _ = folder.submissions(tmp_path, "01_noise")
+    assert len(found["Ana"].files) == folder.MOST_NOTEBOOKS
+    assert [r.partition(",")[0] for r in found["Ana"].remarks] == [
+        "more than 20 files",
+        "more than 10 notebooks",
+    ]
 
 
 def test_grades_are_of_the_checks_that_gave_them(tmp_path, monkeypatch):
     """Who was graded by other checks is graded again."""
     handout, keys = Handout(HANDED_OUT), set()
     task = judge.Task(handout.exercises)
-    keys.add(folder._key(task, handout, [], "auto"))
+    keys.add(folder._key(task, handout, []))
     monkeypatch.setattr(core, "__file__", str(tmp_path / "core.py"))
     for text in ("one", "two"):
         (tmp_path / "ch01_noise.py").write_text(text)
-        keys.add(folder._key(task, handout, [], "auto"))
+        keys.add(folder._key(task, handout, []))
     assert len(keys) == 3
 
 
 def test_pages_of_students_with_like_names_differ():
-    pages = folder._pages({"a/b": [], "a:b": [], "A_b": [], "Ana Ü": []})
-    assert len({p.casefold() for p in pages.values()}) == 4 and pages["Ana Ü"] == "Ana Ü"
+    long = ["漢" * 82, "漢" * 81 + "字", "é" * 120]
+    pages = folder._pages(["a/b", "a:b", "A_b", "Ana Ü", *long])
+    assert len({p.casefold() for p in pages.values()}) == 7 and pages["Ana Ü"] == "Ana Ü"
+    assert max(len(f".{p}.html.4194304.tmp".encode()) for p in pages.values()) < 255
 
 
-def test_links_are_not_followed_and_large_files_not_read(tmp_path, monkeypatch):
-    (tmp_path / "link.ipynb").symlink_to(HANDED_OUT)
-    with pytest.raises(ValueError, match="link"):
-        read_notebook(tmp_path / "link.ipynb")
+def test_only_regular_files_of_bounded_size_are_read(tmp_path, monkeypatch):
+    paths = {name: tmp_path / name for name in ("link", "pipe", "socket", "folder", "large")}
+    paths["link"].symlink_to(HANDED_OUT)
+    os.mkfifo(paths["pipe"])
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind("socket")
+    paths["folder"].mkdir()
+    paths["large"].write_bytes(bytes(101))
     monkeypatch.setattr("cdedu.course.grading.notebooks.LARGEST", 100)
-    with pytest.raises(ValueError, match="MB"):
-        read_notebook(HANDED_OUT)
+    for name, path in [*paths.items(), ("device", Path("/dev/zero"))]:
+        with pytest.raises(
+            ValueError, match="link" if name == "link" else "MB" if name == "large" else "no regular file"
+        ):
+            read_notebook(path)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["sigma_double , " * 50_000 + "+", "a=" * 10**5, "\n=" * 10**5, "def " * 10**5, " " * 10**6, "x :" * 10**5 + "= 1"],
+)  # fmt: skip
+def test_names_are_looked_for_in_time_that_grows_with_the_cell(source):
+    begun = time.process_time()
+    assert not notebooks._defines(source, ("sigma_double", "settled_loss"))
+    assert time.process_time() - begun < 1
+
+
+@pytest.mark.parametrize(
+    ("source", "defines"),
+    [
+        ("n = 1", True), ("n=1", True), ("a, n = 1, 2", True), ("n: float = 3", True), ("n: int", False), ("def n(x):", True), ("class n:", True),
+        ("%%time\nn = 1", True), ("n == 1", False), ("  n = 1", False), ("f(n=1)", False), ("nn = 1", False), ("m = n", False), ("def nn(n):", False),
+    ],
+)  # fmt: skip
+def test_a_cell_defines_what_it_gives_at_its_top_level(source, defines):
+    assert notebooks._defines("import x\n" + source, ("n",)) is defines
 
 
 @pytest.mark.parametrize(
@@ -700,6 +764,7 @@ def test_links_are_not_followed_and_large_files_not_read(tmp_path, monkeypatch):
         (HANDED_OUT, "nowhere", {}, "there is no folder nowhere"),
         (HANDED_OUT, ".", {}, "there is nothing in"),
         (HANDED_OUT, ".", {"hidden": "no.py"}, "no file no.py"),
+        (HANDED_OUT, ".", {"jobs": 0}, "jobs: 1 to 256 are possible, not 0"),
         ("missing.ipynb", ".", {}, "missing.ipynb cannot be read"),
     ],
 )
@@ -728,13 +793,160 @@ def test_the_command_names_what_is_wrong(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == f"cdedu: there is nothing in {tmp_path}; put one notebook a student there, or one folder a student\n"  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [("--seconds=-1", "1 to 86400 are possible, not -1"), ("--seconds=0", "not 0"), ("--seconds=100000", "1 to 86400"), ("--memory=0", "1 to 1048576"), ("--jobs=-2", "1 to 256")],
+)  # fmt: skip
+def test_options_of_the_command_have_their_range(option, words, tmp_path, monkeypatch, capsys):
+    from cdedu import cli
+
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.ipynb").touch()
+    monkeypatch.setattr(sys, "argv", ["cdedu", "grade", str(HANDED_OUT), str(tmp_path / "in"), "--out", str(tmp_path / "out"), option])  # fmt: skip
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2 and words in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_the_graders_own_trouble_is_tried_again(tmp_path, monkeypatch):
     handed_in, out = tmp_path / "in", tmp_path / "out"
     handed_in.mkdir()
     (handed_in / "a.ipynb").write_text("")
-    monkeypatch.setattr(
-        folder, "_grades", lambda *_: [folder.Grade("a", "", remarks=["no"], key=folder.FAILED)]
-    )
+
+    def graded(todo, *_):
+        for work in todo:
+            work.graded, work.failed = [judge.Verdicts(remarks=["no"])], True
+            yield work, ""
+
+    monkeypatch.setattr(folder, "graded", graded)
     for _ in range(2):
         assert grade_folder(HANDED_OUT, handed_in, out, progress=False)[0].remarks == ["no"]
-    assert not list((out / "state").iterdir())
+    assert not list((out / "state").glob("*.json"))
+
+
+def test_without_namespaces_nobody_is_graded_unless_at_ones_own_risk(monkeypatch):
+    here, there = socket.socketpair()
+    there.send(b"!!")
+    monkeypatch.setattr(judge.Judge, "_start", lambda self: (here.dup(), subprocess.Popen(["true"])))
+    monkeypatch.setattr(judge.Judge, "_leaks", lambda self: "network is possible")
+    task = judge.Task(tuple(POINTS))
+    with pytest.raises(OSError, match="network is possible.*docker.*Colab.*--own-risk"):
+        judge.Judge(task)
+    with here, there, judge.Judge(task, own_risk=True) as made:
+        assert made.protection.startswith("At your own risk") and "network is possible" in made.protection
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows"),
+    [
+        ("canvas", [["Student", "ID", "SIS User ID", "SIS Login ID", "Section", "01_noise"], ["    Points Possible", "", "", "", "", str(FULL)], ["Zoë", "7", "", "", "", "1"]]),
+        ("moodle", [["Identifier", "Full name", "Grade", "Maximum grade", "Last modified (grade)"], ["Participant 7", "Zoë", "1", str(FULL), ""]]),
+    ],
+)  # fmt: skip
+def test_totals_as_learning_management_systems_import_them(kind, rows):
+    grades = [
+        results.Grade("Zoë", "z.ipynb", {"noise-double": core.Result("right"), "noise-floor": core.Result("wrong")}, number="7"),
+        results.Grade("nobody knows", "n.ipynb", {"noise-double": core.Result("right")}),
+    ]  # fmt: skip
+    assert list(csv.reader(results.gradebook(Handout(HANDED_OUT), grades, kind).splitlines())) == rows
+
+
+# --- who watches the grader ----------------------------------------------------------------------
+
+
+def played(monkeypatch, script):
+    """The processes that grade play ``script``: file → what each process that gets it says, one list a process; then it ends."""
+    from multiprocessing import Pipe
+    from threading import Thread
+
+    def start(self, _, setting):
+        self.line, theirs = Pipe()
+        self.limits, self.protection, self.work, self.exercise = setting[1].limits, "", None, ""
+        self.begun = time.monotonic()
+        self.deadline = self.begun + 10
+
+        def run():
+            theirs.send(("ready", "played"))
+            with contextlib.suppress(EOFError, OSError):
+                while True:
+                    file, known, _ = theirs.recv()
+                    taken.append((file.name, dict(known)))
+                    for said in script[file.name].pop(0):
+                        if said == "ends":
+                            return theirs.close()
+                        if said == "silent":
+                            time.sleep(0.5)
+                            return theirs.close()
+                        theirs.send(said)
+
+        Thread(target=run, daemon=True).start()
+
+    taken = []
+    monkeypatch.setattr(workers._Worker, "__init__", start)
+    monkeypatch.setattr(workers._Worker, "end", lambda self: self.line.close())
+    monkeypatch.setattr(workers, "GRACE", 0.1)
+    return taken
+
+
+def watched(files, seconds=10.0, limits=LIMITS):
+    task = judge.Task(tuple(POINTS), limits=limits)
+    todo = [workers.Work(f, [Path(f)], seconds) for f in files]
+    return {
+        w.student: (w.graded[0], w.failed)
+        for w, _ in workers.graded(todo, Handout(HANDED_OUT), task, True, 2)
+    }
+
+
+GRADED = ("graded", {"noise-double": core.Result("right")}, [])
+
+
+def test_an_end_of_the_process_that_grades_costs_the_exercise_that_it_judged(monkeypatch):
+    right = core.Result("right")
+    taken = played(monkeypatch, {
+        "bad": [[("told", "noise-double", None), ("told", "noise-double", right), ("told", "noise-floor", None), "ends"], [GRADED]],
+        "good": [[GRADED]],
+    })  # fmt: skip
+    done = watched(["bad", "good"])
+    assert [known for name, known in taken if name == "bad"][1].keys() == {"noise-double", "noise-floor"}
+    known = next(known for name, known in taken if name == "bad" and known)
+    assert known["noise-double"] == right and known["noise-floor"].key == "ended"
+    assert not done["bad"][1] and not done["good"][1]
+
+
+def test_a_process_that_grades_may_be_silent_no_longer_than_a_check_may_take(monkeypatch):
+    limits = Limits(check_seconds=1)
+    played(monkeypatch, {"bad": [[("told", "noise-floor", None), "silent"], [GRADED]], "good": [[GRADED]]})
+    monkeypatch.setattr(workers._Worker, "told", _told_at_once(workers._Worker.told))
+    begun = time.monotonic()
+    assert set(watched(["bad", "good"], 100, limits)) == {"bad", "good"}
+    assert time.monotonic() - begun < 5
+
+
+def _told_at_once(told):
+    def at_once(self, *facts):
+        told(self, *facts)
+        self.deadline -= 1
+
+    return at_once
+
+
+def test_who_ends_the_grader_twice_for_no_reason_is_one_row_and_tried_again(monkeypatch):
+    played(monkeypatch, {"bad": [["ends"], ["ends"]], "good": [[GRADED]]})
+    done = watched(["bad", "good"])
+    verdicts, failed = done["bad"]
+    assert failed and set(verdicts.results) == set(POINTS) and "could not be graded" in verdicts.remarks[0]
+    assert not done["good"][1]
+
+
+def test_a_class_whose_graders_do_not_start_is_said(monkeypatch):
+    monkeypatch.setattr(judge.Judge, "__init__", _refuses)
+    from multiprocessing import Pipe
+
+    here, there = Pipe()
+    workers._work(there, [], Handout(HANDED_OUT), judge.Task(tuple(POINTS)), False, "/tmp")
+    event, error = here.recv()
+    assert event == "refused" and "no namespaces" in str(error)
+
+
+def _refuses(*_):
+    raise OSError("no namespaces")

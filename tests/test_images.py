@@ -18,6 +18,7 @@ from PIL import Image
 from cdedu import data
 from cdedu.data import images
 from cdedu.data.images import CIFAR10_CLASSES, cifar10, download, image_folder
+from cdedu.data.pixels import is_mapped
 
 RNG = np.random.default_rng(0)
 
@@ -47,6 +48,7 @@ def folder_of(path: Path, files: dict[str, bytes]) -> Path:
 
 
 def zip_of(path: Path, files: dict[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in files.items():
             archive.writestr(name, content)
@@ -137,9 +139,74 @@ def test_what_is_not_there_or_holds_no_picture_is_said(tmp_path):
         image_folder(tmp_path / "x.zip")
 
 
-def test_companion_files_of_a_mac_are_no_pictures(tmp_path):
-    files = {"a/1.png": encoded(pixels()), "__MACOSX/a/._1.png": b"Mac OS X", "a/._1.png": b"Mac OS X"}
-    assert len(image_folder(zip_of(tmp_path / "p.zip", files)).images) == 1
+@pytest.mark.parametrize("make", [folder_of, zip_of])
+def test_what_systems_and_tools_leave_behind_is_no_data(tmp_path, make):
+    names = "a/._1.png __MACOSX/a/._1.png __MACOSX/2.png .git/3.png .ipynb_checkpoints/1.png b/.cache/x/4.png b/@eaDir/1.png/5.png"
+    files = {name: encoded(pixels()) for name in [*names.split(), ".6.png", "$RECYCLE.BIN/7.png"]}
+    files |= {
+        "Thumbs.db": b"",
+        "a/Thumbs.db": b"",
+        "a/1.png": encoded(pixels()),
+        "b/1.png": encoded(pixels()),
+    }
+    got = image_folder(make(tmp_path / ".hidden" / "p.zip", files))
+    assert len(got.images) == 2 and got.classes == ["a", "b"], (
+        "how the folder itself is called is nobody's business"
+    )
+
+
+def test_links_to_class_folders_are_followed_and_circles_end(tmp_path):
+    far = folder_of(tmp_path / "far", {"dog/1.png": encoded(pixels()), "dog/deep/2.png": encoded(pixels())})
+    path = folder_of(tmp_path / "f", {"cat/1.png": encoded(pixels())})
+    (path / "dog").symlink_to(far / "dog", target_is_directory=True)
+    (path / "a-cat").symlink_to("cat")  # what lies here already, before its own name in the alphabet
+    (path / "cat" / "again").symlink_to(path)
+    (far / "dog" / "circle").symlink_to(far / "dog")
+    (path / "picture.png").symlink_to(far / "dog" / "1.png")
+    got = image_folder(path)
+    assert [got.classes[i] for i in got.labels] == ["cat", "dog", "deep", ""]
+    assert images.picture_files(path) == ["cat/1.png", "dog/1.png", "dog/deep/2.png", "picture.png"]
+
+
+RAMP = np.linspace(0, 65535, 64).round().astype(np.uint16).reshape(8, 8)
+
+
+def saved(array: np.ndarray, kind: str, mode: str | None = None) -> bytes:
+    out = io.BytesIO()
+    picture = Image.fromarray(array)
+    (picture.convert(mode) if mode else picture).save(out, kind)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content, mode",
+    [
+        (saved(RAMP, "PNG"), "I;16"),
+        (saved(RAMP, "TIFF"), "I;16"),
+        (saved(RAMP.astype(">u2"), "TIFF"), "I;16B"),
+        (saved((RAMP >> 8).astype(np.uint8), "PNG"), "L"),
+    ],
+    ids=["PNG", "TIFF", "TIFF, other byte order", "8 bits"],
+)
+def test_grey_values_of_16_bits_are_scaled_to_8(content, mode):
+    assert Image.open(io.BytesIO(content)).mode == mode
+    got = images.decode("ramp.png", lambda: content)
+    wanted = RAMP >> 8 if mode == "L" else np.round(RAMP / 257)
+    assert got.shape == (3, 8, 8) and all(np.array_equal(channel, wanted) for channel in got)
+
+
+def test_a_grey_png_is_of_16_bits_also_where_pillow_calls_its_values_integers():
+    got = images._eight_bits(Image.fromarray(RAMP.astype(np.int32)), "PNG")
+    assert got.mode == "L" and np.array_equal(got, np.round(RAMP / 257))
+
+
+@pytest.mark.parametrize("dtype, mode", [(np.int32, "I"), (np.float32, "F")])
+def test_grey_values_without_a_known_white_are_refused(dtype, mode):
+    content = saved(RAMP.astype(dtype), "TIFF")
+    with pytest.raises(
+        ValueError, match=rf"ramp.png is no .*of mode {mode}, have no known range; save it with"
+    ):
+        images.decode("ramp.png", lambda: content)
 
 
 def test_the_cache_is_used_the_second_time_and_made_anew_when_a_file_changes(tmp_path, monkeypatch, cache):
@@ -147,16 +214,25 @@ def test_the_cache_is_used_the_second_time_and_made_anew_when_a_file_changes(tmp
     calls, decode = [], images.decode
     monkeypatch.setattr(images, "decode", lambda name, *rest: (calls.append(name), decode(name, *rest))[1])
     first, again = image_folder(path), image_folder(path)
-    assert calls == ["a/1.png", "b/2.png"] and again.images.equal(first.images)
+    assert set(calls) == {"a/1.png", "b/2.png"} and again.images.equal(first.images)
     assert again.labels.tolist() == [0, 1] and again.classes == ["a", "b"]
     new = pixels()
     (path / "a/1.png").write_bytes(encoded(new))
     os.utime(path / "a/1.png", (1, 1))
-    assert np.array_equal(image_folder(path).images[0].permute(1, 2, 0), new) and len(calls) == 4
-    assert len(image_folder(path, 3).images[0, 0]) == 3 and len(calls) == 6
-    for file in cache.iterdir():
-        file.write_bytes(file.read_bytes()[:50])
-    with pytest.raises(ValueError, match=r"images-\w+\.safetensors is damaged; remove it and run again"):
+    calls.clear()
+    assert np.array_equal(image_folder(path).images[0].permute(1, 2, 0), new) and len(calls) == 3
+    assert len(image_folder(path, 3).images[0, 0]) == 3 and len(calls) == 6, (
+        "the first, which has the size, twice"
+    )
+
+
+@pytest.mark.parametrize("left", [0, 50, 150])
+def test_a_cached_file_that_is_cut_off_is_named(tmp_path, cache, left):
+    path = folder_of(tmp_path / "f", {"a/1.png": encoded(pixels())})
+    image_folder(path)
+    (file,) = cache.glob("*.npy")
+    os.truncate(file, left)
+    with pytest.raises(ValueError, match=r"images-\w+\.npy is damaged; remove it and run again"):
         image_folder(path)
 
 
@@ -169,9 +245,21 @@ def test_a_class_has_one_number_in_training_and_held_out_pictures(tmp_path):
     assert data.load_data(str(train), test).test_labels.tolist() == [1, 2]
     flat = zip_of(tmp_path / "c.zip", {"1.png": encoded(pixels())})
     assert data.load_data(str(train), flat).test_labels is None, "pictures without folders have no class"
-    other = zip_of(tmp_path / "d.zip", {"emu/1.png": encoded(pixels())})
-    with pytest.raises(ValueError, match=r"has classes that .*a.zip has not: emu; leave those folders out"):
-        data.load_data(str(train), other)
+
+
+@pytest.mark.parametrize(
+    "names, unknown",
+    [
+        (["emu/1.png"], "emu"),
+        (["dog/1.png", "emu/1.png", "gnu/1.png"], "emu, gnu"),
+        (["dog/1.png", "1.png"], "pictures outside any folder"),
+    ],
+)
+def test_a_held_out_class_that_training_never_saw_is_refused(tmp_path, names, unknown):
+    train = zip_of(tmp_path / "a.zip", {f"{c}/1.png": encoded(pixels()) for c in ("cat", "dog", "fox")})
+    test = zip_of(tmp_path / "b.zip", {name: encoded(pixels()) for name in names})
+    with pytest.raises(ValueError, match=rf"has classes that .*a.zip has not: {unknown}; leave those"):
+        data.load_data(str(train), test)
 
 
 def test_pictures_are_split_once_and_two_sets_must_agree(tmp_path):
@@ -180,8 +268,11 @@ def test_pictures_are_split_once_and_two_sets_must_agree(tmp_path):
     one, two = data.load_data(str(path)), data.load_data(str(path))
     assert (len(one.train), len(one.test), one.name) == (27, 3, "mine")
     assert one.train.equal(two.train) and one.test_labels.equal(two.test_labels)
-    seen = {t.numpy().tobytes() for t in (*one.train, *one.test)}
-    assert seen == {t.numpy().tobytes() for t in image_folder(path).images}
+    whole = image_folder(path)
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(0))
+    assert torch.cat([one.test, one.train]).equal(whole.images[order]), "always these pictures in this order"
+    assert torch.cat([one.test_labels, one.train_labels]).equal(whole.labels[order])
+    assert is_mapped(one.train) and is_mapped(one.test), "parts of one file, not copies"
     assert (data.to_unit(one.train).min(), data.to_unit(one.train).max()) == (-1, 1)
     test = zip_of(tmp_path / "t.zip", {"1.png": encoded(pixels())})
     assert len(data.load_data(str(path), test).test) == 1 and len(data.load_data(str(path), test).train) == 30

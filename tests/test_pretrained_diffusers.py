@@ -219,6 +219,29 @@ def test_a_consistency_pipeline_is_a_ready_student(tmp_path):
     assert torch.allclose(student(x, 80.0), theirs, atol=1e-5)
 
 
+@torch.no_grad()
+def test_a_student_as_openai_publishes_them_loads_by_its_name(tmp_path, monkeypatch):
+    """With the kinds of blocks of its ImageNet network, as diffusers' conversion script has them for a small one."""
+    import huggingface_hub
+
+    net = UNet2DModel(
+        sample_size=32, layers_per_block=1, num_class_embeds=1000, block_out_channels=(32, 64), attention_head_dim=8,
+        down_block_types=("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "ResnetUpsampleBlock2D"), resnet_time_scale_shift="scale_shift",
+        attn_norm_num_groups=32, upsample_type="resnet", downsample_type="resnet",
+    )  # fmt: skip
+    ConsistencyModelPipeline(net, CMStochasticIterativeScheduler(40, 0.002, 80.0)).save_pretrained(tmp_path)
+    asked = []
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda name, **_: asked.append(name) or str(tmp_path)
+    )
+    student = load_teacher("openai/diffusers-cd_imagenet64_l2")
+    assert asked == ["openai/diffusers-cd_imagenet64_l2"] and isinstance(student, ConsistencyModel)
+    assert student.header.classes == 1000 and (student.sigma_min, student.sigma_max) == (0.002, 80.0)
+    x, labels = 80 * torch.randn(2, 3, 32, 32), torch.tensor([3, 999])
+    assert student(x, 80.0, labels=labels).isfinite().all()
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

@@ -17,10 +17,11 @@ from torch import nn
 
 from cdedu import checkpoints
 from cdedu.adapters import VE, VP
-from cdedu.data import Dataset
+from cdedu.data import Dataset, images
+from cdedu.fitting import teacher_and_student
 from cdedu.networks.edm import ADM, DDPMpp, ImageDown
 from cdedu.pretrained.edm import is_edm, load_edm
-from cdedu.recipes import StudentStage
+from cdedu.recipes import StudentStage, recipes
 from cdedu.student import ConsistencyModel
 from cdedu.teacher import Teacher
 from cdedu.training import distill
@@ -94,6 +95,25 @@ def test_every_tensor_of_a_published_file_comes_back(tmp_path, layout, kind, pro
     net, x, labels = outer.model.eval(), torch.randn(2, 3, 8, 8), torch.tensor([0, 2])
     assert teacher(x, 2.0, labels=labels).equal(Teacher(net, 0.7)(x, 2.0, labels=labels))
     assert teacher(x, 2.0).equal(Teacher(net, 0.7)(x, 2.0)) and teacher(x, 2.0).requires_grad
+
+
+@pytest.mark.parametrize("name, end", [("cifar10-easy", "vp"), ("cifar10", "ve")])
+def test_a_published_teacher_is_distilled_by_its_address(tmp_path, layout, monkeypatch, name, end):
+    """As chapter 11 and the README print it, but for the size: the file has the recipe's kind of network."""
+    recipe = recipes[name]
+    path, asked = written(tmp_path, layout, wrapped(recipe.network.kind)), []
+
+    def download(address, to, digest):
+        asked.append((address, to.name, digest))
+        return path
+
+    monkeypatch.setattr(images, "download", download)
+    address = f"https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/edm-cifar10-32x32-uncond-{end}.pkl"
+    data = Dataset("noise", torch.zeros(4, 3, 8, 8), torch.zeros(4, 3, 8, 8))
+    got, teacher, student = teacher_and_student(address, recipe, data)
+    assert set(asked) == {(address, address.rsplit("/", 1)[-1], None)}
+    assert type(teacher) is Teacher and student is None and got.network.kind == recipe.network.kind
+    assert got.student == recipe.student and got.network.width == 8
 
 
 def test_baselines_come_back_in_their_own_preconditioning(tmp_path, layout):

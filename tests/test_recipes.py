@@ -27,9 +27,14 @@ def test_a_recipe_comes_back_from_json_and_builds_its_network(name):
     recipe = recipes[name]
     assert recipe.name == name
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
-    assert {"mlp": "MLP", "unet": "UNet", "ddpmpp": "DDPMpp", "adm": "ADM", "set": "SetNetwork"}[
-        recipe.network.kind
-    ] == type(network(name)).__name__
+    assert {
+        "mlp": "MLP",
+        "unet": "UNet",
+        "ddpmpp": "DDPMpp",
+        "ncsnpp": "DDPMpp",
+        "adm": "ADM",
+        "set": "SetNetwork",
+    }[recipe.network.kind] == type(network(name)).__name__
     assert recipe.student.distance in DISTANCES
     assert recipe.noise_scale == (250 if recipe.network.kind == "unet" else 0.25)
 
@@ -79,8 +84,20 @@ def test_the_teacher_of_cifar10_is_edms():
     assert (stage.log_sigma.mean, stage.log_sigma.std, recipe.network.dropout) == (-1.2, 1.2, 0.13)
 
 
+def test_the_network_of_cifar10_is_openais_and_that_of_the_easy_recipe_is_ects():
+    """configs/cifar10_ve_cd.py and cifar10_k_ve.py of openai/consistency_models_cifar10; ECT starts from EDM's DDPM++."""
+    ncsnpp = Network("ncsnpp", 128, 4, (2, 2, 2), (16,), dropout=0.13)
+    assert recipes["cifar10"].network == recipes["cifar10-huber"].network == ncsnpp
+    ddpmpp = replace(ncsnpp, kind="ddpmpp")
+    assert recipes["cifar10-ddpmpp"] == replace(recipes["cifar10"], name="cifar10-ddpmpp", network=ddpmpp)
+    assert recipes["cifar10-easy"].network == ddpmpp
+
+
 def test_networks_have_the_promised_sizes():
-    assert parameters("cifar10") == parameters("cifar10-huber") == parameters("cifar10-easy") == 55_732_739
+    assert parameters("cifar10-ddpmpp") == parameters("cifar10-easy") == 55_732_739
+    # NCSN++ has twice the sines, and two convolutions that hand the image down.
+    more = 128 * 512 + (9 * 3 * 256 + 256) + (9 * 256 * 256 + 256)
+    assert parameters("cifar10") == parameters("cifar10-huber") == 55_732_739 + more
     assert parameters("cifar10-small") <= 4e6
     assert parameters("imagenet64") == 295_899_267 and 100e6 < parameters("lsun256") < 500e6
 

@@ -30,9 +30,9 @@ EQUATIONS = ROOT / "book" / "equations.yml"
 PAGES = "book/reference/"
 MODULES = {
     "The method": "noise solvers teacher mixture student perceptual losses samplers editing",
-    "Data and networks": "data data.images data.video data.points data.modes networks networks.edm networks.guided "
+    "Data and networks": "data data.images data.pixels data.video data.points data.modes networks networks.edm networks.guided "
     "networks.latent networks.sets networks.classifiers",
-    "A run, from recipe to file": "recipes limits runtime training checkpoints files records runs",
+    "A run, from recipe to file": "course.plan recipes limits runtime training checkpoints files records runs samples",
     "Measuring": "evaluation evaluation.comparison evaluation.inception evaluation.captions course.measures.video "
     "course.measures.points course.measures.modes course.measures.links",
     "Other methods": "methods.progressive methods.adversarial methods.dmd methods.latent methods.guidance",

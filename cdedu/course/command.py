@@ -1,4 +1,4 @@
-"""``cdedu grade``."""
+"""``cdedu plan`` and ``cdedu grade``."""
 
 import sys
 from dataclasses import dataclass
@@ -6,6 +6,40 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
+
+
+@dataclass(frozen=True)
+class PlanRun:
+    """Estimate what a run needs before you rent a GPU: memory, images a second, hours, price."""
+
+    recipe: tyro.conf.Positional[str]
+    """Name of a recipe, such as cifar10; or a TOML file with one of your own."""
+    gpu: str | None = None
+    """Kind of GPU, such as t4, a100, a100-80, h100 or rtx4090; this machine's by default."""
+    gpus: int = 1
+    """How many of them."""
+    role: Literal["teacher", "student"] = "student"
+    """Which of the two runs."""
+    share: float | None = None
+    """Share of the GPU's peak that the run reaches; by default measured on this machine's GPU, and taken to be .3 for any other."""
+    price: float | None = None
+    """Of one GPU for one hour, in your currency."""
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """Of the networks; fp16 in place of bf16 on a GPU that has none."""
+    peak: float | None = None
+    """TFLOP/s in half precision, not the figure for sparse matrices, of a GPU that is not in the table."""
+    memory: float | None = None
+    """GB of a GPU that is not in the table."""
+    shape: tuple[int, ...] | None = None
+    """Of one sample of your own data, such as 3 64 64."""
+
+    def __call__(self) -> None:
+        from cdedu.course.plan import plan
+
+        options = {
+            name: getattr(self, name) for name in ("share", "price", "precision", "peak", "memory", "shape")
+        }
+        print(plan(self.recipe, self.gpu, self.gpus, self.role, **options))
 
 
 @dataclass(frozen=True)
@@ -18,18 +52,20 @@ class GradeFolder:
     """A folder with one notebook a student, or one folder a student."""
     out: Path
     """Where the table and the pages go. Who is there already and unchanged is not graded again."""
-    seed: int = 0
-    """Of the data on which answers are tried; keep it to yourself."""
+    seed: int | None = None
+    """Of the data on which answers are tried: a large number, which you keep to yourself. Drawn once and kept in OUT by default."""
     hidden: Path | None = None
     """A Python file with further tests."""
     jobs: int | None = None
-    """Processes that grade; one a core by default."""
+    """Processes that grade, 1 to 256; one a core by default."""
     seconds: int = 120
-    """For one submission."""
+    """For one submission, 1 to 86400."""
     memory: int = 1024
-    """MB for one submission, on top of the libraries."""
-    isolation: Literal["auto", "namespaces", "hooks"] = "auto"
-    """How submissions are held back: Linux namespaces, or Python's audit hooks alone; auto is the best that works here."""
+    """MB for one submission, 1 to 1048576, on top of the libraries."""
+    own_risk: bool = False
+    """Grade also where there are no Linux namespaces to hold submissions back: they could read and change your files."""
+    book: tuple[Literal["canvas", "moodle"], ...] = ()
+    """Write the totals as Canvas's gradebook or Moodle's grading worksheet imports them, too."""
     again: bool = False
     """Grade everybody anew."""
 
@@ -46,8 +82,9 @@ class GradeFolder:
             hidden=self.hidden,
             jobs=self.jobs,
             limits=Limits(wall_seconds=self.seconds, memory_mb=self.memory),
-            isolation=self.isolation,
+            own_risk=self.own_risk,
             again=self.again,
+            books=self.book,
         )
         print(
             f"{len(grades)} students: {self.out / 'grades.csv'}, {self.out / 'report.txt'}, {self.out / 'feedback'}"

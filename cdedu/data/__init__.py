@@ -50,14 +50,15 @@ def pictures(path: str | Path, test: str | Path | None = None, size: int | None 
         test: what to compare with; a tenth of ``path`` is held out where it is not given.
         size: crop and resize to ``size`` × ``size``.
     """
-    images = image_folder(path, size)
+    # The file of the pixels is written in the order of the split, of which both parts are slices.
+    images = image_folder(path, size, shuffled=test is None)
     if len(images.images) < 2:
         raise ValueError(f"{path} holds one picture; training and comparing need at least two")
     name, classes = Path(path).stem.removesuffix("-train"), tuple(images.classes)
     if test is not None:
         held_out = image_folder(test, size)
-        unknown = [name for name in held_out.classes if name and name not in images.classes]
-        if unknown:
+        unknown = [name or "pictures outside any folder" for name in held_out.classes if name not in classes]
+        if unknown and any(held_out.classes):
             raise ValueError(
                 f"{test} has classes that {path} has not: {', '.join(unknown)}; leave those folders out"
             )
@@ -66,11 +67,10 @@ def pictures(path: str | Path, test: str | Path | None = None, size: int | None 
                 f"pictures in {test} and {path} differ in size; give a size to crop and resize to"
             )
         # The numbers of the classes are those of the training pictures, also where a class is missing among the held-out ones.
-        number = torch.tensor([classes.index(known) if known in classes else 0 for known in held_out.classes])
+        number = torch.tensor([0 if unknown else classes.index(known) for known in held_out.classes])
         labels = number[held_out.labels] if any(held_out.classes) or not any(classes) else None
         return Dataset(name, images.images, held_out.images, images.labels, labels, classes)
-    order = torch.randperm(len(images.images), generator=torch.Generator().manual_seed(0))
-    x, y, n = images.images[order], images.labels[order], max(1, len(order) // 10)
+    x, y, n = images.images, images.labels, max(1, len(images.images) // 10)
     return Dataset(name, x[n:], x[:n], y[n:], y[:n], classes)
 
 

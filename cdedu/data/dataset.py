@@ -38,4 +38,4 @@ def to_uint8(x: Tensor) -> Tensor:
 
 def to_unit(x: Tensor) -> Tensor:
     """uint8 images as float32 in [−1, 1]; anything else as it is."""
-    return x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x
+    return x.float().div_(127.5).sub_(1) if x.dtype == torch.uint8 else x

@@ -1,4 +1,5 @@
-"""Images from files: CIFAR-10, and any folder or zip of pictures. Decoded once, cached as uint8, ready to live on the GPU."""
+"""Images from files: CIFAR-10, and any folder or zip of pictures. Decoded once, cached as uint8, ready to live on the GPU, or on the
+disk where there are too many for that."""
 
 import hashlib
 import io
@@ -9,20 +10,23 @@ import tarfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cdedu.data.pixels import MisfitError, mapped, write_pixels
 from cdedu.files import read_tensors, sha256, write_tensors
 
 CACHE = Path(os.environ.get("CDEDU_CACHE", "~/.cache/cdedu")).expanduser()
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+NO_DATA = {"__MACOSX", "__pycache__", "@eaDir", "@tmp", "@Recycle", "#recycle", "$RECYCLE.BIN", "lost+found"}
+"""Folders that systems and tools make for themselves, beside those whose names begin with a dot."""
 
 # The mirror's files at a fixed revision, and the archive on the original server, each with its SHA-256.
 MIRROR, REVISION = "uoft-cs/cifar10", "0b2714987fa478483af9968de7c934580d0bb9a2"
@@ -44,16 +48,22 @@ class Images:
     classes: list[str]
 
 
-def image_folder(path: str | Path, size: int | None = None) -> Images:
+def image_folder(path: str | Path, size: int | None = None, shuffled: bool = False) -> Images:
     """All pictures in a folder or a zip, as RGB; the name of a picture's folder is its class.
+
+    They are decoded once, into a file of the cache (:mod:`cdedu.data.pixels`), from which ``images`` is mapped, read-only: any
+    number of pictures takes little memory. Hidden files and folders, and those that systems make (:data:`NO_DATA`), are left out;
+    folders that are symbolic links are followed, each place once.
 
     Args:
         path: a folder or a ``.zip`` with .png, .jpg, .webp or .bmp files at any depth.
         size: crop to the central square and resize to ``size`` × ``size``. Needed where sizes differ.
+        shuffled: in a random order, always the same, in place of the order of names.
 
     Raises:
         FileNotFoundError: if there is nothing at ``path``, or no picture in it.
         ValueError: for a file that is no picture, sizes that differ while ``size`` is not given, or a ``size`` below 1.
+        OSError: if the disk of the cache has too little space.
     """
     path = Path(path)
     if size is not None and size < 1:
@@ -62,11 +72,23 @@ def image_folder(path: str | Path, size: int | None = None) -> Images:
         )
     if not path.exists():
         raise FileNotFoundError(f"there is no folder or zip {path}")
-    files = [path] if path.is_file() else [path / name for name in picture_files(path)]
+    pictures = _pictures(path)
+    files = [path] if path.is_file() else [path / name for name, _ in pictures]
     # Names, sizes and times say whether the cache is stale, without a look into a picture.
     known = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    key = hashlib.sha256(json.dumps([known, size]).encode()).hexdigest()[:24]
-    return _cached(CACHE / f"images-{key}.safetensors", lambda: _decode_all(path, size))
+    key = hashlib.sha256(json.dumps([known, size, shuffled]).encode()).hexdigest()[:24]
+    if shuffled:
+        order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0))
+        pictures = [pictures[i] for i in order.tolist()]
+    file, names = CACHE / f"images-{key}.npy", [name for name, _ in pictures]
+    try:
+        write_pixels(file, len(pictures), lambda i: decode(*pictures[i], size), path.name)
+    except MisfitError as error:
+        raise ValueError(
+            f"{path}: {names[error.args[0]]} differs in size from {names[0]}; give a size to crop and resize to"
+        ) from None
+    classes, labels = np.unique([Path(name).parent.name for name in names], return_inverse=True)
+    return Images(mapped(file), torch.from_numpy(labels), classes.tolist())
 
 
 def cifar10(root: str | Path | None = None) -> tuple[Images, Images]:
@@ -152,14 +174,37 @@ def picture_files(folder: Path) -> list[str]:
 
 
 def _is_picture(name: str) -> bool:
-    """By its ending; archives made on a Mac hold a ``._name`` beside every file, which is none."""
-    return Path(name).suffix.lower() in SUFFIXES and not Path(name).name.startswith("._")
+    """By its ending, and neither hidden nor in a place that no person made."""
+    return Path(name).suffix.lower() in SUFFIXES and not any(_no_data(part) for part in Path(name).parts)
+
+
+def _no_data(name: str) -> bool:
+    return name.startswith(".") or name in NO_DATA
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """Names of the files at any depth, as they lie below ``folder``. Links to folders are followed after all real folders, and no
+    folder is gone through twice, so that links in a circle come to an end."""
+    seen, tops = set[tuple[int, int]](), [folder]
+    while tops:
+        links = []
+        for top in tops:
+            for root, folders, files in os.walk(top):
+                place = os.stat(root)
+                if (place.st_dev, place.st_ino) in seen:
+                    folders.clear()
+                    continue
+                seen.add((place.st_dev, place.st_ino))
+                folders[:] = [name for name in folders if not _no_data(name)]
+                links += [Path(root, name) for name in folders if Path(root, name).is_symlink()]
+                yield from (Path(root, name).relative_to(folder).as_posix() for name in files)
+        tops = sorted(links)
 
 
 def _pictures(path: Path) -> list[tuple[str, Callable[[], bytes]]]:
     """(name, reader) of every picture in a folder or zip, in the order of names."""
     if path.is_dir():
-        readers = {f.relative_to(path).as_posix(): f.read_bytes for f in path.rglob("*")}
+        readers = {name: (path / name).read_bytes for name in _files(path)}
     else:
         try:
             archive = zipfile.ZipFile(path)
@@ -171,36 +216,19 @@ def _pictures(path: Path) -> list[tuple[str, Callable[[], bytes]]]:
     raise FileNotFoundError(f"{path} holds no picture ({', '.join(sorted(SUFFIXES))})")
 
 
-def _decode_all(path: Path, size: int | None) -> Images:
-    from tqdm.auto import tqdm
-
-    pictures = _pictures(path)
-    names, n = [name for name, _ in pictures], len(pictures)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        decoded = pool.map(lambda picture: decode(*picture, size), pictures)
-        images = list(tqdm(decoded, total=n, desc=f"decode {path.name}", disable=n < 2000))
-    for name, image in zip(names, images, strict=True):
-        if image.shape != images[0].shape:
-            raise ValueError(
-                f"{path}: {name} differs in size from {names[0]}; give a size to crop and resize to"
-            )
-    classes, labels = np.unique([Path(name).parent.name for name in names], return_inverse=True)
-    return Images(torch.from_numpy(np.stack(images)), torch.from_numpy(labels), classes.tolist())
-
-
 def decode(name: str, read: Callable[[], bytes], size: int | None = None) -> np.ndarray:
     """One picture as (3, H, W) uint8, cropped to its central square and resized where there is a ``size``.
 
-    ``read`` returns the bytes of the file; ``name`` is for the error message.
+    ``read`` returns the bytes of the file; ``name`` is for the error message. Grey values of 16 bits are scaled to 8.
 
     Raises:
-        ValueError: for bytes that are no picture.
+        ValueError: for bytes that are no picture, or grey values of 32 bits, of which nobody knows which one is white.
     """
     from PIL import Image, ImageOps
 
     try:
         with Image.open(io.BytesIO(read())) as picture:
-            upright = ImageOps.exif_transpose(picture)
+            upright = _eight_bits(ImageOps.exif_transpose(picture), picture.format)
             # By way of RGBA, as palettes with transparency want it; transparent pixels keep the colour that is stored.
             rgb = (upright.convert("RGBA") if upright.has_transparency_data else upright).convert("RGB")
     except Exception as error:
@@ -209,6 +237,21 @@ def decode(name: str, read: Callable[[], bytes], size: int | None = None) -> np.
     if size is not None:
         rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.LANCZOS)
     return np.asarray(rgb).transpose(2, 0, 1)
+
+
+def _eight_bits(picture: Any, kind: str | None) -> Any:
+    """Grey values beyond 8 bits scaled to 8; Pillow would cut them off at 255. Other modes as they are."""
+    from PIL import Image
+
+    # A grey PNG of 16 bits has had both modes, in different versions of Pillow.
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and kind == "PNG"):
+        grey = np.asarray(picture).astype(np.uint32)
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise ValueError(
+            f"its grey values, of mode {picture.mode}, have no known range; save it with 8 or 16 bits"
+        )
+    return picture
 
 
 def _from_mirror(split: str) -> Images:

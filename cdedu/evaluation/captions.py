@@ -10,6 +10,7 @@ or ``cdedu captions samples captions.json --real coco-30k``.
 """
 
 import json
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,7 +42,7 @@ class Captioned(NamedTuple):
 
 def read_captions(path: str | Path) -> dict[str, str]:
     """Name of a picture → its caption, from a JSON file: such a dictionary itself, or COCO's ``captions_val2014.json``, of which the
-    first caption of each picture is taken (COCO has five).
+    first caption of each picture is taken (COCO has five). The file is in UTF-8 or UTF-16, with or without a byte-order mark.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -50,14 +51,14 @@ def read_captions(path: str | Path) -> dict[str, str]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file of captions {path}")
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json.loads(Path(path).read_bytes())  # which finds the encoding, as read_text does not
         if {"images", "annotations"} <= set(found):
             name_of = {image["id"]: image["file_name"] for image in found["images"]}
             # Of several captions of one picture the last one would stay: the first comes last.
             found = {name_of[note["image_id"]]: note["caption"] for note in reversed(found["annotations"])}
         if not all(isinstance(caption, str) for caption in found.values()):
             raise ValueError("no dictionary of texts")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         wanted = 'neither {"name.png": "caption", ...} nor COCO\'s format of captions'
         raise ValueError(f"{path} is {wanted} ({error!r})") from None
     return found
@@ -66,11 +67,14 @@ def read_captions(path: str | Path) -> dict[str, str]:
 def captioned(folder: str | Path, captions: str | Path) -> Captioned:
     """A folder of pictures and the file of their captions, which must belong together without a rest.
 
+    Names are the same if they look the same: a file system may store "é" as one sign or as two.
+
     Raises:
         FileNotFoundError: for a missing folder or file, or a folder without pictures.
         ValueError: for a picture without caption, an empty caption, or a caption without picture.
     """
-    names, texts = picture_files(Path(folder)), read_captions(captions)
+    names = picture_files(Path(folder))
+    texts = _by_name(names, read_captions(captions))
     lonely = [name for name in names if not texts.get(name, "").strip()]
     for odd, what in (
         (lonely, f"{len(names)} pictures in {folder} have no caption in {captions}"),
@@ -79,6 +83,18 @@ def captioned(folder: str | Path, captions: str | Path) -> Captioned:
         if odd:
             raise ValueError(f"{len(odd)} of {what}, {odd[0]} the first")
     return Captioned(Path(folder), names, [texts[name] for name in names])
+
+
+def _by_name(names: list[str], texts: dict[str, str]) -> dict[str, str]:
+    """The captions under the names as the folder spells them; where spelling alone tells two names apart, each keeps its own."""
+
+    def form(name: str) -> str:
+        return unicodedata.normalize("NFC", name)
+
+    if any(len({*map(form, group)}) < len(group) for group in (names, texts)):
+        return texts
+    spelt = {form(name): name for name in names}
+    return {spelt.get(form(name), name): text for name, text in texts.items()}
 
 
 @torch.no_grad()

@@ -9,17 +9,20 @@ schedule's :math:`1 - \beta` up to t, its input is
 our noisy sample on another scale. Nothing else separates the two.
 """
 
-import json
+import math
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from cdedu.adapters import DiffusersDenoiser
 from cdedu.checkpoints import Header
-from cdedu.networks import UNet
+from cdedu.files import check_weights, read_json, regular
+from cdedu.networks import UNet, bounds
+from cdedu.pretrained.pickles import check_torch_file
 from cdedu.student import ConsistencyModel
 
 RECIPE = "recipe.json"
@@ -30,81 +33,180 @@ def load_diffusers(folder: str | Path) -> DiffusersDenoiser | ConsistencyModel:
     """A pipeline saved by diffusers: a DDPM as a teacher, a consistency model as a student, in float32 and evaluation mode.
 
     ``model.header`` holds the shape of a sample and the number of labels, and the recipe of a student that was exported here. Weights
-    are read from safetensors files, or by ``torch.load(weights_only=True)`` from older ones; nothing is executed. The folder is as
-    ``save_pretrained`` leaves it, with ``unet/`` and ``scheduler/`` in it.
+    are read from safetensors files, or from older ones of torch that hold nothing else; nothing is executed. The folder is as
+    ``save_pretrained`` leaves it, with ``unet/`` and ``scheduler/`` in it; or a ``checkpoint-…`` of diffusers' training script, of
+    which the average ``unet_ema/`` is taken where there is one, and the scheduler of the folder around it.
 
     Raises:
         FileNotFoundError: if files are missing.
-        ValueError: for a network that is no ``UNet2DModel``, or a scheduler that is no diffusion; flow matching is refused.
+        ValueError: for a network that is no ``UNet2DModel``, a scheduler that is no diffusion, and files that are damaged, too large
+            for what they hold, or no numbers; flow matching is refused.
     """
     folder = Path(folder)
-    unet, scheduler = (p if (p := folder / name).is_dir() else folder for name in ("unet", "scheduler"))
+    unet = next((folder / name for name in ("unet_ema", "unet") if (folder / name).is_dir()), folder)
+    scheduler = _scheduler(folder)
     unet_config, config = _read_json(unet / "config.json"), _read_json(scheduler / "scheduler_config.json")
-    if unet_config.get("_class_name") != "UNet2DModel":
-        raise ValueError(f"{folder}: the network is a {unet_config.get('_class_name')}, not a UNet2DModel")
-    size = unet_config.get("sample_size")
-    if not size:
+    for part, values, key in ((unet, unet_config, "_class_name"), (scheduler, config, "_class_name")):
+        if not isinstance(values.get(key), str):
+            raise ValueError(f"{part}: {key} = {bounds.shown(values.get(key))}, but it must be a name")
+    if unet_config["_class_name"] != "UNet2DModel":
+        raise ValueError(f"{folder}: the network is a {unet_config['_class_name']:.80}, not a UNet2DModel")
+    if not (size := unet_config.get("sample_size")):
         raise ValueError(f"{unet / 'config.json'} has no sample_size; write the height of its images there")
-    if config.get("_class_name") == "CMStochasticIterativeScheduler":
-        network, levels = UNet(_read_unet(unet)), (config["sigma_data"], config["sigma_min"])
-        model = ConsistencyModel(network, *levels, noise_scale=250.0)
-        model.sigma_max = float(config["sigma_max"])
+    facts = {"recipe": _read_json(folder / RECIPE)} if (folder / RECIPE).is_file() else {}
+    try:
+        bounds.check_unet(unet_config)
+        height, width = size if isinstance(size, list) else (size, size)
+        facts |= {"shape": [unet_config.get("in_channels", 3), height, width]}
+        header = Header.from_dict(facts | {"classes": unet_config.get("num_class_embeds") or 0})
+        levels = _levels(config)
+    except Exception as error:  # what is in such a file can be wrong in any way
+        raise ValueError(f"{folder} cannot be used: {_reason(error)}") from None
+    model: DiffusersDenoiser | ConsistencyModel
+    if levels:
+        sigma_data, sigma_min, sigma_max = levels
+        model = ConsistencyModel(
+            UNet(_read_unet(unet, unet_config)), sigma_data, sigma_min, noise_scale=250.0
+        )
+        model.sigma_max = sigma_max  # type: ignore[assignment]
     else:
         alphas, prediction = _schedule(config, folder)
-        model = DiffusersDenoiser(_read_unet(unet), alphas, prediction)
-    height, width = size if isinstance(size, list) else (size, size)
-    facts = {"recipe": _read_json(folder / RECIPE)} if (folder / RECIPE).is_file() else {}
-    facts |= {"shape": [unet_config["in_channels"], height, width]}
-    model.header = Header.from_dict(facts | {"classes": unet_config.get("num_class_embeds") or 0})
+        network = _read_unet(unet, unet_config)
+        try:
+            model = DiffusersDenoiser(network, alphas, prediction)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from None
+    model.header = header  # type: ignore[assignment]
     return model.eval()
+
+
+def _scheduler(folder: Path) -> Path:
+    """Where the scheduler's configuration is: in the folder, or around a checkpoint of a training that goes on."""
+    for place in (folder / "scheduler", folder, folder.absolute().parent / "scheduler"):
+        if (place / "scheduler_config.json").exists():
+            return place
+    if folder.name.startswith("checkpoint-") and (folder / "unet").is_dir():
+        raise FileNotFoundError(
+            f"{folder} is a checkpoint of a training and does not say its noise schedule; save it there first, "
+            f'such as DDPMScheduler().save_pretrained("{folder / "scheduler"}")'
+        )
+    return folder / "scheduler" if (folder / "scheduler").is_dir() else folder
+
+
+def _levels(config: dict[str, Any]) -> tuple[float, float, float] | None:
+    """σ_d, ε and σ_max of a consistency model's scheduler; None for another."""
+    if config["_class_name"] != "CMStochasticIterativeScheduler":
+        return None
+    known = {"sigma_data": 0.5, "sigma_min": 0.002, "sigma_max": 80.0} | config
+    found = [bounds.number(key, known[key], 1e-6, 1e6) for key in ("sigma_data", "sigma_min", "sigma_max")]
+    if found[1] >= found[2]:
+        raise ValueError(f"sigma_min = {found[1]} is not below sigma_max = {found[2]}")
+    return found[0], found[1], found[2]
+
+
+_SCHEDULE = "num_train_timesteps beta_start beta_end beta_schedule trained_betas".split()
+"""The fields of a scheduler that make its noise levels."""
 
 
 def _schedule(config: dict[str, Any], folder: Path) -> tuple[Tensor, str]:
     """The schedule and what the network predicts, if the scheduler is a diffusion in discrete time."""
     import diffusers
 
-    name, prediction = str(config.get("_class_name")), config.get("prediction_type", "epsilon")
-    if "Flow" in name or "flow" in prediction or config.get("use_flow_sigmas"):
+    name, prediction = config["_class_name"], config.get("prediction_type", "epsilon")
+    if "Flow" in name or "flow" in str(prediction) or config.get("use_flow_sigmas"):
         raise ValueError(
-            f"{folder}: {name} is flow matching, not a diffusion; its velocity has no noise level σ that this package knows"
+            f"{folder}: {name:.80} is flow matching, not a diffusion; its velocity has no noise level σ that this package knows"
         )
     if config.get("rescale_betas_zero_snr"):
         raise ValueError(
-            f"{folder}: {name} ends without any signal (zero terminal SNR), where σ is infinite; "
+            f"{folder}: {name:.80} ends without any signal (zero terminal SNR), where σ is infinite; "
             "a denoiser in σ cannot start there"
         )
     known = [*diffusers.DDPMScheduler._compatibles, "DDIMInverseScheduler"]
     if name not in known or config.get("timestep_type") == "continuous" or "beta_schedule" not in config:
         raise ValueError(
-            f"{folder}: the scheduler {name} has no discrete schedule of β, as {', '.join(known[:3])} and so on have"
+            f"{folder}: the scheduler {name:.80} has no discrete schedule of β, as {', '.join(known[:3])} and so on have"
         )
-    return getattr(diffusers, name).from_config(config).alphas_cumprod, prediction
+    try:
+        own = {key: config[key] for key in _SCHEDULE if config.get(key) is not None}
+        bounds.whole("num_train_timesteps", own.get("num_train_timesteps", 1000), 2, 100_000)
+        for key in own.keys() & {"beta_start", "beta_end"}:
+            bounds.number(key, own[key], 0, 1)
+        for beta in bounds.items("trained_betas", own.get("trained_betas", [0, 1]), 2, 100_000):
+            bounds.number("trained_betas", beta, 0, 1)
+        if not isinstance(prediction, str):
+            raise ValueError(f"prediction_type = {bounds.shown(prediction)}, but it must be a name")
+        return getattr(diffusers, name).from_config(own).alphas_cumprod, prediction
+    except Exception as error:
+        raise ValueError(f"{folder}: the scheduler {name} cannot be used: {_reason(error)}") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"there is no {path}; is {path.parent} a folder that diffusers saved?")
-    try:
-        return dict(json.loads(path.read_text()))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+    return read_json(path)
 
 
-def _read_unet(folder: Path) -> nn.Module:
+def _read_unet(folder: Path, config: dict[str, Any]) -> nn.Module:
     """The UNet in float32, whatever precision its file has."""
     from diffusers import UNet2DModel
 
-    half = [p.name for p in folder.glob("*.fp16.*")]
-    plain = [p for p in folder.glob("diffusion_pytorch_model*") if p.name not in half]
-    variant = "fp16" if half and not plain else None
+    names = [
+        path
+        for path in sorted(folder.glob("diffusion_pytorch_model*"))
+        if path.suffix in (".bin", ".json", ".safetensors")
+    ]
+    safe = [path for path in names if ".safetensors" in path.suffixes]
+    names = safe or names
+    half = [p.name for p in names if ".fp16." in p.name]
+    variant = "fp16" if half and len(half) == len(names) else None
     try:
+        sizes = [size for path in names for size in _sizes(path, {p.name for p in names})]
+        levels = len(config["block_out_channels"])
+        if config.get("layers_per_block", 1) * levels > len(sizes):
+            raise ValueError(f"its weights are {len(sizes)} tensors, too few for its configuration")
+        with bounds.without_memory():
+            bare = UNet2DModel.from_config(config)
+        if bounds.size_of(bare) > sum(sizes):
+            raise ValueError(
+                f"its weights are {sum(sizes):,} numbers, but its network has {bounds.size_of(bare):,}"
+            )
         unet = UNet2DModel.from_pretrained(
-            folder, variant=variant, torch_dtype=torch.float32, low_cpu_mem_usage=False, local_files_only=True
+            folder,
+            variant=variant,
+            use_safetensors=bool(safe),
+            torch_dtype=torch.float32,
+            low_cpu_mem_usage=False,
+            local_files_only=True,
         )
-    except (OSError, RuntimeError, ValueError) as error:
-        lines = [line.strip() for line in str(error).splitlines()]
-        reason = lines[1] if lines[0].endswith(":") and len(lines) > 1 else lines[0]
-        raise ValueError(f"{folder} cannot be read: {reason}") from None
+        check_weights(unet.state_dict())
+    except Exception as error:  # the library's kinds are many
+        raise ValueError(f"{folder} cannot be read: {_reason(error)}") from None
     if variant:
         warnings.warn(f"{folder} holds weights in half precision; they are used in float32", stacklevel=3)
     return unet
+
+
+def _sizes(path: Path, beside: set[str]) -> list[int]:
+    """How many numbers each tensor of a file of weights has; an index has none, but must name files beside it."""
+    path = regular(path, "file of weights")
+    if path.suffix == ".json":
+        for name in read_json(path)["weight_map"].values():
+            if name not in beside:
+                raise ValueError(f"{path.name} names {bounds.shown(name)}, which does not lie beside it")
+        return []
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as file:
+            return [math.prod(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118
+    return [math.prod(shape) for shape in check_torch_file(path).values()]
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line, with its kind where its words alone say nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no reason is given"]
+    text = lines[1] if lines[0].endswith(":") and len(lines) > 1 else lines[0]
+    return (
+        f"{text:.300}"
+        if isinstance(error, OSError | ValueError | RuntimeError)
+        else f"{type(error).__name__}: {text:.300}"
+    )

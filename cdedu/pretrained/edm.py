@@ -1,25 +1,28 @@
 """EDM's checkpoints as NVIDIA publishes them: pickles, read without running anything in them.
 
 Such a file holds the source code of its own classes, and the ordinary way of opening it executes that code. Here every object
-that the file asks for becomes a record of its name, arguments and state instead. A short list says which names may occur;
-any other ends the reading. Tensors are opened last, one by one, after all names have been found to fit the network.
+that the file asks for becomes a record of its name, arguments and state instead (:mod:`cdedu.pretrained.pickles`). A short list
+says which names may occur; any other ends the reading. Tensors are opened last, one by one, after all names and shapes have been
+found to fit the network.
 
 The published weights are licensed CC BY-NC-SA 4.0, so what is distilled from them is too.
 
 Source: Karras et al. 2022, tables 1 and 7.
 """
 
-import pickle
+import mmap
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cdedu.adapters import VE, VP
 from cdedu.checkpoints import Header
+from cdedu.files import check_weights, regular
+from cdedu.networks import bounds
+from cdedu.networks.bounds import number, shown, whole
+from cdedu.pretrained.pickles import Record, laid, open_tensor, read_pickle, read_storage
 from cdedu.recipes import Network, Recipe
 from cdedu.teacher import Teacher
 
@@ -27,9 +30,9 @@ from cdedu.teacher import Teacher
 def is_edm(path: str | Path) -> bool:
     """Whether a file begins like a checkpoint of EDM; it may still be damaged, or refused by :func:`load_edm`."""
     try:
-        with open(path, "rb") as file:
+        with open(regular(path), "rb") as file:
             head = file.read(65_536)
-    except OSError:
+    except (OSError, ValueError):
         return False
     return head.startswith(b"\x80") and b"_reconstruct_persistent_obj" in head
 
@@ -51,11 +54,13 @@ def load_edm(path: str | Path) -> Teacher | VP | VE:
         ValueError: for a file that is no such checkpoint, is damaged, names anything else than such checkpoints do, or holds
             a network that is not known here.
     """
-    with open(path, "rb") as file:
+    with open(regular(path, "checkpoint"), "rb") as file:
         try:
-            model = _denoiser(_Recorder(file).load()["ema"], Path(path))
+            # Mapped rather than read: what it promises beyond its end is not there, and takes no memory.
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                model = _denoiser(read_pickle(data, _NAMES)["ema"], Path(path), len(data))
         except Exception as error:  # a damaged pickle can raise anything
-            why = str(error).strip().partition("\n")[0]
+            why = str(error).strip().partition("\n")[0][:300]
             why = why if isinstance(error, ValueError) else f"{type(error).__name__}: {why}"
             raise ValueError(
                 f"{path} is refused, and nothing in it was run: not a checkpoint of EDM, or damaged ({why})"
@@ -64,41 +69,19 @@ def load_edm(path: str | Path) -> Teacher | VP | VE:
 
 
 _NAMES = {
-    "torch_utils.persistence": {"_reconstruct_persistent_obj"},
-    "torch.storage": {"_load_from_bytes"},
-    "torch._utils": {"_rebuild_tensor_v2", "_rebuild_parameter"},
-    "torch.nn.modules.container": {"ModuleDict"},
-    "collections": {"OrderedDict"},
-    "builtins": {"set"},
-    "dnnlib.util": {"EasyDict"},
-    "numpy": {"dtype"},
-    "numpy.core.multiarray": {"scalar"},
-    "numpy._core.multiarray": {"scalar"},
+    "torch_utils.persistence._reconstruct_persistent_obj",
+    "torch.storage._load_from_bytes",
+    "torch._utils._rebuild_tensor_v2",
+    "torch._utils._rebuild_parameter",
+    "torch.nn.modules.container.ModuleDict",
+    "collections.OrderedDict",
+    "builtins.set",
+    "dnnlib.util.EasyDict",
+    "numpy.dtype",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
 }
-"""What a checkpoint of EDM may name, by module."""
-
-
-class _Record(dict[Any, Any]):
-    """What the file wanted made: with which arguments, state and items. Its class has the name that the file gave."""
-
-    args: tuple[Any, ...] = ()
-    state: Any = None
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__()
-        self.args = args
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
-class _Recorder(pickle.Unpickler):
-    """Makes nothing but records. Their classes are made anew for each file, so that no file can change what the next one meets."""
-
-    def find_class(self, module: str, name: str) -> type[_Record]:
-        if name not in _NAMES.get(module, ()):
-            raise ValueError(f"it names {f'{module}.{name}'!r:.100}, which no such checkpoint needs")
-        return type(name, (_Record,), {})
+"""What a checkpoint of EDM may name."""
 
 
 _DDPMPP = {"embedding_type": "positional", "channel_mult_noise": 1, "resample_filter": [1, 1]}
@@ -117,87 +100,103 @@ _DEFAULTS = {"SongUNet": _ALWAYS | _SONG | _DDPMPP, "DhariwalUNet": _ALWAYS | _A
 """The values that hold where a file says nothing."""
 
 
-def _denoiser(record: _Record, path: Path) -> Teacher | VP | VE:
+def _denoiser(record: Any, path: Path, size: int) -> Teacher | VP | VE:
+    """The model of a record; ``size`` is that of its file in bytes, more than which its tensors cannot have."""
     wrapper, state = _persistent(record)
     kind, net = _persistent(state["_modules"]["model"])
     network, shape = _architecture(kind, net["_init_kwargs"])
-    with torch.device("meta"):
+    with bounds.without_memory():
         built = network.build(shape)
-    _fill(built, dict(_tensors(state["_modules"].pop("model"))))
+    _fill(built, dict(_tensors(state["_modules"].pop("model"))), size)
+
+    def value(key: str, low: float, high: float) -> float:
+        return number(key, state[key], low, high)
+
     if wrapper == "EDMPrecond":
-        model = Teacher(built, float(state["sigma_data"]))
+        model = Teacher(built, value("sigma_data", 1e-6, 1e6))
     elif wrapper == "VPPrecond":
-        betas = float(state["beta_d"]), float(state["beta_min"])
-        model = VP(built, *betas, int(state["M"]), float(state["epsilon_t"]))
+        betas = value("beta_d", 1e-6, 100), value("beta_min", 0, 100)
+        model = VP(built, *betas, whole("M", state["M"], 2, 1_000_000), value("epsilon_t", 1e-12, 1))
     elif wrapper == "VEPrecond":
-        model = VE(built, float(state["sigma_min"]), float(state["sigma_max"]))
+        model = VE(built, value("sigma_min", 1e-12, 1e6), value("sigma_max", 1e-12, 1e6))
     else:
-        raise ValueError(f"its preconditioning {wrapper!r:.80} is not known here")
+        raise ValueError(f"its preconditioning {shown(wrapper)} is not known here")
     recipe = Recipe(path.stem, data="", network=network, sigma_data=getattr(model, "sigma_data", 0.5))
     model.header = Header(shape, recipe, network.classes, network.classes, facts={"source": path.name})
     return model
 
 
-def _persistent(record: _Record) -> tuple[str, dict[str, Any]]:
+def _persistent(record: Any) -> tuple[Any, Any]:
     """Name and state of an object that came with its own source code."""
-    if type(record).__name__ != "_reconstruct_persistent_obj":
-        raise ValueError(f"a network is missing where {type(record).__name__!r:.80} stands")
+    name = record.name if type(record) is Record else ""
+    if name != "torch_utils.persistence._reconstruct_persistent_obj":
+        raise ValueError(f"a network is missing where {name or shown(record)!r} stands")
     return record.args[0]["class_name"], record.args[0]["state"]
 
 
-def _architecture(kind: str, arguments: dict[str, Any]) -> tuple[Network, tuple[int, int, int]]:
+def _architecture(kind: Any, arguments: Any) -> tuple[Network, tuple[int, int, int]]:
     """Our name of EDM's network, and the shape of its images."""
-    if kind not in _KINDS:
-        raise ValueError(f"its network {kind!r:.80} is not known here")
+    if type(kind) is not str or kind not in _KINDS:
+        raise ValueError(f"its network {shown(kind)} is not known here")
     options = _DEFAULTS[kind] | arguments
-    size, c_in, c_out = (int(options.pop(key)) for key in ("img_resolution", "in_channels", "out_channels"))
+    size, c_in, c_out = (
+        whole(key, options.pop(key), *bounds.SIZES)
+        for key in ("img_resolution", "in_channels", "out_channels")
+    )
     for key in options.keys() - _DEFAULTS[kind].keys():
         raise ValueError(f"its network {kind} has an option {key!r:.80}, which is not known here")
     ours = [name for name, fixed in _KINDS[kind].items() if fixed.items() <= options.items()]
     if not ours or c_in != c_out or options["channel_mult_emb"] != 4:
         raise ValueError(f"its network {kind} is none of {', '.join(_KINDS[kind])}")
-    width, blocks, classes = (int(options[key]) for key in ("model_channels", "num_blocks", "label_dim"))
-    multipliers, attention = (tuple(map(int, options[key])) for key in ("channel_mult", "attn_resolutions"))
-    network = Network(ours[0], width, blocks, multipliers, attention, float(options["dropout"]), classes)
+    multipliers = tuple(bounds.items("channel_mult", options["channel_mult"], 1, bounds.LEVELS))
+    attention = tuple(bounds.items("attn_resolutions", options["attn_resolutions"], 0, 16))
+    width, blocks, dropout = (options[key] for key in ("model_channels", "num_blocks", "dropout"))
+    network = Network(ours[0], width, blocks, multipliers, attention, dropout, options["label_dim"])
+    bounds.check_network(network, (c_in, size, size))
     return network, (c_in, size, size)
 
 
-def _tensors(record: _Record, prefix: str = "") -> Iterator[tuple[str, _Record]]:
+def _tensors(record: Any) -> Iterator[tuple[str, Any]]:
     """Names and unopened tensors of a module and its children, each taken out of its place: nothing is met or kept twice."""
-    # A ModuleDict has no source code of its own.
-    state = _persistent(record)[1] if record.args else record.state
-    for part in ("_parameters", "_buffers"):
-        while state[part]:
-            name, tensor = state[part].popitem()
-            if tensor is not None:
-                yield prefix + name, tensor
-    while state["_modules"]:
-        name, child = state["_modules"].popitem()
-        if child is not None:
-            yield from _tensors(child, f"{prefix}{name}.")
+    left = [("", record)]
+    while left:
+        prefix, module = left.pop()
+        # A ModuleDict has no source code of its own.
+        state = _persistent(module)[1] if module.args else module.state
+        inner = []
+        for part in ("_parameters", "_buffers", "_modules"):
+            while state[part]:
+                name, child = state[part].popitem()
+                if type(name) is not str or len(prefix) + len(name) > 200:
+                    raise ValueError(f"a part of its network is called {shown(name)}, which is no name")
+                if child is not None and part == "_modules":
+                    inner.append((f"{prefix}{name}.", child))
+                elif child is not None:
+                    yield prefix + name, child
+        left += reversed(inner)
 
 
-def _fill(network: nn.Module, records: dict[str, _Record]) -> None:
+def _fill(network: nn.Module, records: dict[str, Any], size: int) -> None:
     """Give a network without memory the tensors of the file, all of them but those that it has no use for."""
     wanted = network.state_dict()
-    for name in records.keys() ^ wanted.keys():
+    for name in sorted(records.keys() - wanted.keys()):
         # Augmentation is for training; without a bias, leaving it out is the same as no augmentation. Plain means need no filter.
-        if name in wanted or not name.endswith(("map_augment.weight", "resample_filter")):
-            raise ValueError(f"tensor {name!r:.80} is in only one of file and network")
+        if name.endswith(("map_augment.weight", "resample_filter")):
+            del records[name]
+    places = {name: laid(record) for name, record in records.items()}
+    bounds.check_fits(network, {name: tuple(place.size) for name, place in places.items()})
+    if 2 * bounds.size_of(network) > size:  # two bytes a number, at least
+        raise ValueError(f"its network has {bounds.size_of(network):,} numbers, more than the file holds")
+    records.clear()
     tensors = {}
-    for name, place in wanted.items():
-        tensors[name] = _open(records.pop(name))
-        has, wants = tuple(tensors[name].shape), tuple(place.shape)
-        if has != wants:
-            raise ValueError(f"tensor {name!r} has shape {has}, its network wants {wants}")
+    for name in wanted:
+        place = places.pop(name)
+        tensors[name] = open_tensor(place, read_storage(_bytes(place.storage)))
+    check_weights(tensors)
     network.load_state_dict(tensors, assign=True)
 
 
-def _open(record: _Record) -> Tensor:
-    if type(record).__name__ == "_rebuild_parameter":
-        record = record.args[0]
-    storage, offset, size, stride = record.args[:4]
-    stored = torch.load(BytesIO(storage.args[0]), map_location="cpu", weights_only=True)
-    # The public way, untyped(), warns; this is what torch's own reader uses.
-    whole = torch.empty(0, dtype=stored.dtype).set_(stored._untyped_storage)
-    return whole.as_strided(size, stride, offset).float()
+def _bytes(record: Any) -> Any:
+    if type(record) is not Record or record.name != "torch.storage._load_from_bytes":
+        raise ValueError(f"{shown(record)} stands where the numbers of a tensor should")
+    return record.args[0]

@@ -5,6 +5,7 @@ Needs the packages onnx, onnxscript and onnxruntime (``pip install "cdedu[onnx]"
 
 import logging
 import math
+import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from cdedu.checkpoints import Header
 from cdedu.files import replacing
-from cdedu.noise import SIGMA_MIN, per_sample
+from cdedu.noise import SIGMA_MAX, SIGMA_MIN, per_sample
 
 TOLERANCE = 1e-4
 
@@ -39,7 +40,7 @@ def export_onnx(
         model: a :class:`~cdedu.teacher.Teacher`, a :class:`~cdedu.student.ConsistencyModel`, or any module called as
             ``model(x, sigma)``. It is exported as in evaluation; its own state is left as it was.
         path: ends in ``.onnx``; its folder is made if missing.
-        sigma: a noise level to fix in the graph, 80 for one-step samples.
+        sigma: a noise level to fix in the graph, 80 for one-step samples; at most the highest that the model knows.
         shape: of one sample; what :func:`~cdedu.checkpoints.load` read from the checkpoint by default.
         classes: number of labels, 0 for none; by default as in the checkpoint.
 
@@ -63,13 +64,16 @@ def export_onnx(
         raise ValueError("export_onnx: the model does not say its shape; give it, such as shape=(1, 8, 8)")
     classes = header.classes if classes is None else classes
     low = float(getattr(model, "sigma_min", 0.0)) or SIGMA_MIN
-    if sigma is not None and not low * (1 - 1e-6) <= sigma < float("inf"):
-        raise ValueError(f"export_onnx: sigma = {sigma}, but it must be finite and at least {low:g}")
+    known = getattr(model, "sigma_max", None)
+    high = float(known or (header.recipe.sigma_max if header.recipe else SIGMA_MAX))
+    if sigma is not None and not low * (1 - 1e-6) <= sigma <= (high if known else sys.float_info.max):
+        wanted = f"at most {high:g}" if known else "finite"
+        raise ValueError(f"export_onnx: sigma = {sigma}, but it must be {wanted} and at least {low:g}")
     _packages()
 
     was_training = model.training
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    graph = _Graph(model, sigma, shape, classes, low)
+    graph = _Graph(model, sigma, shape, classes, low, high)
     try:
         model.cpu().eval()
         program = _trace(graph)
@@ -89,10 +93,17 @@ class _Graph(nn.Module):
     """The model with inputs in a fixed order, and inputs to try it on."""
 
     def __init__(
-        self, model: nn.Module, sigma: float | None, shape: Sequence[int], classes: int, low: float
+        self,
+        model: nn.Module,
+        sigma: float | None,
+        shape: Sequence[int],
+        classes: int,
+        low: float,
+        high: float = SIGMA_MAX,
     ) -> None:
         super().__init__()
-        self.model, self.sigma, self.shape, self.classes, self.low = model, sigma, shape, classes, low
+        self.model, self.sigma, self.shape, self.classes = model, sigma, shape, classes
+        self.low, self.high = low, high
         self.names = ["x", *["sigma"] * (sigma is None), *["labels"] * bool(classes)]
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -100,9 +111,11 @@ class _Graph(nn.Module):
         return self.model(given.pop("x"), given.pop("sigma", self.sigma), **given)
 
     def inputs(self, batch: int) -> tuple[Tensor, ...]:
-        """Noise at levels from ``low`` to 80, one level for each sample."""
+        """Noise at levels from the model's lowest to its highest, one level for each sample."""
         generator = torch.Generator().manual_seed(batch)
-        levels = torch.linspace(math.log(self.low), math.log(80.0), batch).exp().clamp(min=self.low)
+        levels = (
+            torch.linspace(math.log(self.low), math.log(self.high), batch).exp().clamp(self.low, self.high)
+        )
         if self.sigma is not None:
             levels = torch.full((batch,), float(self.sigma))
         noise = torch.randn(batch, *self.shape, generator=generator)

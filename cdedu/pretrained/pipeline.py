@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from cdedu.checkpoints import Header
+from cdedu.files import disk_errors
 from cdedu.networks import UNet
 from cdedu.networks.guided import WeightedUNet
 from cdedu.pretrained.diffusers import RECIPE
@@ -56,19 +57,29 @@ def export_pipeline(
     recipe = recipe or header.recipe
     if recipe is None:
         raise ValueError("export_pipeline: the student does not say its recipe; give it: recipe=...")
+    folder = folder.absolute()  # "." has no name of its own
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise FileExistsError(f"{folder} is there and not empty; nothing was written, choose another folder")
     levels = {"sigma_min": student.sigma_min, "sigma_max": recipe.sigma_max, "sigma_data": student.sigma_data}
     scheduler = CMStochasticIterativeScheduler(
         recipe.student.points, rho=recipe.rho, clip_denoised=False, **levels
     )
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    card = model_card(folder.name, recipe, header, metrics, license)
+    there = folder.is_dir()
+    # A folder that is there is filled and not replaced: it may be the one that we are in.
+    temporary = (folder if there else folder.parent) / f".{folder.name}.{os.getpid()}.tmp"
     training = net.training
     try:
-        ConsistencyModelPipeline(net.eval(), scheduler).save_pretrained(temporary)
-        (temporary / RECIPE).write_text(json.dumps(recipe.to_dict(), indent=1) + "\n")
-        (temporary / "README.md").write_text(model_card(folder.name, recipe, header, metrics, license))
-        os.replace(temporary, folder)
+        with disk_errors(folder):
+            ConsistencyModelPipeline(net.eval(), scheduler).save_pretrained(temporary)
+            (temporary / RECIPE).write_text(json.dumps(recipe.to_dict(), indent=1) + "\n", encoding="utf-8")
+            (temporary / "README.md").write_text(card, encoding="utf-8")
+            for name in sorted(os.listdir(temporary), key="model_index.json".__eq__) if there else ():
+                os.replace(
+                    temporary / name, folder / name
+                )  # last the file by which diffusers knows a pipeline
+            if not there:
+                os.replace(temporary, folder)
     finally:
         net.train(training)
         shutil.rmtree(temporary, ignore_errors=True)

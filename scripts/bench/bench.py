@@ -101,11 +101,11 @@ from diffusers import DDPMScheduler, UNet2DModel
 from cdedu.pretrained import load_teacher
 
 def memory(name):
-    return next(int(l.split()[1]) for l in Path("/proc/self/status").read_text().splitlines() if l.startswith(name))
+    return next(int(l.split()[1]) for l in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if l.startswith(name))
 
 linux = Path("/proc/self/clear_refs").exists()
 if linux:
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak is counted from here
     before = memory("VmRSS")
 start, cpu = time.perf_counter(), time.process_time()
 model = load_teacher(sys.argv[1])
@@ -120,7 +120,7 @@ def loading(repeats: int = 3) -> dict[str, dict[str, float]]:
     """Time and peak memory for loading checkpoints of 56 M parameters, random ones, each in a fresh process."""
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-    recipe, out = get_recipe("cifar10"), {}
+    recipe, out = get_recipe("cifar10-ddpmpp"), {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "edm.pkl").write_bytes(edm_layout.cifar10())

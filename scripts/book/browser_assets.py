@@ -68,7 +68,7 @@ def main() -> None:
     }
     write("reference.json", to_json({name: round_all(value) for name, value in reference.items()}))
 
-    hashes = json.loads((WEIGHTS / "hashes.json").read_text())
+    hashes = json.loads((WEIGHTS / "hashes.json").read_text(encoding="utf-8"))
     files = {
         "runtime": f"../vendor/onnxruntime-web/{SCRIPT}",
         "wasm": f"../vendor/onnxruntime-web/{WASM}",
@@ -89,8 +89,8 @@ def main() -> None:
 def up_to_date() -> bool:
     """Whether every file is that of the manifest, and the manifest that of the weights; without loading a network."""
     try:
-        manifest = json.loads((LIVE / "manifest.json").read_text())
-        hashes = json.loads((WEIGHTS / "hashes.json").read_text())
+        manifest = json.loads((LIVE / "manifest.json").read_text(encoding="utf-8"))
+        hashes = json.loads((WEIGHTS / "hashes.json").read_text(encoding="utf-8"))
         whole = all(describe(asset["file"]) == asset for asset in manifest["assets"].values())
         return (
             whole

@@ -95,7 +95,7 @@ def borrowed(folder: Path) -> Path:
     python = folder / "bin" / "python"
     site = sysconfig.get_path("purelib", vars={"base": str(folder)})
     Path(site, "borrowed.pth").write_text(
-        sysconfig.get_path("purelib") + "\n"
+        sysconfig.get_path("purelib") + "\n", encoding="utf-8"
     )  # .pth files there are not read
     return python
 

@@ -67,7 +67,7 @@ def changed() -> set[Path]:
 
 def daily() -> list[Path]:
     """Chapters that take at most :data:`BRIEF` seconds, one set of exercises, and whatever has changed."""
-    rows = json.loads(CHAPTERS.read_text())["metrics"]
+    rows = json.loads(CHAPTERS.read_text(encoding="utf-8"))["metrics"]
     brief = {name for name, row in rows.items() if row["seconds"] <= BRIEF}
     chosen = changed() | {ROOT / "exercises" / "source" / "04_consistency.ipynb"}
     return [p for p in notebooks([]) if p in chosen or (p.is_relative_to(ROOT / "book") and p.stem in brief)]

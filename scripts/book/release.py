@@ -68,7 +68,7 @@ def served(html: Path) -> Iterator[str]:
 
 def published() -> str:
     """The address of the published book, of the repository and version that book_launch.py reads, too."""
-    url = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+    url = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"]
     name = os.environ.get("BOOK_REPOSITORY") or "/".join(url.split("/")[-2:])
     return address(name, os.environ.get("BOOK_VERSION", ""))
 
@@ -111,7 +111,7 @@ def write_pdf(path: Path, html: Path) -> None:
             book.append(
                 io.BytesIO(printed), outline_item=tab.locator("article h1").first.inner_text().rstrip("#")
             )
-    config = yaml.safe_load((ROOT / "_config.yml").read_text())
+    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     book.add_metadata({"/Title": config["title"], "/Author": config["author"]})
     book.compress_identical_objects()
     book.write(path.with_suffix(".tmp"))

@@ -40,7 +40,7 @@ def prepare(folder: Path, ddpm_steps: int, steps: int) -> dict[str, Any]:
         start, cpu = time.perf_counter(), time.process_time()
         loss = train(ddpm, ddpm_steps)
         took = {"seconds": time.perf_counter() - start, "computing_seconds": time.process_time() - cpu}
-        times.write_text(json.dumps({"steps": ddpm_steps, "loss": loss, **took}))
+        times.write_text(json.dumps({"steps": ddpm_steps, "loss": loss, **took}), encoding="utf-8")
     if not (run / "student.safetensors").exists():
         words = f"digits --max-steps {steps} --batch 64 --device cpu --teacher".split()
         words += [ddpm, "--out", run]
@@ -48,7 +48,7 @@ def prepare(folder: Path, ddpm_steps: int, steps: int) -> dict[str, Any]:
         cdedu("distill", *words, "--results", folder / "records", *resume)
     if not (folder / "pipe").exists():
         cdedu("export", run / "student.safetensors", folder / "pipe")
-    return dict(json.loads(times.read_text()))
+    return dict(json.loads(times.read_text(encoding="utf-8")))
 
 
 @torch.no_grad()

@@ -146,12 +146,12 @@ class Diary:
     def write(self, name: str, entries: Any) -> None:
         """All of a file, whole or not at all."""
         with replacing(self.out / f"{name}.json") as temporary:
-            temporary.write_text(json.dumps(entries))
+            temporary.write_text(json.dumps(entries), encoding="utf-8")
 
     def read(self, name: str) -> list[Any]:
         """All entries."""
         path = self.out / f"{name}.json"
-        return list(json.loads(path.read_text())) if path.is_file() else []
+        return list(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else []
 
     def curves(self) -> dict[str, list[Any]]:
         """[images, mean loss] of each model, by file name."""
@@ -169,7 +169,7 @@ class Diary:
         if not path.is_file() and RECORD.is_file():
             old = read_record(RECORD)
             self.write("looks", {"runs": old["metrics"]["looks"], "settings": old["settings"]})
-        return dict(json.loads(path.read_text())["runs"]) if path.is_file() else {}
+        return dict(json.loads(path.read_text(encoding="utf-8"))["runs"]) if path.is_file() else {}
 
     def looked(self, series: str) -> int:
         """Images of a model's last look."""
@@ -279,12 +279,12 @@ def teacher_for(part: Part, out: Path, diary: Diary, data: Dataset) -> Teacher |
 @contextmanager
 def alone(out: Path) -> Iterator[None]:
     """Inside, no other process runs in the folder; the system lets go of the lock when a process dies."""
-    with open(out / "lock", "w") as lock:
+    with open(out / "lock", "w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise SystemExit(f"cifar_run: the run in {out} is alive already (process {pid(out)})") from None
-        (out / "pid").write_text(f"{os.getpid()}\n")
+        (out / "pid").write_text(f"{os.getpid()}\n", encoding="utf-8")
         try:
             yield
         finally:
@@ -388,11 +388,11 @@ def pid(out: Path) -> int | None:
     """Of the process that runs, if one does."""
     if not (out / "lock").is_file():
         return None
-    with open(out / "lock") as lock:
+    with open(out / "lock", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:  # somebody holds it
-            return int((out / "pid").read_text() or 0)
+            return int((out / "pid").read_text(encoding="utf-8") or 0)
     return None
 
 

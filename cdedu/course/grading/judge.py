@@ -1,6 +1,7 @@
 """The grader's side of one submission: run it elsewhere, judge its answers here, start again without what broke it."""
 
 import functools
+import hashlib
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -22,7 +23,8 @@ from cdedu.course.checks import core
 from cdedu.course.checks.core import Result
 from cdedu.course.grading.wire import Forged, Gone, Peer
 
-Isolation = Literal["auto", "namespaces", "hooks"]
+REMARKS = 30
+"""On one submission."""
 Cell = tuple[str, str]
 """Name, as the report calls it, and source."""
 
@@ -44,6 +46,14 @@ class Limits:
     memory_mb: int = 1024
     """Of each process, on top of the libraries."""
 
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            most = 2**20 if name == "memory_mb" else 86_400
+            if not 1 <= value <= most:
+                raise ValueError(
+                    f"{name.replace('_', ' ')} of a submission: 1 to {most} are possible, not {value}"
+                )
+
 
 @dataclass
 class Verdicts:
@@ -51,11 +61,18 @@ class Verdicts:
 
     results: dict[str, Result] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    told: Callable[[str, Result | None], None] = lambda name, result: None
+    """Hears of an exercise before it is judged, with None, and of the result."""
 
     def remark(self, text: str) -> None:
-        """Say it once."""
-        if text not in self.remarks:
-            self.remarks.append(text)
+        """Say it once, and no more than :data:`REMARKS` things."""
+        if text not in self.remarks and len(self.remarks) <= REMARKS:
+            self.remarks.append(text if len(self.remarks) < REMARKS else "and more of the kind")
+
+    def give(self, name: str, result: Result) -> None:
+        """The verdict on an exercise."""
+        self.results[name] = replace(result, message=plain(result.message, 2000))
+        self.told(name, self.results[name])
 
 
 @dataclass(frozen=True)
@@ -107,38 +124,52 @@ def hidden_tests(path: Path | None) -> dict[str, list[Callable[..., str | None]]
 
 
 _MISSING = Result("wrong", "missing")
+UNPROTECTED = (
+    "a submission could read and change your files here: there are no Linux namespaces to hold it back"
+)
+REMEDY = (
+    "Grade on Linux: as root, in a container that may make namespaces (docker run --privileged), or as a user where "
+    "`unshare --user --net true` works. Students can check themselves in Colab. --own-risk grades all the same."
+)
 
 
 class Judge:
     """Holds the process that forks for every submission. Use it in a ``with`` statement."""
 
-    def __init__(self, task: Task, isolation: Isolation = "auto") -> None:
+    def __init__(self, task: Task, own_risk: bool = False) -> None:
         self.task, self.tests = task, hidden_tests(task.hidden)
+        self._scratch = tempfile.TemporaryDirectory(prefix="cdedu-grade-")
+        self.control, self.process = self._start()
+        try:
+            if self.control.recv(1) != b"!":
+                raise OSError("it ended")
+            self.why = self._leaks()
+        except OSError as error:
+            self.close()
+            raise OSError(f"the process that runs submissions does not start: {error}") from None
+        self.namespaces = not self.why
+        if self.why and not own_risk:
+            self.close()
+            raise OSError(f"{UNPROTECTED} ({self.why}). {REMEDY}")
+
+    def _start(self) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+        """The process that forks, and a line to it."""
         ours, theirs = socket.socketpair()
+        ours.settimeout(300)
         kept = {k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV")}  # fmt: skip
         more = {"PYTHONPATH": str(Path(cdedu.__file__).parents[1]), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0"}  # fmt: skip
         start = "from cdedu.course.grading.sandbox import main; main()"
-        given = json.dumps([source for _, source in task.given])
-        self._scratch = tempfile.TemporaryDirectory(prefix="cdedu-grade-")
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", start, str(theirs.fileno()), given],
-            pass_fds=[theirs.fileno()],
-            env=kept | more | {"MPLCONFIGDIR": self._scratch.name},
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-        )
-        theirs.close()
-        self.control = ours
-        if ours.recv(1) != b"!":
-            raise OSError("the process that runs submissions does not start")
-        self.namespaces = isolation != "hooks"
-        if self.namespaces and (trouble := self._leaks()):
-            if isolation == "namespaces":
-                self.close()
-                raise OSError(f"namespaces do not isolate here: {trouble}")
-            self.namespaces, self.why = False, trouble
+        given = json.dumps([source for _, source in self.task.given])
+        with theirs:
+            return ours, subprocess.Popen(
+                [sys.executable, "-P", "-c", start, str(theirs.fileno()), given],
+                pass_fds=[theirs.fileno()],
+                env=kept | more | {"MPLCONFIGDIR": self._scratch.name},
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+            )
 
-    why = ""
+    namespaces, why = True, ""
 
     def __enter__(self) -> "Judge":
         return self
@@ -163,7 +194,7 @@ class Judge:
             )
         root = " You are root, for whom the limit on processes does not hold." if os.getuid() == 0 else ""
         return (
-            f"Python audit hooks only ({self.why or 'as asked'}): they refuse network, processes and files outside to Python code, "
+            f"At your own risk, Python audit hooks only ({self.why}): they refuse network, processes and files outside to Python code, "
             f"and are no boundary against native code. Limits on time and memory hold.{root} Grade in a container or a virtual "
             "machine."
         )
@@ -198,22 +229,24 @@ class Judge:
             return "the scratch folder cannot be written"
         return ", ".join(f"{what} is possible" for what, possible in found.items() if possible)
 
-    def grade(self, cells: list[Cell], places: dict[str, int]) -> Verdicts:
-        """Judge every exercise of the set.
+    def grade(self, cells: list[Cell], places: dict[str, int], verdicts: Verdicts, seconds: float | None = None) -> None:  # fmt: skip
+        """Judge every exercise of the set that has no verdict yet.
 
         Args:
             cells: the notebook's code, in order.
             places: exercise → the index of the cell after which it is judged; the others are judged at the end.
+            verdicts: gets them as they come.
+            seconds: for the whole; by default those of the limits.
         """
-        verdicts, skip = Verdicts(), set[int]()
-        end = time.monotonic() + self.task.limits.wall_seconds
+        seconds, skip = seconds or self.task.limits.wall_seconds, set[int]()
+        end = time.monotonic() + seconds
         while time.monotonic() < end and self._attempt(cells, places, verdicts, skip, end):
             pass
         late = Result("not attempted", "time", "The time for the whole notebook was over before this exercise was reached.")  # fmt: skip
-        if set(self.task.exercises) - set(verdicts.results):
+        if missing := [name for name in self.task.exercises if name not in verdicts.results]:
             verdicts.remark(f"stopped after {self.task.limits.wall_seconds} s")
-        verdicts.results = {name: verdicts.results.get(name, late) for name in self.task.exercises}
-        return verdicts
+        for name in missing:
+            verdicts.give(name, late)
 
     def _attempt(self, cells: list[Cell], places: dict[str, int], verdicts: Verdicts, skip: set[int], end: float) -> bool:  # fmt: skip
         """Run the notebook once; true if the process broke and another attempt without the cause makes sense."""
@@ -236,7 +269,8 @@ class Judge:
             except Forged:
                 verdicts.remark("sends messages of its own to the grader; stopped")
                 stopped = Result("wrong", "ended", "The notebook interfered with its grading.")
-                verdicts.results = {n: verdicts.results.get(n, stopped) for n in self.task.exercises}
+                for name in set(self.task.exercises) - set(verdicts.results):
+                    verdicts.give(name, stopped)
             except (Gone, core._TooLong) as problem:
                 why = _why(problem, limits)
                 if time.monotonic() >= end:
@@ -247,8 +281,8 @@ class Judge:
                     skip.add(at)
                     verdicts.remark(f"{cells[at][0]} {why}; left out")
                     return True
-                if not peer.late or exercise not in verdicts.results:
-                    verdicts.results[exercise] = Result("wrong", "ended", f"Its check {why}.")
+                if exercise not in verdicts.results:
+                    verdicts.give(exercise, Result("wrong", "ended", f"Its check {why}."))
                 verdicts.remark(f"{exercise}: its check {why}")
                 return True
         return False
@@ -259,8 +293,8 @@ class Judge:
             time_ = f"{limits.cell_seconds} s of computing" if computing else f"{limits.cell_wall_seconds} s"
             verdicts.remark(f"{name} was stopped after {time_}")
         elif "error" in outcome:
-            line = _plain(outcome.get("line", ""))
-            verdicts.remark(f"{name} raised {_plain(outcome['error'])}" + (f" in the line `{line}`" if line else ""))  # fmt: skip
+            line = plain(outcome.get("line", ""))
+            verdicts.remark(f"{name} raised {plain(outcome['error'])}" + (f" in the line `{line}`" if line else ""))  # fmt: skip
 
     def _facts(self, verdicts: Verdicts, peer: Peer) -> None:
         facts = _asked(peer, "facts")
@@ -268,7 +302,7 @@ class Judge:
         if not isinstance(noted, list) or not isinstance(printed, int):
             raise Forged("sent what are no facts")
         for what in noted[:10]:
-            verdicts.remark(f"tried to {_plain(what)}: refused")
+            verdicts.remark(f"tried to {plain(what)}: refused")
         if printed > 10**6:
             verdicts.remark(f"printed {printed / 1e6:,.0f} million characters")
 
@@ -279,25 +313,34 @@ class Judge:
         public, seconds = core.exercises()[name], self.task.limits.check_seconds
         result = Result("right")
         for test in (public.test, *self.tests.get(name, ())):
-            for seed in self.task.seeds:
+            for draw, seed in enumerate(self.task.seeds):
                 drawn: list[bool] = []
                 peer.deadline = min(end, time.monotonic() + 0.9 * seconds)
+                verdicts.told(name, None)
                 try:
-                    space = peer.request("answers", list(public.answers), seed + 10_007)
+                    space = peer.request("answers", list(public.answers), draw)
                     if not isinstance(space, dict):
                         raise Forged("sent what is no answer")
-                    result = core.judge(replace(public, test=_watched(test, drawn)), space, seed, seconds)
+                    watched = _watched(test, drawn, _drawn(seed, name, "order"))
+                    result = core.judge(
+                        replace(public, test=watched), space, _drawn(seed, name, "data"), seconds
+                    )
                 except Exception as error:  # an answer that cannot be sent
                     result = Result("wrong", "raised", core._explain(error))
                 peer.forget()
-                if peer.late:
-                    verdicts.results[name] = result
+                if peer.late or result.key == "endless":  # what runs on is no longer in step with us
+                    verdicts.give(name, result)
                     raise core._TooLong
-                if result.status != "right" or not any(drawn):
+                if result.status != "right" or not (any(drawn) or public.kind == "bug"):
                     break  # wrong, or the same with every seed
             if result.status != "right":
                 break
-        verdicts.results[name] = result
+        verdicts.give(name, result)
+
+
+def _drawn(seed: int, name: str, what: str) -> int:
+    """A number that says nothing of the seed, nor of what else is drawn from it: a submission sees data and must not know an order."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {name} {what}".encode()).digest()[:7])
 
 
 def _asked(peer: Peer, *request: Any) -> dict[str, Any]:
@@ -311,11 +354,12 @@ def _asked(peer: Peer, *request: Any) -> dict[str, Any]:
     return answer
 
 
-def _watched(test: Callable[..., str | None], drawn: list[bool]) -> Callable[..., str | None]:
-    """The test, which notes whether it drew data from its generator."""
+def _watched(test: Callable[..., str | None], drawn: list[bool], order: int) -> Callable[..., str | None]:
+    """The test, which notes whether it drew data from its generator, and takes the order of what it hands out from elsewhere."""
 
     def watched(*given: Any) -> str | None:
         before = given[-1].get_state()
+        torch.manual_seed(order)
         try:
             return test(*given)
         finally:
@@ -338,6 +382,8 @@ def _why(problem: BaseException, limits: Limits) -> str:
     return f"ended the whole process ({problem})" if str(problem) else "ended the whole process"
 
 
-def _plain(text: Any) -> str:
+def plain(text: Any, most: int = 200) -> str:
     """One line without control characters, of bounded length."""
-    return " ".join("".join(c for c in str(text)[:1000] if c.isprintable() or c.isspace()).split())[:200]
+    return " ".join("".join(c for c in str(text)[: 5 * most] if c.isprintable() or c.isspace()).split())[
+        :most
+    ]

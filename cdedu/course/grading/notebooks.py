@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +34,7 @@ def read_notebook(path: Path) -> list[NotebookCell]:
         ValueError: if it is none that can be read, with the reason.
     """
     try:
-        if path.is_symlink():
-            raise ValueError("is a link, and was not followed")
-        if path.stat().st_size > LARGEST:
-            raise ValueError(f"has {path.stat().st_size / 1e6:.0f} MB, more than the {LARGEST / 1e6:.0f} that are read; clear its outputs")  # fmt: skip
-        text = path.read_text(encoding="utf-8-sig")
+        text = _regular(path).decode("utf-8-sig")
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
@@ -45,11 +43,24 @@ def read_notebook(path: Path) -> list[NotebookCell]:
         raise ValueError("is empty")
     try:
         book = json.loads(text)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, MemoryError):
         raise ValueError("is no notebook: it is not JSON") from None
     if not isinstance(book, dict) or not isinstance(book.get("cells"), list):
         raise ValueError("is no notebook of format 4: it has no list of cells")
     return [_cell(c) for c in book["cells"] if isinstance(c, dict)]
+
+
+def _regular(path: Path) -> bytes:
+    """What a file holds, if it is one: no link is followed, and nobody waits for a pipe."""
+    facts = os.lstat(path)
+    if stat.S_ISLNK(facts.st_mode):
+        raise ValueError("is a link, and was not followed")
+    if not stat.S_ISREG(facts.st_mode):
+        raise ValueError("is no regular file, but a folder, pipe, socket or device")
+    if facts.st_size > LARGEST:
+        raise ValueError(f"has {facts.st_size / 1e6:.0f} MB, more than the {LARGEST / 1e6:.0f} that are read; clear its outputs")  # fmt: skip
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as stream:
+        return stream.read(LARGEST)
 
 
 def _cell(cell: dict[str, Any]) -> NotebookCell:
@@ -82,12 +93,17 @@ class Handout:
             raise ValueError(f"{path} asks exercises that this version of cdedu does not know: {', '.join(sorted(unknown))}")  # fmt: skip
         self.name = path.stem
         self.title = next((c.source.splitlines()[0].lstrip("# ") for c in self.cells if c.source.startswith("# ")), path.stem)  # fmt: skip
-        self.digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.digest = hashlib.sha256(_regular(path)).hexdigest()
         self.given = [
             (i, c)
             for i, c in enumerate(self.cells, 1)
             if c.code and c.source.strip() and not {"answer", "check", "expected"} & set(c.tags)
         ]
+
+    @property
+    def points(self) -> int:
+        """Of all exercises."""
+        return sum(exercises()[name].points for name in self.exercises)
 
     @property
     def given_cells(self) -> tuple[Cell, ...]:
@@ -138,8 +154,22 @@ class Handout:
 
 
 def _defines(source: str, names: tuple[str, ...]) -> bool:
-    """Whether a cell gives one of the names at its top level."""
-    return any(re.search(rf"^(?:def|class)\s+{n}\b|^(?:[\w, ]*\b)?{n}\s*(?::[^=\n]*)?(?:,[\w, ]*)?=(?!=)", source, re.M) for n in names)  # fmt: skip
+    """Whether a cell gives one of the names at its top level; in time that grows with the cell."""
+    given: set[str] = set()
+    for line in source.split("\n"):
+        target, equals, value = line.partition("=")
+        target = target.partition(":")[0]
+        words = target.replace(",", " ").split()
+        if line.startswith(("def ", "class ")):
+            given.add(re.split(r"\W", line.partition(" ")[2].lstrip(), maxsplit=1)[0])
+        elif (
+            equals
+            and not line[0].isspace()
+            and not value.startswith("=")
+            and all(w.isidentifier() for w in words)
+        ):
+            given.update(words)
+    return not given.isdisjoint(names)
 
 
 def _list(names: Any) -> str:

@@ -32,9 +32,10 @@ import site
 import socket
 import sys
 import tempfile
+import time
 import traceback
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -63,12 +64,17 @@ def readable() -> list[str]:
     package = str(Path(cdedu.__file__).parent)
     found = ["/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/etc/os-release", "/etc/fonts", "/etc/mime.types"]  # fmt: skip
     found += [sys.prefix, sys.base_prefix, package, *site.getsitepackages()]
-    found += [p for p in sys.path if p and Path(p).is_dir() and p != str(Path(package).parent)]
+    found += [site.getusersitepackages()] if site.ENABLE_USER_SITE else []
     out: list[str] = []
     for path in sorted({p for p in found if os.path.exists(p)}, key=len):
-        if not any(path == o or path.startswith(o.rstrip("/") + "/") for o in out):
+        if not _below(path, out):
             out.append(path)
     return out
+
+
+def _below(path: str, roots: Iterable[str]) -> bool:
+    """Whether a path is one of the roots or lies in one."""
+    return any(path == root or path.startswith(root.rstrip("/") + "/") for root in roots)
 
 
 def _call(name: str, *arguments: Any) -> None:
@@ -146,11 +152,11 @@ def limit(memory_mb: int, **others: int) -> None:
 
 def _refuse(noted: list[str], scratch: str, paths: list[str], native: bool) -> None:
     """Audit hooks: what is refused is noted. ``native``: also refuse to call into libraries by hand."""
-    inside = (os.path.realpath(scratch) + "/", "/dev/null", "/dev/shm/")
-    system = ("/dev/urandom", "/dev/random", "/dev/zero", "/proc/cpuinfo", "/proc/meminfo", "/proc/sys/kernel/random/boot_id", "/proc/stat", "/sys/devices/system/cpu", f"/proc/{os.getpid()}/")  # fmt: skip
-    seen = (*inside, *system, *(p for p in {*paths, *map(os.path.realpath, paths)}))
+    inside = (os.path.realpath(scratch), "/dev/null", "/dev/shm")
+    system = ("/dev/urandom", "/dev/random", "/dev/zero", "/proc/cpuinfo", "/proc/meminfo", "/proc/sys/kernel/random/boot_id", "/proc/stat", "/sys/devices/system/cpu", f"/proc/{os.getpid()}")  # fmt: skip
+    seen = (*inside, *system, *{*paths, *map(os.path.realpath, paths)})
     changing = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-    realpath, fsdecode = os.path.realpath, os.fsdecode
+    realpath, fsdecode, below = os.path.realpath, os.fsdecode, _below
     processes = ("subprocess.Popen", "os.system", "os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn")  # fmt: skip
     code = ("ctypes.dlopen", "ctypes.dlsym", "ctypes.dlsym/handle", "ctypes.cdata") if native else ()
     never = dict.fromkeys(processes, "start another process") | dict.fromkeys(code, "call native code")
@@ -163,9 +169,8 @@ def _refuse(noted: list[str], scratch: str, paths: list[str], native: bool) -> N
             noted.append(what)
         raise PermissionError(f"{what}: not allowed while grading")
 
-    def place(path: Any) -> str:
-        name = realpath(fsdecode(path))
-        return name + "/" if name + "/" in seen else name
+    def outside(path: Any, roots: tuple[str, ...]) -> bool:
+        return not isinstance(path, int) and not below(realpath(fsdecode(path)), roots)
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":
@@ -173,18 +178,17 @@ def _refuse(noted: list[str], scratch: str, paths: list[str], native: bool) -> N
             if isinstance(path, int) or path is None:
                 return
             writes = flags & changing if isinstance(flags, int) else set(str(mode)) & set("wax+")
-            name = place(path)
-            if writes and not name.startswith(inside):
+            if writes and outside(path, inside):
                 refuse(f"write to {fsdecode(path)!r}")
-            if not name.startswith(seen):
+            if outside(path, seen):
                 refuse(f"read {fsdecode(path)!r}")
         elif event in files or event in pairs:
             for path in arguments[: 1 + (event in pairs)]:
-                if not isinstance(path, int) and not place(path).startswith(inside):
+                if outside(path, inside):
                     refuse(f"{event.partition('.')[2]} {fsdecode(path)!r}")
         elif event in ("os.listdir", "os.scandir"):
             path = arguments[0] if arguments[0] is not None else "."
-            if not isinstance(path, int) and not (place(path) + "/").startswith(seen):
+            if outside(path, seen):
                 refuse(f"list {fsdecode(path)!r}")
         elif event.startswith("socket.") and event != "socket.gethostname":
             refuse("open a network connection")
@@ -215,7 +219,20 @@ class _Output(io.TextIOBase):
 
 
 class _Shell:
-    """What magics and shell lines of a notebook call; they do nothing here."""
+    """What magics and shell lines of a notebook call: those that run the code behind them do, the others do nothing here."""
+
+    def __init__(self, run: Callable[[str], None]) -> None:
+        self._run = run
+
+    def run_cell_magic(self, name: str, line: str, cell: str) -> None:
+        """``%%time`` and its like."""
+        if name in ("time", "capture", "prun"):
+            self._run(cell)
+
+    def run_line_magic(self, name: str, line: str, *_: Any) -> None:
+        """``%time x = 1``."""
+        if name in ("time", "prun"):
+            self._run(line)
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *_, **__: None
@@ -231,8 +248,9 @@ class _Notebook(Peer):
         self.module = types.ModuleType("__main__")
         sys.modules["__main__"] = self.module
         self.space = self.module.__dict__
-        self.space |= {"get_ipython": _Shell, "display": lambda *_, **__: None}
-        self.output, self.scratch, self.stopped = _Output(), scratch, False
+        shell = _Shell(lambda source: self.execute(source, f"<cell {len(linecache.cache)} of magic>"))
+        self.space |= {"get_ipython": lambda: shell, "display": lambda *_, **__: None}
+        self.output, self.scratch, self.stopped = _Output(), scratch, 0.0
         self.noted: list[str] = []
 
     def line(self, error: BaseException) -> str | None:
@@ -244,18 +262,12 @@ class _Notebook(Peer):
         """Run one cell for ``seconds`` of computing within ``wall``; the exception that it ended with, if any."""
         torch.manual_seed(0)
         random.seed(0)
-        with contextlib.suppress(Exception):  # not Python: it is said below
-            from IPython.core.inputtransformer2 import TransformerManager
-
-            source = TransformerManager().transform_cell(source)
-        file = f"<cell {name}>"
-        linecache.cache[file] = (len(source), None, source.splitlines(True), file)
-        for (alarm, clock), time in zip(_CLOCKS, (seconds, wall), strict=True):
+        for (alarm, clock), allowed in zip(_CLOCKS, (seconds, wall), strict=True):
             signal.signal(alarm, self.stop)
-            signal.setitimer(clock, time, 1)
-        self.stopped = False
+            signal.setitimer(clock, allowed, 1)
+        self.stopped = 0.0
         try:
-            exec(compile(source, file, "exec"), self.space)
+            self.execute(source, f"<cell {name}>")
         except Gone:
             raise
         except _Slow as slow:
@@ -271,12 +283,23 @@ class _Notebook(Peer):
                 plots.close("all")
         return {}
 
+    def execute(self, source: str, file: str) -> None:
+        """Run what a cell may hold, magics among it."""
+        with contextlib.suppress(Exception):  # not Python: it is said below
+            from IPython.core.inputtransformer2 import TransformerManager
+
+            source = TransformerManager().transform_cell(source)
+        linecache.cache[file] = (len(source), None, source.splitlines(True), file)
+        exec(compile(source, file, "exec"), self.space)
+
     def stop(self, which: int, _: Any) -> None:
         """Throw :class:`_Slow` into the cell; end the process if the cell catches it and goes on."""
-        if self.stopped:
+        if self.stopped and time.monotonic() > self.stopped + 0.5:  # not merely the other clock
             _say(self.fd, "it did not stop when its time was over")
             os._exit(1)
-        self.stopped = True
+        if self.stopped:
+            return
+        self.stopped = time.monotonic()
         raise _Slow("computing" if which == signal.SIGPROF else "waiting")
 
     def answers(self, names: list[str], seed: int) -> dict[str, Any]:
@@ -414,10 +437,8 @@ def main() -> None:
         with contextlib.suppress(Exception), contextlib.redirect_stdout(None):
             exec(compile(source, "<handed out>", "exec"), space)
     matplotlib.pyplot.close("all")
-    home = str(Path(cdedu.__file__).parents[1])
-    if home not in site.getsitepackages():  # a checkout: the package is loaded, the rest is nobody's business
-        sys.path[:] = [p for p in sys.path if p != home]
-    paths = readable()
+    paths = readable()  # of a checkout the package alone, which is loaded: the rest is nobody's business
+    sys.path[:] = [p for p in sys.path if _below(p, paths) and p != str(Path(cdedu.__file__).parent)]
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -15,6 +15,7 @@ import signal
 import struct
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,9 +24,11 @@ from torch import Generator, Tensor
 from cdedu.course.checks.core import _nothing, _TooLong, empty
 
 LARGEST = 2**25
-"""Bytes of a message; more is refused."""
+"""Bytes of a message's tensors, and of its text 32 times less; more is neither built nor read."""
 DEEPEST = 40
-"""Calls within calls."""
+"""Calls within calls, and lists within lists."""
+QUANTA = (0.002, 0.016, 0.128)
+"""Seconds: what a lent function does takes one of these or some of the last, as the other side sees it."""
 DTYPES = {
     str(d).removeprefix("torch."): d
     for d in (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex128,
@@ -50,6 +53,10 @@ class Forged(Gone):
     """The other side sent what it cannot have been asked for."""
 
 
+class _Theirs:
+    """An exception of the other side, on its way back."""
+
+
 class Remote:
     """A stand-in for an object of the other side; what could be called there can be called here."""
 
@@ -60,7 +67,8 @@ class Peer:
     Args:
         fd: the socket; it no longer blocks.
         operations: name → what the other side may have done, beside calls of what it was lent.
-        opaque: lend objects without type, name or text, so that all functions look alike to the other side.
+        opaque: lend objects without type, name or text, whose errors do not say what they are and whose time is counted in
+            quanta, so that nothing but what they return tells one function from another.
     """
 
     caught: tuple[type[BaseException], ...] = (Exception,)
@@ -69,10 +77,11 @@ class Peer:
     def __init__(self, fd: int, operations: dict[str, Callable[..., Any]] | None = None, opaque: bool = False) -> None:  # fmt: skip
         os.set_blocking(fd, False)
         self.fd, self.opaque, self.deadline, self.late, self._depth = fd, opaque, math.inf, False, 0
+        self._lending, self._heard = 0, 0.0
         self._operations: dict[str, Callable[..., Any]] = {"call": self._called, "backward": self._backward}
         self._operations |= operations or {}
         self._objects: dict[int, Any] = {}
-        self._next, self._buffer = 0, bytearray()
+        self._next, self._buffer, self._room = 0, bytearray(), 0
 
     def line(self, error: BaseException) -> str | None:
         """The line of the notebook in an exception's traceback."""
@@ -137,9 +146,12 @@ class Peer:
         torch.autograd.backward(self._objects[key], gradient)
 
     def _answer(self, operation: str, arguments: Any) -> None:
+        self._lending += 1
         try:
             self._send({}, self._operations[operation](*arguments))
         except self.caught as error:
+            if self.opaque and not isinstance(error, _Theirs):  # which defect it is would show in the text
+                error = RuntimeError("the function that was handed in could not do this")
             kinds = [k.__name__ for k in type(error).__mro__]
             facts = {
                 "error": type(error).__name__[:60],
@@ -147,16 +159,26 @@ class Peer:
                 "message": text_of(error),
             }
             self._send(facts | {"line": self.line(error)}, None)
+        finally:
+            self._lending -= 1
 
     # --- bytes -----------------------------------------------------------------------------------
 
     def _send(self, head: dict[str, Any], value: Any) -> None:
         blobs: list[bytes] = []
+        self._room = LARGEST
         data = memoryview(message(head | {"value": self._encode(value, blobs)}, blobs))
-        if len(data) > LARGEST:
-            raise ValueError(f"a value of {len(data) / 1e6:.0f} MB is too large to be graded")
+        if self.opaque and self._lending:
+            spent = time.monotonic() - self._heard
+            time.sleep(-spent % next((q for q in QUANTA if spent < q), QUANTA[-1]))
         while data:
             data = data[self._ready(select.POLLOUT, os.write, data[: 2**16]) :]
+
+    def _take(self, size: int) -> None:
+        """So much of the message is gone; asked before anything of that size is made."""
+        self._room -= size
+        if self._room < 0:
+            raise ValueError(f"a value of more than {LARGEST / 1e6:.0f} MB is too large to be graded")
 
     def _read(self, n: int) -> bytes:
         while len(self._buffer) < n:
@@ -190,7 +212,7 @@ class Peer:
     def _receive(self) -> tuple[dict[str, Any], Any]:
         self._left()
         size, more = struct.unpack(">QQ", self._read(16))
-        if size + more > LARGEST:
+        if size > LARGEST // 32 or more > LARGEST:
             raise Forged("sent too large a message")
         try:
             head = json.loads(self._read(size))
@@ -199,7 +221,10 @@ class Peer:
                 raise ValueError("sizes")
             if "end" in head:
                 raise Gone(str(head["end"])[:300], head["signal"] and signal.Signals(head["signal"]))
+            if "do" in head and head["do"] not in self._operations:
+                raise ValueError("do")
             blobs = [self._read(n) for n in sizes]
+            self._heard = time.monotonic()
             return head, self._decode(head.pop("value"), blobs)
         except Exception as error:
             raise Forged(f"sent what is no message ({type(error).__name__})") from None
@@ -211,27 +236,38 @@ class Peer:
         self._objects[self._next] = value
         return self._next
 
-    def _encode(self, value: Any, blobs: list[bytes]) -> Any:
+    def _encode(self, value: Any, blobs: list[bytes], depth: int = 0) -> Any:
+        self._take(32 * 8)  # its place in the text
+        if depth > DEEPEST:
+            raise ValueError("lists within lists without end are too deep to be graded")
+        inner = partial(self._encode, blobs=blobs, depth=depth + 1)
         if value is None or isinstance(value, bool):
             return value
         if isinstance(value, int | float | str):
             simple = next(kind for kind in (int, float, str) if isinstance(value, kind))(value)
-            return simple[:10_000] if isinstance(simple, str) else simple
+            length = (
+                len(simple)
+                if isinstance(simple, str)
+                else int(simple).bit_length() // 3
+                if isinstance(simple, int)
+                else 20
+            )
+            self._take(32 * length)
+            return simple
         if value is ...:
             return {"is": "ellipsis"}
         if isinstance(value, tuple | list):
-            return {"is": "tuple" if isinstance(value, tuple) else "list", "of": [self._encode(v, blobs) for v in value]}  # fmt: skip
+            return {"is": "tuple" if isinstance(value, tuple) else "list", "of": [inner(v) for v in value]}
         if isinstance(value, dict):
-            return {"is": "dict", "of": [[self._encode(k, blobs), self._encode(v, blobs)] for k, v in value.items()]}  # fmt: skip
+            return {"is": "dict", "of": [[inner(k), inner(v)] for k, v in value.items()]}
         if isinstance(value, Generator):
-            return {"is": "generator", "blob": _blob(value.get_state(), blobs)}
+            return {"is": "generator", "blob": self._blob(value.get_state(), blobs)}
         if isinstance(value, Tensor) and value.dtype in DTYPES.values() and not value.is_sparse:
             kind = str(value.dtype).removeprefix("torch.")
-            plain = value.detach().cpu().resolve_conj().resolve_neg()
             key = self._keep(value) if value.requires_grad else None
-            return {"is": "tensor", "dtype": kind, "shape": list(value.shape), "blob": _blob(plain, blobs), "key": key}  # fmt: skip
+            return {"is": "tensor", "dtype": kind, "shape": list(value.shape), "blob": self._blob(value, blobs), "key": key}  # fmt: skip
         if type(value).__module__ == "numpy" and hasattr(value, "item") and not getattr(value, "shape", ()):
-            return self._encode(value.item(), blobs)
+            return inner(value.item())
         facts: dict[str, Any] = {"is": "object", "type": "object", "repr": "<object>"}
         if not self.opaque:
             facts |= {"type": type(value).__name__, "repr": _repr(value)}
@@ -243,16 +279,25 @@ class Peer:
                 facts["float"] = float(value)
         return facts
 
-    def _decode(self, value: Any, blobs: list[bytes]) -> Any:
+    def _blob(self, value: Tensor, blobs: list[bytes]) -> int:
+        self._take(value.numel() * value.element_size())
+        plain = value.detach().cpu().resolve_conj().resolve_neg()
+        flat = plain.flatten().clone(memory_format=torch.contiguous_format)
+        blobs.append(flat.view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+        return len(blobs) - 1
+
+    def _decode(self, value: Any, blobs: list[bytes], depth: int = 0) -> Any:
         if not isinstance(value, dict):
             return value
-        kind = value["is"]
+        if depth > DEEPEST:
+            raise ValueError("depth")
+        kind, inner = value["is"], partial(self._decode, blobs=blobs, depth=depth + 1)
         if kind == "ellipsis":
             return ...
         if kind in ("tuple", "list"):
-            return (tuple if kind == "tuple" else list)(self._decode(v, blobs) for v in value["of"])
+            return (tuple if kind == "tuple" else list)(map(inner, value["of"]))
         if kind == "dict":
-            return {self._decode(k, blobs): self._decode(v, blobs) for k, v in value["of"]}
+            return {inner(k): inner(v) for k, v in value["of"]}
         if kind == "generator":
             generator = Generator()
             generator.set_state(torch.frombuffer(bytearray(blobs[value["blob"]]), dtype=torch.uint8))
@@ -277,7 +322,7 @@ class Peer:
 
     def _tensor(self, value: dict[str, Any], blobs: list[bytes]) -> Tensor:
         dtype, shape, data = DTYPES[value["dtype"]], [int(n) for n in value["shape"]], blobs[value["blob"]]
-        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data):
+        if len(shape) > 64 or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data):
             raise ValueError("shape")
         plain = torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
         plain = plain.reshape(shape)
@@ -288,15 +333,11 @@ class Peer:
         return plain.clone()
 
 
-def _blob(value: Tensor, blobs: list[bytes]) -> int:
-    flat = value.flatten().clone(memory_format=torch.contiguous_format)
-    blobs.append(flat.view(torch.uint8).numpy().tobytes() if value.numel() else b"")
-    return len(blobs) - 1
-
-
 def message(head: dict[str, Any], blobs: Sequence[bytes] = ()) -> bytes:
     """The bytes of a message: two lengths, JSON, and what belongs to it."""
     text = json.dumps(head | {"sizes": [len(b) for b in blobs]}).encode()
+    if len(text) > LARGEST // 32:
+        raise ValueError(f"a value of {len(text) / 1e6:.0f} MB of text is too large to be graded")
     return b"".join([struct.pack(">QQ", len(text), sum(map(len, blobs))), text, *blobs])
 
 
@@ -327,7 +368,7 @@ def _raised(head: dict[str, Any]) -> Exception:
     """The other side's exception, of the kind that it had where that is one of Python's own."""
     said = str(head["message"])[:2000]
     kind = (ERRORS.get(str(head["kind"]), Exception),)
-    error: Exception = type(_name(head["error"], "Exception"), kind, {"__str__": lambda self: said})(said)
+    error: Exception = type(_name(head["error"], "Exception"), (*kind, _Theirs), {"__str__": lambda self: said})(said)  # fmt: skip
     if head.get("line"):
         error.answer_line = str(head["line"])[:200]  # type: ignore[attr-defined]
     return error
