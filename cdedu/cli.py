@@ -333,7 +333,9 @@ class Export:
         metrics = read_record(self.record)["metrics"] if self.record else None
         options = {"metrics": metrics, "license": self.license, "push_to_hub": self.push_to_hub}
         export_pipeline(student, self.folder, guidance=self.guidance, **options)
-        print(f"{self.weights} in {self.folder}, to be loaded by ConsistencyModelPipeline.from_pretrained")
+        print(
+            f"{self.weights} in {self.folder}, to be loaded by ConsistencyModelPipeline.from_pretrained; its README.md says how"
+        )
 
 
 @dataclass(frozen=True)
@@ -378,7 +380,9 @@ class Distance:
         from cdedu.evaluation import distance
 
         found = distance.between(self.samples, self.reference, self.features, pick_device(self.device))
-        print(distance.line(self.samples, self.reference, self.features, *found))
+        counts = " and ".join("unknown" if m.n is None else f"{m.n:,}" for m in found[1:])
+        name = "FID" if self.features == "inception" else "Fréchet distance in our own features"
+        print(f"{name} {found[0]:.4g}; pictures: {counts}")
 
 
 def pick_device(name: str) -> torch.device:
