@@ -197,7 +197,7 @@ def _check_same(told: Path, about: dict[str, Any], others: list[str]) -> None:
         raise FileExistsError(f"{told} cannot be read; choose another --out") from None
     for name in names[:1]:
         raise FileExistsError(
-            f"{told} is of samples with {name} = {then.get(name)}, now it is {about.get(name)}; choose another --out"
+            f"{told} is of samples with {name} = {then.get(name)!s:.80}, now it is {about.get(name)!s:.80}; choose another --out"
         )
 
 

@@ -164,6 +164,8 @@ def _statistics(path: Path) -> Moments | None:
 
 
 def _opened(path: Path) -> zipfile.ZipFile:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
     try:
         return zipfile.ZipFile(path)
     except zipfile.BadZipFile:
