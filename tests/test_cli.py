@@ -198,6 +198,57 @@ def test_your_own_pictures_from_a_zip_to_a_comparison(cdedu, tmp_path, monkeypat
     assert record["data"] == {"name": "mine", "train": 64, "test": 33, "shape": [3, 32, 32]}
 
 
+@pytest.mark.slow
+def test_rectangles_stay_rectangles_from_a_folder_to_diffusers(cdedu, tmp_path, monkeypatch):
+    """Trained, distilled, sampled, compared and exported at 16 × 24, in grey."""
+    from diffusers import ConsistencyModelPipeline
+
+    small = replace(recipes["digits"], network=Network("unet", width=8, depth=1, multipliers=(1, 1, 1)))
+    monkeypatch.setitem(recipes, "digits", small)
+    monkeypatch.setattr(images, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(comparison, "speed", lambda *a, f=comparison.speed, **k: f(*a, batch=1, repeats=1))
+    zip_of_pictures(Path("a.zip"), 24, size=40)
+    words = [
+        "digits",
+        "--data",
+        "a.zip",
+        "--size",
+        16,
+        24,
+        "--channels",
+        1,
+        "--fit",
+        "pad",
+        "--device",
+        "cpu",
+    ]
+    for command in ("train", "distill"):
+        code, _, err = cdedu(command, *words, "--max-steps", 2, "--batch", 4)
+        assert code == 0, err
+        code, _, err = cdedu(command, *words, "--size", 16, 18, "--max-steps", 2, "--out", "x")
+        assert (
+            code == 2
+            and "16 × 18 cannot be halved 2 times, as this network does" in err
+            and "16 × 16 and 16 × 20" in err
+        )
+    assert not Path("x").exists()
+    assert (
+        cdedu("sample", "digits", "--number", 3, "--format", "png", "--out", "pictures", "--device", "cpu")[0]
+        == 0
+    )
+    assert {png_size(p) for p in Path("pictures").glob("*.png")} == {(16, 24)}
+    code, out, err = cdedu("evaluate", *words, "--trial", "True", "--seeds", 1)
+    assert code == 0 and "student_1" in out, err
+    (record,) = (json.loads(p.read_text()) for p in Path("results/runs").glob("*-evaluate-*"))
+    assert record["data"]["shape"] == [1, 16, 24]
+    assert cdedu("export", "runs/digits/student.safetensors", "pipe")[0] == 0
+    assert ConsistencyModelPipeline.from_pretrained("pipe").unet.config.sample_size == [16, 24]
+    assert (
+        cdedu("sample", "pipe", "--number", 2, "--format", "npz", "--out", "p.npz", "--device", "cpu")[0] == 0
+    )
+    assert np.load("p.npz")["arr_0"].shape == (2, 16, 24, 1)
+
+
 def test_a_warm_restart_is_recorded_as_such_and_can_be_interrupted(cdedu, tmp_path, monkeypatch):
     assert cdedu("train", "toy", *FAST)[0] == 0
     start = "runs/toy/teacher.safetensors"

@@ -80,12 +80,10 @@ def image_folder(
         raise ValueError(f"channels = {channels}, but pictures have 1 or 3")
     if size is None and fit != "crop":
         raise ValueError(f"fit = {fit!r} says how pictures become those of a size; give the size, too")
-    if size is not None:
-        size = (size, size) if isinstance(size, int) else size
-        if min(size) < 1:
-            raise ValueError(
-                f"size = {' × '.join(map(str, size))}, but pictures need at least one pixel; use the network's, such as 32"
-            )
+    if size is not None and min(size if isinstance(size, tuple) else (size,)) < 1:
+        raise ValueError(
+            f"size = {size}, but pictures need at least one pixel; use the network's, such as 32"
+        )
     if not path.exists():
         raise FileNotFoundError(f"there is no folder or zip {path}")
     pictures = _pictures(path)
