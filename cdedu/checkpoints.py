@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cdedu.adapters import VE, VP, DiffusersDenoiser
+from cdedu.data.dataset import Dataset, alike, told
 from cdedu.files import check_weights, read_header, read_json, read_tensors, replacing, sha256, write_tensors
 from cdedu.networks import UNet, bounds
 from cdedu.networks.classifiers import CifarClassifier, CifarReferee, DigitsClassifier
@@ -106,7 +107,8 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Any:
     """A saved model, in evaluation mode; ``model.header`` is its :class:`Header`.
 
     Args:
-        source: a file, or the name of weights that come with the course, such as ``digits-student``.
+        source: a file, or the name of weights that come with the course, such as ``digits-student``. Of the state of a run that has
+            not yet ended, its sampling average.
 
     Raises:
         FileNotFoundError: with the names that exist.
@@ -115,8 +117,12 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Any:
     """
     path = find(source)
     tensors, saved = read_tensors(path)
+    if saved.keys() >= {"role", "shape"}:
+        tensors, saved = _average(path, tensors, saved)
     if "class" not in saved:
-        raise ValueError(f"{path} holds no model for use (is it a .state file? give the file beside it)")
+        raise ValueError(
+            f"{path} holds no model for use; if it is the state of a run, go on with the run to its end (--resume)"
+        )
     try:
         header = Header.from_dict(saved)
         if header.recipe is not None:
@@ -176,6 +182,19 @@ def _check_network(header: Header, count: int) -> None:
         )
 
 
+def _average(
+    path: Path, tensors: dict[str, Tensor], header: dict[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The sampling average in a state, as :func:`save` would have written it."""
+    start, kind = "average.module.network.", Teacher if header["role"] == "teacher" else ConsistencyModel
+    average = {name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)}
+    if not average or not isinstance(header.get("recipe"), dict):
+        raise ValueError(f"{path} is the state of a run whose model has another form; end the run (--resume)")
+    about = {key: header["recipe"].get(key) for key in _arguments(kind)}
+    facts = {key: value for key, value in header.items() if key not in ("role", "precision", "micro_batch")}
+    return average, {"class": kind.__name__, **about, **facts}
+
+
 _AROUND = {c.__name__: c for c in (Teacher, ConsistencyModel, DiffusersDenoiser, VP, VE)}
 """What can stand around a network in a file."""
 _WHOLE = {c.__name__: c for c in (DigitsClassifier, CifarClassifier, CifarReferee, Autoencoder)}
@@ -225,7 +244,7 @@ def _rebuild(what: dict[str, Any], network: nn.Module | None) -> nn.Module:
     """The inverse of :func:`_describe`."""
     if what["class"] == "DenoiserStudent":
         if what["denoiser"]["class"] == "DenoiserStudent":
-            raise ValueError("it has a student over a student")
+            raise ValueError("it is a student over a student")
         return DenoiserStudent(
             _rebuild(what["denoiser"], network), _value("sigma_min", float, what["sigma_min"])
         )
@@ -257,6 +276,8 @@ def save_state(path: str | Path, state: State, **facts: Any) -> None:
 def load_state(path: str | Path, recipe: Recipe, role: str) -> Resume:
     """What ``train_teacher`` and ``distill`` take as ``resume``.
 
+    What the data are called may have changed, such as the path of a folder; whether they are the same is :func:`same_data`'s to say.
+
     Raises:
         ValueError: if the file was written under another recipe, naming the first field that differs.
     """
@@ -273,13 +294,29 @@ def load_state(path: str | Path, recipe: Recipe, role: str) -> Resume:
     with suppress(AttributeError, KeyError, TypeError, ValueError):
         then = _plain(_recipe(then))
     for place, saved, now in _differences(then, _plain(recipe)):
-        if not place.endswith(f"{role}.steps"):  # a longer run may continue a shorter one
+        # A longer run may continue a shorter one, and a folder may have moved.
+        if place not in (f"recipe.{role}.steps", "recipe.data"):
             raise ValueError(
-                f"{path} was written with {place} = {saved}, now it is {now}; start anew with --overwrite"
+                f"{path} was written with {place} = {saved}, now it is {now}; resume with that value, or start another run from its "
+                "weights: --from-weights THAT_FILE --out ANOTHER_FOLDER"
             )
     if header.get("role") != role:
         raise ValueError(f"{path} holds the state of a {header.get('role')}, not of a {role}")
     return tensors, int(header["step"])
+
+
+def same_data(path: str | Path, data: Dataset) -> None:
+    """Refuse to go on with a run on other data than it began with; states of earlier versions do not know them.
+
+    Raises:
+        ValueError: with what both say of themselves.
+    """
+    then, now = read_header(path).get("data"), data.describe()
+    if isinstance(then, dict) and not alike(then, now):
+        raise ValueError(
+            f"{path} was trained on {told(then)}; now they are {told(now)}. Resume with the data it was trained on, or start another run "
+            "from its weights: --from-weights THAT_FILE --out ANOTHER_FOLDER"
+        )
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:

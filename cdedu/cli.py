@@ -329,7 +329,7 @@ class Export:
 
     def __call__(self) -> None:
         student = load_teacher(self.weights)
-        writable(self.folder.absolute().parent)
+        writable(self.folder if self.folder.is_dir() else self.folder.absolute().parent)
         metrics = read_record(self.record)["metrics"] if self.record else None
         options = {"metrics": metrics, "license": self.license, "push_to_hub": self.push_to_hub}
         export_pipeline(student, self.folder, guidance=self.guidance, **options)
@@ -502,6 +502,7 @@ def _begun(command: _Run, run: Run) -> tuple[Run, dict[str, Any]]:
     """The run and what its loop is given, once its recipe is final: what an interrupted one left, or weights to start from."""
     model = None
     if command.resume:
+        checkpoints.same_data(run.state_path, run.data)
         resume = checkpoints.load_state(run.state_path, run.recipe, run.role)
         begun = read_header(run.state_path).get("warm_restart")
         if command.from_weights and not begun:
@@ -599,7 +600,7 @@ Command = Plan | Train | Distill | Sample | Evaluate | Distance | Captions | Exp
 def main() -> None:
     """Entry point: errors in the input end with exit code 2 and one or two lines, never with a traceback."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a σ, where there is none
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]  # a σ, where there is none
     command = tyro.cli(
         Command, prog="cdedu", description=f"Consistency distillation. Recipes: {', '.join(recipes)}."
     )  # type: ignore[call-overload]

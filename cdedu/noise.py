@@ -81,7 +81,7 @@ class LogNormal:
         """
         z = (check_grid(sigmas).cpu().double().log() - self.mean) / self.std  # not every device has float64
         mass = torch.special.ndtr(z[:-1]) - torch.special.ndtr(z[1:])
-        return (mass / mass.sum()).to(sigmas.dtype).to(sigmas.device)
+        return (mass / mass.sum()).to(floating(sigmas)).to(sigmas.device)
 
 
 def add_noise(x0: Tensor, sigma: Sigma, noise: Tensor) -> Tensor:
@@ -202,6 +202,11 @@ def normal(shape: tuple[int, ...], generator: Generators = None, like: Tensor | 
     return noise if like is None else noise.to(like)
 
 
+def floating(x: Tensor) -> torch.dtype:
+    """The type of what is computed from x: its own, or float32 where it holds whole numbers."""
+    return x.dtype if x.is_floating_point() else torch.float32
+
+
 def per_sample(value: Tensor, x: Tensor) -> Tensor:
     """One number a sample, (B,), as (B, 1, ...), which broadcasts over ``x``."""
     return value.reshape(-1, *[1] * (x.ndim - 1))
@@ -223,8 +228,12 @@ def sigma_like(sigma: Sigma, x: Tensor, *, sigma_min: float = 0.0, zero_allowed:
 
     Raises:
         ValueError: for a σ that is zero, negative, NaN or infinite, below ``sigma_min``, or of a shape other than () or (B,).
-            Values are looked at where they are :func:`at_hand`.
+            Values are looked at where they are :func:`at_hand`. And for an x of whole numbers, whose noise would be cut off.
     """
+    if not x.is_floating_point():
+        raise ValueError(
+            f"x has type {x.dtype}, which cannot hold noise; use to_unit(x) for 8-bit pictures, x.float() otherwise"
+        )
     value = torch.as_tensor(sigma, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
     if value.ndim and value.shape != x.shape[:1]:
         raise ValueError(

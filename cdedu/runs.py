@@ -8,18 +8,19 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from cdedu import checkpoints, records
 from cdedu.data import Dataset
-from cdedu.files import replacing
+from cdedu.files import replacing, sweep
 from cdedu.noise import Generators, normal
 from cdedu.recipes import Recipe
 from cdedu.runtime import Runtime
@@ -83,6 +84,10 @@ class Run:
         SIGUSR1 is the early warning of a cluster's scheduler. The step under way is finished first; several processes, which must
         stop at the same step, agree on it every :attr:`~cdedu.runtime.Runtime.look` steps.
         """
+        with alone(self.folder) if self.runtime.main else nullcontext():
+            self._drive(states)
+
+    def _drive(self, states: Iterator[State]) -> None:
         from tqdm.auto import tqdm
 
         tracker = self._tracker()
@@ -161,7 +166,13 @@ class Run:
                 except OSError:  # a file system without links, such as a mounted drive
                     shutil.copyfile(self.state_path, temporary)
         how = {"precision": self.runtime.precision, "micro_batch": self.runtime.micro_batch}
-        facts = {"images": self.images(state), **how, **self.known()}
+        facts = {
+            "images": self.images(state),
+            "shape": list(self.data.train.shape[1:]),
+            **how,
+            **self.known(),
+        }
+        facts |= {"data": self.data.describe()}
         checkpoints.save_state(self.state_path, state, **facts)
 
     def _finish(self, state: State, losses: deque[float], first: int, seconds: float) -> None:
@@ -280,6 +291,25 @@ def write_run_record(folder: Path, name: str, recipe: Recipe, data: Dataset, **m
         data=data.describe(),
         **more,
     )
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Inside, no other run works in this folder; what killed ones left half-written is removed. A dead process holds no lock.
+
+    Raises:
+        BlockingIOError: if another run is at work there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        with lock:
+            sweep(folder)
+            yield
+    except Timeout:
+        raise BlockingIOError(
+            f"another run is at work in {folder}; wait for its end, or choose another folder with --out"
+        ) from None
 
 
 def writable(folder: Path) -> None:

@@ -582,6 +582,7 @@ class Batches:
         guidance: tuple[float, float] | None = None,
     ) -> None:
         self.recipe, self.role, self.device, self.guidance = recipe, role, runtime.device, guidance
+        self._check(data)
         self.block = min(recipe.block or batch, batch)
         self.mine, rest = divmod(batch, runtime.world)
         if rest or self.mine % self.block:
@@ -599,10 +600,25 @@ class Batches:
         self.labels = None if labels is None else labels.to(self.device)
         self.null = recipe.network.classes - 1
         self.dropped = recipe.teacher.label_dropout if role == "teacher" else 0.0
-        if self.dropped and labels is not None and data.label_count() > self.null:
+
+    def _check(self, data: Dataset) -> None:
+        classes, name = self.recipe.network.classes, self.recipe.name
+        if not len(data.train):
+            raise ValueError(f"{data.name} holds no training data")
+        if not classes:
+            return
+        if data.train_labels is None or len(data.train_labels) != len(data.train):
+            count = 0 if data.train_labels is None else len(data.train_labels)
             raise ValueError(
-                f"{data.name} has {data.label_count()} labels; with teacher.label_dropout the network's last label, "
-                f"{self.null}, means none, so recipe {recipe.name!r} needs network.classes = {data.label_count() + 1}"
+                f"{data.name} has {count} labels for {len(data.train)} samples; recipe {name!r} with network.classes = {classes} needs "
+                "one for each, or network.classes = 0"
+            )
+        dropped = self.role == "teacher" and self.recipe.teacher.label_dropout > 0
+        if data.label_count() > classes - dropped:
+            none = f"; with teacher.label_dropout the last of them, {classes - 1}, means none" * dropped
+            raise ValueError(
+                f"{data.name} has {data.label_count()} labels, and recipe {name!r} network.classes = {classes}{none}; it needs "
+                f"network.classes = {data.label_count() + dropped}"
             )
 
     def key(self, step: int, place: int) -> tuple[int | str, ...]:
@@ -632,7 +648,7 @@ class Batches:
         if self.labels is not None:
             cond["labels"] = self.labels[which]
             if self.dropped:
-                cond["labels"] = torch.where(drawn["drop"] < self.dropped, self.null, cond["labels"])
+                cond["labels"] = cond["labels"].masked_fill(drawn["drop"] < self.dropped, self.null)
         if self.guidance is not None:
             low, high = self.guidance
             cond["guidance"] = low + (high - low) * drawn["guidance"]

@@ -19,7 +19,7 @@ from cdedu.checkpoints import load, load_state, save, save_state, shipped
 from cdedu.files import read_header, read_tensors, write_tensors
 from cdedu.networks import MLP, unet
 from cdedu.networks.guided import WeightedUNet
-from cdedu.pretrained import DiffusersDenoiser
+from cdedu.pretrained import DiffusersDenoiser, load_teacher
 from cdedu.recipes import Network, Recipe, StudentStage, TeacherStage
 from cdedu.student import ConsistencyModel, DenoiserStudent
 from cdedu.teacher import Teacher
@@ -84,7 +84,7 @@ def test_a_state_of_another_recipe_or_role_is_refused(tmp_path):
     path = tmp_path / "s.safetensors"
     save_state(path, next(distill(TINY, model())))
     with pytest.raises(
-        ValueError, match=r"written with recipe.student.lr = 0.001, now it is 0.5; start anew"
+        ValueError, match=r"written with recipe.student.lr = 0.001, now it is 0.5; .*--from-weights"
     ):
         load_state(path, replace(TINY, student=replace(TINY.student, lr=0.5)), "student")
     with pytest.raises(ValueError, match="state of a student, not of a teacher"):
@@ -325,3 +325,64 @@ def test_all_shipped_weights_match_their_hashes():
     assert {*names} == {p.stem for p in checkpoints.WEIGHTS.glob("*.safetensors")}
     for name in names:
         shipped(name)
+
+
+def test_all_shipped_names_load_through_either_door():
+    for name in json.loads((checkpoints.WEIGHTS / "hashes.json").read_text(encoding="utf-8")):
+        for model in (load(name), load_teacher(name)):
+            assert not model.training and model.header.shape
+
+
+@pytest.mark.parametrize(
+    "changes, why",
+    [
+        ({"recipe": 5}, "recipe = 5, but it must be an object"),
+        ({"step": None}, "step = None, but it must be a whole number"),
+        ({"step": -1}, "step = -1"),
+    ],
+)
+def test_a_state_that_makes_no_sense_is_refused_by_name(tmp_path, changes, why):
+    path = tmp_path / "s.safetensors"
+    save_state(path, next(distill(TINY, model())))
+    tensors, header = read_tensors(path)
+    write_tensors(path, tensors, header | changes)
+    with pytest.raises(ValueError, match=f"s.safetensors is damaged, or it is no state of a run: {why}"):
+        load_state(path, TINY, "student")
+    name = next(name for name in tensors if name.startswith("model."))
+    write_tensors(path, tensors | {name: tensors[name].float() * float("nan")}, header)
+    with pytest.raises(ValueError, match=f"tensor '{name}' holds NaN"):
+        load_state(path, TINY, "student")
+
+
+@pytest.mark.parametrize(
+    "change, why",
+    [
+        ({"shape": []}, "shape is a tuple of 0, but it must be a list of 1 to 4"),
+        ({"sigma_data": "a"}, "sigma_data = 'a', but it must be a number from 0"),
+        ({"angle": 1}, "angle = 1, but it must be true or false"),
+        (
+            {"network": {"width": -1}},
+            r"recipe.network.width = -1, but it must be a whole number from 1 to 8192",
+        ),
+        (
+            {"network": {"width": 8}},
+            r"tensor 'layers.0.weight' has shape \(16, 18\), its network wants \(8, 18\)",
+        ),
+        ({"student": {"points": 10**7}}, "recipe.student.points = 10000000, but it must be a whole"),
+        ({"weights": float("inf")}, "tensor 'layers.0.bias' holds NaN or infinity"),
+        ({"weights": float("nan")}, "tensor 'layers.0.bias' holds NaN or infinity"),
+    ],
+    ids=str,
+)
+def test_a_header_or_weights_out_of_bounds_are_refused_by_name(tmp_path, change, why):
+    """By file, field and value, in one line, before anything is built."""
+    path = tmp_path / "m.safetensors"
+    save(path, model(), TINY, (2,))
+    tensors, header = read_tensors(path)
+    for part in ("network", "student"):
+        header["recipe"][part] |= change.get(part, {})
+    tensors["layers.0.bias"][3] = change.get("weights", 0.0)
+    write_tensors(path, tensors, header | {k: v for k, v in change.items() if k in header})
+    with pytest.raises(ValueError, match=f"m.safetensors .*{why}") as error:
+        load(path)
+    assert len(str(error.value).splitlines()) == 1

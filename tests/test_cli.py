@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import sys
 import zipfile
@@ -67,7 +68,7 @@ def test_toy_from_data_to_comparison(cdedu, tmp_path, monkeypatch):
         code, _, err = cdedu(command, "toy", *FAST)
         assert code == 0, err
     run = tmp_path / "runs" / "toy"
-    assert {p.name for p in run.iterdir()} == {
+    assert {p.name for p in run.glob("[!.]*")} == {
         "teacher.safetensors", "teacher.state.safetensors", "student.safetensors", "student.state.safetensors",
     }  # fmt: skip
     assert isinstance(checkpoints.load(run / "teacher.safetensors"), Teacher)
@@ -335,7 +336,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(cdedu, tmp_path, monkeypat
         interrupt(patch, role, 7, number)
         code, _, err = cdedu(*words, "--out", "parts")
     assert code == 128 + number and "stopped after step 7; add --resume to go on" in err
-    assert [p.name for p in (tmp_path / "parts").iterdir()] == [f"{role}.state.safetensors"]
+    assert [p.name for p in (tmp_path / "parts").glob("[!.]*")] == [f"{role}.state.safetensors"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     code, _, err = cdedu(*words, "--out", "parts", "--resume")
     assert code == 0, err
@@ -448,6 +449,9 @@ BAD = {
     "no grid points": ("sample toy --model teacher --weights t.safetensors --steps 1", "at least 2 points"),
     "weights of another recipe": (
         "sample digits --weights s.safetensors", "s.safetensors is of recipe 'toy', not of recipe 'digits'; give 'toy' in its place",
+    ),
+    "pictures of another recipe": (
+        "sample cifar10-small --weights digits-teacher", "is of recipe 'digits', not of recipe 'cifar10-small'; give 'digits' in its place",
     ),
     "points as pictures": ("sample toy --weights s.safetensors --format png", "shape (2,) are no pictures; write them with --format npz"),
     "pictures in a file": ("sample toy --format png --out a.png", "--out a.png is a file, but --format png writes a folder"),
@@ -808,3 +812,30 @@ def test_guidance_without_what_it_needs_ends_with_code_2(cdedu, labelled, monkey
 def test_a_recipe_of_a_single_chapter_trains(cdedu, name):
     code, out, err = cdedu("train", name, "--max-steps", 1, "--batch", 4)
     assert code == 0 and f"runs/{name}/teacher.safetensors" in out, err
+
+
+def test_other_data_are_refused_by_a_state_and_the_weights_can_be_taken_along(cdedu, tmp_path):
+    """Pictures that were removed, another size, other labels: what is trained on them is another run. A folder may move."""
+    for i in range(12):
+        path = tmp_path / "pictures" / f"{i % 2}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = torch.randint(0, 256, (16, 16, 3), generator=torch.Generator().manual_seed(i))
+        Image.fromarray(pixels.byte().numpy()).save(path)
+    own = 'like = "cifar10-small"\nnetwork = { width = 8, multipliers = [1], attention = [] }\ndata = "pictures"\nflip = false\n'
+    (tmp_path / "mine.toml").write_text(f"[mine]\n{own}")
+    words = ["train", "mine.toml", "--batch", 4, "--block", 4, "--device", "cpu", "--out", "run"]
+    begun = [*words, "--data", "pictures", "--max-steps", 2]
+    assert cdedu(*begun)[0] == 0
+    on = [*words, "--resume", "--max-steps", 3]
+    state = Path("run/teacher.state.safetensors")
+    before = state.read_bytes()
+    for other in (["--data", "pictures", "--size", 8], ["--data", "pictures/0"]):
+        code, _, err = cdedu(*on, *other)
+        assert code == 2 and "was trained on pictures, 11 of 3 x 16 x 16" in err and "--from-weights" in err
+        assert state.read_bytes() == before
+    shutil.move("pictures", "moved")
+    assert cdedu(*on, "--data", "moved")[0] == 0
+    (tmp_path / "moved" / "0" / "0.png").unlink()
+    assert "was trained on" in cdedu(*on, "--data", "moved")[2]
+    taken = ["--from-weights", state, "--data", "moved", "--out", "other"]
+    assert cdedu(*words, "--max-steps", 1, *taken)[0] == 0

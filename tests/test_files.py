@@ -74,8 +74,8 @@ def test_places_where_no_file_can_be_are_named_before_any_work(tmp_path):
         ("file/deep/x", "a part of this path is a file"),
         ("n" * 300, "the name is too long"),
     ):
-        with pytest.raises(OSError, match=f"{path}: {remedy}"), replacing(tmp_path / path) as temporary:
-            temporary.write_text("work")
+        with pytest.raises(OSError, match=f"{path}: {remedy}"), replacing(tmp_path / path):
+            pytest.fail("the work began")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
 
 
@@ -117,6 +117,13 @@ def test_what_an_earlier_process_of_our_own_number_left_is_swept(tmp_path):
     left = tmp_path / f".x.{os.getpid()}.tmp"
     left.touch()
     assert sweep(tmp_path) == [left] and not sweep(tmp_path) and not sweep(tmp_path / "nowhere")
+
+
+def test_an_unfinished_file_of_our_own_stays(tmp_path):
+    with replacing(tmp_path / "x") as temporary:
+        temporary.write_text("whole")
+        assert sweep(tmp_path) == []
+    assert (tmp_path / "x").read_text() == "whole"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from argparse import Namespace
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -84,7 +85,7 @@ def test_a_step_that_fails_hangs_or_floods_takes_no_other_down(tmp_path, monkeyp
     day = Day(tmp_path, 10, {"minutes": 1 / 6}, {"blocked": "needs a GPU"})
     day.go([
         sh("fails", f"echo '{{\"a\": 1}}' >{records}/fails.json; echo oh no >&2; exit 3"),
-        sh("stubborn", "trap '' TERM; sleep 60 & while :; do sleep 0.05; done", most=1.0, grace=0.3),
+        sh("stubborn", "trap '' TERM; sleep 61.25 & while :; do sleep 0.05; done", most=1.0, grace=0.3),
         sh("floods", "echo begin; yes | head -c 3000000; echo the end", most=5.0),
         sh("clean", "trap 'echo saved; exit 0' TERM; while :; do sleep 0.05; done", most=0.8),
         Step("absent", ("/no/such/program",), 1.0),
@@ -106,8 +107,11 @@ def test_a_step_that_fails_hangs_or_floods_takes_no_other_down(tmp_path, monkeyp
     assert log.endswith("the end\n") and len(log) < 1 << 16
     assert "saved" in (day.back / "logs.txt").read_text()
     assert json.loads((day.back / "records.json").read_text()) == {"fails": {"a": 1}}
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
-    assert "trap '' TERM" not in listed  # nor what it started: the group is gone
+    running = b""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            running += path.read_bytes()
+    assert b"trap '' TERM" not in running and b"61.25" not in running  # what it started is gone, too
 
 
 def test_an_interrupted_day_ends_its_step_cleanly_and_collects(tmp_path):
@@ -294,6 +298,44 @@ def test_the_newest_weights_are_gone_on_from(tmp_path):
     assert gpu_steps.source("teacher", given) == str(run / "teacher.safetensors")
 
 
+def test_training_goes_on_from_its_state_or_begins_with_weights(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(gpu_steps, "command", lambda words: said.append(" ".join(words)) or 2)
+    given = Namespace(out=tmp_path, weights=None, data="a.zip", test_data="b.zip", device="cuda", tiny=False, eager=False,
+                      seconds=100.0)  # fmt: skip
+    with pytest.raises(SystemExit, match="2"):
+        gpu_steps.train("teacher", given)
+    monkeypatch.setattr(gpu_steps, "keep", lambda run, role: None)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "student.state.safetensors").touch()
+    with pytest.raises(SystemExit, match="2"):
+        gpu_steps.train("student", replace_in(given, seconds=gpu_steps.COMPILE_PAYS))
+    teacher, student = said
+    course = checkpoints.WEIGHTS / "cifar10-small-teacher.safetensors"
+    assert teacher.startswith("train cifar10-small") and f"--from-weights {course}" in teacher
+    assert "--compile False" in teacher and "--compile" not in student and "--test-data b.zip" in student
+    assert f"--teacher {course}" in student and "--resume" in student and "--from-weights" not in student
+
+
+def replace_in(given: Namespace, **changes) -> Namespace:
+    return Namespace(**vars(given) | changes)
+
+
+def test_one_command_that_breaks_leaves_the_others_to_be_done(tmp_path, monkeypatch, capsys):
+    def main():
+        said.append(sys.argv[1])
+        if sys.argv[1] == "sample":
+            raise RuntimeError("CUDA error")
+
+    said: list[str] = []
+    monkeypatch.setattr(gpu_steps.cli, "main", main)
+    monkeypatch.setattr(gpu_steps, "source", lambda role, given: f"{role}.safetensors")
+    given = Namespace(out=tmp_path, weights=None, data=None, test_data=None, device="cpu", tiny=True)
+    with pytest.raises(SystemExit, match="without picture of the teacher; picture of the student"):
+        gpu_steps.look(given)
+    assert said == ["sample", "sample", "sample", "evaluate"] and "CUDA error" in capsys.readouterr().err
+
+
 # --- throughput -----------------------------------------------------------------------------------
 
 
@@ -434,10 +476,10 @@ def rehearsal(out: Path, minutes: float) -> list[str]:
 
 
 @pytest.mark.weekly
-def test_the_rehearsal_does_every_step_in_a_minute_of_a_core(tmp_path):
+def test_the_rehearsal_does_every_step_in_about_a_minute_of_a_core(tmp_path):
     """With more minutes than it needs, since others may be at work beside the tests."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(rehearsal(tmp_path, 6), capture_output=True, text=True)
+    done = subprocess.run(rehearsal(tmp_path, 15), capture_output=True, text=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stdout
     account = json.loads((tmp_path / "back" / "day.json").read_text())
@@ -456,7 +498,7 @@ def test_the_rehearsal_does_every_step_in_a_minute_of_a_core(tmp_path):
     }
     assert records["full"]["metrics"]["finite"] and records["full"]["trial"]
     assert any("evaluate" in name for name in records)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 90
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 75
 
 
 @pytest.mark.weekly
@@ -481,7 +523,7 @@ def test_steps_that_are_shot_leave_what_can_be_loaded(number, tmp_path):
     """Each step is shot at its first sign of life; the day goes on with the next one."""
     signs = {"cuda-tests": "$ ", "teacher": "cdedu train", "student": "teacher: ", "look": "samples of", "throughput": "{",
              "full": "step 1"}  # fmt: skip
-    with subprocess.Popen(rehearsal(tmp_path, 6), stdout=subprocess.PIPE, text=True) as day:
+    with subprocess.Popen(rehearsal(tmp_path, 15), stdout=subprocess.PIPE, text=True) as day:
         for name, sign in signs.items():
             log = tmp_path / "logs" / f"{name}.log"
             while not (log.is_file() and sign in log.read_text(errors="replace")):
@@ -515,7 +557,7 @@ def test_training_that_is_stopped_leaves_weights_and_goes_on_from_its_state(tmp_
             assert process.poll() is None, log.read_text()
             time.sleep(0.1)
         process.terminate()
-        assert process.wait(60) == 0, log.read_text()
+        assert process.wait(300) == 0, log.read_text()
         model = checkpoints.load(tmp_path / "run" / "teacher.safetensors")
         steps.append(model.header.step - sum(steps))
         assert model.header.facts["warm_restart"]["images"] > 0

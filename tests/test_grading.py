@@ -9,7 +9,9 @@ import socket
 import subprocess
 import sys
 import time
+import tracemalloc
 import unicodedata
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -438,6 +440,114 @@ def test_who_stalls_on_the_second_data_has_not_passed():
     assert peer.asked == 2 and not verdicts.results
 
 
+class Answers:
+    """The other side, in this process: it hands in ``answers``."""
+
+    late = False
+
+    def __init__(self, **answers):
+        self.answers, self.told = answers, []
+
+    def request(self, operation, names, draw):
+        self.told.append(draw)
+        return self.answers
+
+    def forget(self):
+        pass
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """A judge without another process."""
+    made = judge.Judge.__new__(judge.Judge)
+    made.task, made.tests = judge.Task(tuple(POINTS), seeds=(5, 6, 7)), {}
+    return made
+
+
+def test_the_order_of_what_is_handed_out_cannot_be_known(alone, monkeypatch):
+    """Not from what the submission is told, nor from the data that it gets; and each order is tried."""
+    orders, data = [], []
+
+    def test(answer, g):
+        orders.append(torch.initial_seed())
+        data.append(g.initial_seed())
+
+    monkeypatch.setitem(core.exercises(), "noise-time", replace(core.exercises()["noise-time"], test=test))
+    peer, verdicts = Answers(test_time=lambda f: None), judge.Verdicts()
+    alone._judge(peer, "noise-time", verdicts, float("inf"))
+    assert len(set(orders)) == 3 and not set(orders) & {*data, *peer.told}
+    known = {judge._drawn(n, "noise-time", "order") for n in (*peer.told, *data)}
+    assert not known & set(orders) and min(orders) > 10**6
+
+
+@pytest.mark.parametrize("kind", ["bug", "code"])
+def test_what_draws_no_data_is_tried_once_unless_its_order_is_drawn(kind, alone, monkeypatch):
+    task = replace(core.exercises()["noise-time"], kind=kind, test=lambda *_: None)
+    monkeypatch.setitem(core.exercises(), "noise-time", task)
+    peer = Answers(test_time=1)
+    alone._judge(peer, "noise-time", judge.Verdicts(), float("inf"))
+    assert len(peer.told) == (3 if kind == "bug" else 1)
+
+
+def test_verdicts_are_of_bounded_length_and_on_one_line():
+    heard, verdicts = [], judge.Verdicts()
+    verdicts.told = lambda *event: heard.append(event)
+    verdicts.give("noise-double", core.Result("wrong", "raised", "see\n\x1b[2J\udce9 here" + "x" * 10**6))
+    message = verdicts.results["noise-double"].message
+    assert message.startswith("see [2J here") and len(message) == 2000 and heard[0][0] == "noise-double"
+    for i in range(1000):
+        verdicts.remark(f"cell {i}")
+    assert len(verdicts.remarks) == judge.REMARKS + 1 and verdicts.remarks[-1] == "and more of the kind"
+
+
+@pytest.mark.parametrize(
+    ("source", "x"),
+    [
+        ("%%time\nx = 3", 3), ("%%capture out\nx = 3", 3), ("%%prun -q\nx = 3", 3), ("%time x = 3", 3), ("%%time\n%%capture\nx = 3", 3),
+        ("%%timeit\nx = 3", None), ("%%bash\nx=3", None), ("%%writefile x.py\nx = 3", None), ("%matplotlib inline\nx = 3", 3), ("!ls\nx = 3", 3), ("x = 3\nx?", 3),
+    ],
+)  # fmt: skip
+def test_cells_with_magics_define_what_they_do_in_a_notebook(source, x, theirs, magics):
+    assert magics[source] == x
+
+
+@pytest.fixture(scope="module")
+def magics(theirs):
+    sources = [p[0] for p in test_cells_with_magics_define_what_they_do_in_a_notebook.pytestmark[0].args[1]]
+    with theirs.sandbox() as peer:
+        peer.deadline = time.monotonic() + 60
+        return {s: (peer.request("run", "clear", "globals().pop('x', 0)", 30), peer.request("run", "cell", s, 30), peer.request("answers", ["x"], 0).get("x"))[-1] for s in sources}  # fmt: skip
+
+
+def test_an_error_below_a_magic_is_said_with_its_line(theirs):
+    with theirs.sandbox() as peer:
+        peer.deadline = time.monotonic() + 60
+        assert peer.request("run", "cell", "%%time\nx = 1\ny = 1 / 0", 30) == {"error": "ZeroDivisionError: division by zero", "line": "y = 1 / 0"}  # fmt: skip
+
+
+def test_what_lies_beside_the_package_is_not_for_submissions(theirs):
+    """Nor what a .pth file puts on the path: tests and the book's extension hold answers."""
+    looks = f"""
+import os, sys
+sees = [p for p in ({str(ROOT / "tests")!r}, {str(ROOT / "book" / "_ext")!r}, {str(ROOT / "exercises")!r}) if os.path.exists(p)]
+assert not sees, sees
+assert not [p for p in sys.path if p.endswith(("tests", "_ext"))], sys.path
+"""
+    with theirs.sandbox(hooks=False) as peer:
+        peer.deadline = time.monotonic() + 60
+        assert peer.request("run", "looks", looks, 30) == {}
+
+
+@pytest.mark.parametrize(
+    ("path", "below"),
+    [("/usr", True), ("/usr/lib", True), ("/usrx", False), ("/usr-local/x", False), ("/us", False), ("/", False), ("/opt/a/b", True), ("/opt/ab", False)],
+)  # fmt: skip
+def test_a_path_is_below_a_folder_and_not_below_its_namesakes(path, below):
+    from cdedu.course.grading import sandbox
+
+    assert sandbox._below(path, ("/usr", "/opt/a/")) is below
+
+
 def test_hidden_tests_see_what_the_public_ones_do_not(theirs):
     underflows = """
 def denoise_weighted(x, sigma, points, weights):
@@ -599,6 +709,87 @@ def test_functions_of_the_grader_look_alike(line):
     assert seen == seen[:1] * 4 and not seen[0][2]
 
 
+def test_errors_of_what_is_lent_say_nothing_and_those_of_the_answer_everything(line):
+    """A learner's own assertion, in a function that the lent one calls, comes back as it was."""
+    here, there = line
+    there.opaque = True
+
+    def defect(f):
+        return f() if callable(f) else {"the defective one": 1}[f]
+
+    def asserts():
+        raise AssertionError("look at σ")
+
+    there._operations["make"] = lambda: defect
+    lent = here.request("make")
+    said = set()
+    for given in [("x",), (), (1, 2, 3), ([],)]:
+        with pytest.raises(RuntimeError) as caught:
+            lent(*given)
+        said.add((type(caught.value).__name__, str(caught.value)))
+    assert said == {("RuntimeError", "the function that was handed in could not do this")}
+    with pytest.raises(AssertionError, match="look at σ"):
+        lent(asserts)
+
+
+@pytest.mark.parametrize(("spent", "slept"), [(0, 0.002), (0.0011, 0.0009), (0.003, 0.013), (0.1, 0.028), (0.3, 0.084)])  # fmt: skip
+def test_the_time_of_what_is_lent_is_counted_in_quanta(spent, slept, line, monkeypatch):
+    here, there = line
+    there.opaque = True
+    waits, now = [], [0.0]
+
+    def work():
+        now[0] += spent
+
+    there._operations["make"] = lambda: work
+    monkeypatch.setattr(wire.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(wire.time, "sleep", waits.append)
+    here.request("make")()
+    assert waits[-1] == pytest.approx(slept % 0.002 if slept == 0.002 else slept) or waits[
+        -1
+    ] == pytest.approx(slept)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.zeros(1).expand(10**6, 10**6), torch.zeros(10**8, device="meta"), torch.zeros(2, dtype=torch.float64).expand(2**22, 2), "x" * 10**8,
+        [0] * 10**6, [torch.zeros(1).expand(10**6)] * 9, ["x" * 10**5] * 20, [10**4000] * 10**4, dict.fromkeys(range(10**6)),
+    ],
+    ids=["broadcast", "meta", "pairs", "text", "list", "tensors", "texts", "digits", "dict"],
+)  # fmt: skip
+def test_a_message_that_is_too_large_is_not_even_built(value):
+    a, b = socket.socketpair()
+    with a, b:
+        peer, begun = wire.Peer(a.fileno()), time.process_time()
+        tracemalloc.start()
+        try:
+            with pytest.raises(ValueError, match="too large"):
+                peer.request("echo", value)
+            assert tracemalloc.get_traced_memory()[1] < 2 * wire.LARGEST
+        finally:
+            tracemalloc.stop()
+        assert time.process_time() - begun < 5
+
+
+def nested(depth, kind=list):
+    value = 1.0
+    for _ in range(depth):
+        value = {"x": value} if kind is dict else kind([value])
+    return value
+
+
+@pytest.mark.parametrize("kind", [list, tuple, dict])
+@pytest.mark.parametrize("depth", [wire.DEEPEST + 1, 10**4])
+def test_lists_within_lists_have_an_end(kind, depth, line):
+    assert line[0].request("echo", nested(wire.DEEPEST - 5, kind)) == nested(wire.DEEPEST - 5, kind)
+    with pytest.raises(ValueError, match="too deep"):
+        line[0].request("echo", nested(depth, kind))
+    line[1]._operations["make"] = lambda: nested(depth, kind)
+    with pytest.raises(ValueError, match="too deep"):
+        line[0].request("make")
+
+
 def test_who_does_not_read_does_not_hold_up_the_grader():
     a, b = socket.socketpair()
     peer = wire.Peer(a.fileno())
@@ -630,6 +821,17 @@ def test_errors_keep_their_kind(line):
         b"\xff" * 40,
         (5).to_bytes(8, "big") + bytes(8) + b"[1,2]",
         wire.message({"end": "", "signal": 999, "value": None}),
+        wire.message({"do": "nothing of the kind", "value": None}),
+        wire.message({"do": ["call"], "value": None}),
+        wire.message(
+            {"value": {"is": "tensor", "dtype": "int8", "shape": [1] * 100, "blob": 0, "key": None}}, [b"x"]
+        ),
+        wire.message(
+            {"value": {"is": "tensor", "dtype": "int8", "shape": [2**53, 2**53], "blob": 0, "key": None}},
+            [b""],
+        ),
+        (2**20 + 1).to_bytes(8, "big") + bytes(8) + b" ",
+        bytes(8) + (2**62).to_bytes(8, "big"),
     ],
 )
 def test_rubbish_is_no_message(data):

@@ -164,3 +164,30 @@ def test_a_random_campaign_leaves_one_row_each(seed, tmp_path):
     assert set(grades) == set(students)
     assert_as_expected(grades, honest(8))
     assert memory.most < 1500
+
+
+@pytest.mark.weekly
+@pytest.mark.parametrize(
+    "what", ["os._exit(1)", "os.kill(os.getpid(), 9)", "print(len(str(7 ** (7 ** 10))))", "bytearray(10**12)"]
+)
+def test_whatever_ends_or_holds_up_a_grader_costs_one_exercise_of_one_student(what, tmp_path):
+    """Played by a hidden test, which runs where the checks do: native code that does not come back among it."""
+    test = f"""
+import os
+from cdedu.course.grading import hidden
+
+@hidden("noise-floor")
+def ends(settled_loss, g):
+    if settled_loss == 0.16:
+        {what}
+"""
+    (tmp_path / "hidden.py").write_text(test)
+    (tmp_path / "in").mkdir()
+    nbformat.write(solved(floor="settled_loss = 0.16"), tmp_path / "in" / "bad.ipynb")
+    nbformat.write(solved(floor="settled_loss = 0.161"), tmp_path / "in" / "good.ipynb")
+    grades = grade_folder(
+        HANDED_OUT, tmp_path / "in", tmp_path / "out", hidden=tmp_path / "hidden.py", jobs=1, limits=LIMITS, own_risk=True, progress=False
+    )  # fmt: skip
+    bad, good = grades
+    assert all(good.points.values()) and set(good.points) == ALL
+    assert {n for n in ALL if not bad.points.get(n)} == {"noise-floor"}, bad

@@ -242,7 +242,7 @@ def test_on_a_gpu_the_share_is_measured_unless_it_is_stated(monkeypatch):
     assert seen == [(network, (3, 32, 32), "bf16")]
     assert plan("cifar10-small", share=0.4, measure=partial(measure, 78e12)).share == 0.4 and len(seen) == 1
     with pytest.raises(
-        ValueError, match="measured 624 TFLOP/s on a a100-80, more than its peak of 312; .*--peak"
+        ValueError, match="measured 624 TFLOP/s on one a100-80, more than its peak of 312; .*--peak"
     ):
         plan("cifar10-small", measure=partial(measure, 624e12))
 

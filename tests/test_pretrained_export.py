@@ -1,11 +1,14 @@
 """An exported student makes the same images in diffusers as here, and comes back as what it was."""
 
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from diffusers import ConsistencyModelPipeline
+from safetensors import SafetensorError
 
 from cdedu import checkpoints
 from cdedu.checkpoints import Header
@@ -188,6 +191,41 @@ def test_uploading_is_left_to_the_hubs_client(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="is written, but could not be uploaded to me/mine: division"):
         export_pipeline(student(), tmp_path / "b", recipe=recipe(), push_to_hub="me/mine")
     assert (tmp_path / "b" / "model_index.json").is_file()
+
+
+@pytest.mark.parametrize("where", [".", "new", "there"])
+def test_the_folder_may_be_the_one_that_we_are_in(tmp_path, monkeypatch, where):
+    """It is filled, not replaced; beside it nothing need be writable, and nothing is left."""
+    (tmp_path / "here" / "there").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here" / "there" if where == "." else tmp_path / "here")
+    before = os.stat(".").st_ino
+    folder = export_pipeline(student(), where, recipe=recipe())
+    assert os.stat(".").st_ino == before and isinstance(load_teacher(where), ConsistencyModel)
+    assert "model_index.json" in os.listdir(folder) and f"# {folder.name}\n" in (
+        folder / "README.md"
+    ).read_text("utf-8")
+    assert not [p for p in tmp_path.rglob("*") if p.name.endswith(".tmp")]
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(self, folder):
+        Path(folder).mkdir()
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(ConsistencyModelPipeline, "save_pretrained", full)
+    (tmp_path / "there").mkdir()
+    for name in ("new", "there"):
+        with pytest.raises(OSError, match=f"cannot write .*{name}: the disk is full; make room, or choose"):
+            export_pipeline(student(), tmp_path / name, recipe=recipe())
+    assert [p.name for p in tmp_path.rglob("*")] == ["there"]
+
+
+@pytest.mark.parametrize("text", ['{"name": "a", "price": 3}', "null", '{"name": "a", "rho": "x"}', "{"])
+def test_a_recipe_that_is_none_is_refused_by_name(tmp_path, text):
+    folder = export_pipeline(student(), tmp_path / "a", recipe=recipe())
+    (folder / "recipe.json").write_text(text)
+    with pytest.raises(ValueError, match="/a(/recipe.json is damaged| cannot be used: )"):
+        load_teacher(folder)
 
 
 def test_a_rectangle_stays_one_from_the_recipe_to_diffusers(tmp_path, capsys):

@@ -3,6 +3,8 @@
 import json
 import math
 import resource
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -158,7 +160,7 @@ def test_saving_takes_a_small_share_of_the_time(run, monkeypatch):
 
 def test_a_full_disk_is_an_error_of_one_line_and_the_previous_state_stays_whole(run):
     run.drive(states())
-    before = {p: p.read_bytes() for p in run.folder.iterdir()}
+    before = {p: p.read_bytes() for p in run.folder.glob("[!.]*")}
 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
@@ -167,7 +169,7 @@ def test_a_full_disk_is_an_error_of_one_line_and_the_previous_state_stays_whole(
             run.drive(states())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert {p: p.read_bytes() for p in run.folder.iterdir()} == before
+    assert {p: p.read_bytes() for p in run.folder.glob("[!.]*")} == before
 
 
 def test_weights_that_are_no_numbers_never_replace_a_state(run, monkeypatch):
@@ -216,3 +218,21 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         writable(tmp_path / "file" / "x")
     writable(tmp_path / "new")
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_two_runs_never_share_a_folder_and_a_dead_one_leaves_no_lock(run, tmp_path):
+    """The lock is the operating system's, which lets go of it when a process ends, however it ends."""
+    holder = "import sys, time\nfrom cdedu.runs import alone\nfrom pathlib import Path\nwith alone(Path(sys.argv[1])):\n    print(flush=True)\n    time.sleep(600)"
+    command = [sys.executable, "-c", holder, run.folder]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        with pytest.raises(
+            BlockingIOError, match=r"another run is at work in .*run; .*another folder with --out"
+        ):
+            run.drive(states())
+        assert not [*run.folder.glob("[!.]*")]
+        process.kill()
+    left = run.folder / f".teacher.state.safetensors.{process.pid}.tmp"
+    left.touch()
+    run.drive(states())
+    assert run.path.is_file() and not left.exists(), "what a killed run left half-written is gone"

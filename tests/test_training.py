@@ -448,9 +448,26 @@ def test_a_label_that_means_none_needs_labels(classes, rate, message):
 def test_a_network_without_room_for_the_label_that_means_none_is_refused():
     recipe = replace(TINY, teacher=replace(TINY.teacher, label_dropout=0.1))
     with pytest.raises(
-        ValueError, match=r"tiny has 3 labels; .* last label, 2, means none, .* network.classes = 4"
+        ValueError, match=r"tiny has 3 labels.* last of them, 2, means none; .* network.classes = 4"
     ):
         next(train_teacher(recipe, DATA))
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (
+            {"train_labels": None},
+            r"tiny has 0 labels for \d+ samples; .* one for each, or network.classes = 0",
+        ),
+        ({"train_labels": DATA.train_labels[:-1]}, r"labels for \d+ samples"),
+        ({"train_labels": DATA.train_labels + 1}, "tiny has 4 labels, .* it needs network.classes = 4"),
+        ({"train": DATA.train[:0], "train_labels": None}, "tiny holds no training data"),
+    ],
+)
+def test_data_that_do_not_fit_the_network_are_refused_before_work(change, words):
+    with pytest.raises(ValueError, match=words):
+        next(train_teacher(TINY, replace(DATA, **change)))
 
 
 @pytest.mark.parametrize("role", ["teacher", "student"])

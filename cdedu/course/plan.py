@@ -61,7 +61,7 @@ CARDS = {
 """Cards that are commonly rented, with the figures of their makers."""
 
 SHARE = 0.3
-"""Of the peak, where nobody states or measures it. An assumption: runs of such networks are reported from .2 to .45."""
+"""Of the peak, where nobody states or measures it. An assumption; small networks reach less."""
 USABLE = 0.9
 """Of a card's memory. The rest is left to CUDA, the pictures, what convolutions need while they work, and gaps; an assumption too."""
 
@@ -302,7 +302,7 @@ def plan(
         share = (measure or measured_rate)(network, shape, precision) / fast
         if not 0 < share <= 1:
             raise ValueError(
-                f"measured {share * fast / 1e12:.3g} TFLOP/s on a {gpu}, more than its peak of {fast / 1e12:g}; give the true --peak"
+                f"measured {share * fast / 1e12:.3g} TFLOP/s on one {gpu}, more than its peak of {fast / 1e12:g}; give the true --peak"
             )
         notes.append("The share is measured, with the network not compiled; compiled ones are mostly faster.")
     share = SHARE if share is None else share

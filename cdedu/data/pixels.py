@@ -141,7 +141,7 @@ def _begun(part: Path, count: Path, n: int, shape: tuple[int, ...]) -> tuple[int
     """How many pictures a part holds, and where its pixels begin; a new part with its header where there is none to go on with."""
     header = {"descr": "|u1", "fortran_order": False, "shape": (n, *shape)}
     try:
-        done = json.loads(count.read_text())["done"]
+        done = json.loads(count.read_text(encoding="utf-8"))["done"]
         with open(part, "rb") as file:
             np.lib.format.read_magic(file)
             known, start = np.lib.format.read_array_header_1_0(file)[0], file.tell()

@@ -254,7 +254,7 @@ class Day:
         environment: dict[str, str] | None = None,
     ) -> None:
         self.out, self.back = out, back or out / "back"
-        self.deadline = time.monotonic() + seconds - min(10.0, 0.05 * seconds)
+        self.deadline = time.monotonic() + seconds - min(10.0, 1 + 0.05 * seconds)
         self.facts, self.blocked = facts or {}, blocked or {}
         self.environment, self.signal = environment, 0
         self.outcomes: list[Outcome] = []
@@ -335,7 +335,8 @@ class Day:
             outcome.status, outcome.reason = "stopped", "cleanly, at its limit"
         else:
             outcome.status = "failed" if code else "done"
-            outcome.reason = f"exit code {code}: {last_line(log)}" if code else ""
+            how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            outcome.reason = f"{how}: {last_line(log)}" if code else ""
         outcome.files = sorted(name for name, stamp in self.stamps().items() if before.get(name) != stamp)
         return outcome
 
@@ -523,7 +524,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     """Say what is missing; run the day."""
-    given, begun = arguments(), time.time()
+    given, begun, clock = arguments(), time.time(), time.monotonic()
     lacking = missing(given.device, given.data is not None)
     for one in lacking:
         print(f"missing: {one.what}: {one.cost}; {one.remedy}")
@@ -546,7 +547,8 @@ def main() -> None:
         "rehearsal": given.device == "cpu",
         "missing": [asdict(one) for one in lacking],
     }
-    day = Day(given.out, 60 * given.minutes, facts, blocked, given.back, environment(given))
+    left = 60 * given.minutes - (time.monotonic() - clock)  # a network that is away takes its time
+    day = Day(given.out, left, facts, blocked, given.back, environment(given))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, day.interrupt)
     day.go(steps)

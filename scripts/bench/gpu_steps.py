@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ FULL_STEPS = 200
 def train(role: str, given: argparse.Namespace) -> None:
     """Teacher or student by the command line, until it is done or told to stop; then the weights of its average."""
     run, resumed = given.out / "run", (given.out / "run" / f"{role}.state.safetensors").is_file()
+    settle(run)
     words = ["train" if role == "teacher" else "distill", NAME, "--out", str(run)]
     if role == "student":
         words += ["--teacher", source("teacher", given)]
@@ -64,9 +66,7 @@ def look(given: argparse.Namespace) -> None:
     """Pictures of teacher and student, then their distances to the held-out images."""
     run, failed = given.out / "run", []
     device, number = ["--device", given.device], "8" if given.tiny else "64"
-    for role in ("teacher", "student"):  # a step that was killed has left a state and no weights
-        if (run / f"{role}.state.safetensors").is_file():
-            keep(run, role)
+    settle(run)
     for role, steps in (("teacher", 3 if given.tiny else 18), ("student", 1), ("student", 2)):
         if weights := source(role, given):
             words = ["sample", NAME, "--model", role, "--weights", weights, "--steps", str(steps)]
@@ -144,6 +144,9 @@ def command(words: list[str]) -> Any:
         cli.main()
     except SystemExit as end:
         return end.code or 0
+    except Exception:  # what comes after it can still be done
+        traceback.print_exc()
+        return 1
     return 0
 
 
@@ -180,6 +183,13 @@ def keep(run: Path, role: str) -> Path:
     checkpoints.save(path, model, recipe, SHAPE, **facts, average=getattr(recipe, role).ema)
     print(f"{path}: the average after step {header['step']}", flush=True)
     return path
+
+
+def settle(run: Path) -> None:
+    """Weights of what a step that was killed has left: a state alone."""
+    for role in ("teacher", "student"):
+        if (run / f"{role}.state.safetensors").is_file():
+            keep(run, role)
 
 
 def end_with_parent() -> None:

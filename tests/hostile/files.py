@@ -486,7 +486,7 @@ add("bin of a call", "is no file of weights alone", with_bin, {"a": Call(os.getc
 add("bin deflated", "it is compressed", with_bin, ZEROS, zipfile.ZIP_DEFLATED)
 add(
     "bin of a memo index",
-    "is no file of weights alone",
+    "its weights are 0 tensors",
     with_bin,
     b"\x80\x02}r\xff\xff\xff\x7f.",
     zipfile.ZIP_STORED,
