@@ -196,7 +196,8 @@ def test_your_own_pictures_from_a_zip_to_a_comparison(cdedu, tmp_path, monkeypat
     assert code == 0 and "student_1" in out and "A trial with few evaluations" in out, err
     (record,) = (json.loads(p.read_text()) for p in Path("results/runs").glob("*-evaluate-*"))
     assert record["metrics"]["n"] == 32 and record["metrics"]["features"] == "CifarClassifier"
-    assert record["data"] == {"name": "mine", "train": 64, "test": 33, "shape": [3, 32, 32]}
+    assert record["data"].items() >= {"name": "mine", "train": 64, "test": 33}.items()
+    assert record["data"]["shape"] == [3, 32, 32]
 
 
 @pytest.mark.slow
@@ -732,7 +733,7 @@ def test_a_guided_student_over_the_teachers_own_network(cdedu, labelled, monkeyp
         ("sample", path): "takes the guidance weight as an input; give --guidance, from 1 to 4",
         tuple(compared): "takes the guidance weight as an input; give --guidance, from 1 to 4",
         ("sample", path, "--guidance", 2, "--label", 11): "--label = '11', but parts/student.safetensors knows the labels 0 to 10",
-        ("sample", path, "--guidance", -1): "--guidance = -1, but a guidance weight must not be negative",
+        ("sample", path, "--guidance", -1): "--guidance = -1.0, but it must be at least 0",
         ("export", path, "x"): "DenoiserStudent is not of the form",
         ("train", "digits", "--from-weights", path): "--from-weights takes a model of this package's form",
         ("distill", "digits", "--out", "z", "--teacher", path): "is a student; distillation needs a teacher",
@@ -777,7 +778,7 @@ GUIDANCE = {
     "distill toy --guidance 1 4": "toy-teacher has no labels, so there is nothing to guide towards",
     "distill digits --teacher labelled --guidance 4 1": "--guidance 4 1: give one weight, or a lower and a higher one",
     "distill digits --teacher labelled --guidance 1 2 3": "--guidance 1 2 3: give one weight",
-    "distill digits --teacher labelled --guidance -1": "none below 0",
+    "distill digits --teacher labelled --guidance -1": "--guidance = -1.0, but it must be at least 0, each",
     "distill digits --teacher ten --guidance 2": "ten knows 10 labels, as many as digits has; guidance needs a teacher with one more",
     "sample digits --guidance 2": "digits-student knows no labels; leave --guidance out",
     "sample toy --label 1": "toy-student knows no labels; leave --label out",
