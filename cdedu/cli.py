@@ -1,9 +1,10 @@
-"""The command line: ``cdedu plan | train | distill | sample | evaluate | captions | export | grade``.
+"""The command line: ``cdedu plan | train | distill | sample | evaluate | distance | captions | export | grade``.
 
 A run lives in ``runs/<recipe>/``: ``teacher.safetensors`` and ``student.safetensors`` to use, ``*.state.safetensors`` to resume
 from. Every run leaves a record in ``results/runs/``, under a name of its own.
 """
 
+import math
 import os
 import shutil
 import signal
@@ -17,16 +18,17 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from cdedu import checkpoints, fitting
+from cdedu import checkpoints, fitting, samples
 from cdedu.checkpoints import WEIGHTS
 from cdedu.course.command import GradeFolder, PlanRun
-from cdedu.data import load_data, to_unit
+from cdedu.data import Dataset, load_data, to_unit
 from cdedu.files import read_header, sha256
+from cdedu.limits import Count, Pixels, Positive, Range, Rate, Seed, Weight, check_memory, check_ranges
 from cdedu.methods.guidance import Labelled
 from cdedu.pretrained import export_pipeline, load_teacher, locate
 from cdedu.recipes import Recipe, get_recipe, recipes
 from cdedu.records import read_record
-from cdedu.runs import Run, generate, writable, write_run_record
+from cdedu.runs import Run, tracker_class, writable, write_run_record
 from cdedu.runtime import Distributed, Runtime, fast_precision
 from cdedu.student import ConsistencyModel
 from cdedu.teacher import Teacher
@@ -43,8 +45,12 @@ class _Command:
     """Another data set than the recipe's: a name, or a folder or zip of images."""
     test_data: Path | None = None
     """Held-out images for a folder or zip; a tenth of the images by default."""
-    size: int | None = None
-    """Crop and resize images of a folder or zip to this height and width."""
+    size: tuple[Pixels] | tuple[Pixels, Pixels] | None = None
+    """Resize images of a folder or zip to this height and width; a single number is both."""
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    """What --size does with images of another form: cut their edges off, add black ones, or distort them."""
+    channels: Literal[1, 3] = 3
+    """Of images of a folder or zip: 1 makes all of them grey, 3 coloured."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps, or auto: the fastest there is."""
     out: Path | None = None
@@ -61,24 +67,24 @@ class _Command:
 class _Run(_Command):
     """What all training commands take."""
 
-    max_steps: int | None = None
+    max_steps: Count | None = None
     """Fewer or more steps than the recipe's."""
-    batch: int | None = None
+    batch: Count | None = None
     """Another batch size than the recipe's."""
-    block: int | None = None
+    block: Count | None = None
     """Samples that share a random generator; with several processes or --micro-batch, parts hold whole blocks."""
-    lr: float | None = None
+    lr: Positive | None = None
     """Another learning rate than the recipe's."""
-    seed: int | None = None
+    seed: Seed | None = None
     """Another seed than the recipe's."""
-    micro_batch: int | None = None
+    micro_batch: Count | None = None
     """At most so many samples at once; gradients are accumulated over the batch."""
-    ema: float | None = None
+    ema: Rate | None = None
     """Another rate of the sampling average than the recipe's: a shorter run needs a lower one, about 1 - 10 / steps."""
-    picture_every: int = 0
+    picture_every: Count | None = None
     """Write a picture of samples every so many steps."""
-    tensorboard: bool = False
-    """Write curves for TensorBoard into the run's folder."""
+    log: Literal["tensorboard", "wandb", "aim", "clearml", "comet_ml", "dvclive", "mlflow"] | None = None
+    """Send curves to one of Accelerate's trackers; TensorBoard's lie in the run's folder."""
     from_weights: Path | None = None
     """Start from these weights with a fresh optimiser and a short warm-up; the record says so. With --resume: go on with
     such a run."""
@@ -107,7 +113,7 @@ class Distill(_Run):
     network: Literal["recipe", "teacher"] = "recipe"
     """Over a teacher that is not of this package's form: the recipe's network with random weights, whose student can be
     exported, or a copy of the teacher's own network."""
-    guidance: tuple[float, ...] = ()
+    guidance: tuple[Weight, ...] = ()
     """Guide a teacher whose last label means none: one weight; or two, between which the student takes any as an input."""
 
     def __call__(self) -> None:
@@ -142,11 +148,11 @@ class Distill(_Run):
 
 @dataclass(frozen=True)
 class Sample:
-    """Draw samples and write a picture of them."""
+    """Draw samples and write a picture of them, or many samples as single pictures or as one file."""
 
     recipe: tyro.conf.Positional[str]
     """Name of a recipe, such as toy, digits or cifar10-small, or a TOML file with one; or a model itself: its file, or a folder of diffusers."""
-    steps: int | None = None
+    steps: Annotated[int, Range(1, 10_000)] | None = None
     """Steps of the student, 1 by default; or points of the teacher's noise grid, 18 by default (n points are 2n − 1 evaluations)."""
     model: Literal["student", "teacher"] | None = None
     """Which of the two; by default the student, or the teacher where there is no student yet."""
@@ -154,23 +160,28 @@ class Sample:
     """A file, or the name of weights that come with the course; the run's own by default, else the course's."""
     label: str | None = None
     """Draw this class only, by name or number; by default the classes take turns."""
-    guidance: float | None = None
+    guidance: Weight | None = None
     """Guidance weight, of a student that takes it as an input or of a teacher whose last label means none."""
-    number: int = 64
-    """How many samples."""
-    seed: int = 0
+    number: Count = 64
+    """How many samples. Each has its number and a noise of its own, so that the first ones of many are the same as those of few."""
+    batch: Count | None = None
+    """How many are drawn at once; 64, or 4,096 points, by default. It changes no sample."""
+    seed: Seed = 0
     """Seed of the noise."""
+    format: Literal["sheet", "png", "npz"] = "sheet"
+    """A sheet to look at, of the first 256 pictures or 2,000 points; or all samples, each as a PNG file, in a folder; or as one file
+    for the evaluator of openai's guided-diffusion. Interrupted, the last two go on with the same command."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps, or auto: the fastest there is."""
     out: Path | None = None
-    """Where to write the picture; runs/<recipe>/<model>-<steps>.png by default."""
+    """The file or, for png, the folder; runs/<recipe>/<model>-<steps>.png, a folder of that name without the ending, or .npz by
+    default."""
 
     def __call__(self) -> None:
         from cdedu.plotting import save_samples
 
         device = pick_device(self.device)
-        if self.number < 1:
-            raise ValueError(f"--number = {self.number}, but there must be at least one sample")
+        _check_out(self.out, self.format)
         known = self.recipe in recipes or self.recipe.endswith(".toml")
         if not known and (Path(self.recipe).exists() or "/" in self.recipe):
             recipe, source, folder = None, self.recipe, Path("runs") / Path(self.recipe).stem
@@ -180,6 +191,8 @@ class Sample:
             wanted = self.model or ("student" if self.weights else _role_there_is(folder, recipe))
             source = _model_source(self.weights, folder, recipe, wanted)
         model = load_teacher(source).to(device)
+        if recipe:
+            fitting.same_kind(model, source, recipe)
         recipe = recipe or model.header.recipe or Recipe("unknown", data="")
         role = "student" if fitting.is_student(model) else "teacher"
         if self.model not in (None, role):
@@ -189,15 +202,29 @@ class Sample:
             raise ValueError(
                 f"{source} is a teacher, whose walk has at least 2 points; give --steps, such as 18"
             )
-        path = self.out or folder / f"{role}-{steps}.png"
+        ending = {"sheet": ".png", "png": "", "npz": ".npz"}[self.format]
+        path = self.out or folder / f"{role}-{steps}{ending}"
         writable(path.parent)
         recipe, shape = within(recipe, model), tuple(model.header.shape)
         model, cond = fitting.conditioned(model, source, self.guidance, self.label)
-        if "labels" in cond:
-            cond["labels"] = cond["labels"][torch.arange(self.number) % len(cond["labels"])]
-        x = generate(model, recipe, shape, steps, self.number, self.seed, **cond)
-        save_samples(path, x.cpu(), f"{role}, {source}")
-        print(f"{self.number} samples of {source} in {path}")
+        batch = self.batch or (64 if len(shape) > 1 else 4096)
+        _check_batch(min(batch, self.number), shape, device, "lower --batch")
+        drawn = partial(samples.draw, model, recipe, shape, steps, seed=self.seed, **cond)
+        if self.format == "sheet":
+            shown = min(self.number, 256 if len(shape) > 1 else 2000)
+            parts = [x for _, x in samples.batches(drawn, 0, shown, batch)]
+            save_samples(path, torch.cat(parts), f"{role}, {source}")
+            rest = f" (of {self.number:,}; --format png or npz for all)" * (shown < self.number)
+            print(f"{shown} samples of {source}{rest} in {path}")
+            return
+        labels = cond.get("labels")
+        about = {
+            "model": source, "sha256": _digest(source), "steps": steps, "seed": self.seed, "guidance": self.guidance,
+            "labels": labels.tolist() if labels is not None else None, "shape": shape, "recipe": recipe.to_dict(),
+        }  # fmt: skip
+        write = samples.write_folder if self.format == "png" else partial(samples.write_npz, labels=labels)
+        done = write(path, drawn, shape, self.number, batch, about)
+        print(f"{self.number} samples of {source} in {path}" + f", {done} of them from before" * (done > 0))
 
 
 @dataclass(frozen=True)
@@ -208,13 +235,13 @@ class Evaluate(_Command):
     """A teacher's file or name, or a folder of diffusers; the run's own by default, else the course's."""
     student: str | None = None
     """A student's file or name, or a folder of diffusers; the run's own by default, else the course's."""
-    guidance: float | None = None
+    guidance: Weight | None = None
     """Guidance weight, of a teacher whose last label means none, and of a student that takes it as an input."""
-    samples: int | None = None
+    samples: Annotated[int, Range(2)] | None = None
     """How many samples are compared; as many as there are held-out data by default."""
     inception: bool = False
     """Also FID, Inception score, precision and recall by the standard protocol (downloads Inception's weights)."""
-    seeds: int | None = None
+    seeds: Count | None = None
     """How many sampling seeds the medians run over; 5, or 1 in a trial."""
     trial: bool | None = None
     """Few evaluations, to see that all works; by default for images of 32 x 32 and larger on the CPU."""
@@ -232,7 +259,7 @@ class Evaluate(_Command):
         sources = {r: _model_source(getattr(self, r), folder, recipe, r) for r in ("teacher", "student")}
         start = time.perf_counter()
         with runtime.first():
-            data = load_data(self.data or recipe.data, self.test_data, self.size)
+            data = _data(self, self.data or recipe.data)
             models = [load_teacher(source) for source in sources.values()]
         for model, source in zip(models, sources.values(), strict=True):
             fitting.same_shape(model, source, data)
@@ -242,6 +269,10 @@ class Evaluate(_Command):
             raise ValueError(f"{sources['teacher']} needs labels, which {data.name} does not have")
         if self.inception:
             check(data)
+            number = self.samples or 50_000
+            check_memory(
+                number * data.train[0].numel(), f"--samples {number:,}", runtime.device, "give fewer"
+            )
         called: list[Any] = []
         for model, source in zip(models, sources.values(), strict=True):
             cond: dict[str, Any] = {}
@@ -289,7 +320,7 @@ class Export:
     """Where to write; new or empty."""
     record: Path | None = None
     """A results record, such as `cdedu evaluate` leaves: its figures go into the model card."""
-    guidance: float | None = None
+    guidance: Weight | None = None
     """The weight to fix in a student that takes it as an input."""
     license: str | None = None
     """Of the weights, for the model card, such as apache-2.0; the teacher's and the data's terms bind a student too."""
@@ -302,7 +333,9 @@ class Export:
         metrics = read_record(self.record)["metrics"] if self.record else None
         options = {"metrics": metrics, "license": self.license, "push_to_hub": self.push_to_hub}
         export_pipeline(student, self.folder, guidance=self.guidance, **options)
-        print(f"{self.weights} in {self.folder}, to be loaded by ConsistencyModelPipeline.from_pretrained")
+        print(
+            f"{self.weights} in {self.folder}, to be loaded by ConsistencyModelPipeline.from_pretrained; its README.md says how"
+        )
 
 
 @dataclass(frozen=True)
@@ -328,6 +361,28 @@ class Captions:
             encode = captions.inception_encoder()
             fid = captions.folder_distance(self.folder, self.real, encode, size=299)
             print(f"Fréchet distance in Inception's features {fid:.2f}; comparable from 30,000 pictures on")
+
+
+@dataclass(frozen=True)
+class Distance:
+    """Measure how far samples are from a reference: the Fréchet distance of two sets of pictures, which is FID in Inception's features."""
+
+    samples: tyro.conf.Positional[Path]
+    """A folder of pictures, or a .npz file with arr_0 as `cdedu sample --format npz` writes it."""
+    reference: tyro.conf.Positional[Path]
+    """Another one; or a .npz file with the statistics of one, mu and sigma."""
+    features: Literal["inception", "ours"] = "inception"
+    """Inception's, as the literature has them; or those of the course's frozen classifiers, of digits at 8 × 8 or colour pictures at 32 × 32."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps, or auto: the fastest there is."""
+
+    def __call__(self) -> None:
+        from cdedu.evaluation import distance
+
+        found = distance.between(self.samples, self.reference, self.features, pick_device(self.device))
+        counts = " and ".join("unknown" if m.n is None else f"{m.n:,}" for m in found[1:])
+        name = "FID" if self.features == "inception" else "Fréchet distance in our own features"
+        print(f"{name} {found[0]:.4g}; pictures: {counts}")
 
 
 def pick_device(name: str) -> torch.device:
@@ -365,8 +420,10 @@ def _prepare(command: _Run, role: str) -> Run:
     stage = _changed(usual, **changes)
     changes = {"data": command.data or None, "seed": command.seed, "block": command.block}
     recipe = _changed(recipe, **{role: stage}, **changes)
+    if command.size and recipe.network.kind not in ("mlp", "set"):
+        recipe.network.check((command.channels, *_height_width(command.size)))  # before anything is decoded
     with runtime.first():
-        data = load_data(recipe.data, command.test_data, command.size)
+        data = _data(command, recipe.data)
     if command.data and recipe.teacher.label_dropout and data.train_labels is not None:
         # Other pictures have other classes; the last label still means none.
         recipe = replace(recipe, network=replace(recipe.network, classes=data.label_count() + 1))
@@ -376,7 +433,13 @@ def _prepare(command: _Run, role: str) -> Run:
             f"--data {recipe.data} does not suit recipe {recipe.name!r}, whose {recipe.network.kind} takes {wanted}; "
             "choose another recipe or other data"
         )
-    extras = {"picture_every": command.picture_every, "tensorboard": command.tensorboard}
+    recipe.network.check(tuple(data.train.shape[1:]))
+    part = min(stage.batch, max(command.micro_batch or stage.batch, recipe.block or stage.batch))
+    shape = tuple(data.train.shape[1:])
+    _check_batch(part, shape, runtime.device, "lower --batch, or share it out with --micro-batch and --block")
+    if command.log:
+        tracker_class(command.log)
+    extras = {"picture_every": command.picture_every, "log": command.log}
     run = Run(recipe, role, data, folder, command.results, runtime, **extras)
     if command.resume and command.overwrite:
         raise ValueError("--resume goes on with a run and --overwrite starts anew; give one of them")
@@ -394,6 +457,40 @@ def _prepare(command: _Run, role: str) -> Run:
             f"(--batch {usual.batch} for those)"
         )
     return run
+
+
+def _height_width(size: tuple[int] | tuple[int, int] | None) -> tuple[int, int] | None:
+    return size and (size[0], size[-1])
+
+
+def _data(command: _Command, name: str) -> Dataset:
+    """The data set that a command names, or its recipe."""
+    size = _height_width(command.size)
+    return load_data(name, command.test_data, size, command.fit, command.channels)
+
+
+def _check_batch(part: int, shape: tuple[int, ...], device: torch.device, remedy: str) -> None:
+    """Refuse what no machine could do: a sample and its noise, of 4 bytes a number, are the least that a batch takes."""
+    check_memory(8 * part * math.prod(shape), f"a batch of {part:,} samples", device, remedy)
+
+
+def _check_out(out: Path | None, kind: str) -> None:
+    """Refuse a file where samples become a folder, and the other way round, and an ending that means something else."""
+    if out is None:
+        return
+    if kind == "png" and (out.is_file() or out.suffix in (".png", ".npz")):
+        raise ValueError(
+            f"--out {out} is a file, but --format png writes a folder of pictures; give a folder"
+        )
+    if kind != "png" and out.is_dir():
+        raise ValueError(
+            f"--out {out} is a folder, but --format {kind} writes one file; give a file, or --format png"
+        )
+    known = {"npz": (".npz",), "sheet": (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")}
+    if kind != "png" and out.suffix.lower() not in known[kind]:
+        raise ValueError(
+            f"--out {out}: --format {kind} writes a file that ends in {' or '.join(known[kind])}"
+        )
 
 
 def _changed(thing: Any, **changes: Any) -> Any:
@@ -449,7 +546,12 @@ def _runtime(command: _Command, recipe: Recipe, begun: dict[str, Any] | None = N
     header of its state says both.
     """
     device, precision = pick_device(command.device), command.precision
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    world = os.environ.get("WORLD_SIZE") or "1"
+    if not world.isdecimal() or int(world) < 1:
+        raise ValueError(
+            f"WORLD_SIZE = {world!r}, but it is a number of processes; unset it, or start with torchrun"
+        )
+    several = int(world) > 1
     if precision == "auto" and begun is not None:
         # Earlier versions did not note it; on a CPU it was fp32.
         precision = begun.get("precision", "fp32" if device.type == "cpu" else "auto")
@@ -492,7 +594,7 @@ def _model_source(wanted: str | None, folder: Path, recipe: Recipe, role: str) -
 
 Grade = Annotated[GradeFolder, tyro.conf.subcommand("grade")]
 Plan = Annotated[PlanRun, tyro.conf.subcommand("plan")]
-Command = Plan | Train | Distill | Sample | Evaluate | Captions | Export | Grade
+Command = Plan | Train | Distill | Sample | Evaluate | Distance | Captions | Export | Grade
 
 
 def main() -> None:
@@ -503,11 +605,12 @@ def main() -> None:
         Command, prog="cdedu", description=f"Consistency distillation. Recipes: {', '.join(recipes)}."
     )  # type: ignore[call-overload]
     try:
+        check_ranges(command, lambda field: "--" + field.replace("_", "-"))
         command()
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
     except torch.OutOfMemoryError as error:
-        code, what = 1, f"memory ran out ({str(error).splitlines()[0]}); use --device cpu or fewer samples"
+        code, what = 1, f"memory ran out ({str(error).splitlines()[0]}); use --device cpu, or a lower --batch"
     except (FloatingPointError, MemoryError) as error:
         code, what = 1, str(error)
     except (ValueError, OSError, ImportError) as error:

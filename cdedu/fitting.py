@@ -163,6 +163,16 @@ def same_labels(model: Any, source: str, data: Dataset) -> None:
         )
 
 
+def same_kind(model: Any, source: str, recipe: Recipe) -> None:
+    """Refuse weights that were trained by another recipe on other data, to be sampled as this recipe's."""
+    theirs, wanted = model.header.recipe, {"mlp": 1, "set": 2}.get(recipe.network.kind, 3)
+    other = theirs and theirs.name != recipe.name and theirs.data != recipe.data
+    if other or len(model.header.shape) != wanted:
+        what = f"is of recipe {theirs.name!r}" if theirs else f"makes samples of shape {model.header.shape}"
+        instead = repr(theirs.name) if theirs else "the model's file or folder"
+        raise ValueError(f"{source} {what}, not of recipe {recipe.name!r}; give {instead} in its place")
+
+
 def same_shape(model: nn.Module, source: str, data: Dataset) -> None:
     if model.header.shape != tuple(data.train.shape[1:]):
         raise ValueError(f"{source} was trained on data of another shape than {data.name}'s")

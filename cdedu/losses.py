@@ -181,7 +181,7 @@ def easy_next_sigma(sigma: Tensor, q: float = 2.0, stage: int = 0, k: float = 8.
     """
     if not (q > 1 and stage >= 0):
         raise ValueError(f"need q > 1 and stage >= 0, got {q} and {stage}")
-    return (sigma * (1 - (1 + k * torch.sigmoid(-b * sigma)) / float(q) ** (stage + 1))).clamp(min=0)
+    return (sigma * (1 - (1 + k * torch.sigmoid(-b * sigma)) * float(q) ** -(stage + 1))).clamp(min=0)
 
 
 def easy_consistency_loss(

@@ -5,6 +5,7 @@ live for all practical purposes) to ``sigma_max`` (T, where nothing but noise is
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -186,8 +187,17 @@ def draw_steps(weights: Tensor, n: int, generator: Generator | None = None) -> T
     return torch.searchsorted(edges / edges[-1], u, right=True).clamp(max=len(weights) - 1)
 
 
-def normal(shape: tuple[int, ...], generator: Generator | None = None, like: Tensor | None = None) -> Tensor:
+Generators = Generator | Sequence[Generator] | None
+"""What draws noise: PyTorch's own generator, another one, or one for each sample."""
+
+
+def normal(shape: tuple[int, ...], generator: Generators = None, like: Tensor | None = None) -> Tensor:
     """Standard normal noise, drawn where the generator lives and then moved: one seed, the same noise on every device."""
+    if isinstance(generator, Sequence):
+        if len(generator) != shape[0]:
+            raise ValueError(f"{len(generator)} generators for {shape[0]} samples; give one for each")
+        noise = torch.stack([normal(shape[1:], own) for own in generator])
+        return noise if like is None else noise.to(like)
     noise = torch.randn(shape, generator=generator, device=generator.device if generator else "cpu")
     return noise if like is None else noise.to(like)
 

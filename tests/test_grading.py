@@ -998,7 +998,7 @@ def test_the_command_names_what_is_wrong(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("option", "words"),
-    [("--seconds=-1", "1 to 86400 are possible, not -1"), ("--seconds=0", "not 0"), ("--seconds=100000", "1 to 86400"), ("--memory=0", "1 to 1048576"), ("--jobs=-2", "1 to 256")],
+    [("--seconds=-1", "--seconds = -1, but it must be from 1 to 86,400"), ("--seconds=0", "--seconds = 0"), ("--seconds=100000", "to 86,400"), ("--memory=0", "from 1 to 1,048,576"), ("--jobs=-2", "from 1 to 256")],
 )  # fmt: skip
 def test_options_of_the_command_have_their_range(option, words, tmp_path, monkeypatch, capsys):
     from cdedu import cli

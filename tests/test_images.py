@@ -461,3 +461,69 @@ def test_where_both_homes_fail_one_error_says_why(monkeypatch):
 def test_recorded_hashes_are_whole():
     hashes: list[str] = [*images.PARQUET.values(), images.ORIGINAL_SHA256]
     assert all(len(h) == 64 and int(h, 16) for h in hashes) and len(images.REVISION) == 40
+
+
+def form_of(height: int, width: int) -> np.ndarray:
+    """Red at the left edge, green at the right one, blue between."""
+    picture = np.zeros((height, width, 3), np.uint8)
+    picture[..., 2], picture[:, : width // 4, :], picture[:, -width // 4 :, :] = 255, (255, 0, 0), (0, 255, 0)
+    return picture
+
+
+RED, GREEN, BLUE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0)
+FITS = {
+    # What becomes of 8 × 16: its left edge, middle, and top at two forms.
+    ("crop", (8, 8)): (BLUE, BLUE, BLUE),
+    ("pad", (16, 16)): (RED, BLUE, BLACK),
+    ("stretch", (16, 16)): (RED, BLUE, BLUE),
+    ("crop", (4, 8)): (RED, BLUE, BLUE),
+    ("crop", (16, 24)): (RED, BLUE, BLUE),
+    ("pad", (24, 16)): (RED, BLUE, BLACK),
+}
+
+
+@pytest.mark.parametrize("fit, size", FITS)
+def test_a_picture_of_another_form_is_cut_padded_or_stretched(tmp_path, fit, size):
+    path = folder_of(tmp_path / "f", {"1.png": encoded(form_of(8, 16))})
+    (got,) = image_folder(path, size, fit=fit).images
+    height, width = size
+    assert got.shape == (3, *size)
+    for place, colour in zip(
+        ((height // 2, 0), (height // 2, width // 2), (0, width // 2)), FITS[fit, size], strict=True
+    ):
+        assert (got[:, place[0], place[1]].int() - torch.tensor(colour)).abs().max() < 60, place
+
+
+def test_grey_pictures_are_kept_grey(tmp_path):
+    """As they are, and coloured ones by their luminance; the same folder in colour is another file of the cache."""
+    grey = pixels(channels=1)
+    path = folder_of(tmp_path / "f", {"a/1.png": encoded(grey), "b/2.png": encoded(form_of(6, 6))})
+    got = image_folder(path, channels=1)
+    assert got.images.shape == (2, 1, 6, 6) and np.array_equal(got.images[0, 0], grey)
+    assert got.images[1, 0, 0, 0] == round(0.299 * 255) and got.images[1, 0, 0, -1] == round(0.587 * 255)
+    assert image_folder(path).images.shape == (2, 3, 6, 6)
+    sets = data.load_data(str(path), channels=1, size=(4, 6), fit="pad")
+    assert sets.train.shape == sets.test.shape == (1, 1, 4, 6)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"channels": 2}, "channels = 2, but pictures have 1 or 3"),
+        ({"fit": "pad"}, "fit = 'pad' says how pictures become those of a size; give the size"),
+        ({"size": (0, 8)}, r"size = \(0, 8\), but"),
+    ],
+)
+def test_a_wish_that_makes_no_picture_is_refused(tmp_path, options, message):
+    path = folder_of(tmp_path / "f", {"1.png": encoded(pixels())})
+    with pytest.raises(ValueError, match=message):
+        image_folder(path, **options)
+
+
+@pytest.mark.parametrize("name", ["two_moons", "digits", "cifar10"])
+@pytest.mark.parametrize("options", [{"size": 8}, {"channels": 1}, {"fit": "pad"}, {"test": "t.zip"}])
+def test_options_for_pictures_are_not_dropped_where_there_are_none(name, options):
+    with pytest.raises(
+        ValueError, match=f"{name} comes as it is; .* can be chosen for a folder or zip of pictures only"
+    ):
+        data.load_data(name, **options)

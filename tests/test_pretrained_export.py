@@ -226,3 +226,31 @@ def test_a_recipe_that_is_none_is_refused_by_name(tmp_path, text):
     (folder / "recipe.json").write_text(text)
     with pytest.raises(ValueError, match="/a(/recipe.json is damaged| cannot be used: )"):
         load_teacher(folder)
+
+
+def test_a_rectangle_stays_one_from_the_recipe_to_diffusers(tmp_path, capsys):
+    """The card's own lines are run; what they draw is what this package draws from the same noise, in one step and in two."""
+    plan = replace(recipe(3), network=Network("unet", 8, 1, (1, 2), classes=3))
+    torch.manual_seed(0)
+    network = plan.network.build((1, 16, 24))
+    torch.nn.init.normal_(network.net.conv_out.weight, std=0.2)
+    model = ConsistencyModel(network, noise_scale=250.0).eval()
+    folder = export_pipeline(model, tmp_path / "wide", recipe=plan)
+    back = load_teacher(folder)
+    assert back.header.shape == (1, 16, 24)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    code = card.split("```python\n")[1].split("```")[0].replace('"wide"', f'"{folder}"')
+    k = second_index(plan)
+    for steps in (1, 2):
+        if steps == 2:
+            code = code.replace("set_timesteps(1)", f"set_timesteps(timesteps=[{k}, 0])")
+        names: dict = {}
+        torch.manual_seed(5)
+        exec(code, names)
+        torch.manual_seed(5)
+        x = 80 * torch.randn(16, 1, 16, 24)
+        levels = [80.0, float(plan.sigmas().double()[k])][:steps]
+        wanted = sample_consistency(model, x, levels, labels=torch.zeros(16, dtype=torch.long))
+        assert names["images"].shape == (16, 1, 16, 24)
+        assert (names["images"] - (wanted / 2 + 0.5).clamp(0, 1)).abs().max() <= 1e-5
+    assert wanted.std() > 0.05

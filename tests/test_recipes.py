@@ -199,7 +199,7 @@ def test_what_a_recipe_cannot_be_is_said(tmp_path):
     with pytest.raises(ValueError, match="'digit' is not known; choose one of toy, .* or give a file.toml"):
         get_recipe("digit")
     for place, value, words in (
-        ("steps", 0, "positive"), ("lr", float("nan"), "positive"), ("ema", 1.0, "at least 0 and below 1"),
+        ("steps", 0, "at least 1"), ("lr", float("nan"), "positive"), ("ema", 1.0, "at least 0 and below 1"),
         ("more_emas", (0.9, 1.0), "each"), ("target_rate", -0.1, "below 1"), ("easy_stages", 0, "at least 1"),
         ("tangent_warmup", -1, "at least 0"),
     ):  # fmt: skip

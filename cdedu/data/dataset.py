@@ -80,6 +80,11 @@ def _digest(x: Tensor) -> str:
     return hashlib.sha256(chosen.contiguous().cpu().numpy().data).hexdigest()[:16]
 
 
+def to_uint8(x: Tensor) -> Tensor:
+    """Images in [−1, 1] as 8-bit integers, rounded."""
+    return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
 def to_unit(x: Tensor) -> Tensor:
     """uint8 images as float32 in [−1, 1]; anything else as it is."""
     return x.float().div_(127.5).sub_(1) if x.dtype == torch.uint8 else x

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor
 from cdedu.data.pixels import MisfitError, mapped, write_pixels
 from cdedu.files import read_tensors, sha256, write_tensors
 
+Fit = Literal["crop", "pad", "stretch"]
 CACHE = Path(os.environ.get("CDEDU_CACHE", "~/.cache/cdedu")).expanduser()
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 NO_DATA = {"__MACOSX", "__pycache__", "@eaDir", "@tmp", "@Recycle", "#recycle", "$RECYCLE.BIN", "lost+found"}
@@ -48,7 +49,13 @@ class Images:
     classes: list[str]
 
 
-def image_folder(path: str | Path, size: int | None = None, shuffled: bool = False) -> Images:
+def image_folder(
+    path: str | Path,
+    size: int | tuple[int, int] | None = None,
+    shuffled: bool = False,
+    fit: Fit = "crop",
+    channels: int = 3,
+) -> Images:
     """All pictures in a folder or a zip, as RGB; the name of a picture's folder is its class.
 
     They are decoded once, into a file of the cache (:mod:`cdedu.data.pixels`), from which ``images`` is mapped, read-only: any
@@ -57,8 +64,11 @@ def image_folder(path: str | Path, size: int | None = None, shuffled: bool = Fal
 
     Args:
         path: a folder or a ``.zip`` with .png, .jpg, .webp or .bmp files at any depth.
-        size: crop to the central square and resize to ``size`` × ``size``. Needed where sizes differ.
+        size: height and width to resize to; a single number is both. Needed where sizes differ.
         shuffled: in a random order, always the same, in place of the order of names.
+        fit: what happens to pictures of another form than ``size``: ``crop`` to the central part of that form, ``pad`` with black,
+            or ``stretch``.
+        channels: 3, or 1 for grey pictures.
 
     Raises:
         FileNotFoundError: if there is nothing at ``path``, or no picture in it.
@@ -66,7 +76,11 @@ def image_folder(path: str | Path, size: int | None = None, shuffled: bool = Fal
         OSError: if the disk of the cache has too little space.
     """
     path = Path(path)
-    if size is not None and size < 1:
+    if channels not in (1, 3):
+        raise ValueError(f"channels = {channels}, but pictures have 1 or 3")
+    if size is None and fit != "crop":
+        raise ValueError(f"fit = {fit!r} says how pictures become those of a size; give the size, too")
+    if size is not None and min(size if isinstance(size, tuple) else (size,)) < 1:
         raise ValueError(
             f"size = {size}, but pictures need at least one pixel; use the network's, such as 32"
         )
@@ -76,13 +90,13 @@ def image_folder(path: str | Path, size: int | None = None, shuffled: bool = Fal
     files = [path] if path.is_file() else [path / name for name, _ in pictures]
     # Names, sizes and times say whether the cache is stale, without a look into a picture.
     known = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    key = hashlib.sha256(json.dumps([known, size, shuffled]).encode()).hexdigest()[:24]
+    key = hashlib.sha256(json.dumps([known, size, shuffled, fit, channels]).encode()).hexdigest()[:24]
     if shuffled:
         order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0))
         pictures = [pictures[i] for i in order.tolist()]
     file, names = CACHE / f"images-{key}.npy", [name for name, _ in pictures]
     try:
-        write_pixels(file, len(pictures), lambda i: decode(*pictures[i], size), path.name)
+        write_pixels(file, len(pictures), lambda i: decode(*pictures[i], size, fit, channels), path.name)
     except MisfitError as error:
         raise ValueError(
             f"{path}: {names[error.args[0]]} differs in size from {names[0]}; give a size to crop and resize to"
@@ -216,8 +230,14 @@ def _pictures(path: Path) -> list[tuple[str, Callable[[], bytes]]]:
     raise FileNotFoundError(f"{path} holds no picture ({', '.join(sorted(SUFFIXES))})")
 
 
-def decode(name: str, read: Callable[[], bytes], size: int | None = None) -> np.ndarray:
-    """One picture as (3, H, W) uint8, cropped to its central square and resized where there is a ``size``.
+def decode(
+    name: str,
+    read: Callable[[], bytes],
+    size: int | tuple[int, int] | None = None,
+    fit: Fit = "crop",
+    channels: int = 3,
+) -> np.ndarray:
+    """One picture as (channels, H, W) uint8; ``size``, ``fit`` and ``channels`` as in :func:`image_folder`.
 
     ``read`` returns the bytes of the file; ``name`` is for the error message. Grey values of 16 bits are scaled to 8.
 
@@ -234,9 +254,12 @@ def decode(name: str, read: Callable[[], bytes], size: int | None = None) -> np.
     except Exception as error:
         # zipfile and Pillow have many kinds, for damaged, encrypted and monstrous files.
         raise ValueError(f"{name} is no picture that can be read ({error})") from None
+    image = rgb.convert("L") if channels == 1 else rgb
     if size is not None:
-        rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.LANCZOS)
-    return np.asarray(rgb).transpose(2, 0, 1)
+        height, width = (size, size) if isinstance(size, int) else size
+        how = {"crop": ImageOps.fit, "pad": ImageOps.pad, "stretch": Image.Image.resize}[fit]
+        image = how(image, (width, height), Image.Resampling.LANCZOS)
+    return np.asarray(image).reshape(image.height, image.width, channels).transpose(2, 0, 1)
 
 
 def _eight_bits(picture: Any, kind: str | None) -> Any:
