@@ -1029,14 +1029,19 @@ def test_the_graders_own_trouble_is_tried_again(tmp_path, monkeypatch):
 
 def test_without_namespaces_nobody_is_graded_unless_at_ones_own_risk(monkeypatch):
     here, there = socket.socketpair()
-    there.send(b"!!")
     monkeypatch.setattr(judge.Judge, "_start", lambda self: (here.dup(), subprocess.Popen(["true"])))
     monkeypatch.setattr(judge.Judge, "_leaks", lambda self: "network is possible")
     task = judge.Task(tuple(POINTS))
-    with pytest.raises(OSError, match="network is possible.*docker.*Colab.*--own-risk"):
-        judge.Judge(task)
-    with here, there, judge.Judge(task, own_risk=True) as made:
-        assert made.protection.startswith("At your own risk") and "network is possible" in made.protection
+    with here, there:
+        there.send(b"!!")
+        with (
+            pytest.raises(OSError, match="network is possible.*docker.*Colab.*--own-risk"),
+            judge.Judge(task),
+        ):
+            pass
+        with judge.Judge(task, own_risk=True) as made:
+            assert made.protection.startswith("At your own risk")
+            assert "network is possible" in made.protection
 
 
 @pytest.mark.parametrize(
