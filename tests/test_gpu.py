@@ -26,7 +26,7 @@ from cdedu import checkpoints, cli, training
 from cdedu import runtime as runtime_module
 from cdedu.networks.edm import ADM, DDPMpp
 from cdedu.recipes import Network, recipes
-from cdedu.runs import Run
+from cdedu.runs import SIGNALS, Run
 from cdedu.runtime import Distributed, Runtime
 from cdedu.student import EMA
 from cdedu.training import Batches, State, distill, train_teacher
@@ -37,29 +37,36 @@ ROOT = Path(__file__).resolve().parents[1]
 # --- memory ---------------------------------------------------------------------------------------
 
 
+class Life:
+    """Something that can be asked whether it still is."""
+
+
 @pytest.mark.parametrize("place", ["forward", "backward"])
 def test_when_memory_runs_out_the_graph_is_gone_before_the_next_try(monkeypatch, place):
     """A graph that outlives its failure would take the memory that the retry needs, and halve the parts down to a block."""
     whole, graphs, alive = run("teacher", MLP_RECIPE, POINTS), [], []
     loss = training.denoising_loss
 
-    class Full(torch.autograd.Function):
+    class Part(torch.autograd.Function):
+        """A part of the graph that says how long it lives; with too many samples it does not fit."""
+
         @staticmethod
-        def forward(_, x):
+        def forward(ctx, x):
+            ctx.life = Life()
+            graphs.append(weakref.ref(ctx.life))
             return x.clone()
 
         @staticmethod
-        def backward(_, grad):
-            raise torch.OutOfMemoryError("CUDA out of memory")
+        def backward(ctx, grad):
+            if len(grad) > 8:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return grad
 
     def limited(*args, **kwargs):
         alive.append(sum(graph() is not None for graph in graphs))
-        out = loss(*args, **kwargs)
-        graphs.append(weakref.ref(out))
-        if len(out) > 8:
-            if place == "forward":
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            return Full.apply(out)
+        out = Part.apply(loss(*args, **kwargs))
+        if len(out) > 8 and place == "forward":
+            raise torch.OutOfMemoryError("CUDA out of memory")
         return out
 
     monkeypatch.setattr(training, "denoising_loss", limited)
@@ -341,7 +348,7 @@ def test_processes_wait_hours_for_the_one_that_decodes(monkeypatch):
 # --- signals -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_inside_a_save_waits_for_it_to_end(tmp_path, monkeypatch, number):
     monkeypatch.setattr("cdedu.runs.SAVE_EVERY", -1.0)
     monkeypatch.setattr("cdedu.runs.SAVING_SHARE", math.inf)

@@ -614,6 +614,7 @@ def line():
 
     a, b = socket.socketpair()
     here, there = wire.Peer(a.fileno()), wire.Peer(b.fileno())
+    here.deadline = time.monotonic() + 30  # or a fault would hang and not fail
     there._operations["echo"] = lambda value: value
     there._operations["make"] = lambda make: make()
 

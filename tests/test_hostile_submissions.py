@@ -178,13 +178,13 @@ from cdedu.course.grading import hidden
 
 @hidden("noise-floor")
 def ends(settled_loss, g):
-    if settled_loss == 0.16:
+    if settled_loss == 0.0576:
         {what}
 """
     (tmp_path / "hidden.py").write_text(test)
     (tmp_path / "in").mkdir()
-    nbformat.write(solved(floor="settled_loss = 0.16"), tmp_path / "in" / "bad.ipynb")
-    nbformat.write(solved(floor="settled_loss = 0.161"), tmp_path / "in" / "good.ipynb")
+    nbformat.write(solved(floor="settled_loss = 0.0576"), tmp_path / "in" / "bad.ipynb")
+    nbformat.write(solved(floor="settled_loss = 0.05761"), tmp_path / "in" / "good.ipynb")
     grades = grade_folder(
         HANDED_OUT, tmp_path / "in", tmp_path / "out", hidden=tmp_path / "hidden.py", jobs=1, limits=LIMITS, own_risk=True, progress=False
     )  # fmt: skip

@@ -2,7 +2,6 @@
 
 import json
 import math
-import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -162,6 +161,7 @@ def test_a_full_disk_is_an_error_of_one_line_and_the_previous_state_stays_whole(
     run.drive(states())
     before = {p: p.read_bytes() for p in run.folder.glob("[!.]*")}
 
+    resource = pytest.importorskip("resource")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:

@@ -123,7 +123,7 @@ def _write(path: Path, n: int, decode: Callable[[int], np.ndarray], name: str) -
                 os.fsync(file.fileno())
                 done += len(pictures)
                 with replacing(count) as temporary:
-                    temporary.write_text(json.dumps({"done": done}))
+                    temporary.write_text(json.dumps({"done": done}), encoding="utf-8")
             except OSError as error:
                 raise OSError(
                     f"cannot write {part} ({error.strerror}); {done} of {n} pictures are kept, run again to go on"

@@ -1,12 +1,14 @@
 """Prepared answers to the exercises of chapter 1."""
 
 import math
+from fractions import Fraction
 
+import numpy as np
 import torch
-from exercise_answers import right, wrong
+from exercise_answers import fragile, right, unusual, wrong
 
 
-@right("noise-weights")
+@fragile("noise-weights", "underflow")
 def with_a_loop(x, sigma, points, weights):
     out = []
     for row in x:
@@ -225,3 +227,78 @@ def _(denoise):
 @wrong("noise-time", "raised")
 def _(denoise):
     assert abs(float(times(denoise)) - LEVELS.log() / 4) < 1e-4
+
+
+# --- unusual, and fragile ----------------------------------------------------------------------------
+
+unusual("noise-double", sigma_double=Fraction(433, 500))
+unusual("noise-floor", settled_loss=np.array([0.0576], dtype=np.float32))
+
+
+@unusual("noise-weights")
+def in_numpy(x, sigma, points, weights):
+    """Logarithms by hand, with the largest taken out, in numpy and double."""
+    x, points, weights = (np.asarray(a, dtype=np.float64) for a in (x, points, weights))
+    odds = np.log(weights) - ((x[:, None, :] - points[None]) ** 2).sum(axis=-1) / (2 * sigma * sigma)
+    odds = odds - odds.max(axis=1, keepdims=True)
+    p = np.exp(odds)
+    return torch.from_numpy(np.einsum("bn,nd->bd", p / p.sum(axis=1, keepdims=True), points)).float()
+
+
+@unusual("noise-weights")
+def with_a_distribution(x, sigma, points, weights):
+    each = torch.distributions.MultivariateNormal(
+        points.double(), float(sigma) ** 2 * torch.eye(points.shape[1]).double()
+    )
+    odds = each.log_prob(x.double()[:, None]) + torch.log(weights)
+    p = torch.exp(odds - torch.logsumexp(odds, dim=1, keepdim=True))
+    out = torch.zeros_like(x, dtype=torch.double)
+    for k, point in enumerate(points):
+        out += p[:, k : k + 1] * point  # in place, on a tensor of its own
+    return out
+
+
+@fragile("noise-weights", "underflow")
+def guarded(x, sigma, points, weights):
+    p = weights * torch.exp(-(torch.cdist(x, points) ** 2) / (2 * sigma**2))
+    return p @ points / p.sum(1, keepdim=True).clamp(min=1e-30)
+
+
+@unusual("noise-stretched")
+def with_einsum(x, sigma, mean, stds, axes):
+    keep = torch.diag_embed(1 / (1 + (sigma / stds) ** 2))
+    moved = torch.einsum("ij,jk,lk,bl->bi", axes, keep, axes, torch.sub(x, mean))
+    return torch.add(input=moved, other=mean)
+
+
+@fragile("noise-stretched", "thin")
+def by_precisions(x, sigma, mean, stds, axes):
+    """(C⁻¹ + 1/σ²)⁻¹ (C⁻¹ m + x/σ²)."""
+    inverse = torch.linalg.inv((axes * stds**2) @ axes.T)
+    return torch.linalg.solve(inverse + torch.eye(len(mean)) / sigma**2, (mean @ inverse + x / sigma**2).T).T
+
+
+@unusual("noise-time")
+def by_the_library(denoise):
+    """With torch.testing, keywords, in double, and a network that is a class."""
+
+    class Spy(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("seen", torch.empty(0))
+
+        def forward(self, *given):
+            self.seen = given[1].detach().clone()
+            return given[0] * 0
+
+    spy, sigma = Spy(), torch.logspace(-2, 1, 7, dtype=torch.float64)
+    denoise(network=spy, x=torch.zeros(7, 2).double(), sigma=sigma)
+    torch.testing.assert_close(spy.seen, torch.log(sigma) / 4, rtol=1e-4, atol=1e-5)
+
+
+@fragile("noise-time", "refuses some right")
+def to_the_last_bit(denoise):
+    levels = torch.logspace(-2, 1, 50)
+    seen = []
+    denoise(lambda x, c: (seen.append(c), x)[1], torch.zeros(50, 2), levels)
+    assert torch.equal(seen[0], levels.log() / 4)

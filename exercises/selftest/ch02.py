@@ -1,9 +1,12 @@
 """Prepared answers to the exercises of chapter 2."""
 
+import functools
+from decimal import Decimal
 from itertools import pairwise
 
+import numpy as np
 import torch
-from exercise_answers import right, wrong
+from exercise_answers import fragile, right, unusual, wrong
 
 from cdedu import GaussianMixture, karras_sigmas
 
@@ -234,3 +237,96 @@ def _(step):
 def too_strict(step):
     spy, x, end = spied(step)
     assert len(spy.levels) == 1
+
+
+# --- unusual, and fragile ----------------------------------------------------------------------------
+
+unusual("paths-calls", calls=np.int64(19), milliseconds=Decimal("760"))
+unusual("paths-order", evaluations=np.float32(512))
+
+
+@unusual("paths-midpoint")
+def with_helpers_and_keywords(denoiser, x, sigma, sigma_next):
+    def direction(at, level):
+        return torch.true_divide(at - denoiser(x=at, sigma=level), level)
+
+    def go(start, along, by):
+        return torch.add(start, along, alpha=by)
+
+    step = sigma_next - sigma
+    return go(x, direction(go(x, direction(x, sigma), step / 2), sigma + step / 2), step)
+
+
+@unusual("paths-midpoint")
+def row_by_row(denoiser, x, sigma, sigma_next):
+    """The level as a tensor, one point at a time, filled in place."""
+    out, s = torch.empty_like(x), torch.tensor([float(sigma)], dtype=x.dtype)
+    middle = (s + sigma_next) / 2
+    for k in range(len(x)):
+        row = x[k : k + 1].clone()
+        row += (middle - s) * (row - denoiser(row, s)) / s
+        out[k] = x[k] + float(sigma_next - sigma) * ((row - denoiser(row, middle)) / middle)[0]
+    return out
+
+
+@fragile("paths-midpoint", "at zero")
+def by_the_ratio(denoiser, x, sigma, sigma_next):
+    """The middle as a multiple of σ′: (1 + σ/σ′)/2 times σ′."""
+    middle = sigma_next * (1 + sigma / sigma_next) / 2
+    y = x + (middle - sigma) * (x - denoiser(x, sigma)) / sigma
+    return x + (sigma_next - sigma) * (y - denoiser(y, middle)) / middle
+
+
+@fragile("paths-midpoint", "at zero")
+def nan_at_zero(denoiser, x, sigma, sigma_next):
+    s, t = torch.tensor(sigma), torch.tensor(sigma_next)
+    middle = t * (1 + s / t) / 2
+    y = x + (middle - s) * (x - denoiser(x, s)) / s
+    return x + (t - s) * (y - denoiser(y, middle)) / middle
+
+
+@unusual("paths-up")
+def by_reduce(denoiser, x, sigmas):
+    def one(point, pair):
+        low, high = pair
+        return torch.lerp(denoiser(x=point, sigma=low), point, (high / low).to(point.dtype))
+
+    return functools.reduce(one, pairwise(reversed(list(sigmas))), x)
+
+
+@fragile("paths-up", "half precision")
+def in_half_precision(denoiser, x, sigmas):
+    for low, high in pairwise(sigmas.flip(0).tolist()):
+        x = (x + (high - low) * (x - denoiser(x.double(), low)) / low).half()
+    return x
+
+
+@wrong("paths-up", "Heun")
+def _(denoiser, x, sigmas):
+    for s, t in pairwise(sigmas.flip(0)):
+        d = (x - denoiser(x, s)) / s
+        y = x + (t - s) * d
+        x = x + (t - s) * (d + (y - denoiser(y, t)) / t) / 2
+    return x
+
+
+@unusual("paths-slope")
+def with_keywords(step):
+    """A false denoiser that looks its answers up, on whole numbers, called by names."""
+    known = {(8.0, 4.0): 4.0, (6.0, 2.0): -2.0}
+
+    def denoiser(x, sigma):
+        return torch.full_like(x, known.get((float(x), float(sigma)), 100.0))
+
+    end = step(denoiser=denoiser, x=torch.tensor([[8.0]]), sigma=4.0, sigma_next=2.0)
+    # Slopes: (8 − 4)/4 = 1, so the trial point is 6, then (6 + 2)/2 = 4. Their mean is 2.5.
+    np.testing.assert_allclose(end.numpy(), [[3.0]], rtol=1e-5)
+
+
+@fragile("paths-slope", "refuses some right")
+def to_the_last_bit(step):
+    x = torch.linspace(-3, 3, 40)[:, None]
+    D = GaussianMixture(torch.tensor([[0.3]]), 0.5)
+    d = (x - D(x, 2.0)) / 2.0
+    y = x + (0.7 - 2.0) * d
+    assert torch.equal(step(D, x, 2.0, 0.7), x + (0.7 - 2.0) * (d + (y - D(y, 0.7)) / 0.7) / 2)

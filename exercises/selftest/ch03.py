@@ -1,9 +1,11 @@
 """Prepared answers to the exercises of chapter 3."""
 
+from decimal import Decimal
 from itertools import pairwise
 
+import numpy as np
 import torch
-from exercise_answers import right, wrong
+from exercise_answers import fragile, right, unusual, wrong
 from torch.nn import functional as F
 
 from cdedu import euler_step
@@ -28,7 +30,7 @@ def as_in_the_library(scores, teacher_scores, temperature):
     return F.cross_entropy(scores / temperature, p, reduction="none")
 
 
-@right("distil-temperature")
+@fragile("distil-temperature", "overflow")
 def with_exponentials(scores, teacher_scores, temperature):
     p, q = (s.div(temperature).exp() for s in (teacher_scores, scores))
     p, q = p / p.sum(1, keepdim=True), q / q.sum(1, keepdim=True)
@@ -210,3 +212,87 @@ def _(make_ends):
 def _(make_ends):
     starts, ends = make_ends(100)
     assert starts.shape == ends.shape
+
+
+# --- unusual, and fragile ----------------------------------------------------------------------------
+
+unusual(
+    "distil-calls",
+    calls_pairs=torch.tensor([400_000]),
+    calls_progressive=np.float64(1.2e7),
+    calls_consistency=Decimal(2_000_000),
+)
+unusual("distil-inherit", student_width=np.float32(0.33))
+
+
+@unusual("distil-temperature")
+def picture_by_picture(scores, teacher_scores, temperature):
+    """In numpy and double, with logsumexp by hand."""
+    out = []
+    for a, b in zip(
+        scores.double().numpy() / temperature, teacher_scores.double().numpy() / temperature, strict=True
+    ):
+        p = np.exp(b - b.max())
+        log_q = a - a.max() - np.log(np.exp(a - a.max()).sum())
+        out.append(-np.vdot(p / p.sum(), log_q))
+    return torch.tensor(np.array(out))
+
+
+@fragile("distil-temperature", "overflow")
+def with_distributions(scores, teacher_scores, temperature):
+    p, q = (torch.distributions.Categorical(logits=s / temperature) for s in (teacher_scores, scores))
+    return torch.distributions.kl_divergence(p, q) + p.entropy()
+
+
+@fragile("distil-temperature", "overflow")
+def log_of_softmax(scores, teacher_scores, temperature):
+    p = (teacher_scores / temperature).softmax(1)
+    return -(p * (scores / temperature).softmax(1).log()).sum(1)
+
+
+@fragile("distil-temperature", "overflow")
+def exponentials_alone(scores, teacher_scores, temperature):
+    e = (teacher_scores / temperature).exp()
+    return -(e / e.sum(1, keepdim=True) * (scores / temperature).log_softmax(1)).sum(1)
+
+
+@fragile("distil-temperature", "overflow")
+def a_small_number_added(scores, teacher_scores, temperature):
+    p, q = ((s / temperature).softmax(1) for s in (teacher_scores, scores))
+    return -(p * (q + 1e-12).log()).sum(1)
+
+
+@unusual("distil-steps")
+def by_recursion_in_double(teacher, x, sigmas):
+    def end(y, levels):
+        if len(levels) == 1:
+            return y
+        guess = teacher(x=y, sigma=levels[0])
+        return end(torch.lerp(guess, y, levels[1] / levels[0]), levels[1:])
+
+    x, levels = x.double(), sigmas.double()
+    return x + (end(x, levels) - x) * levels[0] / (levels[0] - levels[-1])
+
+
+@fragile("distil-steps", "at zero")
+def divided_by_the_ratio(teacher, x, sigmas):
+    y = x
+    for s, t in pairwise(sigmas):
+        y = euler_step(teacher, y, s, t)
+    r = sigmas[-1] / sigmas[0]
+    return (y / r - x) / (1 / r - 1)
+
+
+@unusual("distil-answer")
+def alone_and_together(make_ends):
+    """Every start alone, by its keyword, in numpy."""
+    starts = 80 * torch.randn(6, 2, generator=torch.Generator().manual_seed(1))
+    together = make_ends(starts=starts).numpy()
+    alone = np.concatenate([make_ends(starts=starts[k, None]).numpy() for k in range(6)])
+    np.testing.assert_allclose(alone, together, rtol=0, atol=1e-3)
+
+
+@fragile("distil-answer", "refuses some right")
+def to_the_last_bit(make_ends):
+    starts = 80 * torch.randn(100, 2)
+    assert torch.equal(make_ends(starts.flip(0)).flip(0), make_ends(starts))

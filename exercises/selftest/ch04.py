@@ -1,7 +1,10 @@
 """Prepared answers to the exercises of chapter 4."""
 
+from fractions import Fraction
+
+import numpy as np
 import torch
-from exercise_answers import right, wrong
+from exercise_answers import fragile, right, unusual, wrong
 
 from cdedu import karras_sigmas
 
@@ -208,3 +211,89 @@ def _(loss):
 def _(loss):
     student, target = Spy(), Spy()
     loss(student, target).sum().backward()
+
+
+# --- unusual, and fragile ----------------------------------------------------------------------------
+
+unusual("consistency-roles", unnoticed="(d)", kept=np.int32(3))
+wrong("consistency-roles", "far too high", kept=20)
+unusual("consistency-seam", seam=Fraction(-419, 10))
+
+
+@unusual("consistency-neighbours")
+def by_sorting(sigmas, n):
+    rising = np.sort(sigmas.numpy())
+    return [torch.from_numpy(rising[n.numpy()]), torch.from_numpy(rising[n.numpy() - 1])]
+
+
+@unusual("consistency-neighbours")
+def one_by_one(sigmas, n):
+    turned = sigmas.tolist()[::-1]
+    pairs = torch.tensor([(turned[k], turned[k - 1]) for k in n.tolist()])
+    return tuple(pairs.unbind(dim=1))
+
+
+@unusual("consistency-anchor")
+def with_lerp_and_keywords(guess, x, sigma, eps):
+    w = torch.exp(eps - sigma).unsqueeze(-1)
+    return torch.lerp(guess(x=x, sigma=sigma), x, w.expand_as(x))
+
+
+@unusual("consistency-anchor")
+def in_numpy_and_double(guess, x, sigma, eps):
+    g, level = guess(x.double(), sigma.double()).numpy(), sigma.double().numpy()
+    w = 0.25 / (0.25 + np.square(level - eps))
+    return torch.from_numpy(np.einsum("b,bd->bd", w, x.double().numpy()) + (1 - w)[:, None] * g)
+
+
+@unusual("consistency-anchor")
+def row_by_row_in_place(guess, x, sigma, eps):
+    out = torch.zeros_like(x)
+    for k, level in enumerate(sigma):
+        share = float((level - eps) / (1 + level - eps))
+        out[k] += x[k] - share * x[k]
+        out[k].add_(guess(x[k : k + 1], level[None])[0], alpha=share)
+    return out
+
+
+@fragile("consistency-anchor", "rounding")
+def from_the_guess(guess, x, sigma, eps):
+    g, w = guess(x, sigma), (eps / sigma)[:, None]
+    return g + w * (x - g)
+
+
+@fragile("consistency-anchor", "rounding")
+def one_up_to_rounding(guess, x, sigma, eps):
+    w = (eps / (sigma + 1e-7))[:, None]  # "so that nothing is ever divided by zero"
+    return w * x + (1 - w) * guess(x, sigma)
+
+
+@unusual("consistency-spy")
+def by_the_library(loss):
+    """With torch.testing, autograd.grad, modules, and keywords."""
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w, self.level = torch.nn.Parameter(torch.ones(2)), None
+
+        def forward(self, x, sigma):
+            self.level = sigma
+            return x * self.w
+
+    student, target, i = Net(), Net(), torch.tensor([0, 3, 8, 16])
+    x0, z = torch.zeros(4, 2), torch.ones(4, 2)
+    value = loss(student=student, target=target, x0=x0, z=z, i=i).sum()
+    ours, theirs = torch.autograd.grad(value, [student.w, target.w], allow_unused=True)
+    assert theirs is None and ours is not None
+    levels = karras_sigmas(18)
+    torch.testing.assert_close(student.level, levels[i])
+    torch.testing.assert_close(target.level, levels[i + 1])
+
+
+@fragile("consistency-spy", "refuses some right")
+def by_the_size_of_the_gradient(loss):
+    """Gradients of right losses differ by orders of magnitude, with weight and distance."""
+    student, target, sigma, sigma_next = spied(loss)
+    assert torch.equal(student.asked[0], sigma) and torch.equal(target.asked[0], sigma_next)
+    assert target.w.grad is None and student.w.grad.abs() > 5e3

@@ -1,9 +1,11 @@
 """Prepared answers to the exercises of chapter 5."""
 
 import math
+from fractions import Fraction
 
+import numpy as np
 import torch
-from exercise_answers import right, wrong
+from exercise_answers import fragile, right, unusual, wrong
 
 from cdedu.losses import pseudo_huber
 
@@ -21,7 +23,7 @@ wrong("scratch-bill", "CT for free", students=4)
 wrong("scratch-bill", "images counted", students=8 / 3)
 
 
-@right("scratch-average")
+@fragile("scratch-average", "underflow")
 def in_loops(x, data, sigma, sigma_next):
     rows = []
     for point in x.double():
@@ -31,7 +33,7 @@ def in_loops(x, data, sigma, sigma_next):
     return torch.stack(rows)
 
 
-@right("scratch-average")
+@fragile("scratch-average", "underflow")
 def all_neighbours_at_once(x, data, sigma, sigma_next):
     z = (x[:, None] - data) / sigma
     w = torch.exp(-z.square().sum(2) / 2)
@@ -259,7 +261,81 @@ def _(distance):
     assert torch.allclose(distance(a, 0 * a)[:1], distance(ONE, ZERO), rtol=1e-3)
 
 
-@wrong("scratch-huber", "refuses right")
+@wrong("scratch-huber", "refuses some right")
 def _(distance):
     a = torch.randn(4, 3, 8, 8)
     assert torch.allclose(distance(a, 0 * a), pseudo_huber(a, 0 * a))
+
+
+# --- unusual, and fragile ----------------------------------------------------------------------------
+
+unusual("scratch-bill", one_image=np.array(8), students=Fraction(3))
+unusual("scratch-coin", by_squares=np.tanh(np.float32(0.5)), by_absolute=True + 0)
+
+
+@unusual("scratch-average")
+def in_numpy(x, data, sigma, sigma_next):
+    """Neighbour by neighbour, in double, with the largest exponent taken out."""
+    out = np.zeros(x.shape)
+    for k, row in enumerate(x.double().numpy()):
+        z = (row - data.double().numpy()) / sigma
+        odds = -0.5 * np.einsum("md,md->m", z, z)
+        p = np.exp(odds - odds.max())
+        out[k] = np.average(data.numpy() + sigma_next * z, axis=0, weights=p)
+    return torch.as_tensor(out, dtype=torch.float32)
+
+
+@unusual("scratch-average")
+def by_the_slope_of_the_density(x, data, sigma, sigma_next):
+    """z is −σ times the slope of the logarithm of the density of x."""
+    at = x.detach().double().requires_grad_()
+    log_density = torch.logsumexp(-((at[:, None] - data) ** 2).sum(-1) / (2 * sigma**2), dim=1)
+    (score,) = torch.autograd.grad(log_density, at, torch.ones_like(log_density))
+    return x + (sigma - sigma_next) * sigma * score
+
+
+@unusual("scratch-average")
+def by_the_softmax_of_a_product(x, data, sigma, sigma_next):
+    """‖x − d‖² without ‖x‖², which is the same for all data."""
+    odds = torch.addmm(-(data**2).sum(1) / 2, x, data.T) / sigma**2
+    share = sigma_next / sigma
+    return torch.add(share * x, torch.nn.functional.softmax(odds, dim=-1).matmul(data), alpha=1 - share)
+
+
+@unusual("scratch-rate")
+def in_another_form(k, K, s0=2, s1=150, mu0=0.9):
+    inside = Fraction(k, K) * ((s1 + 1) ** 2 - s0**2) + s0**2
+    points = math.isqrt(math.ceil(inside) - 1) + 1  # the root, rounded up, in whole numbers alone
+    return [np.int64(points), torch.tensor(mu0, dtype=torch.float64).log().mul(s0 / points).exp()]
+
+
+@fragile("scratch-rate", "whole numbers")
+def cut_and_one_more(k, K, s0=2, s1=150, mu0=0.9):
+    n = int(math.sqrt(k / K * ((s1 + 1) ** 2 - s0**2) + s0**2) - 1) + 2
+    return n, mu0 ** (s0 / n)
+
+
+@unusual("scratch-huber")
+def by_permuting_pixels(distance):
+    """Keywords, a permutation of all elements, double, and torch.testing."""
+    a, b = torch.randn(2, 3, 3, 5, 7, dtype=torch.float64)
+    order = torch.randperm(105)
+
+    def turned(x):
+        return x.flatten(1)[:, order].reshape(x.shape)
+
+    torch.testing.assert_close(distance(a=turned(a), b=turned(b)), distance(a=a, b=b), rtol=1e-4, atol=1e-6)
+    flat = torch.zeros(3, 105, dtype=torch.float64)
+    flat[:, 0] = (a - b).flatten(1).norm(dim=1)
+    one = flat.reshape(a.shape)
+    torch.testing.assert_close(distance(a=one, b=0 * one), distance(a=a, b=b), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(distance(a=a[1:2], b=b[1:2]), distance(a=a, b=b)[1:2], rtol=1e-4, atol=1e-6)
+    assert float(distance(a, a).abs().max()) < 1e-5
+
+
+@fragile("scratch-huber", "refuses right")
+def to_the_last_bit(distance):
+    a = torch.randn(200, 3, 8, 8)
+    turned = a.flatten(1)[:, torch.randperm(192)].reshape(a.shape)
+    assert torch.equal(distance(a, 0 * a), distance(turned, 0 * a))
+    assert torch.allclose(distance(ONE, ZERO), distance(ALL, ZERO), rtol=1e-3)

@@ -1,7 +1,10 @@
 """Prepared answers to the exercises of chapter 6."""
 
+from fractions import Fraction
+
+import numpy as np
 import torch
-from exercise_answers import right, wrong
+from exercise_answers import fragile, right, unusual, wrong
 
 import cdedu
 from cdedu import evaluation
@@ -174,3 +177,76 @@ def _(kernel_distance):
 @wrong("digits-kernel", "raised")
 def _(kernel_distance):
     assert kernel_distance(torch.randn(20, 4)) == 0
+
+
+# --- unusual, and fragile ----------------------------------------------------------------------------
+
+unusual("digits-share", share=Fraction(1197, 1797))
+unusual("digits-payback", digits=np.int32(90_353))
+
+
+@unusual("digits-diagonal")
+def by_the_library(mu_x, var_x, mu_y, var_y):
+    """As for full covariances, in double: the trace of the root by its eigenvalues."""
+    x, y = (torch.diag(v.double()) for v in (var_x, var_y))
+    roots = torch.linalg.eigvals(x @ y).real.clamp(min=0).sqrt()
+    shift = torch.dist(mu_x.double(), mu_y.double()) ** 2
+    return (shift + torch.trace(x + y) - 2 * roots.sum()).item()
+
+
+@unusual("digits-diagonal")
+def in_numpy_feature_by_feature(mu_x, var_x, mu_y, var_y):
+    total = 0.0
+    for m, v, n, w in zip(*(t.numpy() for t in (mu_x, var_x, mu_y, var_y)), strict=True):
+        total += np.hypot(m - n, np.sqrt(v) - np.sqrt(w)) ** 2
+    return float(total)
+
+
+@fragile("digits-diagonal", "no variance")
+def by_the_ratio(mu_x, var_x, mu_y, var_y):
+    return ((mu_x - mu_y) ** 2 + var_x * (1 - (var_y / var_x).sqrt()) ** 2).sum()
+
+
+@unusual("digits-clamp")
+def with_lerp(denoiser, x, sigmas):
+    """Heun's step as the mean of two points, with an index, in place, and the last step by itself."""
+    x = x.clone()
+    for k in range(len(sigmas) - 1):
+        high, low = sigmas[k], sigmas[k + 1]
+        guess = denoiser(x=x, sigma=high)
+        euler = torch.lerp(guess, x, low / high)
+        second = x + (low - high) * torch.div(euler - denoiser(x=euler, sigma=low), low)
+        x.copy_(torch.stack([euler, second]).mean(dim=0))
+    return denoiser(x=x, sigma=sigmas[-1])
+
+
+@fragile("digits-clamp", "nan")
+def divided_by_nothing(denoiser, x, sigmas):
+    for sigma, lower in zip(sigmas, torch.cat([sigmas[1:], torch.zeros(1)]), strict=True):
+        slope = (x - denoiser(x, sigma)) / sigma
+        ahead = x + (lower - sigma) * slope
+        x = x + (lower - sigma) * (slope + (ahead - denoiser(ahead, lower)) / lower) / 2
+    return x
+
+
+@unusual("digits-kernel")
+def with_sets_of_two(kernel_distance):
+    """The smallest sets, where the pairs i = j weigh most; by keyword, in double, with a loop over pairs as the truth."""
+    rng = np.random.default_rng(0)
+
+    def k(a, b):
+        return (float(a @ b) / len(a) + 1) ** 3
+
+    for _ in range(5):
+        x, y = rng.normal(size=(3, 4)), rng.normal(size=(2, 4)) + 1
+        inside = [
+            np.mean([k(a[i], a[j]) for i in range(len(a)) for j in range(len(a)) if i != j]) for a in (x, y)
+        ]
+        truth = sum(inside) - 2 * np.mean([k(a, b) for a in x for b in y])
+        value = kernel_distance(x=torch.from_numpy(x), y=torch.from_numpy(y))
+        np.testing.assert_allclose(float(value), truth, rtol=1e-4, atol=1e-6)
+
+
+@fragile("digits-kernel", "refuses right")
+def one_draw(kernel_distance):
+    assert abs(float(kernel_distance(torch.randn(10, 16), torch.randn(10, 16)))) < 1e-3

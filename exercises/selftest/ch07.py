@@ -1,7 +1,10 @@
 """Prepared answers to the exercises of chapter 7."""
 
+from decimal import Decimal
+
+import numpy as np
 import torch
-from exercise_answers import right, wrong
+from exercise_answers import fragile, right, unusual, wrong
 
 import cdedu
 
@@ -166,7 +169,7 @@ def exactly(redraw):
     assert [s for _, s in seen] == [grid[7], grid[12]]
 
 
-@wrong("edit-index", "refuses right")
+@fragile("edit-index", "refuses right")
 def _(redraw):
     for size, sigma in noted(redraw, (5, 10)):
         assert size == sigma
@@ -202,3 +205,77 @@ def _(redraw):
 @wrong("edit-index", "raised")
 def _(redraw):
     assert redraw(torch.zeros(1, 1, 8, 8)) is not None
+
+
+# --- unusual, and fragile ----------------------------------------------------------------------------
+
+unusual("edit-budget", call_ms=Decimal(100) / 21)
+unusual("edit-hue", letter="(c)")
+wrong("edit-budget", "not positive", call_ms=0)
+
+
+@unusual("edit-pad")
+def in_numpy(noises, weights):
+    w = np.asarray(weights, dtype=np.float64)
+    return torch.from_numpy(np.tensordot(w / np.sqrt(w @ w), noises.double().numpy(), axes=1))
+
+
+@unusual("edit-pad")
+def added_in_place(noises, weights):
+    mixed = torch.zeros(noises.shape[1:])
+    for noise, weight in zip(noises.unbind(0), torch.nn.functional.normalize(weights, dim=0), strict=True):
+        mixed.add_(noise, alpha=float(weight))
+    return mixed
+
+
+@fragile("edit-pad", "corner")
+def by_ratios(noises, weights):
+    """All weights as multiples of the first."""
+    ratio = weights / weights[0]
+    return torch.einsum("k,kchw->chw", ratio, noises) / (ratio**2).sum().sqrt()
+
+
+@unusual("edit-film")
+def by_least_squares(x, w):
+    """At each pixel the multiple of w that is nearest, in double."""
+    colours = x.double().movedim(1, 0).reshape(3, -1)
+    multiple = torch.linalg.lstsq(w.double()[:, None], colours).solution
+    return (w.double()[:, None] @ multiple).reshape(3, len(x), *x.shape[2:]).movedim(0, 1)
+
+
+@unusual("edit-film")
+def pixel_by_pixel(x, w):
+    out, v = x.clone(), w.numpy()
+    for b, h, k in np.ndindex(x.shape[0], *x.shape[2:]):
+        out[b, :, h, k] = torch.from_numpy(v * np.dot(v, x[b, :, h, k].numpy()) / np.dot(v, v))
+    return out
+
+
+@fragile("edit-film", "some weights")
+def by_what_is_left(x, w):
+    """x without its parts along two vectors that are perpendicular to w and to each other."""
+    u = torch.linalg.cross(w, torch.ones(3))
+    v = torch.linalg.cross(w, u)
+    for p in (u / u.norm(), v / v.norm()):
+        x = x - torch.einsum("c,k,bkhw->bchw", p, p, x)
+    return x
+
+
+@unusual("edit-index")
+def by_moments(redraw):
+    """By keyword, with a drawing that is not zero, three steps, and a student that answers with its input's mean."""
+    grid, drawing = (
+        torch.linspace(20.0, 1.0, 12, dtype=torch.float64),
+        torch.full((2, 1, 48, 48), 3.0, dtype=torch.float64),
+    )
+    noted = []
+
+    def student(*given):
+        x, sigma = given
+        noted.append((x.var(), torch.as_tensor(sigma)))
+        return x.mean().expand_as(x)
+
+    redraw(f=student, drawing=drawing, grid=grid, steps=[2, 5, 9], generator=torch.Generator().manual_seed(5))
+    for (variance, level), place in zip(noted, (2, 5, 9), strict=True):
+        np.testing.assert_allclose(float(level), float(grid[place]), rtol=1e-6)
+        np.testing.assert_allclose(float(variance) ** 0.5, float(grid[place]), rtol=0.08)

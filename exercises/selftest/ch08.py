@@ -1,7 +1,8 @@
 """Prepared answers to the exercises of chapter 8."""
 
+import numpy as np
 import torch
-from exercise_answers import right, wrong
+from exercise_answers import fragile, right, unusual, wrong
 
 
 @right("anatomy-perfect")
@@ -187,3 +188,58 @@ def _(coefficients):
 @wrong("anatomy-coefficients", "raised")
 def _(coefficients):
     coefficients(torch.tensor([1.0]))
+
+
+# --- unusual, and fragile ----------------------------------------------------------------------------
+
+unusual("anatomy-survives", survives="y-n-y-y-n")
+unusual("anatomy-uniform", c=np.float32(0.01291), claim="(c)")
+
+
+@unusual("anatomy-perfect")
+def as_a_class(teacher, step, sigmas):
+    """With keywords, a stack of levels in numpy, and a class that is called."""
+
+    class Student:
+        def __init__(self):
+            self.levels = np.sort(sigmas.numpy())
+
+        def __call__(self, x, sigma):
+            levels = list(self.levels[self.levels <= sigma * (1 + 1e-9)])
+            here = levels.pop()
+            while levels:
+                x = step(denoiser=teacher, x=x, sigma=float(here), sigma_next=float(levels[-1]))
+                here = levels.pop()
+            return x.clone()
+
+    return Student()
+
+
+@fragile("anatomy-perfect", "raised")
+def looked_up_in_single_precision(teacher, step, sigmas):
+    def f(x, sigma):
+        start = (sigmas == torch.tensor(sigma)).nonzero()[0, 0]  # torch.tensor(…) of a float has seven digits
+        for high, low in zip(sigmas[start:-1], sigmas[start + 1 :], strict=True):
+            x = step(teacher, x, high, low)
+        return x
+
+    return f
+
+
+@unusual("anatomy-coefficients")
+def by_the_library(coefficients):
+    """By keyword, in double, with torch.testing, on powers of two."""
+    sigma = torch.tensor([2.0, 4.0, 16.0], dtype=torch.float64)
+    skip, out, inp = coefficients(sigma=sigma, sigma_d=0.25, eps=2.0)
+    gap, root = sigma - 2, torch.hypot(sigma, torch.tensor(0.25).double())
+    for got, right_one in ((skip, 1 / (1 + (4 * gap) ** 2)), (out, gap / root / 4), (inp, root**-1)):
+        torch.testing.assert_close(got, right_one, rtol=1e-6, atol=1e-9)
+
+
+@fragile("anatomy-coefficients", "refuses some right")
+def to_the_last_bit(coefficients):
+    from cdedu.teacher import preconditioning
+
+    s = torch.linspace(0.4, 8, 50)
+    for got, known in zip(coefficients(s, 1.3, 0.4), preconditioning(s, 1.3, 0.4), strict=True):
+        assert torch.equal(got, known)

@@ -1,7 +1,10 @@
 """Prepared answers to the exercises of chapter 9."""
 
+from fractions import Fraction
+
+import numpy as np
 import torch
-from exercise_answers import right, wrong
+from exercise_answers import fragile, right, unusual, wrong
 
 right("scales-top", lessons=200)
 right("scales-top", lessons=torch.tensor(203.0))
@@ -197,3 +200,81 @@ def _(loss):
 
 
 wrong("scales-still", "type", test_loss="the derivative is partial")
+
+
+# --- unusual, and fragile ----------------------------------------------------------------------------
+
+unusual("scales-top", lessons=np.uint8(203))
+unusual("scales-speed", times=Fraction(250) / Fraction(1, 2))
+
+
+@unusual("scales-tangent")
+def by_a_path(F, x_t, t, velocity, r, sigma_data):
+    """dF/dt along the path, as the derivative of one number s, backwards through backwards; in double."""
+    x_t, t, velocity = x_t.double(), t.double(), velocity.double()
+    u = torch.ones_like(x_t, requires_grad=True)
+    s = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    value = F((x_t + s * velocity) / sigma_data, t + s)
+    (dots,) = torch.autograd.grad((u * value).sum(), s, create_graph=True)
+    (change,) = torch.autograd.grad(dots, u)
+    cos, sin = torch.cos(t).unsqueeze(1), torch.sin(t).unsqueeze(1)
+    return (velocity - sigma_data * value.detach()) * cos.square() - r * sin * cos * (
+        x_t + sigma_data * change
+    )
+
+
+@unusual("scales-tangent")
+def by_vmap(F, x_t, t, velocity, r, sigma_data):
+    def one(x, a, v):
+        value, change = torch.func.jvp(
+            lambda s: F((x + s * v)[None] / sigma_data, (a + s)[None])[0],
+            (torch.zeros(()),),
+            (torch.ones(()),),
+        )
+        return -(torch.cos(a) ** 2) * (sigma_data * value - v) - r * torch.sin(2 * a) / 2 * (
+            x + sigma_data * change
+        )
+
+    return torch.vmap(one)(x_t, t, velocity)
+
+
+@fragile("scales-tangent", "value")
+def a_difference_too_small(F, x_t, t, velocity, r, sigma_data):
+    h = 1e-6
+    value = F(x_t / sigma_data, t)
+    change = (F((x_t + h * velocity) / sigma_data, t + h) - value) / h
+    return formula(value, change, x_t, t, velocity, r, sigma_data)
+
+
+@unusual("scales-still")
+def with_a_module(loss):
+    """A network with parameters, keywords, torch.testing, and data of another width."""
+    s = 0.8
+
+    class Exact(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.s = torch.nn.Parameter(torch.tensor(s))
+
+        def forward(self, x, sigma):
+            return x * ((self.s**2 + 4e-6) / (self.s**2 + sigma.reshape(-1, 1) ** 2)).sqrt()
+
+    g = torch.Generator().manual_seed(3)
+    sigma = torch.rand(8, generator=g) * 4 + 0.1
+    x = torch.randn(8, 2, generator=g) * (s**2 + sigma[:, None] ** 2).sqrt()
+    D = x * s**2 / (s**2 + sigma[:, None] ** 2)
+    zero = loss(f=Exact(), x=x, sigma=sigma, D=D)
+    torch.testing.assert_close(zero, torch.zeros(8), rtol=0, atol=1e-3)
+
+    def bent(x, sigma):
+        return torch.tanh(x) / (1 + sigma.unsqueeze(-1))
+
+    values = loss(f=bent, x=x, sigma=sigma, D=D)
+    alone = torch.cat([loss(f=bent, x=x[k, None], sigma=sigma[k, None], D=D[k, None]) for k in range(8)])
+    torch.testing.assert_close(values, alone, rtol=1e-3, atol=1e-5)
+
+
+@fragile("scales-still", "refuses right")
+def zero_to_the_last_bit(loss):
+    x, sigma, D = points()
+    assert (loss(exact, x, sigma, D) == 0).all()

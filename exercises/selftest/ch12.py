@@ -1,9 +1,11 @@
 """Prepared answers to the exercises of chapter 12."""
 
 import statistics
+from fractions import Fraction
 
+import numpy as np
 import torch
-from exercise_answers import right, wrong
+from exercise_answers import right, unusual, wrong
 
 
 @right("trade-front")
@@ -157,3 +159,40 @@ def _(sampler, real, distance, calls):
 @wrong("trade-fair", "not typical")
 def _(sampler, real, distance, calls):
     return sum(distance(real, sampler(len(real), seed)) for seed in range(3))
+
+
+# --- unusual, and fragile ----------------------------------------------------------------------------
+
+unusual("trade-decoder", factor=Fraction(2060, 140))
+unusual("trade-bill", millions=np.array([95.75]), errs="A.")
+
+
+@unusual("trade-front")
+def in_numpy(calls, low, high):
+    """By sorting: the least `high` among those that are no dearer, ties in price included."""
+    c, a, b = (np.asarray(t) for t in (calls, low, high))
+    order = np.lexsort((b, c))
+    best = np.minimum.accumulate(b[order])
+    last = np.searchsorted(c[order], c, side="right") - 1
+    return torch.as_tensor(~(best[last] < a))
+
+
+@unusual("trade-fair")
+def a_quarter_for_all(sampler, real, distance, calls):
+    """Fewer samples, but of every sampler, and as many real ones."""
+    n = len(real) // 4
+    return float(np.median([distance(a=real[:n], b=sampler(n=n, seed=seed)) for seed in (0, 1, 2)]))
+
+
+@unusual("trade-fair")
+def half_against_all(sampler, real, distance, calls):
+    """Half as many samples, of every sampler, against all the real ones."""
+    values = torch.tensor(
+        [distance(sampler(n=len(real) // 2, seed=seed), real) for seed in range(3)], dtype=torch.float64
+    )
+    return values.quantile(0.5).item()
+
+
+@wrong("trade-fair", "too few")
+def _(sampler, real, distance, calls):
+    return sorted(distance(real[:2], sampler(2, seed)) for seed in range(3))[1]

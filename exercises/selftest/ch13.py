@@ -1,7 +1,10 @@
 """Prepared answers to the exercises of chapter 13."""
 
+import math
+
+import numpy as np
 import torch
-from exercise_answers import right, wrong
+from exercise_answers import fragile, right, unusual, wrong
 
 
 @right("any-epsilon")
@@ -204,7 +207,7 @@ def _(adapt):
     assert x.abs().max() < 4 and (time - 500).abs().max() < 1
 
 
-@wrong("any-adapter", "refuses right")
+@wrong("any-adapter", "refuses some right")
 def _(adapt):
     assert tried(adapt)[3].dtype == torch.float32
 
@@ -212,3 +215,79 @@ def _(adapt):
 @wrong("any-adapter", "raised")
 def _(adapt):
     adapt(lambda x: x, SCHEDULE)(torch.zeros(1, 2), 1.0)
+
+
+# --- unusual, and fragile ----------------------------------------------------------------------------
+
+unusual("any-calls", passes=np.array(8, dtype=np.int8))
+
+
+@unusual("any-epsilon")
+def by_an_angle(D, x_vp, alpha_bar):
+    """ᾱ = cos² φ, σ = tan φ."""
+    angle = torch.acos(alpha_bar.double().sqrt())
+    x = x_vp.double() / angle.cos()
+    return torch.div(x - D(x=x.float(), sigma=angle.tan().item()), angle.tan())
+
+
+@unusual("any-epsilon")
+def one_by_one_in_place(D, x_vp, alpha_bar):
+    out = x_vp.clone()
+    sigma = math.sqrt(1 / float(alpha_bar) - 1)
+    for k in range(len(out)):
+        out[k] /= float(alpha_bar) ** 0.5
+        out[k] -= D(out[k : k + 1], sigma)[0]
+        out[k] /= sigma
+    return out
+
+
+@fragile("any-epsilon", "half precision")
+def as_half(D, x_vp, alpha_bar):
+    return from_the_vp_scale(D, x_vp, alpha_bar).bfloat16()
+
+
+@unusual("any-interval")
+def by_index(D, x, sigma, labels, w, low, high, null):
+    """Only the samples that are guided are asked twice, and changed in place."""
+    out = D(x=x, sigma=sigma, labels=labels).clone()
+    inside = np.flatnonzero(np.logical_and(low <= sigma.numpy(), sigma.numpy() <= high))
+    if len(inside):
+        k = torch.from_numpy(inside)
+        without = D(x=x[k], sigma=sigma[k], labels=torch.tensor([null] * len(k)))
+        out[k] = without.lerp(out[k], w)
+    return out
+
+
+@fragile("any-interval", "ends of the interval")
+def without_its_ends(D, x, sigma, labels, w, low, high, null):
+    none, label = parts(D, x, sigma, labels, null)
+    return torch.where(((sigma > low) & (sigma < high))[:, None], none + w * (label - none), label)
+
+
+@unusual("any-adapter")
+def with_a_module_and_keywords(adapt):
+    """A schedule of its own, in double, and several times; the answer by torch.testing."""
+    alphas = torch.cumprod(1 - torch.linspace(2e-4, 0.02, 1000, dtype=torch.float64), 0)
+    x0, z = torch.randn(2, 5, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+    class Net(torch.nn.Module):
+        def forward(self, *given):
+            self.x, self.t = given
+            return z
+
+    for time in (100, 400, 900):
+        net, a = Net(), alphas[time]
+        guess = adapt(network=net, alphas=alphas)(
+            x=x0 + ((1 - a) / a).sqrt() * z, sigma=float(((1 - a) / a).sqrt())
+        )
+        torch.testing.assert_close(net.x, a.sqrt() * x0 + (1 - a).sqrt() * z, rtol=0, atol=1e-3)
+        torch.testing.assert_close(net.t.double(), torch.full((5,), float(time)).double(), rtol=0, atol=0.5)
+        torch.testing.assert_close(guess, x0, rtol=0, atol=1e-2)
+
+
+@fragile("any-adapter", "refuses right")
+def to_the_last_bit(adapt):
+    a = SCHEDULE[700]
+    x0, z = torch.randn(2, 50, 2, generator=torch.Generator().manual_seed(2))
+    sigma = ((1 - a) / a).sqrt()
+    assert torch.equal(adapt(lambda x, t: z, SCHEDULE)(x0 + sigma * z, float(sigma)), x0)

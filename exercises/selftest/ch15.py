@@ -1,7 +1,12 @@
 """Prepared answers to the exercises of chapter 15."""
 
+import math
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
 import torch
-from exercise_answers import right, wrong
+from exercise_answers import fragile, right, unusual, wrong
 
 
 @right("adversarial-overlap")
@@ -161,3 +166,60 @@ def _(term):
 @wrong("adversarial-renoise", "raised")
 def _(term):
     term(None, torch.zeros(2, 2), torch.zeros(2, 2), torch.ones(2), torch.zeros(2, 2))
+
+
+# --- unusual, and fragile ----------------------------------------------------------------------------
+
+unusual("adversarial-pool", share=Fraction(2, 2))
+unusual("adversarial-alpha", power=Decimal("1.0"))
+
+
+@unusual("adversarial-overlap")
+def by_trying_scores(p, q, dx):
+    """The least over a grid of scores at each x, in numpy, summed by the exact sum of floats."""
+    scores = np.linspace(-1.5, 1.5, 61)[:, None]
+    price = p.numpy() * np.maximum(0, 1 - scores) + q.numpy() * np.maximum(0, 1 + scores)
+    return math.fsum(price.min(axis=0).tolist()) * dx
+
+
+@fragile("adversarial-overlap", "no density")
+def by_the_ratio(p, q, dx):
+    return 2 * (q * (p / q).clamp(max=1)).sum() * dx
+
+
+@unusual("adversarial-renoise")
+def by_the_library(term):
+    """By keyword, in double, with modules and torch.testing, and a teacher that does not touch its input in place."""
+    g = torch.Generator().manual_seed(4)
+    fake, x0, noise = torch.randn(3, 6, 2, generator=g, dtype=torch.float64).unbind(0)
+    tau = torch.linspace(0.2, 3, 6, dtype=torch.float64)
+
+    class Teacher(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.tensor(-2.0, dtype=torch.float64))
+
+        def forward(self, *given):
+            self.given = [a.detach().clone() for a in given]
+            return self.w * given[0] + 1
+
+    teacher, fake = Teacher(), torch.nn.Parameter(fake)
+    loss = term(teacher=teacher, fake=fake, x0=x0 - 7, tau=tau, noise=noise)
+    loss.sum().backward()
+    noisy = fake.detach() + torch.einsum("b,bd->bd", tau, noise)
+    torch.testing.assert_close(teacher.given[0], noisy, rtol=0, atol=1e-4)
+    torch.testing.assert_close(teacher.given[1].flatten(), tau, rtol=0, atol=1e-4)
+    right_one = (fake.detach() + 2 * noisy - 1) * torch.rsqrt(1 + tau**2)[:, None]
+    torch.testing.assert_close(fake.grad, right_one, rtol=1e-3, atol=1e-3)
+    assert teacher.w.grad is None
+
+
+@fragile("adversarial-renoise", "refuses some right")
+def to_the_last_bit(term):
+    g, seen = torch.Generator().manual_seed(0), []
+    fake, x0, noise = torch.randn(3, 50, 2, generator=g)
+    tau = torch.linspace(0.1, 5, 50)
+    fake.requires_grad_()
+    loss = term(lambda x, level: (seen.append(x.detach()), 3 * x)[1], fake, x0, tau, noise)
+    expected = (fake - 3 * seen[0]).square().mean(1) / (1 + tau**2).sqrt()
+    assert torch.equal(loss, expected)

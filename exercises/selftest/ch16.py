@@ -1,7 +1,10 @@
 """Prepared answers to the exercises of chapter 16."""
 
+from fractions import Fraction
+
+import numpy as np
 import torch
-from exercise_answers import right, wrong
+from exercise_answers import fragile, right, unusual, wrong
 
 right("video-group", level=1.789)
 right("video-group", level=torch.tensor(0.8) * 5**0.5)
@@ -173,3 +176,57 @@ wrong("captions-reference", "mean of references", score=0.646)
 wrong("captions-reference", "without references", score=0.6)
 wrong("captions-reference", "factor on both", score=0.947)
 wrong("captions-reference", "type", score=None or "0.72")
+
+
+# --- unusual, and fragile ----------------------------------------------------------------------------
+
+unusual("video-group", level=np.sqrt(np.float32(3.2)))
+unusual("captions-reference", score=Fraction(18, 25))
+
+
+@unusual("points-score")
+def picture_by_picture(render, teacher, theta, tau, noise):
+    """ε̂ − ε as the paper has it, keywords, and one backward pass for each picture."""
+    total = np.zeros(theta.shape)
+    with torch.no_grad():
+        x = render(theta=theta)
+        noisy = torch.add(x, noise, alpha=tau)
+        difference = (noisy - teacher(x=noisy, tau=tau)) / tau - noise
+    for k in range(len(noise)):
+        leaf = torch.nn.Parameter(theta.clone())
+        render(theta=leaf)[k].backward(gradient=difference[k])
+        total += leaf.grad.numpy()
+    return torch.from_numpy(total)
+
+
+@unusual("points-score")
+def by_vjp(render, teacher, theta, tau, noise):
+    x, back = torch.func.vjp(render, theta)
+    guess = teacher(x + tau * noise, tau)
+    return back((x - guess) / tau)[0]
+
+
+@fragile("points-score", "value")
+def by_small_differences(render, teacher, theta, tau, noise):
+    h, out = 1e-7, torch.zeros_like(theta)
+    x = render(theta)
+    towards = (x - teacher(x + tau * noise, tau)) / tau
+    for k in range(len(theta)):
+        ahead = theta.clone()
+        ahead[k] += h
+        out[k] = ((render(ahead) - x) / h * towards).sum()
+    return out
+
+
+@unusual("video-fold")
+def by_what_each_frame_is_told(per_frame):
+    """By keyword, in double, with a number for every frame and a denoiser that answers in another dtype."""
+    clips = torch.arange(2 * 5 * 3 * 2, dtype=torch.float64).reshape(2, 5, 3, 2)
+    sigma = torch.tensor([0.25, 8.0], dtype=torch.float64)
+
+    def denoiser(*given):
+        frames, levels = given
+        return torch.addcdiv(frames, torch.ones_like(frames), levels.reshape(-1, 1, 1, 1).expand_as(frames))
+
+    out = per_frame(denoiser=denoiser, clips=clips, sigma=sigma)
+    np.testing.assert_allclose(out.numpy(), clips.numpy() + 1 / sigma.numpy()[:, None, None, None], rtol=1e-6)

@@ -1,7 +1,10 @@
 """Prepared answers to the exercises of chapter 17."""
 
+from decimal import Decimal
+
+import numpy as np
 import torch
-from exercise_answers import right, wrong
+from exercise_answers import fragile, right, unusual, wrong
 
 
 @right("frontier-flow")
@@ -126,3 +129,27 @@ wrong("frontier-table", "wrong start", hours=123, pair="a")
 wrong("frontier-table", "second", hours=53, pair="a")
 wrong("frontier-table", "b", hours=140, pair="b")
 wrong("frontier-table", "c", hours=140, pair="c")
+
+
+# --- unusual, and fragile ----------------------------------------------------------------------------
+
+unusual("frontier-diagonal", deviation=np.float32(0.005124))
+unusual("frontier-table", hours=Decimal(140), pair="(a)")
+
+
+@unusual("frontier-flow")
+def by_the_ends_of_the_line(v, x, sigma):
+    """The noise end first, then the clean one from both; keywords, double, in place."""
+    t = torch.sigmoid(torch.log(sigma.double()))
+    at = torch.einsum("b,bd->bd", 1 - t, x.double())
+    noise_end = at + (1 - t)[:, None] * v(x_t=at, t=t)
+    clean = at.clone()
+    clean -= t[:, None] * noise_end
+    clean /= (1 - t)[:, None]
+    return clean
+
+
+@fragile("frontier-flow", "half precision")
+def in_half_precision(v, x, sigma):
+    s, t, x_t = parts(x, sigma)
+    return (x_t - t * v(x_t, t[:, 0])).bfloat16()

@@ -195,6 +195,8 @@ class Answer:
 
     key: str
     values: dict[str, Any]
+    mark: str = ""
+    """"unusual" for a right answer that few would write, "fragile" for a wrong one that is right on paper."""
 
 
 @dataclass
@@ -218,14 +220,33 @@ def wrong(name: str, key: str, **values: Any) -> Any:
     return _register(name, "wrong", key, values)
 
 
-def _register(name: str, kind: str, key: str, values: dict[str, Any]) -> Any:
+def unusual(name: str, **values: Any) -> Any:
+    """Register a right answer that few would write: other operations, loops, numpy, keywords, other number types."""
+    return _register(name, "right", "", values, "unusual")
+
+
+def fragile(name: str, key: str, **values: Any) -> Any:
+    """Register a wrong answer that is right on paper and fails in floating point; its key may be another's as well."""
+    return _register(name, "wrong", key, values, "fragile")
+
+
+NOT_FRAGILE = {
+    "consistency-neighbours": "it picks numbers out of a grid by whole numbers",
+    "trade-front": "it compares numbers that it is given",
+    "trade-fair": "it picks one of three numbers",
+    "video-fold": "frames are moved, and nothing is computed",
+}
+"""Exercises that ask for code and have no fragile answer, and why. Predictions have none: they are a number or a letter."""
+
+
+def _register(name: str, kind: str, key: str, values: dict[str, Any], mark: str = "") -> Any:
     kept = getattr(_answers.setdefault(name, Answers()), kind)
     if values:
-        kept.append(Answer(key, values))
+        kept.append(Answer(key, values, mark))
         return None
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        kept.append(Answer(key, {exercises()[name].answers[0]: function}))
+        kept.append(Answer(key, {exercises()[name].answers[0]: function}, mark))
         return function
 
     return decorate
@@ -239,7 +260,8 @@ def _collect(kind):
         place = _prepared.setdefault((name, kind), [])
         return place.append(values) if values else lambda f: place.append(f)
     return register
-_module.right, _module.wrong = _collect("right"), _collect("wrong")
+_module.right = _module.unusual = _collect("right")
+_module.wrong = _module.fragile = _collect("wrong")
 _sys.modules["exercise_answers"] = _module
 exec(%r, {"__name__": "prepared"})
 """
@@ -328,9 +350,16 @@ def broken() -> list[Answer]:
 def failures(task: Exercise, seeds: int = SEEDS) -> list[str]:
     """What the grader of one exercise gets wrong."""
     found, prepared = [], answers().get(task.name, Answers())
-    keys = [a.key for a in prepared.wrong]
-    if len(prepared.right) < 1:
-        found.append("it needs a second right answer")
+    keys = [a.key for a in prepared.wrong if a.mark != "fragile"]
+    if not any(a.mark == "unusual" for a in prepared.right):
+        found.append("it needs a right answer in an unusual style")
+    none = task.kind == "predict" or task.name in NOT_FRAGILE
+    if none == any(a.mark == "fragile" for a in prepared.wrong):
+        found.append(
+            "it has a fragile wrong answer: take it off NOT_FRAGILE"
+            if none
+            else "it needs a wrong answer that is numerically fragile, or a reason in NOT_FRAGILE"
+        )
     if len(set(keys)) < 5 or len(set(keys)) != len(keys):
         found.append(f"it needs five wrong answers with a diagnosis each, and has {keys}")
     if not 2 <= len(task.hints) <= 3:
@@ -344,7 +373,8 @@ def failures(task: Exercise, seeds: int = SEEDS) -> list[str]:
         messages = {}
         for answer in prepared.wrong:
             result = judge(task, answer, seed)
-            messages[answer.key] = result.message
+            if answer.mark != "fragile":
+                messages[answer.key] = result.message
             if result.status != "wrong" or result.key != answer.key:
                 found.append(f"seed {seed}: wrong answer {answer.key!r} got {result}")
         if len(set(messages.values())) != len(messages):
@@ -385,8 +415,10 @@ def selftest() -> int:
             flush=True,
         )
     total = sum(len(a.wrong) for a in answers().values())
+    marked = [a.mark for prepared in answers().values() for a in (*prepared.right, *prepared.wrong)]
     print(
-        f"{len(exercises())} exercises, {total} wrong answers; {bad or 'no'} grader{'' if bad == 1 else 's'} fail{'s' if bad == 1 else ''}"
+        f"{len(exercises())} exercises, {total} wrong answers, {marked.count('fragile')} of them numerically fragile, "
+        f"{marked.count('unusual')} right ones in an unusual style; {bad or 'no'} grader{'' if bad == 1 else 's'} fail{'s' if bad == 1 else ''}"
     )
     return bad
 

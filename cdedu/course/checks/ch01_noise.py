@@ -6,8 +6,13 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from cdedu.course.checks.core import agree, call, exercise, near, number, spots
+from cdedu.course.checks.core import agree, at_edge, call, exercise, near, number, spots
 from cdedu.teacher import preconditioning
+
+UNDERFLOW = (
+    "Where all points are many σ away, every exp(−‖x − point‖²/2σ²) is below the smallest number that there is and becomes 0, and so "
+    "does their sum. softmax on the exponents themselves takes the largest out first, so that its exp is 1."
+)
 
 
 @exercise(
@@ -64,6 +69,22 @@ def _(denoise_weighted: object, g: Generator) -> str:
             ),
         },
     )  # fmt: skip
+    points, weights = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, 1.5]]), torch.tensor([0.2, 0.5, 0.3])
+    for sigma, x in ((0.01, [0.3, 0.2]), (0.002, [-0.8, -0.6]), (80.0, [60.0, -90.0])):
+        log_odds = (
+            -(torch.cdist(torch.tensor([x]), points).double() ** 2) / (2 * sigma**2) + weights.double().log()
+        )
+        at_edge(
+            f"At σ = {sigma:g}, for x = ({x[0]:g}, {x[1]:g}),",
+            UNDERFLOW,
+            log_odds.softmax(1) @ points.double(),
+            denoise_weighted,
+            torch.tensor([x]),
+            sigma,
+            points,
+            weights,
+            key="underflow",
+        )
     return "With equal weights it is the denoiser of the chapter."
 
 
@@ -173,6 +194,22 @@ def _(denoise_stretched: object, g: Generator) -> str:
             ),
         },
     )  # fmt: skip
+    stds = torch.tensor([1e-4, 0.5, 1.2])
+    for sigma in (0.05, 80.0):
+        shrink = stds.double() ** 2 / (stds.double() ** 2 + sigma**2)
+        into = axes.double()
+        at_edge(
+            f"With a standard deviation of 0.0001 along one axis, and σ = {sigma:g},",
+            "Data may be very thin: do not divide by s, and do not invert their covariance. s² / (s² + σ²) is harmless for any s.",
+            mean + shrink * ((x - mean).double() @ into) @ into.T,
+            denoise_stretched,
+            x,
+            sigma,
+            mean,
+            stds,
+            axes,
+            key="thin",
+        )
     return (
         "Where the data are thin, the guess drops nearly all of x; where they are long, it keeps nearly all."
     )

@@ -7,9 +7,19 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from cdedu.course.checks.core import Wrong, agree, call, exercise, near, number, spots
+from cdedu.course.checks.core import (
+    Wrong,
+    agree,
+    at_edge,
+    call,
+    exercise,
+    near,
+    number,
+    spots,
+)
 from cdedu.mixture import GaussianMixture
 from cdedu.noise import karras_sigmas
+from cdedu.solvers import heun_step
 
 
 def blobs(g: Generator) -> GaussianMixture:
@@ -131,7 +141,8 @@ def _(midpoint_step: object, g: Generator) -> str:
         what="The point after the step",
     )  # fmt: skip
     last = x + (0.0 - s) * slope(D, x + (s / 2 - s) * d, s / 2)
-    agree(call(midpoint_step, D, x, s, 0.0), last, what="The step to σ′ = 0")
+    why = "Is there a division by σ′? The middle level is (σ + σ′)/2, which is never 0."
+    at_edge("At σ′ = 0", why, last, midpoint_step, D, x, s, 0.0, key="at zero")
     return "It may go to 0 without a special last step, since it never divides by σ′."
 
 
@@ -159,6 +170,9 @@ def _(to_noise: object, g: Generator) -> str:
             y = y + sign * (t - s) * slope(D, y, s if old else t)
         return y
 
+    heuns = x
+    for s, t in pairwise(up):
+        heuns = heun_step(D, heuns, s, t)
     first, second = (call(to_noise, D, x, sigmas) for _ in range(2))
     if isinstance(first, Tensor) and isinstance(second, Tensor) and first.shape == second.shape:
         if not torch.equal(first.nan_to_num(), second.nan_to_num()):
@@ -177,6 +191,7 @@ def _(to_noise: object, g: Generator) -> str:
             "skips the first": (walk(up[1:]), "It starts at sigmas[-2]. x has the level sigmas[-1]."),
             "one leap": (walk([up[0], up[-1]]), "It makes a single step over the whole range. Take the levels between as well."),
             "nothing": (x, "It returns x as it was. Is the loop empty?"),
+            "Heun": (heuns, "These are Heun's steps, with two calls each. Asked are Euler's: the direction at the start of the step alone."),
         },
         what="The noise",
     )  # fmt: skip
@@ -197,19 +212,20 @@ def _(to_noise: object, g: Generator) -> str:
     ),
 )
 def _(test_heun: object, g: Generator) -> str:
-    def heun(D: Any, x: Any, s: Any, t: Any) -> Any:
-        d = (x - D(x, s)) / s
-        x_euler = x + (t - s) * d
-        return x + (t - s) * (d + (x_euler - D(x_euler, t)) / t) / 2
+    def heun(denoiser: Any, x: Any, sigma: Any, sigma_next: Any) -> Any:
+        d = (x - denoiser(x, sigma)) / sigma
+        x_euler = x + (sigma_next - sigma) * d
+        return x + (sigma_next - sigma) * (d + (x_euler - denoiser(x_euler, sigma_next)) / sigma_next) / 2
 
-    def averaged(D: Any, x: Any, s: Any, t: Any) -> Any:
-        guess = D(x, s)
-        x_euler = guess + t * (x - guess) / s
-        x_other = x + (t - s) * slope(D, x_euler, t)
+    def averaged(denoiser: Any, x: Any, sigma: Any, sigma_next: Any) -> Any:
+        guess = denoiser(x, sigma)
+        x_euler = guess + sigma_next * (x - guess) / sigma
+        x_other = x + (sigma_next - sigma) * slope(denoiser, x_euler, sigma_next)
         return (x_euler + x_other) / 2
 
     def defect(level: int, divisor: int, old_place: bool = False, share: float = 0.5) -> Callable[..., Any]:
-        def step(D: Any, x: Any, s: Any, t: Any) -> Any:
+        def step(denoiser: Any, x: Any, sigma: Any, sigma_next: Any) -> Any:
+            D, s, t = denoiser, sigma, sigma_next
             d = slope(D, x, s)
             place = x if old_place else x + (t - s) * d
             d_next = (place - D(place, (s, t)[level])) / (s, t)[divisor]

@@ -7,7 +7,15 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from cdedu.course.checks.core import agree, call, exercise, near, number, spots
+from cdedu.course.checks.core import (
+    agree,
+    at_edge,
+    call,
+    exercise,
+    near,
+    number,
+    spots,
+)
 from cdedu.methods.progressive import two_step_target
 from cdedu.mixture import GaussianMixture
 from cdedu.noise import karras_sigmas
@@ -120,6 +128,19 @@ def _(soft_loss: object, g: Generator) -> str:
             "mean over classes": (cross(p, log_q) / 4, "It takes the mean over the classes. A cross-entropy is a sum over them."),
         },
     )  # fmt: skip
+    scores = torch.tensor([[0.0, 400.0, -400.0]])
+    for theirs in (torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[600.0, 0.0, -600.0]])):
+        at_edge(
+            f"For the scores {scores[0].tolist()} and {theirs[0].tolist()} of the teacher, at temperature 2,",
+            "exp(200) is larger than the largest number that there is, and exp(−400) becomes 0, whose logarithm is infinite. softmax and "
+            "log_softmax are written for that: take them of the scores, and no logarithm of a softmax.",
+            cross((theirs.double() / 2).softmax(1), (scores.double() / 2).log_softmax(1)),
+            soft_loss,
+            scores,
+            theirs,
+            2.0,
+            key="overflow",
+        )
     return "At temperature 1 it is the loss of the chapter."
 
 
@@ -182,9 +203,8 @@ def _(walk_target: object, g: Generator) -> str:
         tolerance=1e-3,
     )  # fmt: skip
     levels, y = torch.cat([levels, torch.zeros(1)]), euler_step(teacher, y, levels[-1], 0.0)
-    agree(
-        call(walk_target, teacher, x, levels), y, tolerance=1e-3, what="With 0 as the last level it should be the end of the walk. It"
-    )  # fmt: skip
+    why = "There it should be the end of the walk. Is there a division by the ratio, which is 0?"
+    at_edge("With 0 as the last level", why, y, walk_target, teacher, x, levels, key="at zero")
     return "With three levels it is the chapter's two steps in one."
 
 
@@ -249,12 +269,16 @@ def _(check_ends: object, g: Generator) -> str:
 
     euler = _ends(sample_euler)
 
+    def rounded(starts: Tensor) -> Tensor:
+        ends = euler(starts)
+        return ends * (1 + 1e-6 * torch.linspace(-1, 1, len(ends))[:, None])
+
     def shuffled(starts: Tensor) -> Tensor:
         return euler(starts).roll(1, 0)
 
     spots(
         check_ends,
-        {"Heun's walk": _ends(sample_heun, to_zero=False), "Euler's walk to σ = 0": euler},
+        {"Heun's walk": _ends(sample_heun, to_zero=False), "Euler's walk to σ = 0": euler, "Euler's walk, rounded a little differently at each place of the batch": rounded},
         {
             "fresh noise": (ddpm, "It passes the code above: the same start has another end each time, and your test does not see it."),
             "fixed seed": (

@@ -9,6 +9,7 @@ from cdedu.course.checks.core import (
     NotAttempted,
     Wrong,
     agree,
+    at_edge,
     call,
     choose,
     exercise,
@@ -125,11 +126,13 @@ def _(neighbours: object, g: Generator) -> str:
 )
 def _(anchored: object, g: Generator) -> str:
     # fmt: off
-    eps = 0.05 + 0.15 * float(torch.rand((), generator=g))
+    tried = 0.05 + 0.15 * torch.rand(20, generator=g)
+    # One for which eps / sigma, which torch computes as eps · (1/σ), is 1 to the last digit.
+    eps = next(e for e in tried.tolist() if (e / torch.full((6,), e) == 1).all())
     z, matrix, shift = (torch.randn(n, 3, generator=g) for n in (6, 3, 1))
 
     def guess(x: Tensor, sigma: float | Tensor) -> Tensor:
-        return 0.3 * (x / torch.as_tensor(sigma).reshape(-1, 1)) @ matrix + shift
+        return 0.3 * (x / torch.as_tensor(sigma).reshape(-1, 1)) @ matrix.to(x.dtype) + shift
 
     def weights(sigma: float) -> tuple[float, float]:
         """How much of x and of the guess is in the answer at one level."""
@@ -153,6 +156,22 @@ def _(anchored: object, g: Generator) -> str:
     if x_just < 0.9:
         raise Wrong("switch", "It jumps: at ε it is x, and just above it is the guess already. Let the weight fall smoothly.")
     # fmt: on
+    x, level = eps * z, torch.full((6,), eps)
+    for size in (1.0, 1e6):
+        at_edge(
+            f"At σ = ε, with a guess of size {size:,.0f},",
+            "There it must be x to the last digit, whatever the guess. In g + w·(x − g), with g the guess, rounding takes the last digits "
+            "of x along with the guess; and a weight that is 1 only up to rounding leaves something of the guess. In w·x + (1 − w)·g, "
+            "with a w of exactly 1, nothing of it is left.",
+            x,
+            anchored,
+            lambda x, sigma, size=size: size * guess(x, sigma),
+            x,
+            level,
+            eps,
+            key="rounding",
+            tolerance=0,
+        )
     sigma = eps * torch.tensor([1.0, 2.0, 5.0, 20.0, 100.0, 400.0])
     x = sigma[:, None] * z
     alone = torch.cat(

@@ -5,7 +5,19 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from cdedu.course.checks.core import NotAttempted, Wrong, agree, call, exercise, near, number, spots, tensor
+from cdedu.course.checks.ch01_noise import UNDERFLOW
+from cdedu.course.checks.core import (
+    NotAttempted,
+    Wrong,
+    agree,
+    at_edge,
+    call,
+    exercise,
+    near,
+    number,
+    spots,
+    tensor,
+)
 from cdedu.losses import pseudo_huber
 from cdedu.mixture import GaussianMixture
 from cdedu.noise import curriculum, target_rate
@@ -130,6 +142,21 @@ def _(mean_neighbour: object, g: Generator) -> str:
             ),
         },
     )  # fmt: skip
+    data = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, 1.5]])
+    for sigma, x in ((0.01, [0.3, 0.2]), (0.002, [-0.8, -0.6]), (80.0, [60.0, -90.0])):
+        at = torch.tensor([x])
+        guess = (-(torch.cdist(at, data).double() ** 2) / (2 * sigma**2)).softmax(1) @ data.double()
+        at_edge(
+            f"From σ = {sigma:g} to {sigma / 2:g}, for x = ({x[0]:g}, {x[1]:g}),",
+            UNDERFLOW,
+            guess + 0.5 * (at.double() - guess),
+            mean_neighbour,
+            at,
+            data,
+            sigma,
+            sigma / 2,
+            key="underflow",
+        )
     return "The data are a teacher, and their mean is its step."
 
 
@@ -217,6 +244,11 @@ def _(schedules: object, g: Generator) -> str:
             "rounded": (
                 torch.tensor([round(math.sqrt(k / steps * ((s1 + 1) ** 2 - s0**2) + s0**2) - 1) + 1 for k in ks]),
                 "The number of points is rounded to the nearest whole number. The brackets of the formula round up.",
+            ),
+            "whole numbers": (
+                torch.tensor([int(math.sqrt(k / steps * ((s1 + 1) ** 2 - s0**2) + s0**2) - 1) + 2 for k in ks]),
+                "Where the root is a whole number, as at k = 0 and k = K, int(…) + 1 is one more than the brackets of the formula, which round "
+                "up: math.ceil leaves a whole number as it is.",
             ),
             "points twice": (points + 1, "Now 1 is added twice: at k = 0 the grid should have s₀ points, and at the end s₁ + 1."),
         },

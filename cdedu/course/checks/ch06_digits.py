@@ -5,7 +5,18 @@ from torch import Generator, Tensor
 
 import cdedu
 from cdedu import evaluation
-from cdedu.course.checks.core import NotAttempted, Wrong, agree, call, exercise, near, number, spots, tensor
+from cdedu.course.checks.core import (
+    NotAttempted,
+    Wrong,
+    agree,
+    at_edge,
+    call,
+    exercise,
+    near,
+    number,
+    spots,
+    tensor,
+)
 
 
 @exercise(
@@ -64,6 +75,18 @@ def _(frechet_diagonal: object, g: Generator) -> str:
             "mean": ((shift + widths).mean(), "It averages over the features. A squared length and a trace are sums."),
         },
     )  # fmt: skip
+    var_x = torch.cat([torch.zeros(3), var_x[3:]])
+    at_edge(
+        "Where some variances are 0, as those of a generator that draws one picture only,",
+        "Do not divide by a variance, and take no logarithm of one.",
+        ((mu_x - mu_y).square() + (var_x.sqrt() - var_y.sqrt()).square()).sum(),
+        frechet_diagonal,
+        mu_x,
+        var_x,
+        mu_y,
+        var_y,
+        key="no variance",
+    )
     return "Each feature adds the squared differences of its two means and of its two standard deviations."
 
 

@@ -5,7 +5,16 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Generator, Tensor
 
-from cdedu.course.checks.core import agree, call, choose, exercise, near, number, spots
+from cdedu.course.checks.core import (
+    agree,
+    at_edge,
+    call,
+    choose,
+    exercise,
+    near,
+    number,
+    spots,
+)
 from cdedu.editing import stroke_to_image
 
 
@@ -92,6 +101,16 @@ def _(mix: object, g: Generator) -> str:
             ),
         },
     )  # fmt: skip
+    for corner in torch.eye(4):
+        at_edge(
+            f"At a corner, with the weights {corner.int().tolist()},",
+            "Do not divide by a single weight, and take no logarithm of one: there all but one are 0.",
+            (corner.reshape(-1, 1, 1, 1) * noises).sum(0),
+            mix,
+            noises,
+            corner,
+            key="corner",
+        )
     return "At a corner the weights are 1, 0, 0, 0, and the noise stays as it is."
 
 
@@ -140,6 +159,18 @@ def _(project: object, g: Generator) -> str:
             ),
         },
     )  # fmt: skip
+    equal, narrow = torch.full((3,), 1 / 3), torch.tensor([0.998, 0.001, 0.001])
+    for w in (equal, narrow):
+        unit = w.double() / w.double().norm()
+        at_edge(
+            f"With the weights {[round(v, 3) for v in w.tolist()]}",
+            "Its way to the projection breaks down there. w (w · x) / (w · w) divides by nothing that can vanish.",
+            torch.einsum("c,k,bkhw->bchw", unit, unit, x.double()),
+            project,
+            x,
+            w,
+            key="some weights",
+        )
     return "With w = (1/3, 1/3, 1/3) it is the grey of the chapter."
 
 

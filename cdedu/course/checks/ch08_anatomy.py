@@ -1,5 +1,6 @@
 """The exercises of chapter 8: the theorem of consistency distillation, and what may be changed without losing it."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -16,6 +17,7 @@ from cdedu.course.checks.core import (
     exercise,
     near,
     number,
+    own,
     spots,
 )
 from cdedu.mixture import GaussianMixture
@@ -52,8 +54,11 @@ def _(perfect: object, g: Generator) -> str:
 
         places = range(n)
         f = call(perfect, teacher, step, grid)
-        if callable(f) and not empty(f) and f(x, float(grid[0])) is None:
-            raise Wrong("no return", "Your f returns None. Is there a `return` at its end?")
+        if callable(f) and not empty(f):
+            with own():
+                first = f(x, float(grid[0]))
+            if first is None:
+                raise Wrong("no return", "Your f returns None. Is there a `return` at its end?")
         agree(
             torch.stack([call(f, x, float(s)) for s in grid]),
             torch.stack([walk(i) for i in places]),
@@ -125,7 +130,7 @@ _WHY = (
 )
 def _(survives: object, g: Generator) -> str:
     text = attempted(survives)
-    letters = text.lower().replace(" ", "").replace(",", "") if isinstance(text, str) else ""
+    letters = re.sub(r"[\W_]", "", text.lower()) if isinstance(text, str) else ""
     if len(letters) != 5 or set(letters) - set("yn"):
         raise Wrong("type", f'Give five letters y or n in one string, such as "yynnn"; this is {survives!r}.')
     wrong = [i for i in range(5) if letters[i] != _SURVIVES[i]]
@@ -220,7 +225,7 @@ def _slip(kind: str, sigma: Tensor, sigma_d: float, eps: float) -> tuple[Tensor,
 def _(test_coefficients: object, g: Generator) -> str:
     spots(
         test_coefficients,
-        {"the package's formula": preconditioning, "the same in another form": _other_form},
+        {"the package's formula": lambda sigma, sigma_d, eps: preconditioning(sigma, sigma_d, eps), "the same in another form": _other_form},
         {
             "root": (partial(_slip, "root"), "It passes the code above, with (σ − ε)² under the root of c_out. Compare c_out with its formula, at levels other than ε, with a large ε and a small tolerance."),
             "size": (partial(_slip, "size"), "It passes a c_out without σ_d, which is twice too large for our data. Compare c_out with its formula, for a σ_d other than 1."),

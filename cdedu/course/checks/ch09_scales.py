@@ -1,7 +1,6 @@
 """The exercises of chapter 9: noise scales, and the continuous limit."""
 
 import math
-import warnings
 from collections.abc import Callable
 
 import torch
@@ -10,12 +9,6 @@ from torch import Generator, Tensor
 from cdedu.course.checks.core import agree, call, exercise, near, number, spots
 
 Function = Callable[[Tensor, Tensor], Tensor]
-
-
-def load_derivatives() -> None:
-    """The first forward-mode derivative through a network imports for seconds."""
-    with warnings.catch_warnings(action="ignore", category=FutureWarning):
-        torch.func.jvp(torch.nn.Linear(1, 1), (torch.zeros(1, 1),), (torch.ones(1, 1),))
 
 
 @exercise(
@@ -62,13 +55,12 @@ def _(lessons: object, g: Generator) -> str:
         "The first input is x_t/σ_d, so it moves by velocity/σ_d while t moves by 1. Reshape cos t and sin t to (B, 1).",
         "value, change = torch.func.jvp(F, (x_t / sigma_data, t), (velocity / sigma_data, torch.ones_like(t))); then the two terms of the formula.",
     ),
-    prepare=load_derivatives,
 )
 def _(tangent: object, g: Generator) -> str:
     a = torch.randn(2, 2, generator=g)
 
     def F(x: Tensor, t: Tensor) -> Tensor:
-        return (x @ a).sin() * (2 * t)[:, None].cos() + 0.5 * x
+        return (x @ a.to(x.dtype)).sin() * (2 * t)[:, None].cos() + 0.5 * x
 
     sigma_data = 0.4 + 0.2 * torch.rand((), generator=g).item()
     x_t, velocity, t = (
@@ -181,7 +173,6 @@ def _by_the_package(f: Function, x: Tensor, sigma: Tensor, D: Tensor) -> Tensor:
         "Take s = 0.5. assert loss(exact, x, sigma, D).max() < 1e-4; and with another f, such as lambda x, s: x / (1 + s[:, None]), "
         "assert torch.allclose(loss(f, x, sigma, D)[:1], loss(f, x[:1], sigma[:1], D[:1]), atol=1e-4).",
     ),
-    prepare=load_derivatives,
 )
 def _(test_loss: object, g: Generator) -> str:
     spots(

@@ -5,7 +5,16 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from cdedu.course.checks.core import Wrong, agree, call, exercise, near, number, spots
+from cdedu.course.checks.core import (
+    Wrong,
+    agree,
+    at_edge,
+    call,
+    exercise,
+    near,
+    number,
+    spots,
+)
 from cdedu.mixture import GaussianMixture
 
 Network = Callable[[Tensor, Tensor], Tensor]
@@ -110,6 +119,23 @@ def _(guided: object, g: Generator) -> str:
             "turned inside out": (mixed(1.0, w), "It guides outside the interval and not inside."),
         },
     )  # fmt: skip
+    sigma = torch.tensor([0.5, 0.5, 2.0, 2.0, 0.49, 2.01])
+    without, with_label = D(x, sigma, torch.full_like(labels, 3)), D(x, sigma, labels)
+    at_edge(
+        "For low = 0.5 and high = 2, at σ = 0.5 and σ = 2 themselves,",
+        "Both ends belong to the interval: low ≤ σ ≤ high.",
+        without + torch.tensor([w] * 4 + [1.0] * 2)[:, None] * (with_label - without),
+        guided,
+        D,
+        x,
+        sigma,
+        labels,
+        w,
+        0.5,
+        2.0,
+        3,
+        key="ends of the interval",
+    )
     return "With w = 1 it is the conditional denoiser at every σ."
 
 

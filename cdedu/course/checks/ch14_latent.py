@@ -6,7 +6,15 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from cdedu.course.checks.core import agree, call, exercise, near, number, spots
+from cdedu.course.checks.core import (
+    agree,
+    at_edge,
+    call,
+    exercise,
+    near,
+    number,
+    spots,
+)
 
 Sample = Callable[[Callable[[Tensor, float], Tensor], Any, Tensor], Tensor]
 
@@ -44,7 +52,20 @@ def _(lcm_times: object, g: Generator) -> str:
         },
         tolerance=1e-6,
     )  # fmt: skip
-    agree(torch.as_tensor(call(lcm_times, 1, original, train)), known[:1], what="With one step it")
+    for n in range(1, original + 1):
+        at_edge(
+            f"With steps = {n}",
+            "Is there a fraction in it, such as j / steps, or linspace? Its rounding shows. j * original // steps stays among whole numbers."
+            if n > 1
+            else "With one step only the noisiest time is asked for.",
+            known[torch.arange(n) * original // n],
+            lcm_times,
+            n,
+            original,
+            train,
+            key="rounded early",
+            tolerance=0,
+        )
     return "One of these times that is not among the fifty would be one that the student has never seen."
 
 

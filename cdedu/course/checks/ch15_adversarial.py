@@ -5,7 +5,16 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from cdedu.course.checks.core import Wrong, agree, call, exercise, near, number, spots
+from cdedu.course.checks.core import (
+    Wrong,
+    agree,
+    at_edge,
+    call,
+    exercise,
+    near,
+    number,
+    spots,
+)
 
 Loss = Callable[[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -50,6 +59,19 @@ def _(least_loss: object, g: Generator) -> str:
             "other game": (2 * both.sum() * dx, "p·q/(p + q) belongs to a critic that answers with a probability and is judged by squared error. The hinge loss is made of straight lines: look at their corners."),
         },
     )  # fmt: skip
+    even, left = torch.full((100,), 1.0), torch.cat([torch.full((50,), 2.0), torch.zeros(50)])
+    for a, b, truth in ((left, left, 2.0), (left, left.flip(0), 0.0), (left, even, 1.0), (even, left, 1.0)):
+        at_edge(
+            "Where one of the densities is 0,",
+            "Do not divide by a density, and take no logarithm of one: the smaller of the two is then simply 0.",
+            torch.tensor(truth),
+            lambda p, q, dx: torch.as_tensor(call(least_loss, p, q, dx)).reshape(()),
+            a,
+            b,
+            0.01,
+            key="no density",
+            size=1.0,
+        )
     return "It is 2 where samples and data are alike, and 0 where they do not touch."
 
 

@@ -82,11 +82,11 @@ def _(sds: object, g: Generator) -> str:
     theta, noise = torch.randn(3, generator=g), torch.randn(4, 2, generator=g)
     tau = 0.3 + 0.3 * float(torch.rand(1, generator=g))  # far from 1, where a forgotten τ does not show
 
-    def render(t: Tensor) -> Tensor:
-        return base + torch.sin(t.to(mix) @ mix) + t[0].to(mix) ** 2
+    def render(theta: Tensor) -> Tensor:
+        return base + torch.sin(theta @ mix.to(theta.dtype)) + theta[0] ** 2
 
-    def teacher(x: Tensor, level: float | Tensor) -> Tensor:
-        return torch.tanh(x) / (1 + torch.as_tensor(level).reshape(-1)[0] ** 2)
+    def teacher(x: Tensor, tau: float | Tensor) -> Tensor:
+        return torch.tanh(x) / (1 + torch.as_tensor(tau).reshape(-1)[0] ** 2)
 
     truth = _gradient(render, teacher, theta, tau, noise)
     says = {

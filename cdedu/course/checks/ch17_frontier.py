@@ -23,9 +23,9 @@ def _(denoise: object, g: Generator) -> str:
     A, b = torch.randn(2, 2, generator=g), torch.randn(2, generator=g)
     times = []
 
-    def v(x: Tensor, t: Tensor) -> Tensor:
-        times.append(tuple(torch.as_tensor(t).shape) == (len(x),))
-        return torch.sin(x.float() @ A + b) + 2 * torch.as_tensor(t).reshape(-1, 1).float()
+    def v(x_t: Tensor, t: Tensor) -> Tensor:
+        times.append(tuple(torch.as_tensor(t).shape) == (len(x_t),))
+        return torch.sin(x_t.float() @ A + b) + 2 * torch.as_tensor(t).reshape(-1, 1).float()
 
     x = 2 * torch.randn(6, 2, generator=g)
     sigma = 0.2 + 4 * torch.rand(6, generator=g)

@@ -15,9 +15,11 @@ import pkgutil
 import random
 import sys
 import threading
+import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -47,6 +49,11 @@ class _TooLong(BaseException):
     """Thrown into an answer that runs too long; no `except Exception` of the reader's catches it."""
 
 
+PATIENCE = 12
+"""An answer that waits, and does not compute, gets this many times the seconds: a busy machine is not its fault."""
+_TICK = 0.02
+
+
 @dataclass(frozen=True)
 class Exercise:
     """One exercise: what it is called, what it expects in the notebook, its ladder of hints, and its test."""
@@ -62,7 +69,7 @@ class Exercise:
     test: Callable[..., str | None]
     """Takes the answers and a generator; returns a remark on a right answer, or None, and raises ``Wrong`` for others."""
     prepare: Callable[[], object] | None = None
-    """What the test needs and the clock should not count, such as a long import."""
+    """Imports for seconds, once, what answers of this kind lead to: before the clock runs, so that nothing interrupts it."""
 
     @property
     def points(self) -> int:
@@ -94,17 +101,27 @@ def exercise(
     *,
     answers: tuple[str, ...],
     hints: tuple[str, ...],
-    prepare: Callable[[], object] | None = None,
 ) -> Callable[[Callable[..., str | None]], Callable[..., str | None]]:
     """Decorator: the function below is the test of an exercise."""
 
     def register(test: Callable[..., str | None]) -> Callable[..., str | None]:
         if name in _exercises:
             raise ValueError(f"there are two exercises named {name!r}")
+        prepare = None if kind == "predict" else import_ahead
         _exercises[name] = Exercise(name, title, kind, level, minutes, answers, hints, test, prepare)
         return test
 
     return register
+
+
+@cache
+def import_ahead() -> None:
+    """Import what torch loads only when a gradient is asked for with a vector, a derivative forwards, or a comparison."""
+    x = torch.ones(1, 1, requires_grad=True)
+    torch.autograd.grad(2 * x, x, torch.ones(1, 1))
+    torch.testing.assert_close(x, x)
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):
+        torch.func.jvp(torch.nn.Linear(1, 1), (torch.zeros(1, 1),), (torch.ones(1, 1),))
 
 
 @cache
@@ -142,7 +159,10 @@ def passed(name: str) -> bool:
 
 
 def grade(name: str, namespace: Mapping[str, Any], seed: int = 0, seconds: float = 5.0) -> Result:
-    """Judge the answers in ``namespace``. Nothing that an answer does comes back as an exception."""
+    """Judge the answers in ``namespace``. Nothing that an answer does comes back as an exception.
+
+    ``seconds`` bounds what the answers themselves may compute, in processor time of this thread; imports do not count.
+    """
     return judge(_find(name), namespace, seed, seconds)
 
 
@@ -158,7 +178,7 @@ def judge(task: Exercise, namespace: Mapping[str, Any], seed: int = 0, seconds: 
     if task.prepare:
         task.prepare()
     try:
-        with _time_limit(seconds), torch.random.fork_rng(()), torch.enable_grad():
+        with _watched(seconds) as clock, torch.random.fork_rng(()), torch.enable_grad():
             torch.manual_seed(seed)
             generator = torch.Generator().manual_seed(seed)
             remark = task.test(*(namespace[answer] for answer in task.answers), generator)
@@ -169,12 +189,13 @@ def judge(task: Exercise, namespace: Mapping[str, Any], seed: int = 0, seconds: 
             "not attempted", "stub", str(stub) or "Fill in the cell above, run it, and check again."
         )
     except _TooLong:
-        return Result(
-            "wrong",
-            "endless",
-            f"It had not finished after {seconds:g} seconds. Does one of its loops never end? If not, the machine may be "
-            "busy: restart the kernel and check again.",
+        said = (
+            f"It had not finished after {seconds:g} seconds of computing. Does one of its loops never end?"
+            if clock.late == "computed"
+            else f"It had not finished after {PATIENCE * seconds:g} seconds, most of which it did not compute. Does it sleep, or wait for "
+            "something, such as input()? If not, other programs keep the machine busy: check again when they have ended."
         )
+        return Result("wrong", "endless", said)
     except Exception as error:
         return Result("wrong", "raised", _explain(error))
     return Result("right", "", remark or "")
@@ -209,18 +230,83 @@ def _where(error: Exception) -> str:
     return f" in the line `{line.strip()}`" if isinstance(line, str) else ""
 
 
+class _Clock:
+    """Counts what the reader's own code computes on the thread that judges it; another thread looks at it many times a second."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.computed, self.waited, self.depth, self.late = seconds, 0.0, 0.0, 0, ""
+        self._thread, self._lock, self._over = threading.get_ident(), threading.Lock(), threading.Event()
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Around the reader's code: this counts, and is what may be stopped."""
+        with self._lock:
+            self.depth += 1
+        try:
+            yield
+        finally:
+            with self._lock:  # once this is held, nothing is thrown at what comes after
+                self.depth -= 1
+
+    def watch(self) -> None:
+        """Until ``stop``: throw :class:`_TooLong` when the time is up, between two Python instructions, on every system."""
+        throw, before, seen = ctypes.pythonapi.PyThreadState_SetAsyncExc, self._processor(), time.monotonic()
+        while not self._over.wait(_TICK):
+            now, here = self._processor(), time.monotonic()
+            with self._lock:
+                if (
+                    not self._over.is_set() and not self._imports()
+                ):  # an import that is cut short spoils the session
+                    self.waited += here - seen
+                    self.computed += (now - before) * bool(self.depth)
+                    computed = bool(self.depth) and self.computed > self.seconds
+                    if computed or self.waited > PATIENCE * self.seconds:
+                        self.late = "computed" if computed else "waited"
+                        throw(ctypes.c_ulong(self._thread), ctypes.py_object(_TooLong))
+                        # Once more if an `except:` of the reader's swallows it, but not while we deal with it.
+                        self.computed, self.waited = self.seconds - 1, 0.0
+            before, seen = now, here
+
+    def stop(self) -> None:
+        """Nothing is thrown any more."""
+        with self._lock:
+            self._over.set()
+
+    def _processor(self) -> float:
+        """Seconds that the thread has computed; of the whole process where a thread cannot be asked."""
+        if hasattr(time, "pthread_getcpuclockid"):
+            return time.clock_gettime(time.pthread_getcpuclockid(self._thread))
+        return time.process_time()
+
+    def _imports(self) -> bool:
+        """Whether the thread is importing something at this moment."""
+        frame = sys._current_frames().get(self._thread)
+        while frame and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+            frame = frame.f_back
+        return frame is not None
+
+
+_local = threading.local()
+
+
 @contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """Throw :class:`_TooLong` into this thread when the time is up; works on every system, between two Python instructions."""
-    thread = ctypes.c_ulong(threading.get_ident())
-    throw = ctypes.pythonapi.PyThreadState_SetAsyncExc
-    timer = threading.Timer(seconds, throw, (thread, ctypes.py_object(_TooLong)))
-    timer.daemon = True
-    timer.start()
+def _watched(seconds: float) -> Iterator[_Clock]:
+    """A clock for :func:`own`, on this thread."""
+    outer, clock = getattr(_local, "clock", None), _Clock(seconds)
+    watcher = threading.Thread(target=clock.watch, daemon=True)
+    _local.clock = clock
+    watcher.start()
     try:
-        yield
+        yield clock
     finally:
-        timer.cancel()
+        clock.stop()
+        _local.clock = outer
+
+
+def own() -> Any:
+    """Around a call of the reader's code: the time that it computes counts, and nothing else does."""
+    clock = getattr(_local, "clock", None)
+    return clock.counting() if clock else nullcontext()
 
 
 # --- for the tests of the exercises --------------------------------------------------------------
@@ -241,7 +327,8 @@ def call(function: Any, *arguments: Any, **options: Any) -> Any:
             f"This should be a function, and is of type {type(function).__name__}. Keep the line with `def`.",
         )
     copies = [a.detach().clone() if isinstance(a, Tensor) else a for a in arguments]
-    value = function(*arguments, **options)
+    with own():
+        value = function(*arguments, **options)
     for before, after in zip(copies, arguments, strict=True):
         if isinstance(before, Tensor) and not torch.equal(before, after.detach()):
             raise Wrong(
@@ -257,7 +344,7 @@ def number(value: Any) -> float:
     if isinstance(value, str | bool) or (isinstance(value, Tensor) and value.numel() != 1):
         raise Wrong("type", f"Give one number; this is {value!r}.")
     try:
-        value = float(value)
+        value = float(value.item() if getattr(value, "shape", None) else value)  # an array of one number
     except (TypeError, ValueError):
         raise Wrong("type", f"Give one number; this is of type {type(value).__name__}.") from None
     if not math.isfinite(value):
@@ -268,9 +355,10 @@ def number(value: Any) -> float:
 def option(value: Any, options: str) -> str:
     """A prediction that is one letter of ``options``."""
     attempted(value)
-    if not (isinstance(value, str) and len(value.strip()) == 1 and value.strip().lower() in options):
+    letter = value.strip(" ().:\"'").lower() if isinstance(value, str) else ""
+    if len(letter) != 1 or letter not in options:
         raise Wrong("type", f"Give one letter of {', '.join(options)} in quotation marks; this is {value!r}.")
-    return value.strip().lower()
+    return letter
 
 
 def tensor(value: Any, shape: tuple[int, ...]) -> Tensor:
@@ -304,12 +392,54 @@ def agree(
         other = torch.as_tensor(other).detach().double()
         if other.shape == got.shape and torch.allclose(got, other, rtol=0, atol=slack):
             raise Wrong(key, message)
+    if value.dtype in (torch.float16, torch.bfloat16):
+        digits = 3 if value.dtype == torch.float16 else 2
+        raise Wrong(
+            "half precision",
+            f"{what} comes as {value.dtype}, which keeps {digits} digits: too few. Compute in float32.",
+        )
     i = int((got - truth).abs().argmax())
     raise Wrong(
         "value",
         f"{what} is off by up to {(got - truth).abs().max():.3g}: "
         f"{got.flatten()[i]:.4g} where {truth.flatten()[i]:.4g} is right.",
     )
+
+
+def at_edge(
+    where: str,
+    why: str,
+    truth: Tensor,
+    function: Any,
+    *arguments: Any,
+    key: str = "fragile",
+    tolerance: float = 1e-3,
+    size: float | None = None,
+) -> None:
+    """The reader's function gives ``truth`` for an input at which a formula that is right on paper may fail in floating point.
+
+    Args:
+        where: the input, as the beginning of a sentence.
+        why: what goes wrong there, and what to do instead.
+        size: ``tolerance`` is relative to this; by default to the largest of ``truth``.
+    """
+    truth = truth.detach().double()
+    try:
+        value = call(function, *arguments)
+    except (Wrong, NotAttempted, NotImplementedError):
+        raise
+    except Exception as error:
+        raise Wrong(key, f"{where} it raises {type(error).__name__}. {why}") from None
+    value = torch.as_tensor(value).detach().double()
+    if value.shape != truth.shape:
+        raise Wrong(
+            "shape", f"{where} it returns shape {tuple(value.shape)}, expected is {tuple(truth.shape)}."
+        )
+    off = (value - truth).abs().nan_to_num(math.inf, math.inf)
+    i = int(off.argmax())
+    if off.flatten()[i] > tolerance * (size or max(float(truth.abs().max()), 1e-12)):
+        got, right = value.flatten()[i], truth.flatten()[i]
+        raise Wrong(key, f"{where} it gives {got:.4g} where {right:.4g} is right. {why}")
 
 
 def near(value: float, truth: float, mistakes: Mistakes | None = None, *, tolerance: float = 0.1) -> None:
@@ -323,6 +453,8 @@ def near(value: float, truth: float, mistakes: Mistakes | None = None, *, tolera
     for key, (other, message) in (mistakes or {}).items():
         if close(value, float(other)):
             raise Wrong(key, message)
+    if value <= 0 < truth:
+        raise Wrong("not positive", f"It is more than nothing; this is {value:g}.")
     side = "low" if value < truth else "high"
     factor = value / truth if truth else math.inf
     far = "far too" if not 0.33 < factor < 3 else "too"
@@ -363,15 +495,20 @@ def spots(test: Any, right: Mapping[str, Any], defects: Mapping[str, tuple[Any, 
     mixed = random.Random(torch.initial_seed()).sample(codes, len(codes))
     if all(_accepts(test, code) is fine for code, fine in mixed):
         return
-    for name, code in right.items():
-        try:
-            test(code)
-        except AssertionError as error:
-            said = f"It refuses code that is right: {name}{_where(error)}. Does it leave room for rounding?"
-            raise Wrong("refuses right", said) from None
+    refused = {name: error for name, code in right.items() if (error := _refusal(test, code))}
+    for name, error in refused.items():
+        others = [other for other in right if other not in refused]
+        why = (
+            f"It accepts other right code, {others[0]}, so it may be a matter of rounding or of form"
+            if others
+            else "What it asserts does not hold for right code, so print what it compares"
+        )
+        key = "refuses some right" if others else "refuses right"
+        raise Wrong(key, f"It refuses code that is right: {name}{_where(error)}. {why}.")
     for name, (code, message) in defects.items():
         try:
-            verdict = test(code)
+            with own():
+                verdict = test(code)
         except AssertionError:
             continue
         if verdict is not None:
@@ -380,12 +517,19 @@ def spots(test: Any, right: Mapping[str, Any], defects: Mapping[str, tuple[Any, 
     raise Wrong("order", "Its verdict on the same code changes when it is asked in another order.")
 
 
+def _refusal(test: Callable[[Any], object], code: Any) -> AssertionError | None:
+    """The assertion by which a test function refuses code, if it does."""
+    try:
+        with own():
+            test(code)
+    except AssertionError as error:
+        return error
+    return None
+
+
 def _accepts(test: Callable[[Any], object], code: Any) -> bool | None:
     """Whether a test function lets code pass; None where it raises something else than an AssertionError."""
     try:
-        test(code)
-    except AssertionError:
-        return False
+        return not _refusal(test, code)
     except Exception:
         return None
-    return True

@@ -442,7 +442,8 @@ def main() -> None:
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    control.sendall(b"!")
+    with contextlib.suppress(OSError):  # nobody waits any more
+        control.sendall(b"!")
     while True:
         data, fds, _, _ = socket.recv_fds(control, 2**16, 1)
         if not data:
