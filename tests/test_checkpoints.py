@@ -362,7 +362,7 @@ def test_a_state_that_makes_no_sense_is_refused_by_name(tmp_path, changes, why):
         ({"angle": 1}, "angle = 1, but it must be true or false"),
         (
             {"network": {"width": -1}},
-            r"recipe.network.width = -1, but it must be a whole number from 1 to 8192",
+            r"network.width = -1, but it must be at least 1",
         ),
         (
             {"network": {"width": 8}},
