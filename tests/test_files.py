@@ -199,7 +199,7 @@ def _opens_text(call: ast.Call) -> bool:
     return name in ("read_text", "write_text", "open") and not said
 
 
-ELSEWHERE = {"Image", "os", "webbrowser", "tarfile", "zipfile"}
+ELSEWHERE = {"Image", "os", "webbrowser", "tarfile", "zipfile", "archive"}
 """Whose ``open`` opens no text."""
 
 SIGMA = """
