@@ -23,12 +23,9 @@ JOBS = os.environ.get("JOBS", "2")
 
 DAILY = """noise teacher student solvers losses samplers networks recipes training runs runtime checkpoints records files
 cli evaluation""".split()
-BESIDE = (
-    DAILY
-    + """adversarial anatomy arrows captions comparison data extend gpu guidance images import inception latent modes mutants
-pickles pixels plan points pretrained_diffusers pretrained_edm pretrained_export pretrained_onnx progressive video""".split()
-)
-"""Tests that need neither the book nor a browser: they run beside the build."""
+BESIDE = """arrows checkpoints cli evaluation files gpu losses mutants networks noise pixels plan recipes records runs runtime
+samplers samples solvers student teacher training""".split()
+"""Tests that need neither the book nor a browser, about as long as the build, beside which they run."""
 PYTEST = ["-m", "pytest", "-q", "-rfEs"]
 SPREAD = ["-n", JOBS, "--dist", "loadscope"]
 

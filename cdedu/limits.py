@@ -27,7 +27,9 @@ class Range:
 
     def __str__(self) -> str:
         if self.high == math.inf:
-            return "positive and finite" if (self.low, self.without) == (0, "low") else f"at least {self.low:,}"
+            return (
+                "positive and finite" if (self.low, self.without) == (0, "low") else f"at least {self.low:,}"
+            )
         if self.without:
             low, high = ("above", "at most") if self.without == "low" else ("at least", "below")
             return f"{low} {self.low:,} and {high} {self.high:,}"

@@ -67,6 +67,15 @@ def _few_threads() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Pictures that tests decode are not left among the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["CDEDU_CACHE"] = str(folder)
+    if "cdedu.data.images" in sys.modules:
+        sys.modules["cdedu.data.images"].CACHE = folder
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _interruptible() -> None:
     """A shell that starts the tests in the background lets them ignore Ctrl-C, which some of them are about."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
