@@ -89,8 +89,9 @@ def book() -> None:
     python("scripts/book/notebooks.py", "check")
     python("scripts/book/exercises.py", "check")
     python("scripts/book/browser_assets.py", "--if-needed")
-    build = ("-m", "jupyter_book.cli.main", "build", ".", "-W", "-n", "--keep-going", "-q")
-    if subprocess.run([PYTHON, *build], stdout=subprocess.DEVNULL).returncode:
+    command = str(shutil.which("jupyter-book", path=str(BIN)))
+    build = [command, "build", ".", "-W", "-n", "--keep-going", "-q"]
+    if subprocess.run(build, stdout=subprocess.DEVNULL).returncode:
         shutil.rmtree("_build/.doctrees", ignore_errors=True)
         raise SystemExit("make book: the build stopped at the warnings above")
     print(f"The book: {ROOT / '_build' / 'html' / 'index.html'}", flush=True)

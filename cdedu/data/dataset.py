@@ -36,7 +36,7 @@ class Dataset:
         return max(len(self.classes), int(self.train_labels.max()) + 1)
 
     def describe(self) -> dict[str, object]:
-        """What a results record and a state say of the data: a name, sizes, and what their contents can be told by (:func:`alike`)."""
+        """What a results record and a state say of the data: a name, sizes, and what their contents can be told by (``alike``)."""
         sizes = {"train": len(self.train), "test": len(self.test)}
         return {"name": self.name, **sizes, "shape": list(self.train.shape[1:]), **self._contents}
 
