@@ -347,8 +347,8 @@ def broken() -> list[Answer]:
     return [Answer(key, {"": value}) for key, value in values.items()]
 
 
-def failures(task: Exercise, seeds: int = SEEDS) -> list[str]:
-    """What the grader of one exercise gets wrong."""
+def lacking(task: Exercise) -> list[str]:
+    """Which prepared answers, diagnoses and hints one exercise still needs."""
     found, prepared = [], answers().get(task.name, Answers())
     keys = [a.key for a in prepared.wrong if a.mark != "fragile"]
     if not any(a.mark == "unusual" for a in prepared.right):
@@ -364,6 +364,12 @@ def failures(task: Exercise, seeds: int = SEEDS) -> list[str]:
         found.append(f"it needs five wrong answers with a diagnosis each, and has {keys}")
     if not 2 <= len(task.hints) <= 3:
         found.append(f"it needs two or three hints, and has {len(task.hints)}")
+    return found
+
+
+def failures(task: Exercise, seeds: int = SEEDS) -> list[str]:
+    """What the grader of one exercise gets wrong."""
+    found, prepared = lacking(task), answers().get(task.name, Answers())
     untouched = stubs()[task.name]
     for seed in range(seeds):
         for i, answer in enumerate([Answer("", {}), *prepared.right]):

@@ -70,16 +70,16 @@ def _(denoise_weighted: object, g: Generator) -> str:
         },
     )  # fmt: skip
     points, weights = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, 1.5]]), torch.tensor([0.2, 0.5, 0.3])
-    for sigma, x in ((0.01, [0.3, 0.2]), (0.002, [-0.8, -0.6]), (80.0, [60.0, -90.0])):
+    for sigma, place in ((0.01, [0.3, 0.2]), (0.002, [-0.8, -0.6]), (80.0, [60.0, -90.0])):
         log_odds = (
-            -(torch.cdist(torch.tensor([x]), points).double() ** 2) / (2 * sigma**2) + weights.double().log()
+            -(torch.cdist(torch.tensor([place]), points).double() ** 2) / (2 * sigma**2) + weights.double().log()
         )
         at_edge(
-            f"At σ = {sigma:g}, for x = ({x[0]:g}, {x[1]:g}),",
+            f"At σ = {sigma:g}, for x = ({place[0]:g}, {place[1]:g}),",
             UNDERFLOW,
             log_odds.softmax(1) @ points.double(),
             denoise_weighted,
-            torch.tensor([x]),
+            torch.tensor([place]),
             sigma,
             points,
             weights,

@@ -126,7 +126,7 @@ def _(neighbours: object, g: Generator) -> str:
 )
 def _(anchored: object, g: Generator) -> str:
     # fmt: off
-    tried = 0.05 + 0.15 * torch.rand(20, generator=g)
+    tried = torch.randint(51, 205, (20,), generator=g) / 1024  # 0.05 to 0.2, with few digits, so that 1 + ε is exact
     # One for which eps / sigma, which torch computes as eps · (1/σ), is 1 to the last digit.
     eps = next(e for e in tried.tolist() if (e / torch.full((6,), e) == 1).all())
     z, matrix, shift = (torch.randn(n, 3, generator=g) for n in (6, 3, 1))
@@ -170,7 +170,7 @@ def _(anchored: object, g: Generator) -> str:
             level,
             eps,
             key="rounding",
-            tolerance=0,
+            tolerance=1e-8,
         )
     sigma = eps * torch.tensor([1.0, 2.0, 5.0, 20.0, 100.0, 400.0])
     x = sigma[:, None] * z

@@ -143,11 +143,11 @@ def _(mean_neighbour: object, g: Generator) -> str:
         },
     )  # fmt: skip
     data = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, 1.5]])
-    for sigma, x in ((0.01, [0.3, 0.2]), (0.002, [-0.8, -0.6]), (80.0, [60.0, -90.0])):
-        at = torch.tensor([x])
+    for sigma, place in ((0.01, [0.3, 0.2]), (0.002, [-0.8, -0.6]), (80.0, [60.0, -90.0])):
+        at = torch.tensor([place])
         guess = (-(torch.cdist(at, data).double() ** 2) / (2 * sigma**2)).softmax(1) @ data.double()
         at_edge(
-            f"From σ = {sigma:g} to {sigma / 2:g}, for x = ({x[0]:g}, {x[1]:g}),",
+            f"From σ = {sigma:g} to {sigma / 2:g}, for x = ({place[0]:g}, {place[1]:g}),",
             UNDERFLOW,
             guess + 0.5 * (at.double() - guess),
             mean_neighbour,

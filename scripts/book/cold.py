@@ -1,0 +1,179 @@
+"""Run graders cold: each in a process of its own that has imported what its notebook's set-up imports, as a student's first check.
+
+    python scripts/book/cold.py                       every exercise, its solution and the right answers in an unusual style
+    python scripts/book/cold.py noise-time --load 4   some of them, beside four programs that keep the machine busy
+
+One process imports torch and forks for each notebook, which runs its set-up cells and forks for each answer: what the check or the
+answer imports beyond that, it imports there, while the check runs. The process exits with 1 if a right answer is refused, if a hint
+that the check suggests cannot be asked for, or if an answer was not run.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one answer."""
+
+    exercise: str
+    answer: int
+    """0 is the solution, and the others are right answers of exercises/selftest by their place."""
+    printed: str
+    """What ``check`` and then ``hint`` printed, or the exception that ended them."""
+    seconds: float
+    cold: bool
+    """Whether what torch loads late was not there when the check began."""
+
+    @property
+    def accepted(self) -> bool:
+        """The check said that it is right, and its hint can be asked for."""
+        return self.printed.startswith("✓") and "\nHint 1 of " in self.printed
+
+
+def jobs(names: Sequence[str]) -> list[dict[str, Any]]:
+    """For each notebook its set-up cells, and for each exercise the cells up to its check, and its right answers."""
+    import nbformat
+
+    from cdedu.course.checks import exercises
+    from scripts.book import exercises as script
+
+    out = []
+    for path in script.sources():
+        setup: list[str] = []
+        tasks: list[dict[str, Any]] = []
+        for cell in nbformat.read(path, as_version=4).cells:
+            tags = cell.metadata.get("tags", [])
+            if "exercise" in cell.metadata:
+                name = cell.metadata["exercise"]
+                right = script.answers()[name].right
+                marked = [i for i, answer in enumerate(right) if answer.mark == "unusual"]
+                take = [script.take(name, "right", i, exercises()[name].answers[0]) for i in marked]
+                tasks.append(
+                    {
+                        "name": name,
+                        "cells": [],
+                        "open": True,
+                        "answers": [[0, ""], *zip([i + 1 for i in marked], take, strict=True)],
+                    }
+                )
+            elif cell.cell_type == "code" and "expected" not in tags:
+                if not tasks:
+                    setup.append(cell.source)
+                elif "check" in tags:
+                    tasks[-1]["open"] = False
+                elif tasks[-1]["open"]:
+                    tasks[-1]["cells"].append(script.solved(cell.source))
+        tasks = [task for task in tasks if task["name"] in names]
+        if tasks:
+            out.append({"setup": setup, "tasks": tasks, "prepared": script.prepared_cell(path.stem[:2])})
+    return out
+
+
+def cold(names: Sequence[str], load: int = 0) -> list[Outcome]:
+    """Run the right answers of exercises, each in a fresh process, beside ``load`` programs that never rest."""
+    work = jobs(names)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "PYTHONUNBUFFERED": "1"}
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(load)]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", __file__, "--run"], input=json.dumps(work), env=environment, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, encoding="utf-8",
+        )  # fmt: skip
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    return [Outcome(**json.loads(line)) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def forked() -> Iterator[None]:
+    """The body of the loop over this runs in a process of its own, which the loop waits for."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def run(work: list[dict[str, Any]]) -> None:
+    """In the process that imports torch: one line for each answer."""
+    import torch
+
+    import cdedu.checks  # noqa: F401  as every notebook does
+
+    torch.set_num_threads(1)  # threads do not survive a fork
+    for notebook in work:
+        for _ in forked():
+            space: dict[str, Any] = {"__name__": "__main__"}
+            for cell in notebook["setup"]:
+                exec(cell, space)
+            for task in notebook["tasks"]:
+                for answer, take in task["answers"]:
+                    for _ in forked():
+                        print(json.dumps(asdict(checked(space, notebook["prepared"], task, answer, take))))
+
+
+def checked(space: dict[str, Any], prepared: str, task: dict[str, Any], answer: int, take: str) -> Outcome:
+    """Run an answer's cells, then its check."""
+    for cell in task["cells"]:
+        exec(cell, space)
+    if take:
+        exec(prepared, space)
+        exec(take, space)
+    printed, was_cold, begun = io.StringIO(), "sympy" not in sys.modules, time.perf_counter()
+    with contextlib.redirect_stdout(printed):
+        try:
+            exec(f"check({task['name']!r})\nhint({task['name']!r})", space)
+        except BaseException as error:
+            print(f"{type(error).__name__}: {error}")
+    return Outcome(task["name"], answer, printed.getvalue(), time.perf_counter() - begun, was_cold)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("exercise", nargs="*", help="by default all")
+    parser.add_argument("--load", type=int, default=0, help="programs that keep the machine busy meanwhile")
+    parser.add_argument("--run", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.run:
+        run(json.load(sys.stdin))
+        return 0
+    from cdedu.course.checks import exercises
+
+    unknown = set(options.exercise) - set(exercises())
+    if unknown:
+        parser.error(f"there is no exercise {', '.join(sorted(unknown))}")
+    names = options.exercise or list(exercises())
+    outcomes, expected = (
+        cold(names, options.load),
+        sum(len(t["answers"]) for j in jobs(names) for t in j["tasks"]),
+    )
+    refused = [o for o in outcomes if not o.accepted]
+    for outcome in refused:
+        print(f"{outcome.exercise}, answer {outcome.answer}: {outcome.printed.strip()}")
+    slowest = max(outcomes, key=lambda o: o.seconds)
+    print(
+        f"{len({o.exercise for o in outcomes})} of {len(names)} exercises, {len(outcomes)} of {expected} right answers, each in a process of "
+        f"its own, {sum(o.cold for o in outcomes)} of them cold: {len(refused) or 'none'} refused. "
+        f"The slowest check, {slowest.exercise}, took {slowest.seconds:.1f} s."
+    )
+    return 1 if refused or len(outcomes) != expected else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
