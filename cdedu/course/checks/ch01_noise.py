@@ -72,7 +72,8 @@ def _(denoise_weighted: object, g: Generator) -> str:
     points, weights = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, 1.5]]), torch.tensor([0.2, 0.5, 0.3])
     for sigma, place in ((0.01, [0.3, 0.2]), (0.002, [-0.8, -0.6]), (80.0, [60.0, -90.0])):
         log_odds = (
-            -(torch.cdist(torch.tensor([place]), points).double() ** 2) / (2 * sigma**2) + weights.double().log()
+            -(torch.cdist(torch.tensor([place]), points).double() ** 2) / (2 * sigma**2)
+            + weights.double().log()
         )
         at_edge(
             f"At σ = {sigma:g}, for x = ({place[0]:g}, {place[1]:g}),",

@@ -426,7 +426,11 @@ def main() -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot
 
-    import_module("torch.fx.experimental.symbolic_shapes")  # which the first backward() would import
+    for module in (
+        "torch.fx.experimental.symbolic_shapes",
+        "torch.testing",
+    ):  # the first backward() would import the one
+        import_module(module)
     import_module("IPython.core.inputtransformer2")
     import cdedu.plotting  # noqa: F401
 

@@ -126,6 +126,8 @@ class Peer:
             "gradients": self._gradients,
             "accumulate": self._accumulate,
         }
+        if not opaque:
+            self._operations["attribute"] = lambda key, name: getattr(self._objects[key], name)
         self._operations |= operations or {}
         self._objects: dict[int, Any] = {}
         self._links: dict[int, Tensor] = {}
@@ -340,12 +342,17 @@ class Peer:
             if value.requires_grad:
                 facts |= {"key": self._keep(value), "of": _behind(value, self)[1]}
             return facts
-        facts = {"is": "object", "type": "object", "repr": "<object>"}
+        facts = {
+            "is": "object",
+            "type": "object",
+            "repr": "<object>",
+            "key": self._keep(value),
+            "open": not self.opaque,
+        }
         if not self.opaque:
             facts |= {"type": type(value).__name__, "repr": _repr(value)}
         if callable(value):
-            empties = hasattr(value, "__code__") and empty(value) and not self.opaque
-            facts |= {"key": self._keep(value), "empty": empties}
+            facts["empty"] = hasattr(value, "__code__") and empty(value) and not self.opaque
         elif hasattr(type(value), "__float__") or hasattr(type(value), "__index__"):
             with contextlib.suppress(Exception):
                 facts["float"] = float(value)
@@ -386,13 +393,20 @@ class Peer:
         if "float" in facts:
             number = float(facts["float"])
             shape["__float__"] = lambda _: number
-        if "key" in facts:
-            key = int(facts["key"])
+        key = int(facts["key"])
+        if facts["open"]:
+            shape["__getattr__"] = lambda _, name: self._attribute(key, name)
+        if "empty" in facts:
             shape["__call__"] = lambda _, *arguments, **options: self.call(key, arguments, options)
             # So that the checks can tell a function that holds nothing yet.
             shape["__code__"] = (_nothing if facts["empty"] else Peer.call).__code__
         made: Remote = type(_name(facts["type"], "object"), (Remote,), shape)()
         return made
+
+    def _attribute(self, key: int, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self.request("attribute", key, name)
 
     def _tensor(self, value: dict[str, Any], blobs: list[bytes]) -> Tensor:
         dtype, shape, data = DTYPES[value["dtype"]], [int(n) for n in value["shape"]], blobs[value["blob"]]
