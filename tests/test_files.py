@@ -174,15 +174,10 @@ def test_only_ordinary_files_are_read(tmp_path):
         regular(tmp_path / "gone", "checkpoint")
 
 
-GRADING = ROOT / "cdedu" / "course" / "grading"
-
-
 def test_every_text_file_is_opened_in_utf_8():
     """An encoding is named wherever text is read or written; else it would be that of the locale."""
     silent = []
     for path in [*(ROOT / "cdedu").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")]:
-        if GRADING in path.parents:  # probes and files of the kernel, in ASCII
-            continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and _opens_text(node):
                 silent.append(f"{path.relative_to(ROOT)}:{node.lineno}")

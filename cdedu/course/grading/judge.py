@@ -206,18 +206,20 @@ class Judge:
         """A fresh process for a submission."""
         ours, theirs = socket.socketpair()
         order = asdict(self.task.limits) | {"namespaces": self.namespaces} | order
+        peer = Peer(ours.fileno(), opaque=True)
         try:
             socket.send_fds(self.control, [json.dumps(order).encode()], [theirs.fileno()])
             theirs.close()
-            yield Peer(ours.fileno(), opaque=True)
+            yield peer
         finally:
+            peer.forget()
             ours.close()
 
     def _leaks(self) -> str:
         """Why the namespaces do not protect; empty if they do. Tried without the hooks."""
         with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as server:
             secret = Path(folder, "secret")
-            secret.write_text("x")
+            secret.write_text("x", encoding="utf-8")
             os.chmod(folder, 0o777)
             with self.sandbox(hooks=False) as peer:
                 peer.deadline = time.monotonic() + 30

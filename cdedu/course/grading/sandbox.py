@@ -90,9 +90,9 @@ def _leave_users() -> None:
     uid, gid = os.getuid(), os.getgid()
     _call("unshare", _REST | (_USER if uid else 0))
     if uid:
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
-        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+        Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
+        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1", encoding="ascii")
+        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1", encoding="ascii")
 
 
 def _leave_files(base: str, paths: list[str], memory: str) -> None:
@@ -138,7 +138,7 @@ def limit(memory_mb: int, **others: int) -> None:
     """Limits that this process cannot raise again, named as in :mod:`resource`. Memory counts on top of what the libraries take."""
     mapped = 0
     if sys.platform == "linux":
-        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        mapped = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
     for name, value in (others | {"AS": mapped + memory_mb * 2**20}).items():
         kind = getattr(resource, f"RLIMIT_{name}")
         hard = resource.getrlimit(kind)[1]
@@ -326,10 +326,10 @@ class _Notebook(Peer):
             return True
 
         return {
-            "read": possible(lambda: open(file).read()),
+            "read": possible(lambda: open(file, "rb").read()),
             "delete": possible(lambda: os.remove(file)),
             "network": possible(lambda: socket.create_connection(("127.0.0.1", port), 1)),
-            "scratch": possible(lambda: Path(self.scratch, "probe").write_text("x")),
+            "scratch": possible(lambda: Path(self.scratch, "probe").write_bytes(b"x")),
         }
 
 
@@ -426,7 +426,11 @@ def main() -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot
 
-    import_module("torch.fx.experimental.symbolic_shapes")  # which the first backward() would import
+    for module in (
+        "torch.fx.experimental.symbolic_shapes",
+        "torch.testing",
+    ):  # the first backward() would import the one
+        import_module(module)
     import_module("IPython.core.inputtransformer2")
     import cdedu.plotting  # noqa: F401
 

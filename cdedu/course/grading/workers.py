@@ -4,6 +4,8 @@ Whatever a submission does to the process that grades it (endless work in native
 the exercise that was being judged, and another process goes on with the rest.
 """
 
+import gc
+import importlib
 import multiprocessing
 import signal
 import sys
@@ -18,7 +20,7 @@ from typing import Any
 
 import torch
 
-from cdedu.course.checks.core import Result, exercises
+from cdedu.course.checks.core import LATE, Result, exercises
 from cdedu.course.grading.judge import Judge, Task, Verdicts, plain
 from cdedu.course.grading.notebooks import Handout, read_notebook
 from cdedu.course.grading.sandbox import limit
@@ -61,6 +63,7 @@ def grade_file(judge: Judge, handout: Handout, file: Path, verdicts: Verdicts, s
 
 def _work(line: Connection, others: list[Connection], handout: Handout, task: Task, own_risk: bool, scratch: str) -> None:  # fmt: skip
     """In each of the processes that grade. ``others``: lines that it was born with, and that are not its own."""
+    gc.freeze()  # so that looking for garbage copies none of the pages that all share
     for other in others:
         other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
@@ -174,6 +177,8 @@ def graded(todo: list[Work], handout: Handout, task: Task, own_risk: bool, proce
         OSError: if no process that grades starts here, with the reason.
     """
     waiting, workers = deque(todo), list[_Worker]()
+    for module in LATE if waiting and sys.platform == "linux" else ():  # once, and not in each process
+        importlib.import_module(module)
     with tempfile.TemporaryDirectory(prefix="cdedu-grade-") as scratch:
         Path(scratch).chmod(0o755)
         try:
