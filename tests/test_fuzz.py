@@ -3,6 +3,7 @@
 `HYPOTHESIS_PROFILE=weekly` tries many more.
 """
 
+import ast
 import io
 import json
 import os
@@ -13,7 +14,8 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +27,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cdedu import training
-from cdedu.data import Dataset, images, load_data, pictures
+from cdedu.course.checks.core import exercises
+from cdedu.course.grading.notebooks import Handout, read_notebook
+from cdedu.data import Dataset, images, load_data
 from cdedu.recipes import Network, Recipe, StudentStage, TeacherStage, read_recipes, recipes
 
 few = settings(
     max_examples=max(40, settings.default.max_examples // 4),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-LONGEST = 20
+LONGEST = 60
 """Seconds that one example may take."""
 
 
@@ -45,7 +49,7 @@ def in_time(folder: Path | None = None) -> Iterator[None]:
     """An example that hangs fails; who waits for a pipe in the folder is let go."""
 
     def ring(*_: Any) -> None:
-        for pipe in (folder.rglob("*") if folder else ()):
+        for pipe in folder.rglob("*") if folder else ():
             if pipe.is_fifo():
                 os.close(os.open(pipe, os.O_RDWR | os.O_NONBLOCK))
         raise Hung(f"more than {LONGEST} s")
@@ -67,14 +71,16 @@ def said(error: Exception, *places: str) -> None:
     text = str(error)
     assert text.strip() and text.count("\n") <= 1 and len(text) < 2000, text
     assert any(place in text for place in places), text
-    assert not re.search(r"unexpected keyword|positional argument|has no attribute|not supported between|unhashable", text), text
+    assert not re.search(
+        r"unexpected keyword|positional argument|has no attribute|not supported between|unhashable", text
+    ), text
 
 
 # --- Folders of pictures ---------------------------------------------------------------------------
 
 FORMATS = {
     "1": ["png", "bmp"], "L": ["png", "bmp", "jpg", "webp"], "LA": ["png"], "P": ["png", "bmp"], "PA": ["png"], "RGB": ["png", "bmp", "jpg", "webp"],
-    "RGBA": ["png", "webp"], "CMYK": ["jpg"], "YCbCr": ["jpg"], "I;16": ["png", "tiff"], "I": ["png", "tiff"], "F": ["tiff"], "La": ["png"], "HSV": ["png"], "LAB": ["tiff"],
+    "RGBA": ["png", "webp"], "CMYK": ["jpg"], "YCbCr": ["jpg"], "I;16": ["png", "tiff"], "I": ["png", "tiff"], "F": ["tiff"], "HSV": ["png"], "LAB": ["tiff"],
 }  # fmt: skip
 """Modes, and formats that hold them; a TIFF is here one under the name of a PNG."""
 SIDES = st.one_of(st.integers(1, 9), st.sampled_from([1, 64, 200]))
@@ -93,11 +99,10 @@ def picture(draw: st.DrawFn) -> tuple[str, bytes]:
         made = Image.fromarray(array.astype({"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]))
     else:
         made = Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
-        made = made.convert("L").convert("LA").convert("La") if mode == "La" else made
         made = made.convert("P").convert("PA") if mode == "PA" else made
         if mode == "LAB":
             made = Image.frombytes("LAB", made.size, made.tobytes())
-        elif mode not in ("La", "PA"):
+        elif mode != "PA":
             made = made.convert(mode)
         if mode in ("RGBA", "LA"):
             made.putalpha(Image.fromarray(rng.integers(0, 256, (height, width), np.uint8)))
@@ -123,10 +128,29 @@ def picture(draw: st.DrawFn) -> tuple[str, bytes]:
 
 
 WORDS = st.one_of(
-    st.sampled_from(["cat", "dog", "Katze groß", "猫", "a.b", "a b", "-x", "é", "e\u0301", "0", "10", "9", "data-train", "x.png"]),
+    st.sampled_from(
+        [
+            "cat",
+            "dog",
+            "Katze groß",
+            "猫",
+            "a.b",
+            "a b",
+            "-x",
+            "é",
+            "e\u0301",
+            "0",
+            "10",
+            "9",
+            "data-train",
+            "x.png",
+        ]
+    ),
     st.text(string.ascii_letters + " .-_äöß猫\u202e'\"\\[]*?#%{}", min_size=1, max_size=12),
 )
-PLACES = st.one_of(WORDS, st.sampled_from([".git", ".hidden", "__MACOSX", "@eaDir", "__pycache__", "lost+found"]))
+PLACES = st.one_of(
+    WORDS, st.sampled_from([".git", ".hidden", "__MACOSX", "@eaDir", "__pycache__", "lost+found"])
+)
 
 
 def usable(name: str) -> bool:
@@ -151,7 +175,16 @@ def tree(draw: st.DrawFn, least: int = 1) -> dict[str, bytes]:
 
 def counted(name: str) -> bool:
     """Written anew, from what the page says: an ending of pictures, nothing hidden, nothing of tools."""
-    tools = {"__MACOSX", "__pycache__", "@eaDir", "@tmp", "@Recycle", "#recycle", "$RECYCLE.BIN", "lost+found"}
+    tools = {
+        "__MACOSX",
+        "__pycache__",
+        "@eaDir",
+        "@tmp",
+        "@Recycle",
+        "#recycle",
+        "$RECYCLE.BIN",
+        "lost+found",
+    }
     parts = name.split("/")
     return name.lower().endswith((".png", ".jpg", ".jpeg", ".webp", ".bmp")) and not any(
         part[0] == "." or part in tools for part in parts
@@ -209,7 +242,9 @@ def whole_files(cache: Path) -> None:
 
 @few
 @given(files=tree(), as_zip=st.booleans(), size=SIZES, fit=FITS, channels=CHANNELS, shuffled=st.booleans())
-def test_a_folder_of_any_pictures_is_read_as_pillow_reads_them_or_refused(files, as_zip, size, fit, channels, shuffled):
+def test_a_folder_of_any_pictures_is_read_as_pillow_reads_them_or_refused(
+    files, as_zip, size, fit, channels, shuffled
+):
     with tempfile.TemporaryDirectory() as folder, in_time(), pytest.MonkeyPatch.context() as patch:
         cache, path = Path(folder, "cache"), Path(folder, "mine.zip" if as_zip else "mine")
         patch.setattr(images, "CACHE", cache)
@@ -248,21 +283,30 @@ def test_a_folder_of_any_pictures_is_read_as_pillow_reads_them_or_refused(files,
             if size is None and channels == 3:
                 assert np.array_equal(pixels.permute(1, 2, 0), stored[i]), names[i]
             elif size is None:
-                assert np.array_equal(pixels[0], np.asarray(Image.fromarray(stored[i]).convert("L"))), names[i]
+                assert np.array_equal(pixels[0], np.asarray(Image.fromarray(stored[i]).convert("L"))), names[
+                    i
+                ]
             else:
                 height, width = size if isinstance(size, tuple) else (size, size)
                 assert pixels.shape == (channels, height, width)
                 if fit == "stretch":
-                    plain = Image.fromarray(np.ascontiguousarray(stored[i])).convert("L" if channels == 1 else "RGB")
+                    plain = Image.fromarray(np.ascontiguousarray(stored[i])).convert(
+                        "L" if channels == 1 else "RGB"
+                    )
                     plain = plain.resize((width, height), Image.Resampling.LANCZOS)
-                    assert np.array_equal(pixels.permute(1, 2, 0).squeeze(-1) if channels == 1 else pixels.permute(1, 2, 0), plain)
+                    assert np.array_equal(
+                        pixels.permute(1, 2, 0).squeeze(-1) if channels == 1 else pixels.permute(1, 2, 0),
+                        plain,
+                    )
         again = images.image_folder(path, size, shuffled, fit, channels)
         assert again.images.equal(got.images) and again.labels.equal(got.labels)
 
 
 PNG = io.BytesIO()
 Image.new("RGB", (2, 2), (9, 8, 7)).save(PNG, "PNG")
-LINKS = st.sampled_from(["outside", "outside/deep", "inside", ".", "..", "nowhere", "self", "file", "gone.png", "pipe"])
+LINKS = st.sampled_from(
+    ["outside", "outside/deep", "inside", ".", "..", "nowhere", "self", "file", "gone.png", "pipe"]
+)
 
 
 @few
@@ -275,7 +319,12 @@ def test_links_of_all_kinds_lead_to_each_place_once_or_are_refused(links, outsid
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         root, mine, other = Path(folder), Path(folder, "in", "mine"), Path(folder, "out")
         patch.setattr(images, "CACHE", root / "cache")
-        for file in [mine / "cat" / "0.png", mine / "dog" / "0.png", other / "deep" / "x.txt", *(other / n for n in outside)]:
+        for file in [
+            mine / "cat" / "0.png",
+            mine / "dog" / "0.png",
+            other / "deep" / "x.txt",
+            *(other / n for n in outside),
+        ]:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(PNG.getvalue())
         targets = {"outside": other, "outside/deep": other / "deep", "inside": mine / "dog", ".": mine, "..": mine.parent,
@@ -315,7 +364,10 @@ def test_links_of_all_kinds_lead_to_each_place_once_or_are_refused(links, outsid
 @given(train=tree(2), test=st.one_of(st.none(), tree()), size=SIZES, channels=CHANNELS)
 def test_training_and_held_out_pictures_have_one_numbering(train, test, size, channels):
     with tempfile.TemporaryDirectory() as folder, in_time(), pytest.MonkeyPatch.context() as patch:
-        cache, paths = Path(folder, "cache"), {"train": Path(folder, "p-train"), "test": Path(folder, "p-test")}
+        cache, paths = (
+            Path(folder, "cache"),
+            {"train": Path(folder, "p-train"), "test": Path(folder, "p-test")},
+        )
         patch.setattr(images, "CACHE", cache)
         for part, files in (("train", train), ("test", test or {})):
             paths[part].mkdir()
@@ -323,7 +375,9 @@ def test_training_and_held_out_pictures_have_one_numbering(train, test, size, ch
                 (paths[part] / name).parent.mkdir(parents=True, exist_ok=True)
                 (paths[part] / name).write_bytes(content)
         try:
-            got = load_data(str(paths["train"]), str(paths["test"]) if test is not None else None, size, "crop", channels)
+            got = load_data(
+                str(paths["train"]), str(paths["test"]) if test is not None else None, size, "crop", channels
+            )
         except (ValueError, OSError) as error:
             said(error, folder, "size = ", "fit = ", "channels = ", *train, *(test or {}))
             whole_files(cache)
@@ -377,7 +431,11 @@ def changes(draw: st.DrawFn) -> dict[str, Any]:
 def written(value: Any) -> str:
     """As TOML."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(k)} = {written(v)}" for k, v in value.items() if v is not None) + "}"
+        return (
+            "{"
+            + ", ".join(f"{json.dumps(k)} = {written(v)}" for k, v in value.items() if v is not None)
+            + "}"
+        )
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(written, value)) + "]"
     if isinstance(value, bool):
@@ -411,7 +469,10 @@ def test_a_recipe_of_any_fields_is_whole_or_refused(values, as_text):
             if as_text:
                 name = "mine"
                 body = {k: v for k, v in values.items() if k != "name" and v is not None}
-                path.write_text(f"[{name}]\n" + "".join(f"{json.dumps(k)} = {written(v)}\n" for k, v in body.items()), encoding="utf-8")
+                path.write_text(
+                    f"[{name}]\n" + "".join(f"{json.dumps(k)} = {written(v)}\n" for k, v in body.items()),
+                    encoding="utf-8",
+                )
                 recipe = read_recipes(path)[name]
             else:
                 recipe = Recipe.from_dict(values)
@@ -423,16 +484,44 @@ def test_a_recipe_of_any_fields_is_whole_or_refused(values, as_text):
         trains(recipe)
 
 
-DATA = Dataset("points", torch.randn(9, 2, generator=torch.Generator().manual_seed(0)) / 2, torch.zeros(3, 2), torch.arange(9) % 3, torch.arange(3))
-PICTURES = Dataset("pictures", torch.arange(6 * 3 * 64, dtype=torch.uint8).view(6, 3, 8, 8), torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.arange(6) % 3, torch.arange(2))
+DATA = Dataset(
+    "points",
+    torch.randn(9, 2, generator=torch.Generator().manual_seed(0)) / 2,
+    torch.zeros(3, 2),
+    torch.arange(9) % 3,
+    torch.arange(3),
+)
+PICTURES = Dataset(
+    "pictures",
+    torch.arange(6 * 3 * 64, dtype=torch.uint8).view(6, 3, 8, 8),
+    torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
+    torch.arange(6) % 3,
+    torch.arange(2),
+)
 
 
 def trains(recipe: Recipe) -> None:
     """One step of teacher and student where that is small: it is made, or refused with a reason."""
     net = recipe.network
-    small = net.width <= 64 and net.depth <= 3 and max((*net.multipliers, 1)) <= 4 and len(net.multipliers) <= 4 and net.classes <= 100
-    small = small and max(recipe.teacher.batch, recipe.student.batch) <= 64 and recipe.student.points < 1000 and net.kind != "set"
-    if not small or recipe.student.distance == "lpips" or recipe.student.method == "easy" or len(recipe.teacher.more_emas + recipe.student.more_emas) > 4:
+    small = (
+        net.width <= 64
+        and net.depth <= 3
+        and max((*net.multipliers, 1)) <= 4
+        and len(net.multipliers) <= 4
+        and net.classes <= 100
+    )
+    small = (
+        small
+        and max(recipe.teacher.batch, recipe.student.batch) <= 64
+        and recipe.student.points < 1000
+        and net.kind != "set"
+    )
+    if (
+        not small
+        or recipe.student.distance == "lpips"
+        or recipe.student.method == "easy"
+        or len(recipe.teacher.more_emas + recipe.student.more_emas) > 4
+    ):
         return
     data = DATA if net.kind == "mlp" else PICTURES
     try:
@@ -444,3 +533,146 @@ def trains(recipe: Recipe) -> None:
         pass  # of numbers too large for float32; it says which
     else:
         assert state.step == 1 and all(t.isfinite().all() for t in state.model.state_dict().values())
+
+
+# --- Notebooks --------------------------------------------------------------------------------------
+
+HANDED_OUT = Path(__file__).parents[1] / "exercises" / "01_noise.ipynb"
+MAGICS = st.sampled_from(
+    [
+        "",
+        "",
+        "%%time\n",
+        "%%capture out\n",
+        "%matplotlib inline\n",
+        "!ls\n",
+        "%%time\n%%capture\n",
+        "\n\n",
+        "# mine\n",
+    ]
+)
+ODD = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.just("\ud800")),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=4), inner, max_size=3)), max_leaves=6,
+)  # fmt: skip
+FORMS = ["{} = 3", "{}=3", "{}: float = 3", "other, {} = 1, 2", "({}, other) = 1, 2", "other = {} = 3", "def {}(x, y=2):\n    return x", "class {}:\n    pass",
+         "async def {}(x):\n    return x", "{} == 3", "other = {} == 3", "if True:\n    {} = 3", "print({}=3)", "other = lambda {}=1: 2", "# {} = 3", "{}.x = 3", "{}[0] = 3",
+         "def other():\n    {} = 3", "{} += 1", "x = {}"]  # fmt: skip
+
+
+@cache
+def handout() -> Handout:
+    return Handout(HANDED_OUT)
+
+
+@st.composite
+def cells(draw: st.DrawFn) -> list[Any]:
+    """The cells that were handed out, changed as students and their programs change them, and others."""
+    out: list[Any] = []
+    for cell in json.loads(HANDED_OUT.read_text(encoding="utf-8"))["cells"]:
+        what = draw(
+            st.sampled_from(
+                ["as it is"] * 6 + ["gone", "magic", "text", "lines", "windows", "bare", "odd", "outputs"]
+            )
+        )
+        source = "".join(cell["source"])
+        if what == "gone":
+            continue
+        if what == "magic" and cell["cell_type"] == "code":
+            cell["source"] = draw(MAGICS) + source
+        if what in ("text", "windows"):
+            cell["source"] = source.replace("\n", "\r\n") if what == "windows" else source
+        if what == "lines":
+            cell["source"] = source.splitlines(keepends=True)
+        if what == "bare":
+            cell = {"cell_type": cell["cell_type"], "source": source}
+        if what == "odd":
+            cell[draw(st.sampled_from(["metadata", "id", "outputs", "execution_count", "attachments"]))] = (
+                draw(ODD)
+            )
+        if what == "outputs":
+            cell["outputs"] = [
+                {"output_type": "stream", "name": "stdout", "text": draw(st.text(max_size=20))}
+            ]
+        out.append(cell)
+    names = [n for exercise in handout().exercises for n in exercises()[exercise].answers]
+    for _ in range(draw(st.integers(0, 4))):
+        made = draw(st.sampled_from(FORMS)).format(draw(st.sampled_from(names)))
+        out.insert(
+            draw(st.integers(0, len(out))),
+            {"cell_type": "code", "source": draw(MAGICS) + made, "metadata": {}},
+        )
+    if draw(st.integers(0, 3)) == 0:
+        out.insert(draw(st.integers(0, len(out))), draw(ODD))
+    return draw(st.permutations(out)) if draw(st.integers(0, 2)) == 0 else out
+
+
+def top_level(source: str) -> set[str]:
+    """The names that code gives at its top level, by Python's own parser; lines for IPython are left out."""
+    plain = "\n".join(line for line in source.split("\n") if line[:1] not in ("%", "!"))
+    found: set[str] = set()
+    for node in ast.parse(plain).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        for target in getattr(node, "targets", [getattr(node, "target", None)]):
+            if isinstance(node, ast.Assign | ast.AnnAssign) and getattr(node, "value", None):
+                parts = target.elts if isinstance(target, ast.Tuple | ast.List) else [target]
+                found |= {part.id for part in parts if isinstance(part, ast.Name)}
+    return found
+
+
+@few
+@given(
+    cells=cells(), about=ODD, minor=st.sampled_from([0, 2, 4, 5, 99, None, "5"]), mark=st.sampled_from(["", "\ufeff"]),
+    cut=st.sampled_from([0] * 9 + [1, 40]), major=st.sampled_from([4, 4, 4, 3, 5, None]),
+)  # fmt: skip
+def test_a_notebook_in_any_order_is_read_and_its_answers_are_found(cells, about, minor, mark, cut, major):
+    book = {"cells": cells, "metadata": about, "nbformat": major, "nbformat_minor": minor}
+    text = mark + json.dumps(book)
+    with tempfile.TemporaryDirectory() as folder, in_time():
+        path = Path(folder, "mine.ipynb")
+        path.write_text(text[: len(text) - cut], encoding="utf-8")
+        try:
+            got = read_notebook(path)
+        except ValueError as error:
+            assert cut, error
+            said(error, "is no notebook")
+            return
+        assert not cut
+        code, markdown = [], []
+        for i, cell in enumerate((c for c in cells if isinstance(c, dict)), 1):
+            source = cell.get("source", "")
+            source = "".join(map(str, source)) if isinstance(source, list) else str(source)
+            (code if cell.get("cell_type") == "code" else markdown).append(
+                (f"cell {i}", source.replace("\r\n", "\n"))
+            )
+        assert [c.source for c in got if c.code] == [source for _, source in code]
+        run, places, remarks = handout().align(got)
+        own = [one for one in run if not one[0].startswith("given")]
+        assert own == code and run[len(run) - len(own) :] == own
+        given_again = {source for name, source in run if name.startswith("given")}
+        assert given_again <= {source for _, source in handout().given_cells}
+        for name, exercise in ((n, exercises()[n]) for n in handout().exercises):
+            calls = [i for i, (_, source) in enumerate(run) if f'check("{name}")' in source]
+            assert places.get(name) == (calls[-1] if calls else None)
+            answered = any(top_level(source) & set(exercise.answers) for _, source in run)
+            said_none = [
+                r
+                for r in remarks
+                if r.startswith("no cell answers: ") and name in r.partition(": ")[2].split(", ")
+            ]
+            assert answered != bool(said_none) or any(r.startswith("none of the exercises") for r in remarks)
+        assert all(isinstance(r, str) and "\n" not in r for r in remarks)
+
+
+@few
+@given(content=st.one_of(st.binary(max_size=60), ODD.map(lambda v: json.dumps(v).encode()), ODD.map(lambda v: json.dumps({"cells": v}).encode()),
+                         st.integers(1, 60_000).map(lambda n: b'{"cells": [{"id": ' + b"[" * n + b"]" * n + b"}]}")))  # fmt: skip
+def test_what_is_no_notebook_is_said(content):
+    with tempfile.TemporaryDirectory() as folder, in_time():
+        path = Path(folder, "mine.ipynb")
+        path.write_bytes(content)
+        try:
+            handout().align(read_notebook(path))
+        except ValueError as error:
+            said(error, "is no notebook", "is empty")
