@@ -33,7 +33,7 @@ weekly: wide colab  ## what takes too long for every change: wide, and the noteb
 wide: lint book  ## every page for everyone, every notebook, long fuzzing
 	@$(BIN)/pytest -q -rfEs -n $(JOBS) --dist loadscope -m weekly tests
 	@$(BIN)/pytest -q -rfEs -n $(JOBS) --dist loadscope --nbval-lax book exercises/source $(wildcard exercises/*.ipynb)
-	@HYPOTHESIS_PROFILE=weekly $(BIN)/pytest -q -n $(JOBS) tests/test_noise.py tests/test_teacher.py tests/test_student.py tests/test_records.py
+	@HYPOTHESIS_PROFILE=weekly $(BIN)/pytest -q -n $(JOBS) tests/test_noise.py tests/test_teacher.py tests/test_student.py tests/test_records.py tests/test_fuzz.py
 
 check: $(STAMP)  ## the daily check: style, types, method, training, recipes, command line
 	@JOBS=$(JOBS) $(PYTHON) make.py check

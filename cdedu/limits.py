@@ -7,7 +7,8 @@ A field is declared with a type of here, ``batch: Count = 512``, or with a range
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -42,7 +43,8 @@ Whole = Annotated[int, Range(0)]
 """How many, where none are a possibility."""
 Seed = Annotated[int, Range(0, 2**63 - 1)]
 """Of a random generator: what PyTorch takes on every system."""
-Pixels = Annotated[int, Range(1, 16_384)]
+PIXELS = Range(1, 16_384)
+Pixels = Annotated[int, PIXELS]
 """Height or width of a picture."""
 Positive = Annotated[float, Range(0, without="low")]
 Weight = Annotated[float, Range(0)]
@@ -64,21 +66,47 @@ def numbers(hint: Any, found: Range | None = None) -> Iterator[Range | None]:
 
 
 def check_ranges(thing: Any, name: Callable[[str], str] = str) -> None:
-    """Raise a ValueError, with value and range, for a field of a dataclass that holds a number outside of its range.
+    """Raise a ValueError, with value and range, for a field of a dataclass that holds something else than it is declared with, or a
+    number outside of its range.
 
     Args:
         name: what a field is called in the message.
     """
     for field, hint in get_type_hints(type(thing), include_extras=True).items():
+        if wrong := _not_of_type(getattr(thing, field), hint):
+            raise ValueError(f"{name(field)} = {_shown(getattr(thing, field))}, but it must be {wrong}")
         wanted = next((r for r in numbers(hint) if r is not None), None)
         value = getattr(thing, field)
         several = isinstance(value, tuple | list)
         for number in value if several else (value,):
             if wanted is None or number is None:
                 continue
-            if isinstance(number, bool) or not isinstance(number, int | float) or number not in wanted:
+            if number not in wanted:
                 each = ", each" if several else ""
                 raise ValueError(f"{name(field)} = {_shown(number)}, but it must be {wanted}{each}")
+
+
+_TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+
+def _not_of_type(value: Any, hint: Any) -> str:
+    """What a value would have to be of whose type a field is not; nothing where it fits, or where its type is none of :data:`_TYPES`."""
+    if get_origin(hint) is Annotated:
+        kind, *more = get_args(hint)
+        wanted = next((f", {m}" for m in more if isinstance(m, Range)), "")
+        return (wrong := _not_of_type(value, kind)) and wrong + wanted
+    if get_origin(hint) in (Union, UnionType):
+        several = [_not_of_type(value, part) for part in get_args(hint) if part is not NoneType]
+        return "" if value is None and NoneType in get_args(hint) else min(several, key=len)
+    if get_origin(hint) is tuple:
+        part = get_args(hint)[0]
+        if isinstance(value, tuple):
+            return next((f"{wrong}, each" for v in value if (wrong := _not_of_type(v, part))), "")
+        return "a list"
+    if hint not in _TYPES or type(value) is hint:
+        return ""
+    number = isinstance(value, int | float if hint is float else int) and not isinstance(value, bool)
+    return "" if number and hint in (int, float) else _TYPES[hint]
 
 
 def _shown(value: Any) -> str:

@@ -7,9 +7,12 @@ live for all practical purposes) to ``sigma_max`` (T, where nothing but noise is
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
+
+from cdedu.limits import Range
 
 Sigma = float | Tensor
 """A noise level: one for all samples, or one for each, (B,)."""
@@ -65,8 +68,8 @@ class LogNormal:
     Source: Karras et al. 2022, table 1 (mean −1.2, standard deviation 1.2).
     """
 
-    mean: float = -1.2
-    std: float = 1.2
+    mean: Annotated[float, Range(-100, 100)] = -1.2
+    std: Annotated[float, Range(0, 100, without="low")] = 1.2
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """(n,) noise levels."""

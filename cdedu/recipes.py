@@ -167,15 +167,19 @@ class Recipe:
     seed: Seed = 0
 
     def __post_init__(self) -> None:
-        parts = {"": self, "network.": self.network, "teacher.": self.teacher, "student.": self.student}
-        for place, part in parts.items():
-            check_ranges(part, partial("recipe {!r}: {}{}".format, self.name, place))
+        self._check_parts()
         if self.teacher.label_dropout and not self.network.classes:
             raise ValueError(
                 f"recipe {self.name!r}: teacher.label_dropout = {self.teacher.label_dropout}, but network.classes = 0: "
                 "there are no labels to leave out"
             )
         self.sigmas()
+
+    def _check_parts(self) -> None:
+        parts = {"": self, **{f"{name}.": getattr(self, name) for name in ("network", "teacher", "student")}}
+        parts |= {f"{name}log_sigma.": parts[name].log_sigma for name in ("teacher.", "student.")}
+        for place, part in parts.items():
+            check_ranges(part, partial("recipe {!r:.80}: {}{}".format, self.name, place))
 
     def sigmas(self, n: int | None = None) -> Tensor:
         """The noise grid, of ``student.points`` points by default."""
@@ -205,6 +209,8 @@ class Recipe:
         parts = {"network": Network, "teacher": TeacherStage, "student": StudentStage, "log_sigma": LogNormal}
 
         def made(kind: type[Any], values: dict[str, Any], place: str) -> Any:
+            if not isinstance(values, dict):
+                raise ValueError(f"{place} = {values!r:.60}, but it must be a table of fields")
             known = {f.name for f in fields(kind)}
             if unknown := values.keys() - known:
                 raise ValueError(
@@ -217,7 +223,11 @@ class Recipe:
             }  # fmt: skip
             return kind(**own)
 
-        return made(cls, values, f"recipe {values.get('name')!r}")  # type: ignore[no-any-return]
+        for needed in ("name", "data"):
+            if isinstance(values, dict) and needed not in values:
+                raise ValueError(f"recipe {values.get('name')!r:.80} has no field {needed!r}, which it needs")
+        name = values.get("name") if isinstance(values, dict) else None
+        return made(cls, values, f"recipe {name!r:.80}")  # type: ignore[no-any-return]
 
 
 def read_recipes(path: str | Path) -> dict[str, Recipe]:

@@ -954,6 +954,7 @@ def test_names_are_looked_for_in_time_that_grows_with_the_cell(source):
     [
         ("n = 1", True), ("n=1", True), ("a, n = 1, 2", True), ("n: float = 3", True), ("n: int", False), ("def n(x):", True), ("class n:", True),
         ("%%time\nn = 1", True), ("n == 1", False), ("  n = 1", False), ("f(n=1)", False), ("nn = 1", False), ("m = n", False), ("def nn(n):", False),
+        ("m = n = 1", True), ("(m, n) = 1, 2", True), ("async def n():", True), ("m = n == 1", False), ("m = lambda n=1: n", False), ("n[m] = 1", False),
     ],
 )  # fmt: skip
 def test_a_cell_defines_what_it_gives_at_its_top_level(source, defines):

@@ -14,14 +14,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cdedu.data.pixels import MisfitError, mapped, write_pixels
-from cdedu.files import read_tensors, sha256, write_tensors
+from cdedu.files import read_tensors, regular, sha256, write_tensors
+from cdedu.limits import PIXELS
 
 Fit = Literal["crop", "pad", "stretch"]
 CACHE = Path(os.environ.get("CDEDU_CACHE", "~/.cache/cdedu")).expanduser()
@@ -71,25 +72,19 @@ def image_folder(
         channels: 3, or 1 for grey pictures.
 
     Raises:
-        FileNotFoundError: if there is nothing at ``path``, or no picture in it.
-        ValueError: for a file that is no picture, sizes that differ while ``size`` is not given, or a ``size`` below 1.
+        FileNotFoundError: if there is nothing at ``path``, or no picture in it, or a link that leads nowhere.
+        ValueError: for a file that is no picture, sizes that differ while ``size`` is not given, and a size, fit or number of channels that
+            no picture has.
         OSError: if the disk of the cache has too little space.
     """
     path = Path(path)
-    if channels not in (1, 3):
-        raise ValueError(f"channels = {channels}, but pictures have 1 or 3")
-    if size is None and fit != "crop":
-        raise ValueError(f"fit = {fit!r} says how pictures become those of a size; give the size, too")
-    if size is not None and min(size if isinstance(size, tuple) else (size,)) < 1:
-        raise ValueError(
-            f"size = {size}, but pictures need at least one pixel; use the network's, such as 32"
-        )
+    _check_wish(size, fit, channels)
     if not path.exists():
         raise FileNotFoundError(f"there is no folder or zip {path}")
     pictures = _pictures(path)
     files = [path] if path.is_file() else [path / name for name, _ in pictures]
     # Names, sizes and times say whether the cache is stale, without a look into a picture.
-    known = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    known = [(os.path.realpath(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     key = hashlib.sha256(json.dumps([known, size, shuffled, fit, channels]).encode()).hexdigest()[:24]
     if shuffled:
         order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0))
@@ -176,6 +171,22 @@ def download(url: str, path: Path, wanted: str | None) -> Path:
     return path
 
 
+def _check_wish(size: Any, fit: Any, channels: Any) -> None:
+    if type(channels) is not int or channels not in (1, 3):
+        raise ValueError(f"channels = {channels!r}, but pictures have 1 or 3")
+    if fit not in get_args(Fit):
+        known = ", ".join(map(repr, get_args(Fit)))
+        raise ValueError(f"fit = {fit!r} is not known; choose one of {known}")
+    if size is None and fit != "crop":
+        raise ValueError(f"fit = {fit!r} says how pictures become those of a size; give the size, too")
+    sides = size if isinstance(size, tuple) else (size, size)
+    if size is not None and (len(sides) != 2 or any(type(n) is not int or n not in PIXELS for n in sides)):
+        raise ValueError(
+            f"size = {size!r:.80}, but it must be a whole number of pixels, {PIXELS}, or two of them, (height, width); use the "
+            "network's, such as 32"
+        )
+
+
 def picture_files(folder: Path) -> list[str]:
     """The names of the pictures in a folder, at any depth, in their order.
 
@@ -224,8 +235,12 @@ def _pictures(path: Path) -> list[tuple[str, Callable[[], bytes]]]:
             archive = zipfile.ZipFile(path)
         except zipfile.BadZipFile:
             raise ValueError(f"{path} is neither a folder nor a zip, or the zip is damaged") from None
-        readers = {name: partial(archive.read, name) for name in archive.namelist()}
+        readers = {name: partial(archive.read, name) for name in archive.namelist() if name[-1:] != "/"}
     if found := [(name, readers[name]) for name in sorted(readers) if _is_picture(name)]:
+        for name, _ in found if path.is_dir() else ():
+            regular(
+                path / name, "picture"
+            )  # neither a link to nothing, nor a pipe, from which one would read for ever
         return found
     raise FileNotFoundError(f"{path} holds no picture ({', '.join(sorted(SUFFIXES))})")
 
@@ -257,9 +272,20 @@ def decode(
     image = rgb.convert("L") if channels == 1 else rgb
     if size is not None:
         height, width = (size, size) if isinstance(size, int) else size
-        how = {"crop": ImageOps.fit, "pad": ImageOps.pad, "stretch": Image.Image.resize}[fit]
+        how = {"crop": ImageOps.fit, "pad": _padded, "stretch": Image.Image.resize}[fit]
         image = how(image, (width, height), Image.Resampling.LANCZOS)
     return np.asarray(image).reshape(image.height, image.width, channels).transpose(2, 0, 1)
+
+
+def _padded(image: Any, size: tuple[int, int], resample: Any) -> Any:
+    """Pillow's pad, which would leave nothing of a line thinner than half a pixel: here it stays one pixel wide."""
+    from PIL import ImageOps
+
+    width, height = size
+    inner = round(image.width / image.height * height), round(image.height / image.width * width)
+    if 0 in inner:
+        image = image.resize((min(max(1, inner[0]), width), min(max(1, inner[1]), height)), resample)
+    return ImageOps.pad(image, size, resample)
 
 
 def _eight_bits(picture: Any, kind: str | None) -> Any:
