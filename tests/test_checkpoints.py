@@ -23,7 +23,7 @@ from cdedu.pretrained import DiffusersDenoiser, load_teacher
 from cdedu.recipes import Network, Recipe, StudentStage, TeacherStage
 from cdedu.student import ConsistencyModel, DenoiserStudent
 from cdedu.teacher import Teacher
-from cdedu.training import distill
+from cdedu.training import distill, train_teacher
 
 TINY = Recipe(
     "tiny",
@@ -386,3 +386,26 @@ def test_a_header_or_weights_out_of_bounds_are_refused_by_name(tmp_path, change,
     with pytest.raises(ValueError, match=f"m.safetensors .*{why}") as error:
         load(path)
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "begun, kind",
+    [
+        (lambda: train_teacher(TINY), Teacher),
+        (lambda: distill(TINY, model()), ConsistencyModel),
+        (lambda: distill(TINY, model(), student=DenoiserStudent(model())), DenoiserStudent),
+    ],
+)
+def test_the_average_in_a_state_is_a_model_of_its_own(tmp_path, begun, kind):
+    """What a run leaves that was stopped can be drawn from, and gone on from in another folder."""
+    path, states = tmp_path / "s.safetensors", begun()
+    state = [next(states) for _ in range(3)][-1]
+    save_state(path, state, shape=[2], images=24, data={"name": "mine"})
+    loaded, x = load(path), torch.randn(5, 2)
+    assert type(loaded) is kind
+    assert loaded(x, 1.5).equal(state.result(x, 1.5)) and not loaded(x, 1.5).equal(state.model(x, 1.5))
+    assert loaded.header.step == 3 and loaded.header.images == 24 and loaded.header.recipe == TINY
+    assert loaded.header.facts["data"] == {"name": "mine"}
+    with pytest.raises(ValueError, match="holds no model for use; .* go on with the run to its end"):
+        save_state(path, state)  # as one of an earlier version, which does not say its shape
+        load(path)

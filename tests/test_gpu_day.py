@@ -266,7 +266,7 @@ def test_the_average_in_a_state_becomes_weights_and_no_older_one_does(role, tmp_
     states = train_teacher(RECIPE, data) if role == "teacher" else distill(RECIPE, teacher, data)
     state = next(states)
     state = next(states)
-    facts = {"images": 8, "precision": "fp32", "warm_restart": {"images": 3}}
+    facts = {"images": 8, "precision": "fp32", "shape": [3, 32, 32], "warm_restart": {"images": 3}}
     checkpoints.save_state(tmp_path / f"{role}.state.safetensors", state, **facts)
     path = gpu_steps.keep(tmp_path, role)
     loaded = checkpoints.load(path)

@@ -21,14 +21,12 @@ import torch
 
 from cdedu import checkpoints, cli
 from cdedu.data import Dataset, load_data
-from cdedu.files import read_header, read_tensors
+from cdedu.files import read_header
 from cdedu.recipes import Recipe, get_recipe
 from cdedu.records import write_record
 from cdedu.runtime import Runtime, fast_precision
-from cdedu.student import ConsistencyModel
-from cdedu.teacher import Teacher
 from cdedu.training import check_finite, train_teacher
-from scripts.bench.throughput import SHAPE, noise_data
+from scripts.bench.throughput import noise_data
 
 NAME = "cifar10-small"
 LARGEST = 16 << 20
@@ -168,19 +166,16 @@ def source(role: str, given: argparse.Namespace) -> str:
 def keep(run: Path, role: str) -> Path:
     """The sampling average in a run's state as weights for use, unless there are some that are as old."""
     state, path = run / f"{role}.state.safetensors", run / f"{role}.safetensors"
-    tensors, header = read_tensors(state)
+    header = read_header(state)
     if path.is_file() and read_header(path).get("step", 0) >= header["step"]:
         return path
-    recipe = Recipe.from_dict(header["recipe"])
-    model: Any = Teacher(recipe.network.build(SHAPE), recipe.sigma_data, recipe.noise_scale, recipe.angle)
-    if role == "student":
-        model = ConsistencyModel.from_teacher(model, recipe.sigma_min)
-    start = "average.module."
-    model.load_state_dict({k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)})
+    model = checkpoints.load(state)
     if sum(p.numel() * p.element_size() for p in model.parameters()) > LARGEST - (1 << 16):
         model = model.half()
-    facts = {key: value for key, value in header.items() if key not in ("recipe", "role", "precision")}
-    checkpoints.save(path, model, recipe, SHAPE, **facts, average=getattr(recipe, role).ema)
+    known = ("recipe", "role", "precision", "micro_batch", "shape", "model")
+    facts = {key: value for key, value in header.items() if key not in known}
+    rate = getattr(model.header.recipe, role).ema
+    checkpoints.save(path, model, model.header.recipe, model.header.shape, **facts, average=rate)
     print(f"{path}: the average after step {header['step']}", flush=True)
     return path
 
