@@ -661,7 +661,7 @@ def test_tensors_arrive_as_they_were(line, dtype):
         torch.tensor(0.5), torch.tensor([0.5], dtype=torch.bfloat16), torch.tensor(True), torch.ones(2), torch.ones(1, requires_grad=True),
         True, 10**30, Fraction(1, 3), Decimal("0.1"), Decimal("nan"), 1 + 0j, "0.5", [0.5], (0.5,), None, signal.SIGHUP, object(),
     ],
-    ids=lambda v: f"{type(v).__name__} {v!r}"[:40],
+    ids=lambda v: re.sub(r" at 0x\w+", "", f"{type(v).__name__} {v!r}"[:40]),
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore:Casting complex")
 def test_what_the_checks_take_for_a_number_is_one_behind_the_line(line, value):

@@ -342,6 +342,8 @@ class Judge:
         if verdicts.results.get(name, _MISSING).key != _MISSING.key:
             return
         public, seconds = core.exercises()[name], self.task.limits.check_seconds
+        if public.prepare:  # before the clock runs
+            public.prepare()
         result = Result("right")
         for test in (public.test, *self.tests.get(name, ())):
             for draw, seed in enumerate(self.task.seeds):
