@@ -84,18 +84,26 @@ def jobs(names: Sequence[str]) -> list[dict[str, Any]]:
 
 def cold(names: Sequence[str], load: int = 0) -> list[Outcome]:
     """Run the right answers of exercises, each in a fresh process, beside ``load`` programs that never rest."""
+    from tqdm import tqdm
+
     work = jobs(names)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "PYTHONUNBUFFERED": "1"}
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(load)]
+    command, out = [sys.executable, "-W", "ignore", __file__, "--run"], []
+    total = sum(len(task["answers"]) for notebook in work for task in notebook["tasks"])
     try:
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", __file__, "--run"], input=json.dumps(work), env=environment, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, encoding="utf-8",
-        )  # fmt: skip
+        with subprocess.Popen(command, env=environment, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8") as run:  # fmt: skip
+            assert run.stdin is not None and run.stdout is not None
+            run.stdin.write(json.dumps(work))
+            run.stdin.close()
+            for line in tqdm(run.stdout, total=total, unit="answer"):
+                if line.startswith("{"):
+                    out.append(Outcome(**json.loads(line)))
     finally:
         for process in busy:
             process.kill()
             process.wait()
-    return [Outcome(**json.loads(line)) for line in done.stdout.splitlines() if line.startswith("{")]
+    return out
 
 
 def forked() -> Iterator[None]:

@@ -50,7 +50,9 @@ class _TooLong(BaseException):
 
 PATIENCE = 12
 """An answer that waits, and does not compute, gets this many times the seconds: a busy machine is not its fault."""
-_TICK = 0.02
+_TICK, _MOST = 0.02, 0.1
+"""Seconds between two looks at the clock, and how much may be counted between them: a look that comes late, on a busy machine, cannot
+tell what the time before it went into."""
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,7 @@ def judge(task: Exercise, namespace: Mapping[str, Any], seed: int = 0, seconds: 
             "not attempted", "stub", str(stub) or "Fill in the cell above, run it, and check again."
         )
     except _TooLong:
+        clock.stop()
         said = (
             f"It had not finished after {seconds:g} seconds of computing. Does one of its loops never end?"
             if clock.late == "computed"
@@ -255,14 +258,12 @@ class _Clock:
         while not self._over.wait(_TICK):
             now, here = self._processor(), time.monotonic()
             with self._lock:
-                if (
-                    not self._over.is_set() and not self._imports()
-                ):  # an import that is cut short spoils the session
-                    self.waited += here - seen
-                    self.computed += (now - before) * bool(self.depth)
-                    computed = bool(self.depth) and self.computed > self.seconds
-                    if computed or self.waited > PATIENCE * self.seconds:
-                        self.late = "computed" if computed else "waited"
+                # An import that is cut short spoils the session.
+                if self.depth and not self._over.is_set() and not self._imports():
+                    self.waited += min(here - seen, _MOST)
+                    self.computed += min(now - before, _MOST)
+                    if self.computed > self.seconds or self.waited > PATIENCE * self.seconds:
+                        self.late = "computed" if self.computed > self.seconds else "waited"
                         throw(ctypes.c_ulong(self._thread), ctypes.py_object(_TooLong))
                         # Once more if an `except:` of the reader's swallows it, but not while we deal with it.
                         self.computed, self.waited = self.seconds - 1, 0.0
@@ -302,6 +303,7 @@ def _watched(seconds: float) -> Iterator[_Clock]:
     finally:
         clock.stop()
         _local.clock = outer
+        watcher.join()
 
 
 def own() -> Any:
