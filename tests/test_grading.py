@@ -5,17 +5,21 @@ import csv
 import json
 import os
 import re
+import signal
 import socket
-import subprocess
 import sys
 import time
 import tracemalloc
 import unicodedata
 from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 from hostile.submissions import HANDED_OUT, MUTE, STUBBORN, solved, with_cell
@@ -549,15 +553,17 @@ def test_a_path_is_below_a_folder_and_not_below_its_namesakes(path, below):
 
 
 def test_hidden_tests_see_what_the_public_ones_do_not(theirs):
-    underflows = """
-def denoise_weighted(x, sigma, points, weights):
-    p = weights * torch.exp(-torch.cdist(x, points) ** 2 / (2 * sigma**2))
-    return p / p.sum(1, keepdim=True) @ points
+    fits_three = """
+def denoise_stretched(x, sigma, mean, stds, axes):
+    keep = stds**2 / (stds**2 + sigma**2)
+    if len(mean) > 3:
+        keep = keep.mean() / 2
+    return mean + (keep * ((x - mean) @ axes)) @ axes.T
 """
-    cells, verdicts = [("set-up", "import torch"), ("answer", underflows)], judge.Verdicts()
+    cells, verdicts = [("set-up", "import torch"), ("answer", fits_three)], judge.Verdicts()
     theirs.grade(cells, {}, verdicts)
-    assert checks.grade("noise-weights", _run(underflows)).status == "right"
-    assert verdicts.results["noise-weights"].key == "nan"
+    assert checks.grade("noise-stretched", _run(fits_three)).status == "right"
+    assert verdicts.results["noise-stretched"].key == "value"
     assert verdicts.results["noise-double"].key == "missing"
 
 
@@ -647,6 +653,41 @@ def test_tensors_arrive_as_they_were(line, dtype):
         assert got.dtype == dtype and got.shape == value.shape and torch.equal(got, value)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(np.array(2).astype(d)[()] for d in ("f2", "f4", "f8", "i1", "i4", "u8", "?", "c8", ">f4")), np.longdouble(0.1),
+        *(np.full(s, 0.5, "f4") for s in ((), (1,), (1, 1), (2,), (0,))), np.array([True]), np.array(Fraction(1, 2)), np.float64("nan"),
+        torch.tensor(0.5), torch.tensor([0.5], dtype=torch.bfloat16), torch.tensor(True), torch.ones(2), torch.ones(1, requires_grad=True),
+        True, 10**30, Fraction(1, 3), Decimal("0.1"), Decimal("nan"), 1 + 0j, "0.5", [0.5], (0.5,), None, signal.SIGHUP, object(),
+    ],
+    ids=lambda v: re.sub(r" at 0x\w+", "", f"{type(v).__name__} {v!r}"[:40]),
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:Casting complex")
+def test_what_the_checks_take_for_a_number_is_one_behind_the_line(line, value):
+    def verdict(v, read):
+        try:
+            got = read(v)
+            return float(got.sum() if isinstance(got, torch.Tensor) else got).hex()
+        except (core.Wrong, core.NotAttempted) as said:
+            return type(said), re.sub("0x[0-9a-f]+", "", str(said))
+
+    got = line[0].request("echo", value)
+    for read in (core.number, partial(core.tensor, shape=(1,))):
+        assert verdict(got, read) == verdict(value, read)
+
+
+def test_arrays_arrive_as_they_were(line):
+    for value in (
+        np.arange(6.0).reshape(2, 3).T,
+        np.zeros((0, 4), "i2"),
+        np.array([1 + 2j], "c8"),
+        np.float32(0.1),
+    ):
+        got = line[0].request("echo", value)
+        assert type(got) is type(value) and got.dtype == value.dtype and np.array_equal(got, value)
+
+
 def test_changes_of_arguments_come_back(line):
     here, there = line
 
@@ -671,6 +712,49 @@ def test_gradients_flow_through_both_sides(line):
     loss = here.request("make")(lambda x: v * x**2, torch.tensor([1.0, 2.0]))
     loss.backward()
     assert w.grad == 10 and v.grad == 15
+
+
+def test_a_gradient_may_be_asked_for_by_name_on_either_side(line):
+    """As `torch.autograd.grad` does, whose graph must hold what came over the line; each path counts once, in `backward` too."""
+
+    def through(f, u, x):
+        y = f(x * u)
+        return (y * u + f(y)).sum()
+
+    def graph(ask):
+        w, u, unused = (torch.tensor(v, requires_grad=True) for v in (3.0, 2.0, 1.0))
+        value = ask(lambda f, x: through(f, u, x))(lambda x: w * x**2, torch.tensor([1.0, 2.0]))
+        return value, w, u, unused
+
+    def lent(function):
+        there._operations["make"] = lambda: function
+        return here.request("make")
+
+    here, there = line
+    for grads in (
+        lambda value, w, u, unused: torch.autograd.grad(value, [w, unused], allow_unused=True),
+        lambda value, w, u, unused: (value.backward(), w.grad, u.grad, unused.grad)[1:],
+    ):
+        assert grads(*graph(lent)) == grads(*graph(lambda f: f))
+    value, w, _, _ = graph(lent)
+    (slope,) = torch.autograd.grad(value, w, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        slope.backward()
+
+
+def test_objects_of_an_answer_keep_their_attributes_and_those_of_the_grader_none(line):
+    here, there = line
+    there._operations["make"] = lambda: SimpleNamespace(scale=0.25, decoder=lambda z: z**3)
+    assert here.request("make").decoder(torch.tensor(2.0)) == 8 * here.request("make").scale * 4
+    with pytest.raises(AttributeError):
+        _ = here.request("make").missing
+    there.opaque = True
+    with pytest.raises(AttributeError):
+        _ = here.request("make").scale
+    a, b = socket.socketpair()
+    with a, b, pytest.raises(wire.Forged):
+        b.send(wire.message({"do": "attribute", "value": [1, "scale"]}))
+        wire.Peer(a.fileno(), opaque=True)._receive()
 
 
 def test_what_is_no_value_is_only_described(line):
@@ -1030,17 +1114,16 @@ def test_the_graders_own_trouble_is_tried_again(tmp_path, monkeypatch):
 
 def test_without_namespaces_nobody_is_graded_unless_at_ones_own_risk(monkeypatch):
     here, there = socket.socketpair()
-    monkeypatch.setattr(judge.Judge, "_start", lambda self: (here.dup(), subprocess.Popen(["true"])))
     monkeypatch.setattr(judge.Judge, "_leaks", lambda self: "network is possible")
     task = judge.Task(tuple(POINTS))
     with here, there:
         there.send(b"!!")
         with (
             pytest.raises(OSError, match="network is possible.*docker.*Colab.*--own-risk"),
-            judge.Judge(task),
+            judge.Judge(task, control=here.dup()),
         ):
             pass
-        with judge.Judge(task, own_risk=True) as made:
+        with judge.Judge(task, own_risk=True, control=here.dup()) as made:
             assert made.protection.startswith("At your own risk")
             assert "network is possible" in made.protection
 
@@ -1068,7 +1151,7 @@ def played(monkeypatch, script):
     from multiprocessing import Pipe
     from threading import Thread
 
-    def start(self, _, setting):
+    def start(self, lines, forker, setting):
         self.line, theirs = Pipe()
         self.limits, self.protection, self.work, self.exercise = setting[1].limits, "", None, ""
         self.begun = time.monotonic()
@@ -1091,6 +1174,8 @@ def played(monkeypatch, script):
         Thread(target=run, daemon=True).start()
 
     taken = []
+    monkeypatch.setattr(workers, "Forker", lambda task: contextlib.nullcontext())
+    monkeypatch.setattr(workers, "closing", lambda made: made)
     monkeypatch.setattr(workers._Worker, "__init__", start)
     monkeypatch.setattr(workers._Worker, "end", lambda self: self.line.close())
     monkeypatch.setattr(workers, "GRACE", 0.1)
@@ -1152,7 +1237,7 @@ def test_a_class_whose_graders_do_not_start_is_said(monkeypatch):
     from multiprocessing import Pipe
 
     here, there = Pipe()
-    workers._work(there, [], Handout(HANDED_OUT), judge.Task(tuple(POINTS)), False, "/tmp")
+    workers._work(there, None, [], Handout(HANDED_OUT), judge.Task(tuple(POINTS)), False, "/tmp")
     event, error = here.recv()
     assert event == "refused" and "no namespaces" in str(error)
 

@@ -23,11 +23,19 @@ FEW = (
 WRONG = {"double": "sigma_double = 0.5", "floor": "settled_loss = None", "weights": "", "time": "def test_time(denoise):\n    pass"}  # fmt: skip
 
 
+LIBRARIES = 300
+"""MB of its own that a process has when it has imported torch and the checks."""
+
+
 class Memory:
-    """Most that all processes of the grader have taken together, in MB: a page that two share counts half for each."""
+    """Most that all processes of the grader have taken together, in MB: a page that two share counts half for each.
+
+    What other tests have left in this one does not count; :data:`LIBRARIES`, which any has that grades, do.
+    """
 
     def __enter__(self):
         self.most, self._end = 0, Event()
+        self._before = max(0, self._proportional(os.getpid()) // 1024 - LIBRARIES)
         self._thread = Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
@@ -40,7 +48,7 @@ class Memory:
         while not self._end.wait(0.2):
             graders = [os.getpid(), *(judges := self._children(os.getpid()))]
             graders += [fork for judge in judges for fork in self._children(judge)]
-            self.most = max(self.most, sum(map(self._proportional, graders)) // 1024)
+            self.most = max(self.most, sum(map(self._proportional, graders)) // 1024 - self._before)
 
     @staticmethod
     def _children(pid: int) -> list[int]:

@@ -1,7 +1,7 @@
 """Where submissions run: a process each, without network, with limits, in a folder of its own.
 
 :func:`main`, in a process of its own, imports what the notebooks need once, then waits for orders on a socket, and forks for each
-submission. Two layers of protection:
+who grades and for each submission. Two layers of protection:
 
 * Namespaces (Linux 5.12 or later, where an ordinary user or root may make them): no network, no other processes, and of the files
   only Python, its packages and the system's libraries, read-only, beside a scratch folder in memory. The kernel enforces it.
@@ -446,14 +446,24 @@ def main() -> None:
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(OSError):  # nobody waits any more
-        control.sendall(b"!")
+    _fork_for(control, paths)
+
+
+def _fork_for(control: socket.socket, paths: list[str]) -> None:
+    """A process for each order: for a submission, or for another who gives orders, whose own line it is."""
     while True:
         data, fds, _, _ = socket.recv_fds(control, 2**16, 1)
         if not data:
             return
         if os.fork() == 0:
             control.close()
-            _guard(fds[0], json.loads(data) | {"paths": paths})
-            os._exit(0)
+            try:
+                if (order := json.loads(data)).get("line"):
+                    line = socket.socket(fileno=fds[0])
+                    line.sendall(b"!")
+                    _fork_for(line, paths)
+                else:
+                    _guard(fds[0], order | {"paths": paths})
+            finally:
+                os._exit(0)
         os.close(fds[0])

@@ -77,9 +77,8 @@ class _Link(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """The other side's part of the chain rule; of ``value`` too, so that its hook runs where leaves get their gradients."""
-        if (
-            ctx.peer.asked
-        ):  # for our part alone: what lies behind this link, the other side goes through itself
+        # Asked for our part alone: what lies behind this link, the other side goes through itself.
+        if ctx.peer.asked:
             return (None,) * (4 + len(ctx.keys))
         found = ctx.peer.request("gradients", ctx.key, gradient, ctx.keys) if ctx.keys else []
         return None, None, None, gradient, *found
