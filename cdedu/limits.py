@@ -5,6 +5,7 @@ A field is declared with a type of here, ``batch: Count = 512``, or with a range
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import NoneType, UnionType
@@ -24,7 +25,9 @@ class Range:
     def __contains__(self, value: float) -> bool:
         above = value > self.low if self.without == "low" else value >= self.low
         below = value < self.high if self.without == "high" else value <= self.high
-        return above and below and math.isfinite(value)
+        return (
+            above and below and abs(value) <= sys.float_info.max
+        )  # also of whole numbers that no float holds
 
     def __str__(self) -> str:
         if self.high == math.inf:

@@ -291,6 +291,8 @@ def continuous_consistency_loss(
         ratio: r, from 0 to 1, which rises early in training.
         c: of the normalisation; None leaves the tangent as it is.
         balance: a learned ln-weight w(σ) → (B,): the loss becomes :math:`e^w \mathcal L - w`, smallest where :math:`e^w = 1/\mathcal L`.
+            Of this function alone: :func:`~cdedu.training.distill` trains no weights besides the student's, and refuses it; a method
+            of your own can train w along.
 
     Source: Lu & Song 2024 (sCM), section 4 and algorithm 1, written in σ.
     """

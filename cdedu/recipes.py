@@ -62,7 +62,7 @@ class Network(_Choices):
         """The network for data of this shape: (dim,), (channels, height, width) or, of a set, (points, 3).
 
         Raises:
-            ValueError: see :meth:`check`; and for a network that no recipe can build.
+            ValueError: see :meth:`check`; for attention of too few channels, and for a network that no recipe can build.
         """
         self.check(shape)
         if self.kind == "foreign":
@@ -74,6 +74,12 @@ class Network(_Choices):
         if self.kind == "set":
             return SetNetwork(self.width, self.depth)
         if self.kind != "unet":
+            for level, times in enumerate(self.multipliers):
+                if self.kind == "adm" and shape[1] >> level in self.attention and self.width * times < 64:
+                    raise ValueError(
+                        f"network: attention at height {shape[1] >> level} has {self.width * times} channels, but a head of kind 'adm' "
+                        "takes 64; make the network wider, or leave that resolution out"
+                    )
             kind = {"ddpmpp": DDPMpp, "ncsnpp": partial(DDPMpp, ncsn=True), "adm": ADM}[self.kind]
             where = (shape[1:], shape[0], self.width, self.multipliers, self.depth, self.attention)
             return kind(*where, self.dropout, self.classes)

@@ -509,7 +509,14 @@ def optimise(setting: Setting, runtime: Runtime, loss: Callable[[Setting, range]
         )
     for group in state.optimizer.param_groups:
         group["lr"] = stage.lr * min(1.0, (state.step + 1) / max(stage.warmup, 1))
-    runtime.update(state.optimizer)
+    try:
+        runtime.update(state.optimizer)
+    except RuntimeError as error:
+        if "overflow" not in str(error):
+            raise
+        raise _not_finite(
+            state, state.step + 1
+        ) from None  # a rate that no float32 holds, which some versions of torch refuse
     # A young average would remember its random start, so the rate rises to its final value.
     for average in (state.average, *state.more):
         average.update(state.model, min(average.rate, (1 + state.step) / (10 + state.step)))
@@ -547,10 +554,14 @@ def check_finite(state: State) -> None:
     """Refuse a state that is no use to anybody, with a FloatingPointError: before it is saved, and after the last step, whose
     weights no loss has seen."""
     if not all(t.isfinite().all() for t in state.tensors().values()):
-        raise FloatingPointError(
-            f"weights or optimiser are not finite after step {state.step} of {state.steps}; what was saved before is kept. "
-            f"Try a smaller {state.role}.lr than {state.optimizer.param_groups[0]['lr']:g}"
-        )
+        raise _not_finite(state, state.step)
+
+
+def _not_finite(state: State, step: int) -> FloatingPointError:
+    return FloatingPointError(
+        f"weights or optimiser are not finite after step {step} of {state.steps}; what was saved before is kept. "
+        f"Try a smaller {state.role}.lr than {state.optimizer.param_groups[0]['lr']:g}"
+    )
 
 
 class Batches:

@@ -33,7 +33,7 @@ from cdedu.data import Dataset, images, load_data
 from cdedu.recipes import Network, Recipe, StudentStage, TeacherStage, read_recipes, recipes
 
 few = settings(
-    max_examples=max(40, settings.default.max_examples // 4),
+    max_examples=max(25, settings.default.max_examples // 4),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 LONGEST = 60

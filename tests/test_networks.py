@@ -47,6 +47,27 @@ def test_unet_takes_attention_and_dropout():
     assert not net.train()(x, torch.zeros(1)).equal(net(x, torch.zeros(1)))
 
 
+@pytest.mark.parametrize(
+    "widths, attention, head",
+    [((8, 32), (True, True), 8), ((8, 16), (False, True), 16), ((16, 8), (True, False), 8), ((32, 96), (False, True), 32), ((64, 96), (True, True), 32)],
+)  # fmt: skip
+def test_attention_of_few_channels_has_one_head_and_not_none(widths, attention, head):
+    net = unet(8, 3, widths=widths, attention=attention)
+    found = [m for m in net.modules() if type(m).__name__ == "Attention"]
+    assert found and all(m.heads == m.to_q.in_features // head and m.to_q.out_features for m in found)
+    x = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    net(x, torch.zeros(1)).sum().backward()
+    assert all(m.to_v.weight.grad.abs().sum() > 0 for m in found)
+
+
+@pytest.mark.parametrize("width, multipliers, height", [(32, (1, 2), 8), (8, (1, 2), 4), (16, (2, 3), 8)])
+def test_attention_without_a_whole_head_is_refused(width, multipliers, height):
+    with pytest.raises(
+        ValueError, match=rf"attention at height {height} has \d+ channels, but a head of kind 'adm' takes 64"
+    ):
+        Network("adm", width, 1, multipliers, attention=(height,)).build((3, 8, 8))
+
+
 def test_unet_refuses():
     with pytest.raises(ValueError, match="pictures of 9 × 9 cannot be halved 1 times"):
         unet(9)

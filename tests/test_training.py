@@ -522,6 +522,13 @@ def test_an_option_that_a_method_does_not_use_is_refused(method, option):
         next(distill(recipe, fresh_teacher(), DATA, **{option: value}))
 
 
+@pytest.mark.parametrize("method", ["distillation", "easy", "continuous"])
+def test_a_learned_weight_that_nobody_would_train_is_refused(method):
+    recipe = replace(TINY, student=replace(TINY.student, method=method))
+    with pytest.raises(ValueError, match=rf"method '{method}' does not use balance=; leave it out"):
+        next(distill(recipe, fresh_teacher(), DATA, balance=torch.zeros_like))
+
+
 def test_easy_tuning_needs_a_start_and_is_no_method_of_training_from_nothing():
     with pytest.raises(
         ValueError, match="method = 'easy' tunes a student that starts from a teacher; use distill"

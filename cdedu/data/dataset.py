@@ -24,6 +24,8 @@ class Dataset:
     test_labels: Tensor | None = None
     classes: tuple[str, ...] = ()
     """What the labels mean, in their order, where they have names."""
+    classifier: str = ""
+    """The shipped classifier that was made for these data, in whose features samples are compared; no folder gets it by its name."""
 
     def __post_init__(self) -> None:
         for part, x in (("train", self.train), ("test", self.test)):

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cdedu.data.pixels import MisfitError, mapped, write_pixels
-from cdedu.files import read_tensors, regular, sha256, write_tensors
+from cdedu.data.pixels import BY_CACHE, MisfitError, mapped, write_pixels
+from cdedu.files import disk_errors, read_tensors, regular, sha256, write_tensors
 from cdedu.limits import PIXELS
 
 Fit = Literal["crop", "pad", "stretch"]
@@ -135,13 +135,19 @@ def download(url: str, path: Path, wanted: str | None) -> Path:
     """Fetch a file; go on from a partial one; check its hash, where one is known, before giving it its name.
 
     Raises:
-        OSError: if the server cannot be reached or the connection breaks; what has arrived is kept.
+        OSError: if the server cannot be reached, the connection breaks or the disk does not take the file; what has arrived is kept.
         ValueError: if the hash differs; the bad file is removed.
     """
-    from tqdm.auto import tqdm
-
     if path.is_file():
         return path
+    with disk_errors(path, BY_CACHE):
+        _fetch(url, path, wanted)
+    return path
+
+
+def _fetch(url: str, path: Path, wanted: str | None) -> None:
+    from tqdm.auto import tqdm
+
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     have = part.stat().st_size if part.exists() else 0
@@ -168,7 +174,6 @@ def download(url: str, path: Path, wanted: str | None) -> Path:
             f"{url}: SHA-256 {found[:12]}… differs from the recorded {wanted[:12]}…; the file was removed"
         )
     os.replace(part, path)
-    return path
 
 
 def _check_wish(size: Any, fit: Any, channels: Any) -> None:

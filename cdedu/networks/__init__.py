@@ -65,7 +65,8 @@ def unet(
         channels: of the image.
         widths: channels at each resolution, from fine to coarse, each divisible by 8.
         layers: residual blocks at each resolution.
-        attention: for each resolution, whether it has self-attention; none by default.
+        attention: for each resolution, whether it has self-attention; none by default. In heads of 32 channels, or of all those that
+            the narrowest of them has.
         classes: number of labels, 0 for none.
     """
     height, width = (size, size) if isinstance(size, int) else size
@@ -75,6 +76,9 @@ def unet(
     from diffusers import UNet2DModel
 
     attend = attention or (False,) * len(widths)
+    # Heads of 32 channels, or one of all channels where there are fewer; the middle has attention where any resolution has.
+    attended = (width for width, a in zip((*widths, widths[-1]), (*attend, any(attend)), strict=True) if a)
+    head = min([32, *attended])
     net = UNet2DModel(
         sample_size=height if height == width else (height, width),
         in_channels=channels,
@@ -84,7 +88,7 @@ def unet(
         down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attend),
         up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attend)),
         add_attention=any(attend),
-        attention_head_dim=32,
+        attention_head_dim=head,
         norm_num_groups=8,
         num_class_embeds=classes or None,
         dropout=dropout,
