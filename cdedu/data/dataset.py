@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -24,7 +24,7 @@ class Dataset:
     test_labels: Tensor | None = None
     classes: tuple[str, ...] = ()
     """What the labels mean, in their order, where they have names."""
-    classifier: str = ""
+    classifier: str = field(default="", kw_only=True)
     """The shipped classifier that was made for these data, in whose features samples are compared; no folder gets it by its name."""
 
     def __post_init__(self) -> None:
