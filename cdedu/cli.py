@@ -90,6 +90,8 @@ class _Run(_Command):
     such a run."""
     resume: bool = False
     """Continue an interrupted run, to the same result as if it had not been interrupted."""
+    go_on: bool = False
+    """Resume where there is something to resume, else begin: for jobs that a scheduler starts again and again."""
     overwrite: bool = False
     """Start anew where there is a run already."""
 
@@ -99,7 +101,8 @@ class Train(_Run):
     """Train a teacher from scratch."""
 
     def __call__(self) -> None:
-        run, options = _begun(self, _prepare(self, "teacher"))
+        command = _resuming(self, "teacher")
+        run, options = _begun(command, _prepare(command, "teacher"))
         run.drive(train_teacher(run.recipe, run.data, **options))
 
 
@@ -117,7 +120,8 @@ class Distill(_Run):
     """Guide a teacher whose last label means none: one weight; or two, between which the student takes any as an input."""
 
     def __call__(self) -> None:
-        run = _prepare(self, "student")
+        command = _resuming(self, "student")
+        run = _prepare(command, "student")
         source = _model_source(self.teacher, run.folder, run.recipe, "teacher")
         recipe, teacher, student = fitting.teacher_and_student(source, run.recipe, run.data, self.network)
         if run.runtime.main and student is not None and self.network == "recipe":
@@ -131,7 +135,7 @@ class Distill(_Run):
                 self.guidance, recipe, teacher, student, source, run.data
             )
             facts["guidance"] = [*self.guidance]
-        run, options = _begun(self, replace(run, recipe=recipe, facts=facts))
+        run, options = _begun(command, replace(run, recipe=recipe, facts=facts))
         if recipe.student.distance == "lpips" and recipe.student.method == "distillation":
             from cdedu.losses import lpips
 
@@ -261,6 +265,13 @@ class Evaluate(_Command):
         with runtime.first():
             data = _data(self, self.data or recipe.data)
             models = [load_teacher(source) for source in sources.values()]
+        for (role, source), model in zip(sources.items(), models, strict=True):
+            fitting.is_a(role, model, source, f"--{role}")
+        most = min(len(data.test), len(data.train))
+        if self.samples and self.samples > most and not self.inception:
+            raise ValueError(
+                f"--samples {self.samples:,}, but {data.name} has {most:,} to compare with; leave it out for all"
+            )
         for model, source in zip(models, sources.values(), strict=True):
             fitting.same_shape(model, source, data)
         recipe = within(within(recipe, models[0]), models[1])
@@ -400,8 +411,18 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def _resuming(command: _Run, role: str) -> _Run:
+    """The command with ``resume`` where ``go_on`` found a state."""
+    if not command.go_on:
+        return command
+    folder = command.out or Path("runs") / get_recipe(command.recipe).name
+    return replace(command, resume=(folder / f"{role}.state.safetensors").is_file())
+
+
 def _prepare(command: _Run, role: str) -> Run:
     """Everything that can go wrong goes wrong here, before any work."""
+    if command.resume and command.overwrite:
+        raise ValueError("--resume goes on with a run and --overwrite starts anew; give one of them")
     recipe = get_recipe(command.recipe)
     usual, folder = getattr(recipe, role), command.out or Path("runs") / recipe.name
     state = folder / f"{role}.state.safetensors"
@@ -434,6 +455,12 @@ def _prepare(command: _Run, role: str) -> Run:
             "choose another recipe or other data"
         )
     recipe.network.check(tuple(data.train.shape[1:]))
+    block = min(recipe.block or stage.batch, stage.batch)
+    if command.micro_batch and command.micro_batch < block:
+        raise ValueError(
+            f"--micro-batch {command.micro_batch}, but {block} samples share a random generator and are computed together; give at least "
+            f"{block}, or another --block, which is another seed"
+        )
     part = min(stage.batch, max(command.micro_batch or stage.batch, recipe.block or stage.batch))
     shape = tuple(data.train.shape[1:])
     _check_batch(part, shape, runtime.device, "lower --batch, or share it out with --micro-batch and --block")
@@ -441,8 +468,6 @@ def _prepare(command: _Run, role: str) -> Run:
         tracker_class(command.log)
     extras = {"picture_every": command.picture_every, "log": command.log}
     run = Run(recipe, role, data, folder, command.results, runtime, **extras)
-    if command.resume and command.overwrite:
-        raise ValueError("--resume goes on with a run and --overwrite starts anew; give one of them")
     if command.resume and not run.state_path.is_file():
         raise FileNotFoundError(f"there is nothing to resume: no {run.state_path}")
     if not (command.resume or command.overwrite) and (run.state_path.exists() or run.path.exists()):
@@ -504,7 +529,9 @@ def _begun(command: _Run, run: Run) -> tuple[Run, dict[str, Any]]:
     if command.resume:
         checkpoints.same_data(run.state_path, run.data)
         resume = checkpoints.load_state(run.state_path, run.recipe, run.role)
-        begun = read_header(run.state_path).get("warm_restart")
+        before = read_header(run.state_path)
+        _same_run(command, run, before)
+        begun = before.get("warm_restart")
         if command.from_weights and not begun:
             raise ValueError(f"{run.state_path} is of a run that began without --from-weights; leave it out")
         run = replace(run, resume=resume, facts=run.facts | ({"warm_restart": begun} if begun else {}))
@@ -514,11 +541,29 @@ def _begun(command: _Run, run: Run) -> tuple[Run, dict[str, Any]]:
             raise ValueError(
                 f"{source} holds a {type(model).__name__}; --from-weights takes a model of this package's form"
             )
+        fitting.is_a(run.role, model, source, "--from-weights")
         fitting.fits(model, source, run.recipe, run.data)
         seen = {"step": model.header.step, "images": model.header.images}  # type: ignore[union-attr]
-        begun = {"from": source, "sha256": sha256(source), **seen}
+        begun = {"from": source, "sha256": _digest(source), **seen}
         run = replace(run, facts={"warm_restart": begun} | run.facts)
     return run, {"resume": run.resume, "start": model, "runtime": run.runtime}
+
+
+def _same_run(command: _Run, run: Run, before: dict[str, Any]) -> None:
+    """Refuse to go on with another teacher, guidance or precision than the run began with: its end would be that of neither."""
+    then, now = (facts.get("teacher", {}) for facts in (before, run.facts))
+    places = [("precision", before.get("precision"), run.runtime.precision)]
+    if then:  # earlier versions do not say
+        places.append(("teacher", then["sha256"], now.get("sha256")))
+        places.append(("guidance", before.get("guidance"), run.facts.get("guidance")))
+    for what, old, new in places:
+        if old != new and not (what == "precision" and old is None):
+            old, new = (then["source"], now.get("source")) if what == "teacher" else (old, new)
+            same = " (the file has changed)" if old == new else ""
+            raise ValueError(
+                f"{run.state_path} began with --{what} {old}, now it is {new}{same}; leave the option as it was, or start another run "
+                f"from its weights: --from-weights {run.state_path} --out ANOTHER_FOLDER"
+            )
 
 
 def _role_there_is(folder: Path, recipe: Recipe) -> Literal["student", "teacher"]:
@@ -577,12 +622,15 @@ def _cannot_compile(device: torch.device) -> str | None:
     """What torch.compile misses on this machine, or None."""
     from torch.utils._triton import has_triton
 
-    if device.type == "cuda":
-        return None if has_triton() else "there is no Triton for this GPU (pip install triton)"
-    compilers = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++", "cl"]
+    cuda = device.type == "cuda"
+    if cuda and not has_triton():
+        return "there is no Triton for this GPU (pip install triton)"
+    variable, language = ("CC", "C") if cuda else ("CXX", "C++")  # Triton starts its kernels by a little C
+    compilers = ["gcc", "clang"] if cuda else ["g++", "clang++", "cl"]
+    compilers = [os.environ[variable]] if variable in os.environ else compilers
     if any(map(shutil.which, compilers)):
         return None
-    return f"there is no C++ compiler ({' or '.join(compilers)})"
+    return f"there is no {language} compiler ({' or '.join(compilers)})"
 
 
 def _model_source(wanted: str | None, folder: Path, recipe: Recipe, role: str) -> str:
@@ -610,11 +658,22 @@ def main() -> None:
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
     except torch.OutOfMemoryError as error:
-        code, what = 1, f"memory ran out ({str(error).splitlines()[0]}); use --device cpu, or a lower --batch"
+        first = str(error).splitlines()[0]
+        code, what = (
+            1,
+            f"memory ran out ({first}); use --micro-batch in training, a lower --batch elsewhere, or --device cpu",
+        )
     except (FloatingPointError, MemoryError) as error:
         code, what = 1, str(error)
     except (ValueError, OSError, ImportError) as error:
         code, what = 2, str(error)
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        code, what = (
+            1,
+            f"the networks could not be compiled ({str(error).splitlines()[0]:.200}); add --compile False",
+        )
     else:
         return
     print(f"cdedu: {what}", file=sys.stderr)

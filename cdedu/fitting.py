@@ -21,6 +21,13 @@ def is_student(model: nn.Module) -> bool:
     return isinstance(model, ConsistencyModel | DenoiserStudent)
 
 
+def is_a(role: str, model: nn.Module, source: str, option: str) -> None:
+    """Refuse a teacher in the place of a student, and the other way round."""
+    found = "student" if is_student(model) else "teacher"
+    if found != role:
+        raise ValueError(f"{source} is a {found}; {option} takes a {role} here")
+
+
 def teacher_and_student(
     source: str, recipe: Recipe, data: Dataset, network: str = "recipe"
 ) -> tuple[Recipe, Any, nn.Module | None]:
@@ -101,10 +108,11 @@ def conditioned(
     if guidance is not None and not guidance >= 0:
         raise ValueError(f"--guidance = {guidance:g}, but a guidance weight must not be negative")
     student = is_student(model)
-    if inputs and guidance is None:
-        low, high = model.header.guidance or (1, 4)
+    low, high = model.header.guidance or (1, 4)
+    if inputs and (guidance is None or (model.header.guidance and not low <= guidance <= high)):
+        given = "" if guidance is None else f", but --guidance = {guidance:g}"
         raise ValueError(
-            f"{source} takes the guidance weight as an input; give --guidance, from {low:g} to {high:g}"
+            f"{source} takes the guidance weight as an input, from {low:g} to {high:g}{given}; give --guidance in that range"
         )
     if student and not inputs and guidance is not None:
         raise ValueError(f"{source} is a student that takes no guidance weight; leave --guidance out")

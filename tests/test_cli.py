@@ -840,3 +840,62 @@ def test_other_data_are_refused_by_a_state_and_the_weights_can_be_taken_along(cd
     assert "was trained on" in cdedu(*on, "--data", "moved")[2]
     taken = ["--from-weights", state, "--data", "moved", "--out", "other"]
     assert cdedu(*words, "--max-steps", 1, *taken)[0] == 0
+
+
+def test_a_resumed_run_has_the_teacher_the_guidance_and_the_precision_that_it_began_with(cdedu, tmp_path):
+    """Its end would be that of neither; the state and the way on are named, and nothing is written."""
+    fast = ["digits", "--batch", 4, "--device", "cpu", "--out", "run"]
+    assert cdedu("distill", *fast, "--max-steps", 1, "--teacher", "digits-teacher")[0] == 0
+    assert (
+        cdedu("train", "digits", "--max-steps", 1, "--batch", 4, "--device", "cpu", "--out", "other")[0] == 0
+    )
+    state = Path("run/student.state.safetensors")
+    before = state.read_bytes()
+    on = ["distill", *fast, "--max-steps", 2, "--resume"]
+    for more, words in (
+        (["--teacher", "other/teacher.safetensors"], "began with --teacher digits-teacher, now it is other/"),
+        (
+            ["--teacher", "digits-teacher", "--precision", "bf16"],
+            "began with --precision fp32, now it is bf16",
+        ),
+    ):
+        code, _, err = cdedu(*on, *more)
+        assert code == 2 and words in err and "--from-weights" in err and state.read_bytes() == before, err
+    assert cdedu(*on, "--teacher", "digits-teacher")[0] == 0
+
+    begun = {"teacher": {"source": "t", "sha256": "a"}, "guidance": [1.0, 3.0], "precision": "fp32"}
+    run = replace(
+        cli._prepare(cli.Train("toy", device="cpu"), "teacher"), facts=begun | {"guidance": [0.0, 9.0]}
+    )
+    with pytest.raises(ValueError, match=r"began with --guidance \[1.0, 3.0\], now it is \[0.0, 9.0\]"):
+        cli._same_run(cli.Train("toy"), run, begun)
+
+
+@pytest.mark.parametrize(
+    "words, wanted",
+    [
+        (
+            "evaluate digits --student digits-teacher",
+            "digits-teacher is a teacher; --student takes a student",
+        ),
+        (
+            "evaluate digits --teacher digits-student",
+            "digits-student is a student; --teacher takes a teacher",
+        ),
+        (
+            "train digits --from-weights digits-student --out x",
+            "is a student; --from-weights takes a teacher",
+        ),
+        ("evaluate digits --samples 999999", "--samples 999,999, but digits has 600 to compare with"),
+        ("train toy --micro-batch 4 --out x", "--micro-batch 4, but 512 samples share a random generator"),
+        ("train cifar10-small --data p.zip --micro-batch 8 --out x", "8, but 16 samples share"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(cdedu, words, wanted):
+    with zipfile.ZipFile("p.zip", "w") as file:
+        for i in range(4):
+            data = io.BytesIO()
+            Image.new("RGB", (32, 32), (60 * i, 0, 0)).save(data, "png")
+            file.writestr(f"{i % 2}/{i}.png", data.getvalue())
+    code, _, err = cdedu(*words.split(), "--device", "cpu")
+    assert code == 2 and wanted in err and not Path("x/teacher.safetensors").exists(), err

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import weakref
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -99,20 +100,22 @@ def test_a_new_size_is_agreed_on_before_gradients_are_exchanged(here, there, wan
         return (tensor + 3.0) / 2 if how == "mean" else tensor + float(not there)
 
     runtime, model = Distributed.__new__(Distributed), torch.nn.Linear(1, 1, bias=False)
-    runtime.rank, runtime._tried, runtime.device = 0, set(), torch.device("cpu")
+    runtime.rank, runtime._tried, runtime.device = 0, Counter(), torch.device("cpu")
     runtime.accelerator = SimpleNamespace(reduce=reduce)
     model.weight.grad = torch.ones(1, 1)
     assert runtime.trying(8) and runtime.agree(here, 8, model) is wanted
     assert model.weight.grad.item() == (2.0 if wanted else 1.0), (
         "the mean of 1 here and 3 there, or as it was"
     )
-    assert runtime.trying(8) is not wanted
+    assert runtime.trying(8), "the optimiser's memory comes with the first step, and is tried with the second"
+    model.weight.grad = torch.ones(1, 1)
+    assert runtime.agree(here, 8, model) is wanted and runtime.trying(8) is not wanted
 
 
 def test_memory_that_runs_out_later_ends_the_run_in_every_process():
     """Then the others are already waiting inside backward, so nothing can be agreed; the launcher ends them."""
     runtime = Distributed.__new__(Distributed)
-    runtime.rank, runtime._tried = 1, {8}
+    runtime.rank, runtime._tried = 1, Counter({8: 2})
     assert runtime.agree(True, 8, torch.nn.Identity())
     with pytest.raises(
         MemoryError, match="process 1: .* 8 samples at once, which had fitted before; .*--resume"
@@ -386,7 +389,7 @@ def test_one_process_stops_after_the_step_under_way_on_a_gpu_too(tmp_path, monke
 
 SRUN = """#!/bin/sh
 # Stands in for Slurm's: one task, and the exit status that the test wants.
-shift
+shift 2
 SLURM_PROCID=0 SLURM_LOCALID=0 "$@" >>"$LOG"
 exit "$STATUS"
 """
@@ -401,8 +404,6 @@ def test_slurm_queues_again_what_a_signal_ended(tmp_path, status, requeued):
     for name, text in (("srun", SRUN), ("scontrol", scontrol), ("python", python)):
         (tools / name).write_text(text)
         (tools / name).chmod(0o755)
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "student.state.safetensors").touch()
     done = subprocess.run(
         ["bash", ROOT / "configs" / "slurm.sh", "distill", "toy", "--out", "mine"],
         cwd=tmp_path, capture_output=True, text=True,
@@ -411,8 +412,26 @@ def test_slurm_queues_again_what_a_signal_ended(tmp_path, status, requeued):
     )  # fmt: skip
     assert done.returncode == status, done.stderr
     lines = log.read_text().splitlines()
-    assert lines[0] == "rank 0 of 16 at node1: -m cdedu.cli distill toy --out mine --resume"
+    assert lines[0] == "rank 0 of 16 at node1: -m cdedu.cli distill toy --out mine --go-on"
     assert lines[1:] == ["requeue 77"] * requeued
+
+
+@pytest.mark.parametrize(
+    "command", [["evaluate", "toy"], ["sample", "toy"], ["train", "mine.toml", "--overwrite"]]
+)
+def test_only_trainings_go_on_and_overwriting_is_no_going_on(command, tmp_path, monkeypatch):
+    text = (ROOT / "configs" / "slurm.sh").read_text(encoding="utf-8")
+    assert ('case "$1" in train | distill) set -- "$@" --go-on' in text) and "--resume" not in text
+    if command[0] == "train":
+        monkeypatch.chdir(tmp_path)
+        Path("mine.toml").write_text('[other-name]\nlike = "toy"\n', encoding="utf-8")
+        asked = cli.Train("mine.toml", device="cpu", overwrite=True, go_on=True)
+        assert not cli._resuming(asked, "teacher").resume
+        Path("runs/other-name").mkdir(parents=True)
+        Path("runs/other-name/teacher.state.safetensors").touch()
+        assert cli._resuming(asked, "teacher").resume
+        with pytest.raises(ValueError, match="--overwrite starts anew; give one of them"):
+            cli._prepare(cli._resuming(asked, "teacher"), "teacher")
 
 
 def test_slurm_warns_early_enough_to_save_a_large_state():

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 import shutil
 from dataclasses import replace
@@ -180,6 +181,11 @@ def _at(student: nn.Module, guidance: float | None) -> nn.Module:
         raise ValueError(
             "export_pipeline: the student takes the guidance weight as an input, which no pipeline passes on; "
             "fix it: guidance=2.0, or --guidance 2 on the command line"
+        )
+    low, high = getattr(getattr(student, "header", None), "guidance", None) or (0.0, math.inf)
+    if not low <= guidance <= high:
+        raise ValueError(
+            f"export_pipeline: guidance = {guidance:g}, but the student knows weights from {low:g} to {high:g}"
         )
     fixed = copy.copy(student)
     fixed._modules = {"network": network.at(guidance)}
