@@ -95,7 +95,7 @@ class Run:
         previous = {s: signal.signal(s, lambda number, frame: stop.append(number)) for s in SIGNALS}
         look = self.runtime.look
         start = saved = time.perf_counter()
-        saving, first, state, bar = 0.0, 0, None, None
+        saving, first, state, bar, told = 0.0, 0, None, None, (0, start)
         losses: deque[float] = deque(maxlen=100)
         try:
             for state in states:
@@ -103,11 +103,14 @@ class Run:
                     first = state.step - 1
                     shown = {"desc": state.role, "disable": not self.runtime.main}
                     bar = tqdm(total=state.steps, initial=first, unit="step", mininterval=0.5, **shown)
+                    told = (state.step, time.perf_counter())  # the first step compiles
                 bar.update()
                 if state.step % look == 0:
                     losses.append(state.loss)
-                if state.step % 100 == 0:
-                    speed = (state.step - first) * self.batch / (time.perf_counter() - start)
+                # Every hundred steps, and every half minute where those take longer; the speed is that of the steps in between.
+                now, (then, at) = time.perf_counter(), told
+                if state.step % 100 == 0 or (state.step % look == 0 and now - at > 30):
+                    speed, told = (state.step - then) * self.batch / max(now - at, 1e-9), (state.step, now)
                     text = f"loss={sum(losses) / max(len(losses), 1):.4g}, {speed:,.0f} samples/s"
                     memory = self._gpu_memory()
                     bar.set_postfix_str(text if memory is None else f"{text}, {memory:,} MB")
