@@ -447,6 +447,21 @@ def test_each_row_comes_as_soon_as_it_is_measured(monkeypatch):
     assert [*rows] and made[1:] == [("teacher", "cdedu"), ("student", "plain"), ("student", "cdedu")]
 
 
+def test_speed_and_matrix_rate_are_those_of_the_precision_that_the_gpu_is_fast_in(monkeypatch):
+    """On a T4 or a V100 that is fp16: the runtime refuses to compute in bf16 there."""
+    asked = []
+    monkeypatch.setattr(throughput, "fast_precision", lambda device: "fp16")
+    monkeypatch.setattr(throughput, "matmul_rate", lambda *given: asked.append(given) or 1e6)
+    monkeypatch.setattr(throughput, "Runtime", lambda device, precision, compiled: precision)
+    monkeypatch.setattr(
+        throughput, "row", lambda *given, **_: {"precision": given[5], "images_per_second": 1.0}
+    )
+    found = next(throughput.rows(("cifar10",), CPU, tiny=True))
+    assert asked == [(CPU, 256, "fp16")] and found["precision"] == found["matmul_precision"] == "fp16"
+    monkeypatch.undo()
+    assert throughput.matmul_rate(CPU, 8, "fp16") > 0
+
+
 # --- the whole of it ------------------------------------------------------------------------------
 
 

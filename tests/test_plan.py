@@ -13,7 +13,9 @@ from cdedu.course import plan as planning
 from cdedu.course.plan import CARDS, SHAPES, Card, Footprint, footprint, forwards, lpips_footprint, plan
 from cdedu.data import load_data
 from cdedu.recipes import Network, Recipe, StudentStage, recipes
+from cdedu.records import read_record
 from cdedu.training import distill, train_teacher
+from scripts.bench import throughput
 
 SMALL = Network("unet", width=16, depth=1, multipliers=(1, 2), attention=(8,), classes=11)
 LONG = ("imagenet64", "lsun256", "cifar10-ddpmpp", "cifar10-easy")
@@ -303,12 +305,25 @@ def test_data_of_your_own_need_a_shape():
     assert plan(mine, "l4", shape=(3, 16, 16)).flops == 6 * footprint(SMALL, (3, 16, 16)).flops
 
 
-def test_measured_speeds_are_rows_and_not_dictionaries():
-    row = {"images_per_second": 12345.6, "share_of_matmul_rate": 0.314, "idle_share": None}
-    lines = planning.throughput_table({"metrics": {"cifar10": {"student_bf16_compiled": row}}}).splitlines()
-    assert lines[-1] == "| cifar10 | student | bf16 | compiled | 12,346 | 31% |" and len(lines) == 2 + 16
-    empty = planning.throughput_table(None).splitlines()
-    assert all(line.endswith("| not yet measured |  |") for line in empty[2:]) and lines[:-1] == empty[:-1]
+def test_the_table_of_speeds_reads_what_its_script_writes(monkeypatch, tmp_path):
+    path = tmp_path / "throughput.json"
+    words = f"throughput.py --tiny --networks cifar10 --out {path}"
+    monkeypatch.setattr("sys.argv", words.split())
+    throughput.main()
+    record = read_record(path)
+    rows = {f"| cifar10 | {row['role']} | {row['loop']} |": row for row in record["metrics"]["rows"]}
+    rows["| cifar10 | student | cdedu |"] |= {
+        "precision": "fp16", "compiled": True, "images_per_second": 12345.6, "share_of_matmul_rate": 0.314,
+    }  # fmt: skip
+    lines, empty = (planning.throughput_table(given).splitlines() for given in (record, None))
+    assert len(rows) == 4 and len(lines) == len(empty) == 2 + 8
+    assert (
+        all(line.endswith("|  |  | not yet measured |  |") for line in empty[2:]) and lines[:6] == empty[:6]
+    )
+    assert [line[: len(start)] for line, start in zip(lines[6:], rows, strict=True)] == [*rows]
+    speed = rows["| cifar10 | teacher | plain |"]["images_per_second"]
+    assert lines[6].startswith(f"| cifar10 | teacher | plain | fp32 | eager | {speed:,.0f} | ")
+    assert lines[9] == "| cifar10 | student | cdedu | fp16 | compiled | 12,346 | 31% |"
 
 
 TABLE = """\

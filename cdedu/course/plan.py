@@ -65,6 +65,11 @@ SHARE = 0.3
 USABLE = 0.9
 """Of a card's memory. The rest is left to CUDA, the pictures, what convolutions need while they work, and gaps; an assumption too."""
 
+NETWORKS = ("cifar10-small", "cifar10")
+"""Recipes whose training speed is measured."""
+LOOPS = ("plain", "cdedu")
+"""Training as one would first write it, and as this package runs it."""
+
 SHAPES = {
     "two_moons": (2,), "modes": (2,), "clouds": (48, 3), "digits": (1, 8, 8), "tinted-digits": (3, 8, 8),
     "latent-digits": (2, 4, 4), "moving-digits": (6, 14, 14), "moving-digits-frames": (1, 14, 14),
@@ -454,18 +459,17 @@ def measured_rate(
 def throughput_table(record: dict[str, Any] | None) -> str:
     """What `scripts/bench/throughput.py` has measured, or the rows that it will fill, in Markdown."""
     lines = [
-        "| network | role | precision | mode | images/s | share of the matrix rate |",
-        "|---|---|---|---|---:|---:|",
+        "| network | role | loop | precision | mode | images/s | share of the matrix rate |",
+        "|---|---|---|---|---|---:|---:|",
     ]
-    found = (record or {}).get("metrics", {})
-    for name, role, precision, mode in product(
-        ("cifar10-small", "cifar10"), get_args(Role), ("fp32", "bf16"), ("eager", "compiled")
-    ):
-        row = found.get(name, {}).get(f"{role}_{precision}_{mode}")
-        numbers = "not yet measured | "
-        if row:
-            numbers = f"{row['images_per_second']:,.0f} | {row['share_of_matmul_rate']:.0%}"
-        lines.append(f"| {name} | {role} | {precision} | {mode} | {numbers} |")
+    rows = (record or {}).get("metrics", {}).get("rows", [])
+    found = {(row["network"], row["role"], row["loop"]): row for row in rows}
+    for which in product(NETWORKS, get_args(Role), LOOPS):
+        numbers = " |  | not yet measured | "
+        if row := found.get(which):
+            mode = "compiled" if row["compiled"] else "eager"
+            numbers = f"{row['precision']} | {mode} | {row['images_per_second']:,.0f} | {row['share_of_matmul_rate']:.0%}"
+        lines.append(f"| {' | '.join(which)} | {numbers} |")
     return "\n".join(lines)
 
 
