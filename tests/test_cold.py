@@ -17,7 +17,7 @@ FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks for each answe
 
 
 def refused(names, load):
-    outcomes = cold.cold(names, load)
+    outcomes = cold.cold(cold.jobs(names), load)
     expected = {name: 1 + sum(a.mark == "unusual" for a in script.answers()[name].right) for name in names}
     assert {name: sum(o.exercise == name for o in outcomes) for name in names} == expected
     assert all(o.cold for o in outcomes), "the set-up imports already what is to be met cold"
@@ -37,14 +37,13 @@ def test_every_right_answer_is_accepted_as_a_students_first_check_on_a_busy_mach
 
 
 @FORKS
-def test_a_cold_run_says_what_was_refused(monkeypatch):
+def test_a_cold_run_says_what_was_refused():
     """It can fail: a wrong answer in the place of a right one, and a hint that nobody imported."""
     name = "noise-double"
     work = cold.jobs([name])
     work[0]["setup"][-1] = work[0]["setup"][-1].replace("check, hint, passed", "check, passed")
     work[0]["tasks"][0]["answers"] = [[0, ""], [1, "sigma_double = 2.0"]]
-    monkeypatch.setattr(cold, "jobs", lambda names: work)
-    first, second = cold.cold([name])
+    first, second = cold.cold(work)
     assert first.printed.startswith("✓") and "NameError" in first.printed and not first.accepted
     assert second.printed.startswith("✗") and not second.accepted
 

@@ -82,11 +82,10 @@ def jobs(names: Sequence[str]) -> list[dict[str, Any]]:
     return out
 
 
-def cold(names: Sequence[str], load: int = 0) -> list[Outcome]:
-    """Run the right answers of exercises, each in a fresh process, beside ``load`` programs that never rest."""
+def cold(work: list[dict[str, Any]], load: int = 0) -> list[Outcome]:
+    """Run the right answers of ``jobs``, each in a fresh process, beside ``load`` programs that never rest."""
     from tqdm import tqdm
 
-    work = jobs(names)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "PYTHONUNBUFFERED": "1"}
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(load)]
     command, out = [sys.executable, "-W", "ignore", __file__, "--run"], []
@@ -99,6 +98,11 @@ def cold(names: Sequence[str], load: int = 0) -> list[Outcome]:
             for line in tqdm(run.stdout, total=total, unit="answer"):
                 if line.startswith("{"):
                     out.append(Outcome(**json.loads(line)))
+                    if not out[-1].accepted:
+                        print(
+                            f"{out[-1].exercise}, answer {out[-1].answer}: {out[-1].printed.strip()}",
+                            flush=True,
+                        )
     finally:
         for process in busy:
             process.kill()
@@ -167,13 +171,9 @@ def main() -> int:
     if unknown:
         parser.error(f"there is no exercise {', '.join(sorted(unknown))}")
     names = options.exercise or list(exercises())
-    outcomes, expected = (
-        cold(names, options.load),
-        sum(len(t["answers"]) for j in jobs(names) for t in j["tasks"]),
-    )
+    work = jobs(names)
+    outcomes, expected = cold(work, options.load), sum(len(t["answers"]) for j in work for t in j["tasks"])
     refused = [o for o in outcomes if not o.accepted]
-    for outcome in refused:
-        print(f"{outcome.exercise}, answer {outcome.answer}: {outcome.printed.strip()}")
     slowest = max(outcomes, key=lambda o: o.seconds)
     print(
         f"{len({o.exercise for o in outcomes})} of {len(names)} exercises, {len(outcomes)} of {expected} right answers, each in a process of "

@@ -1,0 +1,106 @@
+"""Prepared answers to the exercises of chapter 11."""
+
+import math
+from decimal import Decimal
+
+import numpy as np
+import torch
+from exercise_answers import fragile, right, unusual, wrong
+
+right("full-batch", images=1024.0, parts=8)
+unusual("full-batch", images=np.int16(1024), parts=Decimal(8))
+wrong("full-batch", "one process", images=128)
+wrong("full-batch", "one part", images=256)
+wrong("full-batch", "one part of one", images=32)
+wrong("full-batch", "blocks", images=64)
+wrong("full-batch", "blocks counted", images=16_384)
+wrong("full-batch", "as before", parts=4)
+wrong("full-batch", "fewer", parts=2)
+wrong("full-batch", "all of them", parts=32)
+
+
+@right("full-part")
+def by_counting_parts(batch, processes, block, image, fixed, memory):
+    mine = batch // processes
+    for count in range(1, mine + 1):
+        size, rest = divmod(mine, count)
+        if not rest and not size % block and size * image <= memory - fixed:
+            return size
+    return 0
+
+
+@unusual("full-part")
+def in_numpy(batch, processes, block, image, fixed, memory):
+    """A table of all sizes, with masks, in 64 bits."""
+    sizes = np.arange(block, batch // processes + 1, block, dtype=np.int64)
+    good = sizes[((batch // processes) % sizes == 0) & (fixed + sizes * np.int64(image) <= memory)]
+    return torch.tensor(good).max() if good.size else torch.tensor(0)
+
+
+@unusual("full-part")
+def by_recursion(batch, processes, block, image, fixed, memory):
+    blocks = batch // processes // block if (batch // processes) % block == 0 else 0
+
+    def down(k):
+        if k == 0 or (blocks % k == 0 and fixed + k * block * image <= memory):
+            return k * block
+        return down(k - 1)
+
+    return float(down(blocks))
+
+
+@fragile("full-part", "one too many")
+def in_single_precision(batch, processes, block, image, fixed, memory):
+    sizes = torch.arange(block, batch // processes + 1, block)
+    fits = fixed + sizes.float() * image <= torch.tensor(float(memory))
+    good = sizes[fits & ((batch // processes) % sizes == 0)]
+    return int(good.max()) if len(good) else 0
+
+
+def largest(batch, processes, block, image, fixed, memory, most=None, fits=None, least=0):
+    mine = most or batch // processes
+    fits = fits or (lambda p: fixed + p * image <= memory)
+    return max((p for p in range(block, mine + 1, block) if mine % p == 0 and fits(p)), default=least)
+
+
+@wrong("full-part", "own share")
+def _(batch, processes, block, image, fixed, memory):
+    return largest(batch, processes, block, image, fixed, memory, most=batch)
+
+
+@wrong("full-part", "shares")
+def _(batch, processes, block, image, fixed, memory):
+    part = largest(batch, processes, block, image, fixed, memory)
+    return 2 ** int(math.log2(part)) if part else 0
+
+
+@wrong("full-part", "unequal")
+def _(batch, processes, block, image, fixed, memory):
+    return max(0, min(batch // processes, (memory - fixed) // image // block * block))
+
+
+@wrong("full-part", "one too many")
+def _(batch, processes, block, image, fixed, memory):
+    return largest(
+        batch, processes, block, image, fixed, memory, fits=lambda p: fixed + (p - 1) * image <= memory
+    )
+
+
+@wrong("full-part", "broken block")
+def _(batch, processes, block, image, fixed, memory):
+    return largest(batch, processes, 1, image, fixed, memory)
+
+
+@wrong("full-part", "too little")
+def _(batch, processes, block, image, fixed, memory):
+    return largest(batch, processes, block, image, fixed, memory, least=block)
+
+
+@wrong("full-part", "just fits")
+def _(batch, processes, block, image, fixed, memory):
+    return largest(batch, processes, block, image, fixed, memory, fits=lambda p: fixed + p * image < memory)
+
+
+@wrong("full-part", "type")
+def _(batch, processes, block, image, fixed, memory):
+    return "sixteen"
