@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -138,6 +139,41 @@ def test_progress_bars_and_long_logs_come_back_short(tmp_path):
     log = tmp_path / "a.log"
     log.write_bytes(b"first\n" + b"\rbar 1\rbar 2\nlast\n")
     assert gpu_day.tail(log, 1000) == "first\nbar 2\nlast" and gpu_day.last_line(log) == "last"
+    log.write_bytes(b"$ python a.py\nof an earlier start\n$ python a.py\ncdedu train toy\n")
+    assert gpu_day.last_line(log) == ""
+
+
+def test_a_step_that_is_cut_off_before_it_speaks_is_not_at_work_on_its_own_command(tmp_path):
+    Day(tmp_path, 10).go([sh("silent", "exec sleep 9.5", most=0.4), sh("dumb", "exit 3")])
+    found = {step["name"]: step for step in json.loads((tmp_path / "day.json").read_text())["steps"]}
+    assert (
+        found["silent"]["status"] == "cut off" and found["dumb"]["reason"] == "exit code 3: it said nothing"
+    )
+    assert found["silent"]["reason"].startswith("at its limit, before it had said anything; ")
+
+
+def test_a_day_too_short_for_its_steps_says_so_beforehand_and_how_long_would_do(
+    tmp_path, monkeypatch, machine, capsys
+):
+    monkeypatch.setattr(Day, "go", lambda day, steps: None)
+    machine()
+    words = ("--device", "cpu", "--out", str(tmp_path), "--minutes")
+    with pytest.raises(SystemExit):
+        called(monkeypatch, *words, "0.3")
+    said = capsys.readouterr().out
+    minutes = re.search(
+        r"short: 18 s, and to start the 6 steps takes about 50 s: .*--minutes (\S+) would", said
+    )[1]
+    with pytest.raises(SystemExit):
+        called(monkeypatch, *words, str(float(minutes) + 0.1))
+    assert "short:" not in capsys.readouterr().out
+
+
+def test_help_calls_the_folders_what_it_says_of_them(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        called(monkeypatch, "--help")
+    said = capsys.readouterr().out
+    assert "--out FOLDER" in said and "--back FOLDER" in said and "BACK" not in said
 
 
 # --- what comes back ------------------------------------------------------------------------------
@@ -184,11 +220,13 @@ def machine(monkeypatch):
 
 def test_all_that_is_missing_is_named_at_once_with_its_cost(machine):
     machine()
-    assert gpu_day.missing("cuda", data=False) == []
+    (noise,) = gpu_day.missing("cuda", data=False)
+    assert (noise.what, noise.cost, noise.blocks) == ("--data", "full runs on noise", ())
+    assert gpu_day.missing("cuda", data=True) == gpu_day.missing("cpu", data=False) == []
     machine({"diffusers", "triton", "matplotlib"}, gpu=False, compiler=False, network=False)
     found = {one.what: one for one in gpu_day.missing("cuda", data=False)}
     assert found.keys() == {"the package diffusers", "the package matplotlib", "a GPU", "Triton", "a C compiler",
-                            "CIFAR-10, and the network to fetch it from"}  # fmt: skip
+                            "CIFAR-10, and the network to fetch it from", "--data"}  # fmt: skip
     data = found["CIFAR-10, and the network to fetch it from"]
     assert "--data" in data.remedy and set(data.blocks) == {"teacher", "student", "look"}
     assert set(found["the package diffusers"].blocks) == {"teacher", "student", "look", "throughput"}
@@ -217,7 +255,7 @@ def test_only_what_cannot_work_at_all_is_refused(machine, monkeypatch, tmp_path,
         called(monkeypatch, "--minutes", "9", "--out", str(tmp_path))
     (day, steps), out = seen[0], capsys.readouterr().out
     assert day.blocked.keys() == {"teacher", "student", "look", "throughput", "full"}
-    assert "pip install tyro" in day.blocked["full"] and out.count("missing:") == 4
+    assert "pip install tyro" in day.blocked["full"] and out.count("missing:") == 5
     assert all("--eager" in step.argv for step in steps if step.name != "cuda-tests")
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cdedu.networks import set_dropout
+from cdedu.networks.bounds import check_network, check_shape
 from cdedu.perceptual import enlarged_distance
 from cdedu.recipes import Network, Recipe, get_recipe
 
@@ -59,6 +60,9 @@ CARDS = {
     "h200": Card(989.4, 494.7, 141),  # NVIDIA H200 data sheet, SXM: the H100's chip
 }
 """Cards that are commonly rented, with the figures of their makers."""
+
+NO_MATTER = "nvidia geforce tesla sxm sxm2 sxm4 sxm5 pcie hbm2 hbm2e hbm3 hbm3e".split()
+"""Words that PyTorch and shops add to a card's name without meaning another card."""
 
 SHARE = 0.3
 """Of the peak, where nobody states or measures it. An assumption; small networks reach less."""
@@ -279,15 +283,16 @@ def plan(
         measure: FLOP/s that a network reaches here, in place of :func:`measured_rate`.
 
     Raises:
-        ValueError: for what cannot be planned, naming it: an unknown recipe, card, role or precision, fewer than 1 GPU, a batch that the
-            GPUs cannot share, a share outside (0, 1], a negative price.
+        ValueError: for what cannot be planned, naming it: an unknown recipe, card, role or precision, fewer than 1 GPU, a shape that
+            the network cannot take, a batch that the GPUs cannot share, a share outside (0, 1], a negative price.
     """
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     _check(gpus, share, price, role=(role, Role), precision=(precision, Precision))
     for name, value in (("peak", peak), ("memory", memory)):
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{name} = {value:g}, but it must be positive")
-    shape, stage, notes = shape or _shape(recipe), getattr(recipe, role), []
+    shape, stage, notes = check_shape(_shape(recipe) if shape is None else shape), getattr(recipe, role), []
+    check_network(recipe.network, shape)
     mine, block = _shared(recipe, stage.batch, gpus)
     here = gpu is None
     gpu, card = _card(_local_name() if gpu is None else gpu, peak, memory)
@@ -319,9 +324,8 @@ def plan(
     room = int(max(0.0, USABLE * card.memory * 1e9 - sum(fixed.values())) // max(per_image, 1))
     micro_batch = min(mine, room // block * block)
     if not micro_batch:
-        way = (
-            f"Of smaller blocks there fit {room} images: --block {room}." if room else "Choose a larger card."
-        )
+        fits = max((n for n in range(1, min(room, mine) + 1) if not mine % n), default=0)
+        way = f"A smaller one fits: --block {fits}." if fits else "Choose a larger card."
         notes.append(f"Not one block of {block} images fits into {card.memory:g} GB. {way}")
     images = micro_batch or block
     sizes = fixed | {f"activations of {images} images": images * net.activations}
@@ -389,10 +393,12 @@ def _shared(recipe: Recipe, batch: int, gpus: int) -> tuple[int, int]:
 
 def _card(gpu: str, peak: float | None, memory: float | None) -> tuple[str, Card]:
     """A card by its name in the table, or as PyTorch calls it, with what the caller knows better."""
-    words = [word for word in re.split(r"[^a-z0-9]+", gpu.lower().replace("rtx ", "rtx")) if word]
-    other = {"laptop", "mig", "ti", "super", "nvl"} & {*words}  # slower or smaller sisters of the same name
-    found = [
-        name for name in CARDS if not other and {*name.split("-")} <= {re.sub("gb$", "", w) for w in words}
+    said = re.findall(r"[a-z0-9]+", re.sub(r"(?<=rtx)[^a-z0-9]+", "", gpu.lower()))
+    words = {re.sub(r"(?<=\d)gb$", "", word) for word in said}
+    found = [  # each word counts: "laptop", "ti", "d" or "mig" make another card of it
+        name
+        for name, card in CARDS.items()
+        if {*(parts := name.split("-"))} <= words <= {*parts, *NO_MATTER, f"{card.memory:g}"}
     ]
     if found:
         gpu = max(found, key=len)
