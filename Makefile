@@ -7,18 +7,11 @@ JOBS ?= 2
 TORCH ?= 2.6.0
 NUMPY ?= 2.0.2
 
-DAILY := noise teacher student solvers losses samplers networks recipes training runs runtime checkpoints records files cli evaluation
-
-# Needs neither the book nor a browser: runs beside the build.
-BESIDE := $(DAILY) adversarial anatomy arrows captions comparison extend guidance images import inception latent \
-  modes mutants points pretrained_diffusers pretrained_edm pretrained_export pretrained_onnx progressive video
-FILES = $(addprefix tests/test_,$(addsuffix .py,$(1)))
-
 # Nothing is fetched once the environment stands, and parallel test workers do not fight over the cores.
-book test beside check wide lab execute selftest bench mutants: export HF_HUB_OFFLINE = 1
-test beside check wide: export OMP_NUM_THREADS ?= 1
+wide lab execute selftest bench mutants: export HF_HUB_OFFLINE = 1
+wide: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup book test beside check weekly wide lint lab exercises selftest execute glue bench mutants colab zip handout pdf reproducible links lock clean
+.PHONY: help setup book test check weekly wide lint lab exercises selftest execute glue bench mutants colab zip handout pdf reproducible links lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -27,34 +20,23 @@ help:  ## list the targets
 setup: $(STAMP)  ## install everything into .venv
 
 book: $(STAMP)  ## build the book from the stored outputs into _build/html
-	@$(BIN)/python scripts/book/notebooks.py check
-	@$(BIN)/python scripts/book/exercises.py check
-	@$(BIN)/python scripts/book/browser_assets.py --if-needed
-	@$(BIN)/jupyter-book build . -W -n --keep-going -q >/dev/null || { rm -rf _build/.doctrees; echo "make book: the build stopped at the warnings above"; exit 1; }  # else the next build would not read, and warn of, that page
-	@echo "The book: $(CURDIR)/_build/html/index.html"
+	@$(PYTHON) make.py book
 
 lint: $(STAMP)
-	@$(BIN)/ruff check -q .
-	@$(BIN)/ruff format -q --check .
-	@$(BIN)/mypy
+	@$(PYTHON) make.py lint
 
-test: lint  ## check style and types, build the book, run the tests and most notebooks
-	@$(MAKE) --no-print-directory -j2 book beside
-	@$(BIN)/pytest -q -rfEs -n $(JOBS) --dist loadscope -m "not weekly" --nbval-lax \
-	  $(filter-out $(call FILES,$(BESIDE)),$(wildcard tests/test_*.py)) $$($(BIN)/python scripts/book/notebooks.py daily)
-
-beside:
-	@$(BIN)/pytest -q -rfEs -m "not weekly" $(call FILES,$(BESIDE))
+test: $(STAMP)  ## check style and types, build the book, run the tests and most notebooks
+	@JOBS=$(JOBS) $(PYTHON) make.py test
 
 weekly: wide colab  ## what takes too long for every change: wide, and the notebooks as in Colab
 
 wide: lint book  ## every page for everyone, every notebook, long fuzzing
 	@$(BIN)/pytest -q -rfEs -n $(JOBS) --dist loadscope -m weekly tests
 	@$(BIN)/pytest -q -rfEs -n $(JOBS) --dist loadscope --nbval-lax book exercises/source $(wildcard exercises/*.ipynb)
-	@HYPOTHESIS_PROFILE=weekly $(BIN)/pytest -q -n $(JOBS) tests/test_noise.py tests/test_teacher.py tests/test_student.py tests/test_records.py
+	@HYPOTHESIS_PROFILE=weekly $(BIN)/pytest -q -n $(JOBS) tests/test_noise.py tests/test_teacher.py tests/test_student.py tests/test_records.py tests/test_fuzz.py
 
-check: lint  ## the daily check: style, types, method, training, recipes, command line
-	@$(BIN)/pytest -q -rfEs -n $(JOBS) -m "not slow and not weekly" $(call FILES,$(DAILY))
+check: $(STAMP)  ## the daily check: style, types, method, training, recipes, command line
+	@JOBS=$(JOBS) $(PYTHON) make.py check
 
 lab: $(STAMP)  ## open JupyterLab on the first chapter
 	@$(BIN)/jupyter lab $(firstword $(wildcard book/undergraduate/0*.ipynb) book)
@@ -102,17 +84,9 @@ lock: $(STAMP)  ## pin requirements.txt anew from pyproject.toml
 clean:  ## remove what was built; the environment stays
 	rm -rf _build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 
-# Scripts, tests and the book's extensions import each other by the paths in course.pth.
-$(STAMP): requirements.txt pyproject.toml Makefile
+# What it takes is written down in make.py, which also runs where there is no make.
+$(STAMP): requirements.txt pyproject.toml make.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "Python >= 3.11 is needed, found $$($(PYTHON) --version 2>/dev/null || echo nothing) as '$(PYTHON)'."; \
 	  echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
-	  echo "$$($(PYTHON) --version) has no venv and pip. On Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@test -x $(BIN)/uv || $(BIN)/python -m pip install -q uv
-	$(BIN)/uv pip install -q --python $(BIN)/python -r requirements.txt
-	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
-	@printf '%s\n' "$(CURDIR)" "$(CURDIR)/book/_ext" "$(CURDIR)/tests" \
-	  >"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/course.pth"
-	@touch $@
+	@$(PYTHON) make.py setup

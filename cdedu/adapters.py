@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cdedu.networks import UNet
 from cdedu.noise import at_hand, sigma_like
+from cdedu.teacher import in_weights
 
 
 class VP(nn.Module):
@@ -47,7 +48,8 @@ class VP(nn.Module):
         s = sigma_like(sigma, x)
         t = ((self.beta_min**2 + 2 * self.beta_d * (s**2).log1p()).sqrt() - self.beta_min) / self.beta_d
         c_noise = ((self.steps - 1) * t).flatten().expand(len(x))
-        return (x - s * self.network((x / (1 + s**2).sqrt()).to(x.dtype), c_noise, **cond)).to(x.dtype)
+        asked = in_weights(self.network, (x / (1 + s**2).sqrt()).to(x.dtype), c_noise)
+        return (x - s * self.network(*asked, **cond)).to(x.dtype)
 
 
 class VE(nn.Module):
@@ -64,7 +66,8 @@ class VE(nn.Module):
 
     def forward(self, x: Tensor, sigma: float | Tensor, **cond: Any) -> Tensor:
         s = sigma_like(sigma, x)
-        return (x + s * self.network(x, (s / 2).log().flatten().expand(len(x)), **cond)).to(x.dtype)
+        asked = in_weights(self.network, x, (s / 2).log().flatten().expand(len(x)))
+        return (x + s * self.network(*asked, **cond)).to(x.dtype)
 
 
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
@@ -133,7 +136,8 @@ class DiffusersDenoiser(nn.Module):
                 f"sigma = {s.max():g} lies above {self.sigma_max:g}, the greatest noise level that this teacher knows"
             )
         alpha = 1 / (1 + s**2).sqrt()
-        out = self.network((alpha * x).to(x.dtype), self.time(s).flatten().expand(len(x)), **cond)
+        asked = in_weights(self.network, (alpha * x).to(x.dtype), self.time(s).flatten().expand(len(x)))
+        out = self.network(*asked, **cond)
         out = out[:, : x.shape[1]]
         if self.prediction == "epsilon":
             out = x - s * out

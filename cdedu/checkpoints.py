@@ -117,7 +117,7 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Any:
     """
     path = find(source)
     tensors, saved = read_tensors(path)
-    if saved.keys() >= {"role", "shape"}:
+    if saved.keys() >= {"role", "model", "shape"}:
         tensors, saved = _average(path, tensors, saved)
     if "class" not in saved:
         raise ValueError(
@@ -186,13 +186,15 @@ def _average(
     path: Path, tensors: dict[str, Tensor], header: dict[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The sampling average in a state, as :func:`save` would have written it."""
-    start, kind = "average.module.network.", Teacher if header["role"] == "teacher" else ConsistencyModel
+    what = dict(header["model"]) if isinstance(header["model"], dict) else {}
+    start = f"average.module.{what.pop('part', '')}."
     average = {name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)}
-    if not average or not isinstance(header.get("recipe"), dict):
-        raise ValueError(f"{path} is the state of a run whose model has another form; end the run (--resume)")
-    about = {key: header["recipe"].get(key) for key in _arguments(kind)}
-    facts = {key: value for key, value in header.items() if key not in ("role", "precision", "micro_batch")}
-    return average, {"class": kind.__name__, **about, **facts}
+    if not average:
+        raise ValueError(
+            f"{path} is the state of a run that says nothing of its model; end the run (--resume)"
+        )
+    others = ("role", "precision", "micro_batch", "model")
+    return average, {**what, **{key: value for key, value in header.items() if key not in others}}
 
 
 _AROUND = {c.__name__: c for c in (Teacher, ConsistencyModel, DiffusersDenoiser, VP, VE)}
@@ -244,7 +246,7 @@ def _rebuild(what: dict[str, Any], network: nn.Module | None) -> nn.Module:
     """The inverse of :func:`_describe`."""
     if what["class"] == "DenoiserStudent":
         if what["denoiser"]["class"] == "DenoiserStudent":
-            raise ValueError("it has a student over a student")
+            raise ValueError("it is a student over a student")
         return DenoiserStudent(
             _rebuild(what["denoiser"], network), _value("sigma_min", float, what["sigma_min"])
         )
@@ -270,6 +272,10 @@ def _value(key: str, kind: Any, value: Any) -> Any:
 def save_state(path: str | Path, state: State, **facts: Any) -> None:
     """Save all that an exact continuation needs; ``facts`` go into the header, beside recipe, role and step."""
     header = {"recipe": state.recipe.to_dict(), "role": state.role, "step": state.step, **facts}
+    with suppress(TypeError):  # a model of another kind stays in its state
+        what, network = _describe(state.model)
+        part = next(name for name, module in state.model.named_modules() if module is network)
+        header["model"] = {**what, "part": part}
     write_tensors(path, state.tensors(), header)
 
 

@@ -1,9 +1,10 @@
-"""The command line: ``cdedu plan | train | distill | sample | evaluate | captions | export | grade``.
+"""The command line: ``cdedu plan | train | distill | sample | evaluate | distance | captions | export | grade``.
 
 A run lives in ``runs/<recipe>/``: ``teacher.safetensors`` and ``student.safetensors`` to use, ``*.state.safetensors`` to resume
 from. Every run leaves a record in ``results/runs/``, under a name of its own.
 """
 
+import math
 import os
 import shutil
 import signal
@@ -17,16 +18,17 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from cdedu import checkpoints, fitting
+from cdedu import checkpoints, fitting, samples
 from cdedu.checkpoints import WEIGHTS
 from cdedu.course.command import GradeFolder, PlanRun
-from cdedu.data import load_data, to_unit
+from cdedu.data import Dataset, load_data, to_unit
 from cdedu.files import read_header, sha256
+from cdedu.limits import Count, Pixels, Positive, Range, Rate, Seed, Weight, check_memory, check_ranges
 from cdedu.methods.guidance import Labelled
 from cdedu.pretrained import export_pipeline, load_teacher, locate
 from cdedu.recipes import Recipe, get_recipe, recipes
 from cdedu.records import read_record
-from cdedu.runs import Run, generate, writable, write_run_record
+from cdedu.runs import Run, tracker_class, writable, write_run_record
 from cdedu.runtime import Distributed, Runtime, fast_precision
 from cdedu.student import ConsistencyModel
 from cdedu.teacher import Teacher
@@ -43,8 +45,12 @@ class _Command:
     """Another data set than the recipe's: a name, or a folder or zip of images."""
     test_data: Path | None = None
     """Held-out images for a folder or zip; a tenth of the images by default."""
-    size: int | None = None
-    """Crop and resize images of a folder or zip to this height and width."""
+    size: tuple[Pixels] | tuple[Pixels, Pixels] | None = None
+    """Resize images of a folder or zip to this height and width; a single number is both."""
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    """What --size does with images of another form: cut their edges off, add black ones, or distort them."""
+    channels: Literal[1, 3] = 3
+    """Of images of a folder or zip: 1 makes all of them grey, 3 coloured."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps, or auto: the fastest there is."""
     out: Path | None = None
@@ -61,29 +67,31 @@ class _Command:
 class _Run(_Command):
     """What all training commands take."""
 
-    max_steps: int | None = None
+    max_steps: Count | None = None
     """Fewer or more steps than the recipe's."""
-    batch: int | None = None
+    batch: Count | None = None
     """Another batch size than the recipe's."""
-    block: int | None = None
+    block: Count | None = None
     """Samples that share a random generator; with several processes or --micro-batch, parts hold whole blocks."""
-    lr: float | None = None
+    lr: Positive | None = None
     """Another learning rate than the recipe's."""
-    seed: int | None = None
+    seed: Seed | None = None
     """Another seed than the recipe's."""
-    micro_batch: int | None = None
+    micro_batch: Count | None = None
     """At most so many samples at once; gradients are accumulated over the batch."""
-    ema: float | None = None
+    ema: Rate | None = None
     """Another rate of the sampling average than the recipe's: a shorter run needs a lower one, about 1 - 10 / steps."""
-    picture_every: int = 0
+    picture_every: Count | None = None
     """Write a picture of samples every so many steps."""
-    tensorboard: bool = False
-    """Write curves for TensorBoard into the run's folder."""
+    log: Literal["tensorboard", "wandb", "aim", "clearml", "comet_ml", "dvclive", "mlflow"] | None = None
+    """Send curves to one of Accelerate's trackers; TensorBoard's lie in the run's folder."""
     from_weights: Path | None = None
     """Start from these weights with a fresh optimiser and a short warm-up; the record says so. With --resume: go on with
     such a run."""
     resume: bool = False
     """Continue an interrupted run, to the same result as if it had not been interrupted."""
+    go_on: bool = False
+    """Resume where there is something to resume, else begin: for jobs that a scheduler starts again and again."""
     overwrite: bool = False
     """Start anew where there is a run already."""
 
@@ -93,7 +101,8 @@ class Train(_Run):
     """Train a teacher from scratch."""
 
     def __call__(self) -> None:
-        run, options = _begun(self, _prepare(self, "teacher"))
+        command = _resuming(self, "teacher")
+        run, options = _begun(command, _prepare(command, "teacher"))
         run.drive(train_teacher(run.recipe, run.data, **options))
 
 
@@ -107,11 +116,12 @@ class Distill(_Run):
     network: Literal["recipe", "teacher"] = "recipe"
     """Over a teacher that is not of this package's form: the recipe's network with random weights, whose student can be
     exported, or a copy of the teacher's own network."""
-    guidance: tuple[float, ...] = ()
+    guidance: tuple[Weight, ...] = ()
     """Guide a teacher whose last label means none: one weight; or two, between which the student takes any as an input."""
 
     def __call__(self) -> None:
-        run = _prepare(self, "student")
+        command = _resuming(self, "student")
+        run = _prepare(command, "student")
         source = _model_source(self.teacher, run.folder, run.recipe, "teacher")
         recipe, teacher, student = fitting.teacher_and_student(source, run.recipe, run.data, self.network)
         if run.runtime.main and student is not None and self.network == "recipe":
@@ -125,7 +135,7 @@ class Distill(_Run):
                 self.guidance, recipe, teacher, student, source, run.data
             )
             facts["guidance"] = [*self.guidance]
-        run, options = _begun(self, replace(run, recipe=recipe, facts=facts))
+        run, options = _begun(command, replace(run, recipe=recipe, facts=facts))
         if recipe.student.distance == "lpips" and recipe.student.method == "distillation":
             from cdedu.losses import lpips
 
@@ -142,11 +152,11 @@ class Distill(_Run):
 
 @dataclass(frozen=True)
 class Sample:
-    """Draw samples and write a picture of them."""
+    """Draw samples and write a picture of them, or many samples as single pictures or as one file."""
 
     recipe: tyro.conf.Positional[str]
     """Name of a recipe, such as toy, digits or cifar10-small, or a TOML file with one; or a model itself: its file, or a folder of diffusers."""
-    steps: int | None = None
+    steps: Annotated[int, Range(1, 10_000)] | None = None
     """Steps of the student, 1 by default; or points of the teacher's noise grid, 18 by default (n points are 2n − 1 evaluations)."""
     model: Literal["student", "teacher"] | None = None
     """Which of the two; by default the student, or the teacher where there is no student yet."""
@@ -154,23 +164,28 @@ class Sample:
     """A file, or the name of weights that come with the course; the run's own by default, else the course's."""
     label: str | None = None
     """Draw this class only, by name or number; by default the classes take turns."""
-    guidance: float | None = None
+    guidance: Weight | None = None
     """Guidance weight, of a student that takes it as an input or of a teacher whose last label means none."""
-    number: int = 64
-    """How many samples."""
-    seed: int = 0
+    number: Count = 64
+    """How many samples. Each has its number and a noise of its own, so that the first ones of many are the same as those of few."""
+    batch: Count | None = None
+    """How many are drawn at once; 64, or 4,096 points, by default. It changes no sample."""
+    seed: Seed = 0
     """Seed of the noise."""
+    format: Literal["sheet", "png", "npz"] = "sheet"
+    """A sheet to look at, of the first 256 pictures or 2,000 points; or all samples, each as a PNG file, in a folder; or as one file
+    for the evaluator of openai's guided-diffusion. Interrupted, the last two go on with the same command."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps, or auto: the fastest there is."""
     out: Path | None = None
-    """Where to write the picture; runs/<recipe>/<model>-<steps>.png by default."""
+    """The file or, for png, the folder; runs/<recipe>/<model>-<steps>.png, a folder of that name without the ending, or .npz by
+    default."""
 
     def __call__(self) -> None:
         from cdedu.plotting import save_samples
 
         device = pick_device(self.device)
-        if self.number < 1:
-            raise ValueError(f"--number = {self.number}, but there must be at least one sample")
+        _check_out(self.out, self.format)
         known = self.recipe in recipes or self.recipe.endswith(".toml")
         if not known and (Path(self.recipe).exists() or "/" in self.recipe):
             recipe, source, folder = None, self.recipe, Path("runs") / Path(self.recipe).stem
@@ -180,6 +195,8 @@ class Sample:
             wanted = self.model or ("student" if self.weights else _role_there_is(folder, recipe))
             source = _model_source(self.weights, folder, recipe, wanted)
         model = load_teacher(source).to(device)
+        if recipe:
+            fitting.same_kind(model, source, recipe)
         recipe = recipe or model.header.recipe or Recipe("unknown", data="")
         role = "student" if fitting.is_student(model) else "teacher"
         if self.model not in (None, role):
@@ -189,15 +206,29 @@ class Sample:
             raise ValueError(
                 f"{source} is a teacher, whose walk has at least 2 points; give --steps, such as 18"
             )
-        path = self.out or folder / f"{role}-{steps}.png"
+        ending = {"sheet": ".png", "png": "", "npz": ".npz"}[self.format]
+        path = self.out or folder / f"{role}-{steps}{ending}"
         writable(path.parent)
         recipe, shape = within(recipe, model), tuple(model.header.shape)
         model, cond = fitting.conditioned(model, source, self.guidance, self.label)
-        if "labels" in cond:
-            cond["labels"] = cond["labels"][torch.arange(self.number) % len(cond["labels"])]
-        x = generate(model, recipe, shape, steps, self.number, self.seed, **cond)
-        save_samples(path, x.cpu(), f"{role}, {source}")
-        print(f"{self.number} samples of {source} in {path}")
+        batch = self.batch or (64 if len(shape) > 1 else 4096)
+        _check_batch(min(batch, self.number), shape, device, "lower --batch")
+        drawn = partial(samples.draw, model, recipe, shape, steps, seed=self.seed, **cond)
+        if self.format == "sheet":
+            shown = min(self.number, 256 if len(shape) > 1 else 2000)
+            parts = [x for _, x in samples.batches(drawn, 0, shown, batch)]
+            save_samples(path, torch.cat(parts), f"{role}, {source}")
+            rest = f" (of {self.number:,}; --format png or npz for all)" * (shown < self.number)
+            print(f"{shown} samples of {source}{rest} in {path}")
+            return
+        labels = cond.get("labels")
+        about = {
+            "model": source, "sha256": _digest(source), "steps": steps, "seed": self.seed, "guidance": self.guidance,
+            "labels": labels.tolist() if labels is not None else None, "shape": shape, "recipe": recipe.to_dict(),
+        }  # fmt: skip
+        write = samples.write_folder if self.format == "png" else partial(samples.write_npz, labels=labels)
+        done = write(path, drawn, shape, self.number, batch, about)
+        print(f"{self.number} samples of {source} in {path}" + f", {done} of them from before" * (done > 0))
 
 
 @dataclass(frozen=True)
@@ -208,13 +239,13 @@ class Evaluate(_Command):
     """A teacher's file or name, or a folder of diffusers; the run's own by default, else the course's."""
     student: str | None = None
     """A student's file or name, or a folder of diffusers; the run's own by default, else the course's."""
-    guidance: float | None = None
+    guidance: Weight | None = None
     """Guidance weight, of a teacher whose last label means none, and of a student that takes it as an input."""
-    samples: int | None = None
+    samples: Annotated[int, Range(2)] | None = None
     """How many samples are compared; as many as there are held-out data by default."""
     inception: bool = False
     """Also FID, Inception score, precision and recall by the standard protocol (downloads Inception's weights)."""
-    seeds: int | None = None
+    seeds: Count | None = None
     """How many sampling seeds the medians run over; 5, or 1 in a trial."""
     trial: bool | None = None
     """Few evaluations, to see that all works; by default for images of 32 x 32 and larger on the CPU."""
@@ -232,8 +263,15 @@ class Evaluate(_Command):
         sources = {r: _model_source(getattr(self, r), folder, recipe, r) for r in ("teacher", "student")}
         start = time.perf_counter()
         with runtime.first():
-            data = load_data(self.data or recipe.data, self.test_data, self.size)
+            data = _data(self, self.data or recipe.data)
             models = [load_teacher(source) for source in sources.values()]
+        for (role, source), model in zip(sources.items(), models, strict=True):
+            fitting.is_a(role, model, source, f"--{role}")
+        most = min(len(data.test), len(data.train))
+        if self.samples and self.samples > most and not self.inception:
+            raise ValueError(
+                f"--samples {self.samples:,}, but {data.name} has {most:,} to compare with; leave it out for all"
+            )
         for model, source in zip(models, sources.values(), strict=True):
             fitting.same_shape(model, source, data)
         recipe = within(within(recipe, models[0]), models[1])
@@ -242,6 +280,10 @@ class Evaluate(_Command):
             raise ValueError(f"{sources['teacher']} needs labels, which {data.name} does not have")
         if self.inception:
             check(data)
+            number = self.samples or 50_000
+            check_memory(
+                number * data.train[0].numel(), f"--samples {number:,}", runtime.device, "give fewer"
+            )
         called: list[Any] = []
         for model, source in zip(models, sources.values(), strict=True):
             cond: dict[str, Any] = {}
@@ -289,7 +331,7 @@ class Export:
     """Where to write; new or empty."""
     record: Path | None = None
     """A results record, such as `cdedu evaluate` leaves: its figures go into the model card."""
-    guidance: float | None = None
+    guidance: Weight | None = None
     """The weight to fix in a student that takes it as an input."""
     license: str | None = None
     """Of the weights, for the model card, such as apache-2.0; the teacher's and the data's terms bind a student too."""
@@ -298,11 +340,13 @@ class Export:
 
     def __call__(self) -> None:
         student = load_teacher(self.weights)
-        writable(self.folder.absolute().parent)
+        writable(self.folder if self.folder.is_dir() else self.folder.absolute().parent)
         metrics = read_record(self.record)["metrics"] if self.record else None
         options = {"metrics": metrics, "license": self.license, "push_to_hub": self.push_to_hub}
         export_pipeline(student, self.folder, guidance=self.guidance, **options)
-        print(f"{self.weights} in {self.folder}, to be loaded by ConsistencyModelPipeline.from_pretrained")
+        print(
+            f"{self.weights} in {self.folder}, to be loaded by ConsistencyModelPipeline.from_pretrained; its README.md says how"
+        )
 
 
 @dataclass(frozen=True)
@@ -330,6 +374,28 @@ class Captions:
             print(f"Fréchet distance in Inception's features {fid:.2f}; comparable from 30,000 pictures on")
 
 
+@dataclass(frozen=True)
+class Distance:
+    """Measure how far samples are from a reference: the Fréchet distance of two sets of pictures, which is FID in Inception's features."""
+
+    samples: tyro.conf.Positional[Path]
+    """A folder of pictures, or a .npz file with arr_0 as `cdedu sample --format npz` writes it."""
+    reference: tyro.conf.Positional[Path]
+    """Another one; or a .npz file with the statistics of one, mu and sigma."""
+    features: Literal["inception", "ours"] = "inception"
+    """Inception's, as the literature has them; or those of the course's frozen classifiers, of digits at 8 × 8 or colour pictures at 32 × 32."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps, or auto: the fastest there is."""
+
+    def __call__(self) -> None:
+        from cdedu.evaluation import distance
+
+        found = distance.between(self.samples, self.reference, self.features, pick_device(self.device))
+        counts = " and ".join("unknown" if m.n is None else f"{m.n:,}" for m in found[1:])
+        name = "FID" if self.features == "inception" else "Fréchet distance in our own features"
+        print(f"{name} {found[0]:.4g}; pictures: {counts}")
+
+
 def pick_device(name: str) -> torch.device:
     """``auto`` is CUDA, else MPS, else the CPU; a ValueError for a device that is unknown or not there."""
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
@@ -345,8 +411,18 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def _resuming(command: _Run, role: str) -> _Run:
+    """The command with ``resume`` where ``go_on`` found a state."""
+    if not command.go_on:
+        return command
+    folder = command.out or Path("runs") / get_recipe(command.recipe).name
+    return replace(command, resume=(folder / f"{role}.state.safetensors").is_file())
+
+
 def _prepare(command: _Run, role: str) -> Run:
     """Everything that can go wrong goes wrong here, before any work."""
+    if command.resume and command.overwrite:
+        raise ValueError("--resume goes on with a run and --overwrite starts anew; give one of them")
     recipe = get_recipe(command.recipe)
     usual, folder = getattr(recipe, role), command.out or Path("runs") / recipe.name
     state = folder / f"{role}.state.safetensors"
@@ -365,8 +441,10 @@ def _prepare(command: _Run, role: str) -> Run:
     stage = _changed(usual, **changes)
     changes = {"data": command.data or None, "seed": command.seed, "block": command.block}
     recipe = _changed(recipe, **{role: stage}, **changes)
+    if command.size and recipe.network.kind not in ("mlp", "set"):
+        recipe.network.check((command.channels, *_height_width(command.size)))  # before anything is decoded
     with runtime.first():
-        data = load_data(recipe.data, command.test_data, command.size)
+        data = _data(command, recipe.data)
     if command.data and recipe.teacher.label_dropout and data.train_labels is not None:
         # Other pictures have other classes; the last label still means none.
         recipe = replace(recipe, network=replace(recipe.network, classes=data.label_count() + 1))
@@ -376,10 +454,20 @@ def _prepare(command: _Run, role: str) -> Run:
             f"--data {recipe.data} does not suit recipe {recipe.name!r}, whose {recipe.network.kind} takes {wanted}; "
             "choose another recipe or other data"
         )
-    extras = {"picture_every": command.picture_every, "tensorboard": command.tensorboard}
+    recipe.network.check(tuple(data.train.shape[1:]))
+    block = min(recipe.block or stage.batch, stage.batch)
+    if command.micro_batch and command.micro_batch < block:
+        raise ValueError(
+            f"--micro-batch {command.micro_batch}, but {block} samples share a random generator and are computed together; give at least "
+            f"{block}, or another --block, which is another seed"
+        )
+    part = min(stage.batch, max(command.micro_batch or stage.batch, recipe.block or stage.batch))
+    shape = tuple(data.train.shape[1:])
+    _check_batch(part, shape, runtime.device, "lower --batch, or share it out with --micro-batch and --block")
+    if command.log:
+        tracker_class(command.log)
+    extras = {"picture_every": command.picture_every, "log": command.log}
     run = Run(recipe, role, data, folder, command.results, runtime, **extras)
-    if command.resume and command.overwrite:
-        raise ValueError("--resume goes on with a run and --overwrite starts anew; give one of them")
     if command.resume and not run.state_path.is_file():
         raise FileNotFoundError(f"there is nothing to resume: no {run.state_path}")
     if not (command.resume or command.overwrite) and (run.state_path.exists() or run.path.exists()):
@@ -396,6 +484,40 @@ def _prepare(command: _Run, role: str) -> Run:
     return run
 
 
+def _height_width(size: tuple[int] | tuple[int, int] | None) -> tuple[int, int] | None:
+    return size and (size[0], size[-1])
+
+
+def _data(command: _Command, name: str) -> Dataset:
+    """The data set that a command names, or its recipe."""
+    size = _height_width(command.size)
+    return load_data(name, command.test_data, size, command.fit, command.channels)
+
+
+def _check_batch(part: int, shape: tuple[int, ...], device: torch.device, remedy: str) -> None:
+    """Refuse what no machine could do: a sample and its noise, of 4 bytes a number, are the least that a batch takes."""
+    check_memory(8 * part * math.prod(shape), f"a batch of {part:,} samples", device, remedy)
+
+
+def _check_out(out: Path | None, kind: str) -> None:
+    """Refuse a file where samples become a folder, and the other way round, and an ending that means something else."""
+    if out is None:
+        return
+    if kind == "png" and (out.is_file() or out.suffix in (".png", ".npz")):
+        raise ValueError(
+            f"--out {out} is a file, but --format png writes a folder of pictures; give a folder"
+        )
+    if kind != "png" and out.is_dir():
+        raise ValueError(
+            f"--out {out} is a folder, but --format {kind} writes one file; give a file, or --format png"
+        )
+    known = {"npz": (".npz",), "sheet": (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")}
+    if kind != "png" and out.suffix.lower() not in known[kind]:
+        raise ValueError(
+            f"--out {out}: --format {kind} writes a file that ends in {' or '.join(known[kind])}"
+        )
+
+
 def _changed(thing: Any, **changes: Any) -> Any:
     """A copy with those changes that are given."""
     return replace(thing, **{key: value for key, value in changes.items() if value is not None})
@@ -407,7 +529,9 @@ def _begun(command: _Run, run: Run) -> tuple[Run, dict[str, Any]]:
     if command.resume:
         checkpoints.same_data(run.state_path, run.data)
         resume = checkpoints.load_state(run.state_path, run.recipe, run.role)
-        begun = read_header(run.state_path).get("warm_restart")
+        before = read_header(run.state_path)
+        _same_run(command, run, before)
+        begun = before.get("warm_restart")
         if command.from_weights and not begun:
             raise ValueError(f"{run.state_path} is of a run that began without --from-weights; leave it out")
         run = replace(run, resume=resume, facts=run.facts | ({"warm_restart": begun} if begun else {}))
@@ -417,11 +541,29 @@ def _begun(command: _Run, run: Run) -> tuple[Run, dict[str, Any]]:
             raise ValueError(
                 f"{source} holds a {type(model).__name__}; --from-weights takes a model of this package's form"
             )
+        fitting.is_a(run.role, model, source, "--from-weights")
         fitting.fits(model, source, run.recipe, run.data)
         seen = {"step": model.header.step, "images": model.header.images}  # type: ignore[union-attr]
-        begun = {"from": source, "sha256": sha256(source), **seen}
+        begun = {"from": source, "sha256": _digest(source), **seen}
         run = replace(run, facts={"warm_restart": begun} | run.facts)
     return run, {"resume": run.resume, "start": model, "runtime": run.runtime}
+
+
+def _same_run(command: _Run, run: Run, before: dict[str, Any]) -> None:
+    """Refuse to go on with another teacher, guidance or precision than the run began with: its end would be that of neither."""
+    then, now = (facts.get("teacher", {}) for facts in (before, run.facts))
+    places = [("precision", before.get("precision"), run.runtime.precision)]
+    if then:  # earlier versions do not say
+        places.append(("teacher", then["sha256"], now.get("sha256")))
+        places.append(("guidance", before.get("guidance"), run.facts.get("guidance")))
+    for what, old, new in places:
+        if old != new and not (what == "precision" and old is None):
+            old, new = (then["source"], now.get("source")) if what == "teacher" else (old, new)
+            same = " (the file has changed)" if old == new else ""
+            raise ValueError(
+                f"{run.state_path} began with --{what} {old}, now it is {new}{same}; leave the option as it was, or start another run "
+                f"from its weights: --from-weights {run.state_path} --out ANOTHER_FOLDER"
+            )
 
 
 def _role_there_is(folder: Path, recipe: Recipe) -> Literal["student", "teacher"]:
@@ -449,7 +591,12 @@ def _runtime(command: _Command, recipe: Recipe, begun: dict[str, Any] | None = N
     header of its state says both.
     """
     device, precision = pick_device(command.device), command.precision
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    world = os.environ.get("WORLD_SIZE") or "1"
+    if not world.isdecimal() or int(world) < 1:
+        raise ValueError(
+            f"WORLD_SIZE = {world!r}, but it is a number of processes; unset it, or start with torchrun"
+        )
+    several = int(world) > 1
     if precision == "auto" and begun is not None:
         # Earlier versions did not note it; on a CPU it was fp32.
         precision = begun.get("precision", "fp32" if device.type == "cpu" else "auto")
@@ -475,12 +622,15 @@ def _cannot_compile(device: torch.device) -> str | None:
     """What torch.compile misses on this machine, or None."""
     from torch.utils._triton import has_triton
 
-    if device.type == "cuda":
-        return None if has_triton() else "there is no Triton for this GPU (pip install triton)"
-    compilers = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++", "cl"]
+    cuda = device.type == "cuda"
+    if cuda and not has_triton():
+        return "there is no Triton for this GPU (pip install triton)"
+    variable, language = ("CC", "C") if cuda else ("CXX", "C++")  # Triton starts its kernels by a little C
+    compilers = ["gcc", "clang"] if cuda else ["g++", "clang++", "cl"]
+    compilers = [os.environ[variable]] if variable in os.environ else compilers
     if any(map(shutil.which, compilers)):
         return None
-    return f"there is no C++ compiler ({' or '.join(compilers)})"
+    return f"there is no {language} compiler ({' or '.join(compilers)})"
 
 
 def _model_source(wanted: str | None, folder: Path, recipe: Recipe, role: str) -> str:
@@ -492,26 +642,38 @@ def _model_source(wanted: str | None, folder: Path, recipe: Recipe, role: str) -
 
 Grade = Annotated[GradeFolder, tyro.conf.subcommand("grade")]
 Plan = Annotated[PlanRun, tyro.conf.subcommand("plan")]
-Command = Plan | Train | Distill | Sample | Evaluate | Captions | Export | Grade
+Command = Plan | Train | Distill | Sample | Evaluate | Distance | Captions | Export | Grade
 
 
 def main() -> None:
     """Entry point: errors in the input end with exit code 2 and one or two lines, never with a traceback."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a σ, where there is none
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]  # a σ, where there is none
     command = tyro.cli(
         Command, prog="cdedu", description=f"Consistency distillation. Recipes: {', '.join(recipes)}."
     )  # type: ignore[call-overload]
     try:
+        check_ranges(command, lambda field: "--" + field.replace("_", "-"))
         command()
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
     except torch.OutOfMemoryError as error:
-        code, what = 1, f"memory ran out ({str(error).splitlines()[0]}); use --device cpu or fewer samples"
+        first = str(error).splitlines()[0]
+        code, what = (
+            1,
+            f"memory ran out ({first}); use --micro-batch in training, a lower --batch elsewhere, or --device cpu",
+        )
     except (FloatingPointError, MemoryError) as error:
         code, what = 1, str(error)
     except (ValueError, OSError, ImportError) as error:
         code, what = 2, str(error)
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        code, what = (
+            1,
+            f"the networks could not be compiled ({str(error).splitlines()[0]:.200}); add --compile False",
+        )
     else:
         return
     print(f"cdedu: {what}", file=sys.stderr)

@@ -38,8 +38,8 @@ _writing: set[Path] = set()
 
 
 @contextmanager
-def disk_errors(path: str | Path) -> Iterator[None]:
-    """What a full, locked or unsuitable disk says, with the path and what to do; an OSError of the same kind."""
+def disk_errors(path: str | Path, how: str = "") -> Iterator[None]:
+    """What a full, locked or unsuitable disk says, with the path, what to do and ``how``; an OSError of the same kind."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -48,7 +48,7 @@ def disk_errors(path: str | Path) -> Iterator[None]:
         kind = OSError if isinstance(error, SafetensorError) else type(error)
         if code not in _REMEDIES and isinstance(error, OSError):
             raise
-        told = kind(f"cannot write {path}: {_REMEDIES.get(code or 0, error)}")
+        told = kind(f"cannot write {path}: {_REMEDIES.get(code or 0, error)}{how}")
         told.errno = code
         raise told from None
 

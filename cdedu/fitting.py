@@ -21,6 +21,13 @@ def is_student(model: nn.Module) -> bool:
     return isinstance(model, ConsistencyModel | DenoiserStudent)
 
 
+def is_a(role: str, model: nn.Module, source: str, option: str) -> None:
+    """Refuse a teacher in the place of a student, and the other way round."""
+    found = "student" if is_student(model) else "teacher"
+    if found != role:
+        raise ValueError(f"{source} is a {found}; {option} takes a {role} here")
+
+
 def teacher_and_student(
     source: str, recipe: Recipe, data: Dataset, network: str = "recipe"
 ) -> tuple[Recipe, Any, nn.Module | None]:
@@ -101,10 +108,11 @@ def conditioned(
     if guidance is not None and not guidance >= 0:
         raise ValueError(f"--guidance = {guidance:g}, but a guidance weight must not be negative")
     student = is_student(model)
-    if inputs and guidance is None:
-        low, high = model.header.guidance or (1, 4)
+    low, high = model.header.guidance or (1, 4)
+    if inputs and (guidance is None or (model.header.guidance and not low <= guidance <= high)):
+        given = "" if guidance is None else f", but --guidance = {guidance:g}"
         raise ValueError(
-            f"{source} takes the guidance weight as an input; give --guidance, from {low:g} to {high:g}"
+            f"{source} takes the guidance weight as an input, from {low:g} to {high:g}{given}; give --guidance in that range"
         )
     if student and not inputs and guidance is not None:
         raise ValueError(f"{source} is a student that takes no guidance weight; leave --guidance out")
@@ -161,6 +169,16 @@ def same_labels(model: Any, source: str, data: Dataset) -> None:
         raise ValueError(
             f"{source} knows the classes {', '.join(names)}, {data.name} has {', '.join(data.classes)}"
         )
+
+
+def same_kind(model: Any, source: str, recipe: Recipe) -> None:
+    """Refuse weights that were trained by another recipe on other data, to be sampled as this recipe's."""
+    theirs, wanted = model.header.recipe, {"mlp": 1, "set": 2}.get(recipe.network.kind, 3)
+    other = theirs and theirs.name != recipe.name and theirs.data != recipe.data
+    if other or len(model.header.shape) != wanted:
+        what = f"is of recipe {theirs.name!r}" if theirs else f"makes samples of shape {model.header.shape}"
+        instead = repr(theirs.name) if theirs else "the model's file or folder"
+        raise ValueError(f"{source} {what}, not of recipe {recipe.name!r}; give {instead} in its place")
 
 
 def same_shape(model: nn.Module, source: str, data: Dataset) -> None:

@@ -181,7 +181,7 @@ def easy_next_sigma(sigma: Tensor, q: float = 2.0, stage: int = 0, k: float = 8.
     """
     if not (q > 1 and stage >= 0):
         raise ValueError(f"need q > 1 and stage >= 0, got {q} and {stage}")
-    return (sigma * (1 - (1 + k * torch.sigmoid(-b * sigma)) / q ** (stage + 1))).clamp(min=0)
+    return (sigma * (1 - (1 + k * torch.sigmoid(-b * sigma)) * float(q) ** -(stage + 1))).clamp(min=0)
 
 
 def easy_consistency_loss(
@@ -291,6 +291,8 @@ def continuous_consistency_loss(
         ratio: r, from 0 to 1, which rises early in training.
         c: of the normalisation; None leaves the tangent as it is.
         balance: a learned ln-weight w(σ) → (B,): the loss becomes :math:`e^w \mathcal L - w`, smallest where :math:`e^w = 1/\mathcal L`.
+            Of this function alone: :func:`~cdedu.training.distill` trains no weights besides the student's, and refuses it; a method
+            of your own can train w along.
 
     Source: Lu & Song 2024 (sCM), section 4 and algorithm 1, written in σ.
     """

@@ -5,10 +5,14 @@ live for all practical purposes) to ``sigma_max`` (T, where nothing but noise is
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
+
+from cdedu.limits import Range
 
 Sigma = float | Tensor
 """A noise level: one for all samples, or one for each, (B,)."""
@@ -64,8 +68,8 @@ class LogNormal:
     Source: Karras et al. 2022, table 1 (mean −1.2, standard deviation 1.2).
     """
 
-    mean: float = -1.2
-    std: float = 1.2
+    mean: Annotated[float, Range(-100, 100)] = -1.2
+    std: Annotated[float, Range(0, 100, without="low")] = 1.2
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """(n,) noise levels."""
@@ -80,7 +84,7 @@ class LogNormal:
         """
         z = (check_grid(sigmas).cpu().double().log() - self.mean) / self.std  # not every device has float64
         mass = torch.special.ndtr(z[:-1]) - torch.special.ndtr(z[1:])
-        return (mass / mass.sum()).to(sigmas.dtype).to(sigmas.device)
+        return (mass / mass.sum()).to(floating(sigmas)).to(sigmas.device)
 
 
 def add_noise(x0: Tensor, sigma: Sigma, noise: Tensor) -> Tensor:
@@ -186,10 +190,24 @@ def draw_steps(weights: Tensor, n: int, generator: Generator | None = None) -> T
     return torch.searchsorted(edges / edges[-1], u, right=True).clamp(max=len(weights) - 1)
 
 
-def normal(shape: tuple[int, ...], generator: Generator | None = None, like: Tensor | None = None) -> Tensor:
+Generators = Generator | Sequence[Generator] | None
+"""What draws noise: PyTorch's own generator, another one, or one for each sample."""
+
+
+def normal(shape: tuple[int, ...], generator: Generators = None, like: Tensor | None = None) -> Tensor:
     """Standard normal noise, drawn where the generator lives and then moved: one seed, the same noise on every device."""
+    if isinstance(generator, Sequence):
+        if len(generator) != shape[0]:
+            raise ValueError(f"{len(generator)} generators for {shape[0]} samples; give one for each")
+        noise = torch.stack([normal(shape[1:], own) for own in generator])
+        return noise if like is None else noise.to(like)
     noise = torch.randn(shape, generator=generator, device=generator.device if generator else "cpu")
     return noise if like is None else noise.to(like)
+
+
+def floating(x: Tensor) -> torch.dtype:
+    """The type of what is computed from x: its own, or float32 where it holds whole numbers."""
+    return x.dtype if x.is_floating_point() else torch.float32
 
 
 def per_sample(value: Tensor, x: Tensor) -> Tensor:
@@ -213,8 +231,12 @@ def sigma_like(sigma: Sigma, x: Tensor, *, sigma_min: float = 0.0, zero_allowed:
 
     Raises:
         ValueError: for a σ that is zero, negative, NaN or infinite, below ``sigma_min``, or of a shape other than () or (B,).
-            Values are looked at where they are :func:`at_hand`.
+            Values are looked at where they are :func:`at_hand`. And for an x of whole numbers, whose noise would be cut off.
     """
+    if not x.is_floating_point():
+        raise ValueError(
+            f"x has type {x.dtype}, which cannot hold noise; use to_unit(x) for 8-bit pictures, x.float() otherwise"
+        )
     value = torch.as_tensor(sigma, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
     if value.ndim and value.shape != x.shape[:1]:
         raise ValueError(

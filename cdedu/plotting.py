@@ -1,5 +1,6 @@
 """Figures in one style: transparent, mid-grey text, legible on white and on black and in grey; one colour for each role."""
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from cdedu.files import replacing
 
 TEACHER, STUDENT, TARGET, DATA, INK = "#0072B2", "#D55E00", "#009E73", "#8a8a8a", "#777777"
 """Colours of the roles, and of text and axes."""
+SHEET_DPI = 120
 
 STYLE: dict[str, Any] = {
     "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none", "legend.facecolor": "none",
@@ -81,14 +83,18 @@ def image_grid(ax: Axes, x: Tensor, columns: int = 8, title: str | None = None, 
 
 
 def save_samples(path: str | Path, x: Tensor, title: str) -> None:
-    """A picture of samples, images or points, written atomically."""
+    """A picture of samples, images or points, written atomically; images in a square of eight columns or more, no smaller than they
+    are."""
     path = Path(path)
     use_style()
-    figure, ax = plt.subplots(figsize=(5, 5))
+    columns, inches = max(8, math.ceil(math.sqrt(len(x)))), 5.0
+    if x.ndim == 4 and x.shape[1] in (1, 3):
+        inches = max(inches, columns * (max(x.shape[2:]) + 1) / SHEET_DPI)
+    figure, ax = plt.subplots(figsize=(inches, inches))
     if x.ndim == 4 and x.shape[1] not in (1, 3):  # clips or latents: a row each, of grey pictures
         image_grid(ax, x.flatten(0, 1)[:, None], columns=x.shape[1])
     elif x.ndim == 4:
-        image_grid(ax, x)
+        image_grid(ax, x, columns)
     elif x.ndim == 3:  # clouds of points from above, eight in a row
         i = torch.arange(len(x))
         place = 2.5 * torch.stack([i % 8, -(i // 8)], 1)
@@ -101,6 +107,6 @@ def save_samples(path: str | Path, x: Tensor, title: str) -> None:
     try:
         with replacing(path) as temporary:
             kind = path.suffix[1:] or "png"
-            figure.savefig(temporary, format=kind, facecolor="white", transparent=False, dpi=120)
+            figure.savefig(temporary, format=kind, facecolor="white", transparent=False, dpi=SHEET_DPI)
     finally:
         plt.close(figure)

@@ -1,17 +1,16 @@
 """Recipes: everything that a run depends on, frozen and printable. A results record holds the whole recipe."""
 
 import tomllib
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
 from cdedu import networks
+from cdedu.limits import Count, Positive, Range, Rate, Seed, Whole, check_ranges
 from cdedu.networks.edm import ADM, DDPMpp
 from cdedu.networks.guided import WeightedUNet
 from cdedu.networks.latent import LatentUNet
@@ -38,24 +37,34 @@ class Network(_Choices):
 
     kind: Literal["mlp", "unet", "ddpmpp", "ncsnpp", "adm", "set", "foreign"] = "mlp"
     """``set`` takes clouds of points; ``foreign`` is the network of somebody else's teacher, which a checkpoint describes in its own words."""
-    width: int = 128
+    width: Count = 128
     """Hidden units (mlp, set), channels at the finest resolution before the multipliers (image networks)."""
-    depth: int = 3
+    depth: Count = 3
     """Hidden layers (mlp, set), residual blocks at each resolution (image networks)."""
-    multipliers: tuple[int, ...] = (1, 2)
+    multipliers: tuple[Count, ...] = (1, 2)
     """Channels at each resolution as multiples of the width (image networks)."""
-    attention: tuple[int, ...] = ()
-    """Resolutions with self-attention (image networks)."""
-    dropout: float = 0.0
+    attention: tuple[Count, ...] = ()
+    """Resolutions with self-attention (image networks), by their height."""
+    dropout: Rate = 0.0
     """While the teacher is trained; the student has a rate of its own."""
-    classes: int = 0
+    classes: Whole = 0
     guided: bool = False
     """Whether it takes the guidance weight as one more input: a unet with classes."""
     lcm: bool = False
     """Guided as in LCM: the weight less 1, in a wider embedding."""
 
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise a ValueError for pictures that the network cannot halve as often as it has to, with the next sizes that it can."""
+        if self.kind not in ("mlp", "set", "foreign"):
+            networks.check_size(shape[1], shape[2], len(self.multipliers) - 1)
+
     def build(self, shape: tuple[int, ...]) -> nn.Module:
-        """The network for data of this shape: (dim,), (channels, height, width) or, of a set, (points, 3)."""
+        """The network for data of this shape: (dim,), (channels, height, width) or, of a set, (points, 3).
+
+        Raises:
+            ValueError: see :meth:`check`; for attention of too few channels, and for a network that no recipe can build.
+        """
+        self.check(shape)
         if self.kind == "foreign":
             raise ValueError("a foreign network comes with its teacher; no recipe can build it")
         if self.guided and self.kind != "unet":
@@ -65,13 +74,19 @@ class Network(_Choices):
         if self.kind == "set":
             return SetNetwork(self.width, self.depth)
         if self.kind != "unet":
+            for level, times in enumerate(self.multipliers):
+                if self.kind == "adm" and shape[1] >> level in self.attention and self.width * times < 64:
+                    raise ValueError(
+                        f"network: attention at height {shape[1] >> level} has {self.width * times} channels, but a head of kind 'adm' "
+                        "takes 64; make the network wider, or leave that resolution out"
+                    )
             kind = {"ddpmpp": DDPMpp, "ncsnpp": partial(DDPMpp, ncsn=True), "adm": ADM}[self.kind]
-            where = (shape[1], shape[0], self.width, self.multipliers, self.depth, self.attention)
+            where = (shape[1:], shape[0], self.width, self.multipliers, self.depth, self.attention)
             return kind(*where, self.dropout, self.classes)
         widths = tuple(self.width * m for m in self.multipliers)
         attention = tuple(shape[1] >> level in self.attention for level in range(len(widths)))
         options = {"classes": self.classes, "dropout": self.dropout}
-        net = networks.unet(shape[1], shape[0], widths, self.depth, attention, **options)
+        net = networks.unet((shape[1], shape[2]), shape[0], widths, self.depth, attention, **options)
         if not self.guided:
             return net
         return LatentUNet(net, 0.0, 0.0) if self.lcm else WeightedUNet(net)
@@ -81,18 +96,18 @@ class Network(_Choices):
 class TeacherStage:
     """How the teacher is trained."""
 
-    steps: int = 3000
-    batch: int = 512
-    lr: float = 2e-3
+    steps: Count = 3000
+    batch: Count = 512
+    lr: Positive = 2e-3
     log_sigma: LogNormal = field(default_factory=LogNormal)
     """Distribution of ln σ."""
-    ema: float = 0.999
+    ema: Rate = 0.999
     """Rate of the sampling average."""
-    more_emas: tuple[float, ...] = ()
+    more_emas: tuple[Rate, ...] = ()
     """Rates of further sampling averages, of which the best can be chosen afterwards."""
-    warmup: int = 0
+    warmup: Whole = 0
     """Steps over which the learning rate rises from 0."""
-    label_dropout: float = 0.0
+    label_dropout: Rate = 0.0
     """Share of the samples whose label is replaced by the network's last one, which means none; for guidance."""
 
 
@@ -102,10 +117,10 @@ class StudentStage(_Choices):
 
     method: Literal["distillation", "easy", "continuous"] = "distillation"
     """Consistency distillation; easy consistency tuning, which uses the teacher only as a start; or the continuous limit (sCM)."""
-    steps: int = 3000
-    batch: int = 512
-    lr: float = 1e-3
-    points: int = 18
+    steps: Count = 3000
+    batch: Count = 512
+    lr: Positive = 1e-3
+    points: Annotated[int, Range(2, 1_000_000)] = 18
     """N, points of the noise grid."""
     solver: Literal["heun", "euler"] = "heun"
     distance: Literal["l1", "l2", "pseudo_huber", "lpips"] = "pseudo_huber"
@@ -115,20 +130,20 @@ class StudentStage(_Choices):
     """How the step i is drawn: all alike, or by ``log_sigma``."""
     log_sigma: LogNormal = LogNormal(-1.1, 2.0)
     """Distribution of ln σ: for ``easy``, ``continuous``, and steps drawn as ``lognormal``. iCT's, by default."""
-    target_rate: float = 0.0
+    target_rate: Rate = 0.0
     """μ; 0 means that the target is the student itself, gradient stopped."""
-    ema: float = 0.999
-    more_emas: tuple[float, ...] = ()
-    warmup: int = 0
+    ema: Rate = 0.999
+    more_emas: tuple[Rate, ...] = ()
+    warmup: Whole = 0
     """Steps over which the learning rate rises from 0; the paper has none, a restart without optimiser state needs some."""
-    dropout: float = 0.0
-    easy_q: float = 256.0
+    dropout: Rate = 0.0
+    easy_q: Annotated[float, Range(1, without="low")] = 256.0
     """q of easy consistency tuning; not used by distillation."""
-    easy_stages: int = 1
+    easy_stages: Count = 1
     """Into how many equal stages easy consistency tuning is divided; with each, r comes nearer to σ."""
-    tangent_warmup: int = 0
+    tangent_warmup: Whole = 0
     """Steps over which the ratio r of the ``continuous`` tangent rises from 0 to 1."""
-    second_sigma: float = 0.8
+    second_sigma: Positive = 0.8
     """Lowest noise level from which the student jumps when it samples in two steps or more."""
 
 
@@ -141,47 +156,36 @@ class Recipe:
     network: Network = field(default_factory=Network)
     teacher: TeacherStage = field(default_factory=TeacherStage)
     student: StudentStage = field(default_factory=StudentStage)
-    sigma_data: float = 0.5
-    sigma_min: float = SIGMA_MIN
-    sigma_max: float = SIGMA_MAX
-    rho: float = RHO
-    noise_scale: float = 0.25
+    sigma_data: Positive = 0.5
+    sigma_min: Positive = SIGMA_MIN
+    sigma_max: Positive = SIGMA_MAX
+    rho: Positive = RHO
+    noise_scale: Positive = 0.25
     angle: bool = False
     """The network is told the noise level as ``noise_scale`` times arctan(σ/σ_d) (sCM), in the place of ln σ."""
     flip: bool = False
     """Mirror half of the training images."""
-    block: int = 0
+    block: Whole = 0
     """Samples that share a random generator; the whole batch by default. With several processes or small memory, each part
     of a batch must hold whole blocks."""
-    cpu_batch: int | None = None
+    cpu_batch: Count | None = None
     """Batch for a trial on the CPU, where the real one would take hours."""
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        def need(place: str, fits: Callable[[Any], bool], wanted: str) -> None:
-            value = attrgetter(place)(self)
-            if not fits(value):
-                raise ValueError(f"recipe {self.name!r}: {place} = {value}, but it must be {wanted}")
-
-        def rate(value: float) -> bool:
-            return 0 <= value < 1
-
-        for stage in ("teacher", "student"):
-            for key in ("steps", "batch", "lr"):
-                need(f"{stage}.{key}", lambda value: value > 0, "positive")
-            need(f"{stage}.ema", rate, "at least 0 and below 1")
-            need(f"{stage}.more_emas", lambda rates: all(map(rate, rates)), "at least 0 and below 1, each")
-        for place in ("student.target_rate", "teacher.label_dropout"):
-            need(place, rate, "at least 0 and below 1")
-        need("student.easy_stages", lambda value: value >= 1, "at least 1")
-        for place in ("student.tangent_warmup", "seed"):
-            need(place, lambda value: value >= 0, "at least 0")
+        self._check_parts()
         if self.teacher.label_dropout and not self.network.classes:
             raise ValueError(
                 f"recipe {self.name!r}: teacher.label_dropout = {self.teacher.label_dropout}, but network.classes = 0: "
                 "there are no labels to leave out"
             )
         self.sigmas()
+
+    def _check_parts(self) -> None:
+        parts = {"": self, **{f"{name}.": getattr(self, name) for name in ("network", "teacher", "student")}}
+        parts |= {f"{name}log_sigma.": parts[name].log_sigma for name in ("teacher.", "student.")}
+        for place, part in parts.items():
+            check_ranges(part, partial("recipe {!r:.80}: {}{}".format, self.name, place))
 
     def sigmas(self, n: int | None = None) -> Tensor:
         """The noise grid, of ``student.points`` points by default."""
@@ -211,6 +215,8 @@ class Recipe:
         parts = {"network": Network, "teacher": TeacherStage, "student": StudentStage, "log_sigma": LogNormal}
 
         def made(kind: type[Any], values: dict[str, Any], place: str) -> Any:
+            if not isinstance(values, dict):
+                raise ValueError(f"{place} = {values!r:.60}, but it must be a table of fields")
             known = {f.name for f in fields(kind)}
             if unknown := values.keys() - known:
                 raise ValueError(
@@ -223,7 +229,11 @@ class Recipe:
             }  # fmt: skip
             return kind(**own)
 
-        return made(cls, values, f"recipe {values.get('name')!r}")  # type: ignore[no-any-return]
+        for needed in ("name", "data"):
+            if isinstance(values, dict) and needed not in values:
+                raise ValueError(f"recipe {values.get('name')!r:.80} has no field {needed!r}, which it needs")
+        name = values.get("name") if isinstance(values, dict) else None
+        return made(cls, values, f"recipe {name!r:.80}")  # type: ignore[no-any-return]
 
 
 def read_recipes(path: str | Path) -> dict[str, Recipe]:

@@ -21,6 +21,7 @@ from torch import Tensor
 from cdedu import checkpoints, records
 from cdedu.data import Dataset
 from cdedu.files import replacing, sweep
+from cdedu.noise import Generators, normal
 from cdedu.recipes import Recipe
 from cdedu.runtime import Runtime
 from cdedu.student import ConsistencyModel, DenoiserStudent
@@ -45,9 +46,10 @@ class Run:
     results: Path
     runtime: Runtime
     resume: Resume | None = None
-    picture_every: int = 0
-    """Steps between pictures of samples, 0 for none."""
-    tensorboard: bool = False
+    picture_every: int | None = None
+    """Steps between pictures of samples."""
+    log: str | None = None
+    """The one of Accelerate's trackers that is sent the curves."""
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -88,12 +90,12 @@ class Run:
     def _drive(self, states: Iterator[State]) -> None:
         from tqdm.auto import tqdm
 
-        board = self._board()
+        tracker = self._tracker()
         stop: list[int] = []
         previous = {s: signal.signal(s, lambda number, frame: stop.append(number)) for s in SIGNALS}
         look = self.runtime.look
         start = saved = time.perf_counter()
-        saving, first, state, bar = 0.0, 0, None, None
+        saving, first, state, bar, told = 0.0, 0, None, None, (0, start)
         losses: deque[float] = deque(maxlen=100)
         try:
             for state in states:
@@ -101,17 +103,20 @@ class Run:
                     first = state.step - 1
                     shown = {"desc": state.role, "disable": not self.runtime.main}
                     bar = tqdm(total=state.steps, initial=first, unit="step", mininterval=0.5, **shown)
+                    told = (state.step, time.perf_counter())  # the first step compiles
                 bar.update()
                 if state.step % look == 0:
                     losses.append(state.loss)
-                if state.step % 100 == 0:
-                    speed = (state.step - first) * self.batch / (time.perf_counter() - start)
+                # Every hundred steps, and every half minute where those take longer; the speed is that of the steps in between.
+                now, (then, at) = time.perf_counter(), told
+                if state.step % 100 == 0 or (state.step % look == 0 and now - at > 30):
+                    speed, told = (state.step - then) * self.batch / max(now - at, 1e-9), (state.step, now)
                     text = f"loss={sum(losses) / max(len(losses), 1):.4g}, {speed:,.0f} samples/s"
                     memory = self._gpu_memory()
                     bar.set_postfix_str(text if memory is None else f"{text}, {memory:,} MB")
-                    if board:
-                        board.add_scalar("loss", sum(losses) / len(losses), state.step)
-                        board.add_scalar("images per second", speed, state.step)
+                    if tracker:
+                        mean = sum(losses) / len(losses)
+                        tracker.log({"loss": mean, "images per second": speed}, step=state.step)
                 if self.picture_every and state.step % self.picture_every == 0 and self.runtime.main:
                     self._picture(state)
                 if state.step == state.steps:
@@ -139,6 +144,8 @@ class Run:
         finally:
             if bar is not None:
                 bar.close()
+            if tracker:
+                tracker.finish()
             for number, handler in previous.items():
                 signal.signal(number, handler)
         if state is None:
@@ -205,14 +212,15 @@ class Run:
             return None
         return round(torch.cuda.max_memory_allocated(self.runtime.device) / 2**20)
 
-    def _board(self) -> Any:
-        if not (self.tensorboard and self.runtime.main):
+    def _tracker(self) -> Any:
+        if not (self.log and self.runtime.main):
             return None
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise ValueError("--tensorboard needs the package tensorboard: pip install tensorboard") from None
-        return SummaryWriter(str(self.folder / "tensorboard"))
+        make, name = tracker_class(self.log), f"{self.recipe.name}-{self.role}"
+        tracker = make(name, *[str(self.folder / self.log)] * make.requires_logging_directory)
+        getattr(tracker, "start", lambda: None)()  # earlier versions of Accelerate have started it
+        if self.log != "tensorboard":  # which takes no nested values
+            tracker.store_init_configuration(self.recipe.to_dict())
+        return tracker
 
     def _picture(self, state: State) -> None:
         """Samples so far, of the labels in turn and at the middle of the guidance weights."""
@@ -230,6 +238,15 @@ class Run:
         save_samples(path, x.cpu(), f"{state.role}, step {state.step:,}")
 
 
+def tracker_class(name: str) -> Any:
+    """One of Accelerate's trackers; a ValueError if its package is not there."""
+    from accelerate import tracking
+
+    if name not in map(str, tracking.get_available_trackers()):
+        raise ValueError(f"--log {name} needs the package {name}: pip install {name}")
+    return tracking.LOGGER_TYPE_TO_CLASS[name]
+
+
 def generate(
     model: torch.nn.Module,
     recipe: Recipe,
@@ -239,12 +256,27 @@ def generate(
     seed: int = 0,
     **cond: Any,
 ) -> Tensor:
-    """Samples (number, \\*shape) of a student in ``steps`` steps, or of a teacher on ``steps`` points, under a condition."""
+    """Samples (number, \\*shape) of a student in ``steps`` steps, or of a teacher on ``steps`` points, under a condition.
+
+    One generator draws them all; see :func:`cdedu.samples.draw` for many samples, each with a generator of its own.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return walk(model, recipe, (number, *shape), steps, generator, **cond)
+
+
+def walk(
+    model: torch.nn.Module,
+    recipe: Recipe,
+    shape: tuple[int, ...],
+    steps: int,
+    generator: Generators,
+    **cond: Any,
+) -> Tensor:
+    """As :func:`generate`, with the generator, or one for each sample; ``shape`` (B, ...) is that of all samples."""
     from cdedu.samplers import sample_consistency, sample_heun
 
     device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(seed)
-    x = recipe.sigma_max * torch.randn((number, *shape), generator=generator).to(device)
+    x = recipe.sigma_max * normal(shape, generator).to(device)
     cond = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in cond.items()}
     if isinstance(model, ConsistencyModel | DenoiserStudent):
         return sample_consistency(model, x, recipe.student_sigmas(steps), generator, **cond)

@@ -5,6 +5,7 @@ The training loops are written against these few methods, so that they read the 
 
 import time
 import timeit
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
@@ -243,7 +244,7 @@ class Distributed(Runtime):
         )
         super().__init__(self.accelerator.device, precision, compile, micro_batch)
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
-        self._tried: set[int] = set()
+        self._tried = Counter[int]()
 
     def first(self) -> AbstractContextManager[Any]:
         return self.accelerator.local_main_process_first()
@@ -261,11 +262,11 @@ class Distributed(Runtime):
         return self.accelerator.no_sync(model.module if isinstance(model, Precise) else model)
 
     def trying(self, size: int) -> bool:
-        return size not in self._tried
+        return self._tried[size] < 2  # with the first step the optimiser's own memory comes
 
     def agree(self, fits: bool, size: int, model: nn.Module) -> bool:
-        """A process that ran out of memory inside backward would leave the others waiting for its gradients. So the first step of
-        each size exchanges none until all have said that theirs are there; later ones do it within backward."""
+        """A process that ran out of memory inside backward would leave the others waiting for its gradients. So the first two steps
+        of each size exchange none until all have said that theirs are there; later ones do it within backward."""
         if not self.trying(size):
             if not fits:
                 raise MemoryError(
@@ -278,7 +279,7 @@ class Distributed(Runtime):
         for parameter in model.parameters():
             if parameter.grad is not None:
                 parameter.grad = self.mean(parameter.grad)
-        self._tried.add(size)
+        self._tried[size] += 1
         return True
 
     def mean(self, value: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from cdedu.noise import SIGMA_MIN, check_grid, normal, sigma_like
+from cdedu.noise import SIGMA_MIN, Generators, check_grid, normal, sigma_like
 from cdedu.solvers import euler_step, heun_step
 from cdedu.teacher import Denoiser
 
@@ -154,7 +154,7 @@ def sample_consistency(
     student: Denoiser,
     x: Tensor,
     sigmas: Sequence[float] | Tensor = (80.0,),
-    generator: Generator | None = None,
+    generator: Generators = None,
     *,
     progress: Progress | None = None,
     callback: Callback | None = None,
@@ -170,7 +170,7 @@ def sample_consistency(
         student: f; its ``sigma_min`` is ε (.002 for a plain function).
         x: (B, ...) noise of standard deviation ``sigmas[0]``.
         sigmas: noise levels, descending, none below ε.
-        generator: draws the noise between the steps.
+        generator: draws the noise between the steps; one for all, or one for each sample.
 
     Source: Song et al. 2023, algorithm 1.
     """

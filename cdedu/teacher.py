@@ -2,6 +2,7 @@
 
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from cdedu.noise import Sigma, sigma_like
@@ -32,6 +33,15 @@ def preconditioning(sigma: Tensor, sigma_data: float, sigma_min: float = 0.0) ->
     return c_skip, c_out, c_in
 
 
+def in_weights(network: nn.Module, x: Tensor, c_noise: Tensor) -> tuple[Tensor, Tensor]:
+    """What a network is called with, in the precision of its weights; c_noise in float32 at least.
+
+    A state may be in float64 while the network is in float32: solvers then add up small steps exactly.
+    """
+    weights = next((p.dtype for p in network.parameters() if p.is_floating_point()), x.dtype)
+    return x.to(weights), c_noise.to(torch.promote_types(weights, torch.float32))
+
+
 class Preconditioned(nn.Module):
     r"""A raw network F as a denoiser: :math:`c_\text{skip}\,x + c_\text{out}\,F(c_\text{in}\,x,\ c_\text{noise})`.
 
@@ -57,7 +67,7 @@ class Preconditioned(nn.Module):
         c_skip, c_out, c_in = preconditioning(s, self.sigma_data, self.sigma_min)
         time = (s / self.sigma_data).atan() if self.angle else s.log()
         c_noise = self.noise_scale * time.flatten().expand(len(x))
-        out = self.network((c_in * x).to(x.dtype), c_noise, **cond)
+        out = self.network(*in_weights(self.network, (c_in * x).to(x.dtype), c_noise), **cond)
         if out.shape != x.shape:
             raise ValueError(
                 f"the network turned shape {tuple(x.shape)} into {tuple(out.shape)}; they must be equal"

@@ -509,7 +509,14 @@ def optimise(setting: Setting, runtime: Runtime, loss: Callable[[Setting, range]
         )
     for group in state.optimizer.param_groups:
         group["lr"] = stage.lr * min(1.0, (state.step + 1) / max(stage.warmup, 1))
-    runtime.update(state.optimizer)
+    try:
+        runtime.update(state.optimizer)
+    except RuntimeError as error:
+        if "overflow" not in str(error):
+            raise
+        raise _not_finite(
+            state, state.step + 1
+        ) from None  # a rate that no float32 holds, which some versions of torch refuse
     # A young average would remember its random start, so the rate rises to its final value.
     for average in (state.average, *state.more):
         average.update(state.model, min(average.rate, (1 + state.step) / (10 + state.step)))
@@ -547,10 +554,14 @@ def check_finite(state: State) -> None:
     """Refuse a state that is no use to anybody, with a FloatingPointError: before it is saved, and after the last step, whose
     weights no loss has seen."""
     if not all(t.isfinite().all() for t in state.tensors().values()):
-        raise FloatingPointError(
-            f"weights or optimiser are not finite after step {state.step} of {state.steps}; what was saved before is kept. "
-            f"Try a smaller {state.role}.lr than {state.optimizer.param_groups[0]['lr']:g}"
-        )
+        raise _not_finite(state, state.step)
+
+
+def _not_finite(state: State, step: int) -> FloatingPointError:
+    return FloatingPointError(
+        f"weights or optimiser are not finite after step {step} of {state.steps}; what was saved before is kept. "
+        f"Try a smaller {state.role}.lr than {state.optimizer.param_groups[0]['lr']:g}"
+    )
 
 
 class Batches:
@@ -582,6 +593,7 @@ class Batches:
         guidance: tuple[float, float] | None = None,
     ) -> None:
         self.recipe, self.role, self.device, self.guidance = recipe, role, runtime.device, guidance
+        self._check(data)
         self.block = min(recipe.block or batch, batch)
         self.mine, rest = divmod(batch, runtime.world)
         if rest or self.mine % self.block:
@@ -599,10 +611,25 @@ class Batches:
         self.labels = None if labels is None else labels.to(self.device)
         self.null = recipe.network.classes - 1
         self.dropped = recipe.teacher.label_dropout if role == "teacher" else 0.0
-        if self.dropped and labels is not None and data.label_count() > self.null:
+
+    def _check(self, data: Dataset) -> None:
+        classes, name = self.recipe.network.classes, self.recipe.name
+        if not len(data.train):
+            raise ValueError(f"{data.name} holds no training data")
+        if not classes:
+            return
+        if data.train_labels is None or len(data.train_labels) != len(data.train):
+            count = 0 if data.train_labels is None else len(data.train_labels)
             raise ValueError(
-                f"{data.name} has {data.label_count()} labels; with teacher.label_dropout the network's last label, "
-                f"{self.null}, means none, so recipe {recipe.name!r} needs network.classes = {data.label_count() + 1}"
+                f"{data.name} has {count} labels for {len(data.train)} samples; recipe {name!r} with network.classes = {classes} needs "
+                "one for each, or network.classes = 0"
+            )
+        dropped = self.role == "teacher" and self.recipe.teacher.label_dropout > 0
+        if data.label_count() > classes - dropped:
+            none = f"; with teacher.label_dropout the last of them, {classes - 1}, means none" * dropped
+            raise ValueError(
+                f"{data.name} has {data.label_count()} labels, and recipe {name!r} network.classes = {classes}{none}; it needs "
+                f"network.classes = {data.label_count() + dropped}"
             )
 
     def key(self, step: int, place: int) -> tuple[int | str, ...]:

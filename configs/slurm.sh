@@ -4,8 +4,9 @@
 #   sbatch configs/slurm.sh distill imagenet64 --data /path/to/imagenet.zip --size 64
 #   sbatch --nodes=1 configs/slurm.sh distill cifar10
 #
-# Submit it once: ten minutes before the time is up the run saves its state and ends, and the job queues again by itself until the
-# run has reached its end. With --out FOLDER, the state is looked for there.
+# Submit a training once: ten minutes before the time is up the run saves its state and ends, and the job queues again by itself
+# until the run has reached its end. Jobs of one name wait for each other: give another run another --job-name. The folder of the
+# project, and CDEDU_CACHE where that is set, must be shared by the machines.
 #SBATCH --job-name=cdedu
 #SBATCH --dependency=singleton
 #SBATCH --nodes=8
@@ -27,19 +28,15 @@ if [ $# -lt 2 ]; then
   exit 2
 fi
 
-role=student folder=runs/$2
-if [ "$1" = train ]; then role=teacher; fi
-for ((i = 1; i < $#; i++)); do
-  if [ "${!i}" = --out ]; then next=$((i + 1)) && folder=${!next}; fi
-done
-if [ -f "$folder/$role.state.safetensors" ] && [[ " $* " != *" --resume "* ]]; then set -- "$@" --resume; fi
+# A training goes on where the job before it stopped.
+case "$1" in train | distill) set -- "$@" --go-on ;; esac
 
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MASTER_ADDR MASTER_PORT=29500 WORLD_SIZE=$SLURM_NTASKS OMP_NUM_THREADS=4
 
 ended=0
 # shellcheck disable=SC2016
-srun --kill-on-bad-exit=0 bash -c 'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID exec python -m cdedu.cli "$@"' cdedu "$@" || ended=$?
+srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-4}" bash -c 'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID exec python -m cdedu.cli "$@"' cdedu "$@" || ended=$?
 
 # 128 + the signal that ended it: USR1 (10) or TERM (15).
 if [ "$ended" = 138 ] || [ "$ended" = 143 ]; then scontrol requeue "$SLURM_JOB_ID"; fi

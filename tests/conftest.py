@@ -4,7 +4,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,15 @@ def _few_threads() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Pictures that tests decode are not left among the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["CDEDU_CACHE"] = str(folder)
+    if "cdedu.data.images" in sys.modules:
+        sys.modules["cdedu.data.images"].CACHE = folder
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _interruptible() -> None:
     """A shell that starts the tests in the background lets them ignore Ctrl-C, which some of them are about."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -98,3 +107,24 @@ def browser() -> Iterator[Any]:
         pytest.skip(message)
     with launched() as found:
         yield found
+
+
+@pytest.fixture
+def cdedu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Call the command line in an empty folder: exit code, standard output, standard error."""
+    from cdedu import cli
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["cdedu", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return code, *capsys.readouterr()
+
+    return call

@@ -8,10 +8,10 @@ import cdedu
 
 ROOT = Path(cdedu.__file__).parent
 FLOORS = (
-    ("files", "plotting"),
+    ("files", "limits", "plotting"),
     ("noise", "solvers", "teacher", "mixture", "student", "perceptual", "losses", "samplers", "editing"),
     ("data", "networks"),
-    ("adapters", "recipes", "runtime", "training", "checkpoints", "records", "runs"),
+    ("adapters", "recipes", "runtime", "training", "checkpoints", "records", "runs", "samples"),
     ("evaluation",),
     ("methods", "pretrained"),
     ("course",),

@@ -136,7 +136,16 @@ def test_an_empty_or_missing_folder_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[1, 2]", '{"a.png": 3}', '{"images": [], "annotations": [{"image_id": 1, "caption": "x"}]}']
+    "text",
+    [
+        "",
+        "[1, 2]",
+        "null",
+        "5",
+        "[" * 100_000,
+        '{"a.png": 3}',
+        '{"images": [], "annotations": [{"image_id": 1, "caption": "x"}]}',
+    ],
 )
 def test_a_file_of_another_kind_is_refused(tmp_path, text):
     (tmp_path / "c.json").write_text(text)
@@ -246,3 +255,23 @@ def test_a_wrong_real_folder_is_named_before_the_work(folder, tmp_path, command,
     monkeypatch.setattr("cdedu.evaluation.captions.clip_encoders", lambda: pytest.fail("the work has begun"))
     code, _, err = command(folder, captions, "--real", tmp_path / "nowhere")
     assert code == 2 and "there is no folder" in err
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("stored, told", [("e\u0301.png", "\u00e9.png"), ("\u00e9.png", "e\u0301.png")])
+def test_names_are_the_same_if_they_look_the_same_whatever_system_wrote_them(
+    tmp_path, stored, told, encoding
+):
+    """An accent as a sign of its own or not, a byte-order mark or none."""
+    Image.new("RGB", (4, 4)).save(tmp_path / stored)
+    (tmp_path / "c.json").write_text(json.dumps({told: "a café"}, ensure_ascii=False), encoding=encoding)
+    pairs = captioned(tmp_path, tmp_path / "c.json")
+    assert pairs.names == [stored] and pairs.captions == ["a café"]
+
+
+def test_two_names_that_look_the_same_keep_their_own_captions(tmp_path):
+    names = {"e\u0301.png": "one", "\u00e9.png": "two"}
+    for name in names:
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    pairs = captioned(tmp_path, written(tmp_path / "c.json", names))
+    assert dict(zip(pairs.names, pairs.captions, strict=True)) == names

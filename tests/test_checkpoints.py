@@ -19,11 +19,11 @@ from cdedu.checkpoints import load, load_state, save, save_state, shipped
 from cdedu.files import read_header, read_tensors, write_tensors
 from cdedu.networks import MLP, unet
 from cdedu.networks.guided import WeightedUNet
-from cdedu.pretrained import DiffusersDenoiser
+from cdedu.pretrained import DiffusersDenoiser, load_teacher
 from cdedu.recipes import Network, Recipe, StudentStage, TeacherStage
 from cdedu.student import ConsistencyModel, DenoiserStudent
 from cdedu.teacher import Teacher
-from cdedu.training import distill
+from cdedu.training import distill, train_teacher
 
 TINY = Recipe(
     "tiny",
@@ -325,3 +325,87 @@ def test_all_shipped_weights_match_their_hashes():
     assert {*names} == {p.stem for p in checkpoints.WEIGHTS.glob("*.safetensors")}
     for name in names:
         shipped(name)
+
+
+def test_all_shipped_names_load_through_either_door():
+    for name in json.loads((checkpoints.WEIGHTS / "hashes.json").read_text(encoding="utf-8")):
+        for model in (load(name), load_teacher(name)):
+            assert not model.training and model.header.shape
+
+
+@pytest.mark.parametrize(
+    "changes, why",
+    [
+        ({"recipe": 5}, "recipe = 5, but it must be an object"),
+        ({"step": None}, "step = None, but it must be a whole number"),
+        ({"step": -1}, "step = -1"),
+    ],
+)
+def test_a_state_that_makes_no_sense_is_refused_by_name(tmp_path, changes, why):
+    path = tmp_path / "s.safetensors"
+    save_state(path, next(distill(TINY, model())))
+    tensors, header = read_tensors(path)
+    write_tensors(path, tensors, header | changes)
+    with pytest.raises(ValueError, match=f"s.safetensors is damaged, or it is no state of a run: {why}"):
+        load_state(path, TINY, "student")
+    name = next(name for name in tensors if name.startswith("model."))
+    write_tensors(path, tensors | {name: tensors[name].float() * float("nan")}, header)
+    with pytest.raises(ValueError, match=f"tensor '{name}' holds NaN"):
+        load_state(path, TINY, "student")
+
+
+@pytest.mark.parametrize(
+    "change, why",
+    [
+        ({"shape": []}, "shape is a tuple of 0, but it must be a list of 1 to 4"),
+        ({"sigma_data": "a"}, "sigma_data = 'a', but it must be a number from 0"),
+        ({"angle": 1}, "angle = 1, but it must be true or false"),
+        (
+            {"network": {"width": -1}},
+            r"network.width = -1, but it must be at least 1",
+        ),
+        (
+            {"network": {"width": 8}},
+            r"tensor 'layers.0.weight' has shape \(16, 18\), its network wants \(8, 18\)",
+        ),
+        ({"student": {"points": 10**7}}, "recipe.student.points = 10000000, but it must be a whole"),
+        ({"weights": float("inf")}, "tensor 'layers.0.bias' holds NaN or infinity"),
+        ({"weights": float("nan")}, "tensor 'layers.0.bias' holds NaN or infinity"),
+    ],
+    ids=str,
+)
+def test_a_header_or_weights_out_of_bounds_are_refused_by_name(tmp_path, change, why):
+    """By file, field and value, in one line, before anything is built."""
+    path = tmp_path / "m.safetensors"
+    save(path, model(), TINY, (2,))
+    tensors, header = read_tensors(path)
+    for part in ("network", "student"):
+        header["recipe"][part] |= change.get(part, {})
+    tensors["layers.0.bias"][3] = change.get("weights", 0.0)
+    write_tensors(path, tensors, header | {k: v for k, v in change.items() if k in header})
+    with pytest.raises(ValueError, match=f"m.safetensors .*{why}") as error:
+        load(path)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "begun, kind",
+    [
+        (lambda: train_teacher(TINY), Teacher),
+        (lambda: distill(TINY, model()), ConsistencyModel),
+        (lambda: distill(TINY, model(), student=DenoiserStudent(model())), DenoiserStudent),
+    ],
+)
+def test_the_average_in_a_state_is_a_model_of_its_own(tmp_path, begun, kind):
+    """What a run leaves that was stopped can be drawn from, and gone on from in another folder."""
+    path, states = tmp_path / "s.safetensors", begun()
+    state = [next(states) for _ in range(3)][-1]
+    save_state(path, state, shape=[2], images=24, data={"name": "mine"})
+    loaded, x = load(path), torch.randn(5, 2)
+    assert type(loaded) is kind
+    assert loaded(x, 1.5).equal(state.result(x, 1.5)) and not loaded(x, 1.5).equal(state.model(x, 1.5))
+    assert loaded.header.step == 3 and loaded.header.images == 24 and loaded.header.recipe == TINY
+    assert loaded.header.facts["data"] == {"name": "mine"}
+    with pytest.raises(ValueError, match="holds no model for use; .* go on with the run to its end"):
+        save_state(path, state)  # as one of an earlier version, which does not say its shape
+        load(path)

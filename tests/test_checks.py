@@ -1,5 +1,14 @@
 """The graders are graded: right answers pass, wrong ones get their own diagnosis, the stub counts as not attempted."""
 
+import contextlib
+import copy
+import inspect
+import json
+import pickle
+import socket
+import sys
+from threading import Thread
+
 import pytest
 import torch
 
@@ -147,3 +156,91 @@ def test_a_test_function_is_judged_by_what_it_lets_pass():
         core.spots(blind, right, defects)
     with pytest.raises(core.Wrong, match="refuses code that is right: plus"):
         core.spots(strict, right, defects)
+
+
+# --- what a grader hands out ---------------------------------------------------------------------
+
+
+def handed_out():
+    """Exercise → the functions that its test hands to the right answer, which looks at all of them."""
+    out = {}
+
+    def watched(name, value):
+        if not callable(value) or isinstance(value, torch.Tensor):
+            return value
+
+        def spy(*given, **options):
+            for f in [*given, *options.values()]:
+                if callable(f) and not isinstance(f, torch.Tensor):
+                    out.setdefault(name, {})[id(f)] = f
+            return watched(name, value(*given, **options))
+
+        return spy
+
+    for name, task in checks.exercises().items():
+        space = {answer: watched(name, script.solutions()[name][answer]) for answer in task.answers}
+        assert core.judge(task, space, 1, 60).status == "right", name
+    return {name: list(functions.values()) for name, functions in out.items()}
+
+
+def raised(f, *given, **options):
+    try:
+        f(*given, **options)
+    except Exception as error:
+        return [[c.__name__ for c in type(error).__mro__], str(error), repr(error.args), sorted(vars(error))]
+    return "nothing"
+
+
+NAMES = ("__name__", "__qualname__", "__doc__", "__module__", "__wrapped__", "__defaults__", "__dict__", "func", "args", "keywords")  # fmt: skip
+WAYS = {
+    "repr": repr,
+    "str": lambda f: f"{f} {f!s} {f!r:>9}",
+    "type": lambda f: [(c.__name__, c.__qualname__, c.__module__, c.__doc__) for c in type(f).__mro__],
+    "names": lambda f: [repr(getattr(f, name, None)) for name in NAMES],
+    "class": lambda f: [repr(getattr(type(f), name, None)) for name in NAMES if name != "__dict__"],
+    "attributes": lambda f: [dir(f), dir(type(f)), list(vars(f)), list(vars(type(f)))],
+    "code": lambda f: [str(getattr(f.__code__, n)) for n in ("co_name", "co_names", "co_consts", "co_varnames", "co_filename", "co_firstlineno")],
+    "signature": lambda f: str(inspect.signature(f)),
+    "closure": lambda f: [type(c.cell_contents).__name__ for c in type(f).__call__.__closure__],
+    "closed over": lambda f: [c.cell_contents for c in type(f).__call__.__closure__ if isinstance(c.cell_contents, int | str)],
+    "size": lambda f: [sys.getsizeof(f), bool(f), callable(f), f == f],
+    "pickle": lambda f: raised(pickle.dumps, f),
+    "copy": lambda f: repr(copy.copy(f)),
+    "number": lambda f: [raised(kind, f) for kind in (int, float, len, iter, hash)],
+    "attribute": lambda f: raised(getattr, f, "nowhere"),
+    "no arguments": raised,
+    "many arguments": lambda f: raised(f, *[None] * 30),
+    "a keyword": lambda f: raised(f, nowhere=1),
+}  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="grading forks")
+def test_functions_that_are_handed_out_differ_in_what_they_return_and_in_nothing_else():
+    """Or a learner's test could read off which code is defective. As a submission sees them, across the line."""
+    from cdedu.course.grading import wire
+
+    def seen(function):
+        ours, theirs = socket.socketpair()
+        grader, learner = wire.Peer(ours.fileno(), opaque=True), wire.Peer(theirs.fileno())
+        learner._operations["look"] = lambda f: {way: json.dumps(look(f)) for way, look in WAYS.items()}
+        thread = Thread(target=lambda: raised_gone(learner))
+        thread.start()
+        try:
+            return grader.request("look", function)
+        finally:
+            ours.close()
+            thread.join(5)
+            theirs.close()
+
+    def raised_gone(learner):
+        with contextlib.suppress(wire.Gone):
+            learner.serve()
+
+    handed = handed_out()
+    assert {name for name, task in checks.exercises().items() if task.answers[0].startswith(("test_", "check_"))} <= set(handed)  # fmt: skip
+    assert sum(map(len, handed.values())) > 90
+    for name, functions in handed.items():
+        first, *others = map(seen, functions)
+        for other in others:
+            assert not {way: (first[way], other[way]) for way in WAYS if first[way] != other[way]}, name
+        assert "could not do this" in first["many arguments"], "or it would show how many it takes"

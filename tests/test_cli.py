@@ -4,12 +4,14 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from PIL import Image
 from cdedu import checkpoints, cli, runs, training
 from cdedu.data import Dataset, images
 from cdedu.evaluation import comparison
+from cdedu.limits import numbers
 from cdedu.networks import MLP
 from cdedu.recipes import Network, recipes
 from cdedu.student import ConsistencyModel, DenoiserStudent
@@ -28,24 +31,7 @@ from cdedu.teacher import Teacher
 FAST = "--max-steps 20 --batch 32 --device cpu".split()
 
 
-@pytest.fixture
-def cdedu(tmp_path, monkeypatch, capsys):
-    """Call the command line in an empty folder: exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["cdedu", *map(str, words)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return code, *capsys.readouterr()
-
-    return call
-
-
-def small_data(name: str, test: object = None, size: object = None) -> Dataset:
+def small_data(name: str, *_: object) -> Dataset:
     g = torch.Generator().manual_seed(0)
     shape = (1, 8, 8) if name == "digits" else (2,)
     x = (0.5 * torch.randn(120, *shape, generator=g)).clamp(-1, 1)
@@ -210,7 +196,59 @@ def test_your_own_pictures_from_a_zip_to_a_comparison(cdedu, tmp_path, monkeypat
     assert code == 0 and "student_1" in out and "A trial with few evaluations" in out, err
     (record,) = (json.loads(p.read_text()) for p in Path("results/runs").glob("*-evaluate-*"))
     assert record["metrics"]["n"] == 32 and record["metrics"]["features"] == "CifarClassifier"
-    assert record["data"] == {"name": "mine", "train": 64, "test": 33, "shape": [3, 32, 32]}
+    assert record["data"].items() >= {"name": "mine", "train": 64, "test": 33}.items()
+    assert record["data"]["shape"] == [3, 32, 32]
+
+
+@pytest.mark.slow
+def test_rectangles_stay_rectangles_from_a_folder_to_diffusers(cdedu, tmp_path, monkeypatch):
+    """Trained, distilled, sampled, compared and exported at 16 × 24, in grey."""
+    from diffusers import ConsistencyModelPipeline
+
+    small = replace(recipes["digits"], network=Network("unet", width=8, depth=1, multipliers=(1, 1, 1)))
+    monkeypatch.setitem(recipes, "digits", small)
+    monkeypatch.setattr(images, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(comparison, "speed", lambda *a, f=comparison.speed, **k: f(*a, batch=1, repeats=1))
+    zip_of_pictures(Path("a.zip"), 24, size=40)
+    words = [
+        "digits",
+        "--data",
+        "a.zip",
+        "--size",
+        16,
+        24,
+        "--channels",
+        1,
+        "--fit",
+        "pad",
+        "--device",
+        "cpu",
+    ]
+    for command in ("train", "distill"):
+        code, _, err = cdedu(command, *words, "--max-steps", 2, "--batch", 4)
+        assert code == 0, err
+        code, _, err = cdedu(command, *words, "--size", 16, 18, "--max-steps", 2, "--out", "x")
+        assert (
+            code == 2
+            and "16 × 18 cannot be halved 2 times, as this network does" in err
+            and "16 × 16 and 16 × 20" in err
+        )
+    assert not Path("x").exists()
+    assert (
+        cdedu("sample", "digits", "--number", 3, "--format", "png", "--out", "pictures", "--device", "cpu")[0]
+        == 0
+    )
+    assert {png_size(p) for p in Path("pictures").glob("*.png")} == {(16, 24)}
+    code, out, err = cdedu("evaluate", *words, "--trial", "True", "--seeds", 1)
+    assert code == 0 and "student_1" in out, err
+    (record,) = (json.loads(p.read_text()) for p in Path("results/runs").glob("*-evaluate-*"))
+    assert record["data"]["shape"] == [1, 16, 24]
+    assert cdedu("export", "runs/digits/student.safetensors", "pipe")[0] == 0
+    assert ConsistencyModelPipeline.from_pretrained("pipe").unet.config.sample_size == [16, 24]
+    assert (
+        cdedu("sample", "pipe", "--number", 2, "--format", "npz", "--out", "p.npz", "--device", "cpu")[0] == 0
+    )
+    assert np.load("p.npz")["arr_0"].shape == (2, 16, 24, 1)
 
 
 def test_a_warm_restart_is_recorded_as_such_and_can_be_interrupted(cdedu, tmp_path, monkeypatch):
@@ -312,7 +350,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(cdedu, tmp_path, monkeypat
 
 
 def test_an_interrupt_while_sampling_ends_without_a_traceback(cdedu, monkeypatch):
-    monkeypatch.setattr(cli, "generate", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(cli.samples, "draw", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
     checkpoints.save("s.safetensors", ConsistencyModel(MLP()), recipes["toy"], (2,))
     code, _, err = cdedu("sample", "toy", "--weights", "s.safetensors", "--device", "cpu")
     assert code == 130 and err == ""
@@ -394,11 +432,6 @@ BAD = {
     "points for images": ("train digits --data circles", "--data circles does not suit recipe 'digits'"),
     "unknown device": ("train toy --device abacus", "--device 'abacus' is not known; use cpu"),
     "absent device": ("train toy --device cuda:99", "--device cuda:99 is not to be had"),
-    "no steps": ("train toy --max-steps 0", "teacher.steps = 0, but it must be positive"),
-    "no batch": ("distill toy --batch 0", "student.batch = 0, but it must be positive"),
-    "negative rate": ("train toy --lr -1", "teacher.lr = -1.0, but it must be positive"),
-    "rate that is no number": ("train toy --lr nan", "teacher.lr = nan, but it must be positive"),
-    "negative seed": ("train toy --seed -1", "seed = -1, but it must be at least 0"),
     "nothing to resume": ("train toy --resume", "there is nothing to resume: no runs/toy/teacher.state.safetensors"),
     "both": ("train toy --resume --overwrite", "--resume goes on with a run and --overwrite starts anew; give one"),
     "unwritable run": ("train toy --out file/run", "cannot write into file/run: Not a directory; choose another folder"),
@@ -414,9 +447,31 @@ BAD = {
     "student as teacher": ("distill toy --teacher s.safetensors", "s.safetensors is a student"),
     "teacher of other data": ("distill toy --teacher t3.safetensors", "data of another shape than two_moons's"),
     "comparison of other data": ("evaluate toy --teacher t3.safetensors --student s.safetensors", "another shape"),
-    "no sampling steps": ("sample toy --weights s.safetensors --steps 0", "a student samples in 1 step or more, not in 0"),
-    "negative sampling steps": ("sample toy --weights s.safetensors --steps -1", "a student samples in 1 step or more, not in -1"),
-    "no grid points": ("sample toy --model teacher --weights t.safetensors --steps 0", "at least 2 points"),
+    "no grid points": ("sample toy --model teacher --weights t.safetensors --steps 1", "at least 2 points"),
+    "weights of another recipe": (
+        "sample digits --weights s.safetensors", "s.safetensors is of recipe 'toy', not of recipe 'digits'; give 'toy' in its place",
+    ),
+    "pictures of another recipe": (
+        "sample cifar10-small --weights digits-teacher", "is of recipe 'digits', not of recipe 'cifar10-small'; give 'digits' in its place",
+    ),
+    "points as pictures": ("sample toy --weights s.safetensors --format png", "shape (2,) are no pictures; write them with --format npz"),
+    "pictures in a file": ("sample toy --format png --out a.png", "--out a.png is a file, but --format png writes a folder"),
+    "arrays in a folder": ("sample toy --format npz --out empty", "--out empty is a folder, but --format npz writes one file"),
+    "arrays as a picture": ("sample toy --format npz --out a.png", "--format npz writes a file that ends in .npz"),
+    "a sheet of no kind": ("sample toy --out a.abc", "--format sheet writes a file that ends in .png or"),
+    "too much for the disk": (
+        f"sample toy --weights s.safetensors --number {10**15} --format npz", "would need 16.0 PB, but runs/toy has",
+    ),
+    "too much for the memory": (f"train toy --batch {10**10}", "a batch of 10,000,000,000 samples would need at least 160.0 GB of memory"),
+    "too many samples at once": (
+        f"sample toy --weights s.safetensors --batch {10**11} --number {10**11} --format npz", "would need at least 1.6 TB of memory",
+    ),
+    "a size for data without one": ("train toy --size 32", "two_moons comes as it is; size can be chosen for a folder or zip"),
+    "pictures for data without": ("train toy --test-data a.zip", "two_moons comes as it is; test data can be chosen for"),
+    "a fit without a size": ("train digits --data a.zip --fit pad", "fit = 'pad' says how pictures become those of a size"),
+    "a size that cannot be halved": ("train digits --data a.zip --size 16 17", "pictures of 16 × 17 cannot be halved 1 times"),
+    "a tracker that is not there": ("train toy --log clearml", "--log clearml needs the package clearml: pip install clearml"),
+    "a distance of nothing": ("distance gone a.npz", "there is no file a.npz"),
     "weights of another network": (
         "distill toy --teacher wide.safetensors",
         "wide.safetensors holds another network than recipe 'toy' has; it was trained with 'wide'",
@@ -430,8 +485,6 @@ BAD = {
     "no such test zip": ("train digits --data a.zip --test-data gone.zip", "there is no folder or zip gone.zip"),
     "no picture": ("train digits --data empty", "empty holds no picture"),
     "damaged zip": ("train digits --data file.zip", "file.zip is neither a folder nor a zip, or the zip is damaged"),
-    "no size": ("train digits --data a.zip --size 0", "size = 0, but pictures need at least one pixel"),
-    "comparison at no size": ("evaluate toy --teacher t.safetensors --student s.safetensors --data a.zip --size 0", "size = 0, but"),
     "data that cannot be fetched": ("train imagenet64", "imagenet64 cannot be downloaded freely; give a folder or zip"),
     "fp16 on the CPU": ("train toy --device cpu --precision fp16", "fp16 needs a GPU; use bf16 or fp32 on the CPU"),
     "Inception on points": (
@@ -439,7 +492,6 @@ BAD = {
         "Inception scores need 8-bit RGB images, not two_moons; leave --inception out",
     ),
     "lpips on points": ("distill toy-lpips --teacher t.safetensors", "lpips compares RGB images (B, 3, H, W), got (1, 2)"),
-    "no samples": ("sample toy --weights s.safetensors --number 0", "--number = 0, but there must be at least one"),
 }  # fmt: skip
 
 
@@ -475,6 +527,54 @@ def test_bad_input_ends_with_code_2_and_at_most_two_lines(cdedu, tmp_path, monke
     assert err.startswith("cdedu: ") and message in err and len(err.strip().splitlines()) <= 2
     after = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p.parent.name != "cache"}
     assert after == before
+
+
+OUT_OF_RANGE = {
+    "train toy": "--max-steps=0 --max-steps=-1 --batch=0 --batch=-8 --block=0 --block=-1 --lr=0 --lr=-1 --lr=nan --lr=inf --seed=-1 "
+    f"--seed={2**70} --seed={10**19} --micro-batch=0 --micro-batch=-3 --ema=1 --ema=-0.1 --ema=nan --picture-every=0 --picture-every=-1",
+    "train digits --data a.zip": "--size=0 --size=-4 --size=1000000",
+    "distill toy": "--batch=0 --guidance=-1 --guidance=nan",
+    "sample toy": "--steps=0 --steps=-1 --steps=1000000000 --number=0 --number=-2 --batch=0 --seed=-1 --guidance=-1 --guidance=inf",
+    "evaluate toy": "--samples=0 --samples=1 --samples=-5 --seeds=0 --seeds=-1 --guidance=-1 --size=0",
+    "export toy-student x": "--guidance=-1 --guidance=nan",
+    "plan toy": "--gpus=0 --share=0 --share=1.5 --price=-1 --peak=0 --memory=-1 --shape=0",
+}
+
+
+@pytest.mark.parametrize("words", OUT_OF_RANGE)
+def test_a_number_outside_its_range_is_refused_with_the_range(cdedu, tmp_path, words):
+    for option in OUT_OF_RANGE[words].split():
+        code, out, err = cdedu(*words.split(), option)
+        assert code == 2 and out == "" and len(err.splitlines()) == 1, (option, err)
+        assert re.match(
+            rf"cdedu: {option.split('=')[0]} = \S+, but it must be (at least|positive|from|above) ?", err
+        ), err
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_number_of_every_command_has_a_range():
+    """Nothing numeric comes in at the door unchecked: a field without a range is a new one that somebody forgot."""
+    asked = 0
+    for command in get_args(cli.Command):
+        kind = get_args(command)[0] if get_origin(command) is Annotated else command
+        for name, hint in get_type_hints(kind, include_extras=True).items():
+            found = list(numbers(hint))
+            assert None not in found, f"{kind.__name__}.{name} has no range"
+            asked += len(found)
+    assert asked > 40 and None in numbers(int | None) and None in numbers(tuple[float, ...])
+
+
+@pytest.mark.parametrize("world", ["", "1"])
+def test_an_empty_number_of_processes_is_one(monkeypatch, world):
+    monkeypatch.setenv("WORLD_SIZE", world)
+    assert cli._runtime(cli.Train("toy", device="cpu"), recipes["toy"]).world == 1
+
+
+@pytest.mark.parametrize("world", ["two", "-1", "0", "1.5"])
+def test_a_number_of_processes_that_is_none_is_refused(cdedu, monkeypatch, world):
+    monkeypatch.setenv("WORLD_SIZE", world)
+    code, _, err = cdedu("train", "toy", *FAST)
+    assert code == 2 and f"WORLD_SIZE = '{world}', but it is a number of processes" in err
 
 
 def test_inception_without_its_library_is_refused_before_work(cdedu, monkeypatch):
@@ -633,7 +733,7 @@ def test_a_guided_student_over_the_teachers_own_network(cdedu, labelled, monkeyp
         ("sample", path): "takes the guidance weight as an input; give --guidance, from 1 to 4",
         tuple(compared): "takes the guidance weight as an input; give --guidance, from 1 to 4",
         ("sample", path, "--guidance", 2, "--label", 11): "--label = '11', but parts/student.safetensors knows the labels 0 to 10",
-        ("sample", path, "--guidance", -1): "--guidance = -1, but a guidance weight must not be negative",
+        ("sample", path, "--guidance", -1): "--guidance = -1.0, but it must be at least 0",
         ("export", path, "x"): "DenoiserStudent is not of the form",
         ("train", "digits", "--from-weights", path): "--from-weights takes a model of this package's form",
         ("distill", "digits", "--out", "z", "--teacher", path): "is a student; distillation needs a teacher",
@@ -678,7 +778,7 @@ GUIDANCE = {
     "distill toy --guidance 1 4": "toy-teacher has no labels, so there is nothing to guide towards",
     "distill digits --teacher labelled --guidance 4 1": "--guidance 4 1: give one weight, or a lower and a higher one",
     "distill digits --teacher labelled --guidance 1 2 3": "--guidance 1 2 3: give one weight",
-    "distill digits --teacher labelled --guidance -1": "none below 0",
+    "distill digits --teacher labelled --guidance -1": "--guidance = -1.0, but it must be at least 0, each",
     "distill digits --teacher ten --guidance 2": "ten knows 10 labels, as many as digits has; guidance needs a teacher with one more",
     "sample digits --guidance 2": "digits-student knows no labels; leave --guidance out",
     "sample toy --label 1": "toy-student knows no labels; leave --label out",
@@ -740,3 +840,62 @@ def test_other_data_are_refused_by_a_state_and_the_weights_can_be_taken_along(cd
     assert "was trained on" in cdedu(*on, "--data", "moved")[2]
     taken = ["--from-weights", state, "--data", "moved", "--out", "other"]
     assert cdedu(*words, "--max-steps", 1, *taken)[0] == 0
+
+
+def test_a_resumed_run_has_the_teacher_the_guidance_and_the_precision_that_it_began_with(cdedu, tmp_path):
+    """Its end would be that of neither; the state and the way on are named, and nothing is written."""
+    fast = ["digits", "--batch", 4, "--device", "cpu", "--out", "run"]
+    assert cdedu("distill", *fast, "--max-steps", 1, "--teacher", "digits-teacher")[0] == 0
+    assert (
+        cdedu("train", "digits", "--max-steps", 1, "--batch", 4, "--device", "cpu", "--out", "other")[0] == 0
+    )
+    state = Path("run/student.state.safetensors")
+    before = state.read_bytes()
+    on = ["distill", *fast, "--max-steps", 2, "--resume"]
+    for more, words in (
+        (["--teacher", "other/teacher.safetensors"], "began with --teacher digits-teacher, now it is other/"),
+        (
+            ["--teacher", "digits-teacher", "--precision", "bf16"],
+            "began with --precision fp32, now it is bf16",
+        ),
+    ):
+        code, _, err = cdedu(*on, *more)
+        assert code == 2 and words in err and "--from-weights" in err and state.read_bytes() == before, err
+    assert cdedu(*on, "--teacher", "digits-teacher")[0] == 0
+
+    begun = {"teacher": {"source": "t", "sha256": "a"}, "guidance": [1.0, 3.0], "precision": "fp32"}
+    run = replace(
+        cli._prepare(cli.Train("toy", device="cpu"), "teacher"), facts=begun | {"guidance": [0.0, 9.0]}
+    )
+    with pytest.raises(ValueError, match=r"began with --guidance \[1.0, 3.0\], now it is \[0.0, 9.0\]"):
+        cli._same_run(cli.Train("toy"), run, begun)
+
+
+@pytest.mark.parametrize(
+    "words, wanted",
+    [
+        (
+            "evaluate digits --student digits-teacher",
+            "digits-teacher is a teacher; --student takes a student",
+        ),
+        (
+            "evaluate digits --teacher digits-student",
+            "digits-student is a student; --teacher takes a teacher",
+        ),
+        (
+            "train digits --from-weights digits-student --out x",
+            "is a student; --from-weights takes a teacher",
+        ),
+        ("evaluate digits --samples 999999", "--samples 999,999, but digits has 600 to compare with"),
+        ("train toy --micro-batch 4 --out x", "--micro-batch 4, but 512 samples share a random generator"),
+        ("train cifar10-small --data p.zip --micro-batch 8 --out x", "8, but 16 samples share"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(cdedu, words, wanted):
+    with zipfile.ZipFile("p.zip", "w") as file:
+        for i in range(4):
+            data = io.BytesIO()
+            Image.new("RGB", (32, 32), (60 * i, 0, 0)).save(data, "png")
+            file.writestr(f"{i % 2}/{i}.png", data.getvalue())
+    code, _, err = cdedu(*words.split(), "--device", "cpu")
+    assert code == 2 and wanted in err and not Path("x/teacher.safetensors").exists(), err

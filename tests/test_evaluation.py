@@ -1,16 +1,20 @@
 """Distances against closed forms and limits."""
 
 import math
+import shutil
 
 import pytest
 import torch
 from conftest import ROOT
+from PIL import Image
 
+from cdedu.data import load_data
 from cdedu.evaluation import (
     cifar_classifier,
     cifar_referee,
     effective_classes,
     frechet_distance,
+    frozen_classifier,
     kernel_distance,
     latency,
     median_over_seeds,
@@ -166,6 +170,22 @@ def test_effective_classes_count_what_is_filled():
 def test_effective_classes_refuse(labels, words):
     with pytest.raises(ValueError, match=words):
         effective_classes(labels, 10)
+
+
+@pytest.mark.parametrize("make", ["digits", "digits.zip", "digits-train"])
+def test_a_folder_called_digits_is_not_measured_as_the_digits(tmp_path, make):
+    """Nor are pictures of it made to fit; the digits themselves have their classifier, and nothing else that is made of them."""
+    path = tmp_path / make
+    path.with_suffix("").mkdir()
+    for i in range(3):
+        Image.new("L", (8, 8), 80 * i).save(path.with_suffix("") / f"{i}.png")
+    if path.suffix:
+        shutil.make_archive(str(path.with_suffix("")), "zip", path.with_suffix(""))
+    for channels in (1, 3):
+        own = load_data(str(path), channels=channels)
+        assert own.name == "digits" and frozen_classifier(own) is None
+    digits = load_data("digits")
+    assert type(frozen_classifier(digits)).__name__ == "DigitsClassifier"
 
 
 def test_the_referee_shares_nothing_with_the_classifier_that_measures():

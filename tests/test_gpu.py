@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import weakref
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +27,7 @@ from cdedu import checkpoints, cli, training
 from cdedu import runtime as runtime_module
 from cdedu.networks.edm import ADM, DDPMpp
 from cdedu.recipes import Network, recipes
-from cdedu.runs import Run
+from cdedu.runs import SIGNALS, Run
 from cdedu.runtime import Distributed, Runtime
 from cdedu.student import EMA
 from cdedu.training import Batches, State, distill, train_teacher
@@ -37,29 +38,36 @@ ROOT = Path(__file__).resolve().parents[1]
 # --- memory ---------------------------------------------------------------------------------------
 
 
+class Life:
+    """Something that can be asked whether it still is."""
+
+
 @pytest.mark.parametrize("place", ["forward", "backward"])
 def test_when_memory_runs_out_the_graph_is_gone_before_the_next_try(monkeypatch, place):
     """A graph that outlives its failure would take the memory that the retry needs, and halve the parts down to a block."""
     whole, graphs, alive = run("teacher", MLP_RECIPE, POINTS), [], []
     loss = training.denoising_loss
 
-    class Full(torch.autograd.Function):
+    class Part(torch.autograd.Function):
+        """A part of the graph that says how long it lives; with too many samples it does not fit."""
+
         @staticmethod
-        def forward(_, x):
+        def forward(ctx, x):
+            ctx.life = Life()
+            graphs.append(weakref.ref(ctx.life))
             return x.clone()
 
         @staticmethod
-        def backward(_, grad):
-            raise torch.OutOfMemoryError("CUDA out of memory")
+        def backward(ctx, grad):
+            if len(grad) > 8:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return grad
 
     def limited(*args, **kwargs):
         alive.append(sum(graph() is not None for graph in graphs))
-        out = loss(*args, **kwargs)
-        graphs.append(weakref.ref(out))
-        if len(out) > 8:
-            if place == "forward":
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            return Full.apply(out)
+        out = Part.apply(loss(*args, **kwargs))
+        if len(out) > 8 and place == "forward":
+            raise torch.OutOfMemoryError("CUDA out of memory")
         return out
 
     monkeypatch.setattr(training, "denoising_loss", limited)
@@ -92,20 +100,22 @@ def test_a_new_size_is_agreed_on_before_gradients_are_exchanged(here, there, wan
         return (tensor + 3.0) / 2 if how == "mean" else tensor + float(not there)
 
     runtime, model = Distributed.__new__(Distributed), torch.nn.Linear(1, 1, bias=False)
-    runtime.rank, runtime._tried, runtime.device = 0, set(), torch.device("cpu")
+    runtime.rank, runtime._tried, runtime.device = 0, Counter(), torch.device("cpu")
     runtime.accelerator = SimpleNamespace(reduce=reduce)
     model.weight.grad = torch.ones(1, 1)
     assert runtime.trying(8) and runtime.agree(here, 8, model) is wanted
     assert model.weight.grad.item() == (2.0 if wanted else 1.0), (
         "the mean of 1 here and 3 there, or as it was"
     )
-    assert runtime.trying(8) is not wanted
+    assert runtime.trying(8), "the optimiser's memory comes with the first step, and is tried with the second"
+    model.weight.grad = torch.ones(1, 1)
+    assert runtime.agree(here, 8, model) is wanted and runtime.trying(8) is not wanted
 
 
 def test_memory_that_runs_out_later_ends_the_run_in_every_process():
     """Then the others are already waiting inside backward, so nothing can be agreed; the launcher ends them."""
     runtime = Distributed.__new__(Distributed)
-    runtime.rank, runtime._tried = 1, {8}
+    runtime.rank, runtime._tried = 1, Counter({8: 2})
     assert runtime.agree(True, 8, torch.nn.Identity())
     with pytest.raises(
         MemoryError, match="process 1: .* 8 samples at once, which had fitted before; .*--resume"
@@ -341,7 +351,7 @@ def test_processes_wait_hours_for_the_one_that_decodes(monkeypatch):
 # --- signals -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_inside_a_save_waits_for_it_to_end(tmp_path, monkeypatch, number):
     monkeypatch.setattr("cdedu.runs.SAVE_EVERY", -1.0)
     monkeypatch.setattr("cdedu.runs.SAVING_SHARE", math.inf)
@@ -379,7 +389,7 @@ def test_one_process_stops_after_the_step_under_way_on_a_gpu_too(tmp_path, monke
 
 SRUN = """#!/bin/sh
 # Stands in for Slurm's: one task, and the exit status that the test wants.
-shift
+shift 2
 SLURM_PROCID=0 SLURM_LOCALID=0 "$@" >>"$LOG"
 exit "$STATUS"
 """
@@ -394,8 +404,6 @@ def test_slurm_queues_again_what_a_signal_ended(tmp_path, status, requeued):
     for name, text in (("srun", SRUN), ("scontrol", scontrol), ("python", python)):
         (tools / name).write_text(text)
         (tools / name).chmod(0o755)
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "student.state.safetensors").touch()
     done = subprocess.run(
         ["bash", ROOT / "configs" / "slurm.sh", "distill", "toy", "--out", "mine"],
         cwd=tmp_path, capture_output=True, text=True,
@@ -404,8 +412,26 @@ def test_slurm_queues_again_what_a_signal_ended(tmp_path, status, requeued):
     )  # fmt: skip
     assert done.returncode == status, done.stderr
     lines = log.read_text().splitlines()
-    assert lines[0] == "rank 0 of 16 at node1: -m cdedu.cli distill toy --out mine --resume"
+    assert lines[0] == "rank 0 of 16 at node1: -m cdedu.cli distill toy --out mine --go-on"
     assert lines[1:] == ["requeue 77"] * requeued
+
+
+@pytest.mark.parametrize(
+    "command", [["evaluate", "toy"], ["sample", "toy"], ["train", "mine.toml", "--overwrite"]]
+)
+def test_only_trainings_go_on_and_overwriting_is_no_going_on(command, tmp_path, monkeypatch):
+    text = (ROOT / "configs" / "slurm.sh").read_text(encoding="utf-8")
+    assert ('case "$1" in train | distill) set -- "$@" --go-on' in text) and "--resume" not in text
+    if command[0] == "train":
+        monkeypatch.chdir(tmp_path)
+        Path("mine.toml").write_text('[other-name]\nlike = "toy"\n', encoding="utf-8")
+        asked = cli.Train("mine.toml", device="cpu", overwrite=True, go_on=True)
+        assert not cli._resuming(asked, "teacher").resume
+        Path("runs/other-name").mkdir(parents=True)
+        Path("runs/other-name/teacher.state.safetensors").touch()
+        assert cli._resuming(asked, "teacher").resume
+        with pytest.raises(ValueError, match="--overwrite starts anew; give one of them"):
+            cli._prepare(cli._resuming(asked, "teacher"), "teacher")
 
 
 def test_slurm_warns_early_enough_to_save_a_large_state():

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from argparse import Namespace
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -84,7 +86,7 @@ def test_a_step_that_fails_hangs_or_floods_takes_no_other_down(tmp_path, monkeyp
     day = Day(tmp_path, 10, {"minutes": 1 / 6}, {"blocked": "needs a GPU"})
     day.go([
         sh("fails", f"echo '{{\"a\": 1}}' >{records}/fails.json; echo oh no >&2; exit 3"),
-        sh("stubborn", "trap '' TERM; sleep 60 & while :; do sleep 0.05; done", most=1.0, grace=0.3),
+        sh("stubborn", "trap '' TERM; sleep 61.25 & while :; do sleep 0.05; done", most=1.0, grace=0.3),
         sh("floods", "echo begin; yes | head -c 3000000; echo the end", most=5.0),
         sh("clean", "trap 'echo saved; exit 0' TERM; while :; do sleep 0.05; done", most=0.8),
         Step("absent", ("/no/such/program",), 1.0),
@@ -106,8 +108,11 @@ def test_a_step_that_fails_hangs_or_floods_takes_no_other_down(tmp_path, monkeyp
     assert log.endswith("the end\n") and len(log) < 1 << 16
     assert "saved" in (day.back / "logs.txt").read_text()
     assert json.loads((day.back / "records.json").read_text()) == {"fails": {"a": 1}}
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
-    assert "trap '' TERM" not in listed  # nor what it started: the group is gone
+    running = b""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            running += path.read_bytes()
+    assert b"trap '' TERM" not in running and b"61.25" not in running  # what it started is gone, too
 
 
 def test_an_interrupted_day_ends_its_step_cleanly_and_collects(tmp_path):
@@ -134,6 +139,41 @@ def test_progress_bars_and_long_logs_come_back_short(tmp_path):
     log = tmp_path / "a.log"
     log.write_bytes(b"first\n" + b"\rbar 1\rbar 2\nlast\n")
     assert gpu_day.tail(log, 1000) == "first\nbar 2\nlast" and gpu_day.last_line(log) == "last"
+    log.write_bytes(b"$ python a.py\nof an earlier start\n$ python a.py\ncdedu train toy\n")
+    assert gpu_day.last_line(log) == ""
+
+
+def test_a_step_that_is_cut_off_before_it_speaks_is_not_at_work_on_its_own_command(tmp_path):
+    Day(tmp_path, 10).go([sh("silent", "exec sleep 9.5", most=0.4), sh("dumb", "exit 3")])
+    found = {step["name"]: step for step in json.loads((tmp_path / "day.json").read_text())["steps"]}
+    assert (
+        found["silent"]["status"] == "cut off" and found["dumb"]["reason"] == "exit code 3: it said nothing"
+    )
+    assert found["silent"]["reason"].startswith("at its limit, before it had said anything; ")
+
+
+def test_a_day_too_short_for_its_steps_says_so_beforehand_and_how_long_would_do(
+    tmp_path, monkeypatch, machine, capsys
+):
+    monkeypatch.setattr(Day, "go", lambda day, steps: None)
+    machine()
+    words = ("--device", "cpu", "--out", str(tmp_path), "--minutes")
+    with pytest.raises(SystemExit):
+        called(monkeypatch, *words, "0.3")
+    said = capsys.readouterr().out
+    minutes = re.search(
+        r"short: 18 s, and to start the 6 steps takes about 50 s: .*--minutes (\S+) would", said
+    )[1]
+    with pytest.raises(SystemExit):
+        called(monkeypatch, *words, str(float(minutes) + 0.1))
+    assert "short:" not in capsys.readouterr().out
+
+
+def test_help_calls_the_folders_what_it_says_of_them(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        called(monkeypatch, "--help")
+    said = capsys.readouterr().out
+    assert "--out FOLDER" in said and "--back FOLDER" in said and "BACK" not in said
 
 
 # --- what comes back ------------------------------------------------------------------------------
@@ -180,11 +220,13 @@ def machine(monkeypatch):
 
 def test_all_that_is_missing_is_named_at_once_with_its_cost(machine):
     machine()
-    assert gpu_day.missing("cuda", data=False) == []
+    (noise,) = gpu_day.missing("cuda", data=False)
+    assert (noise.what, noise.cost, noise.blocks) == ("--data", "full runs on noise", ())
+    assert gpu_day.missing("cuda", data=True) == gpu_day.missing("cpu", data=False) == []
     machine({"diffusers", "triton", "matplotlib"}, gpu=False, compiler=False, network=False)
     found = {one.what: one for one in gpu_day.missing("cuda", data=False)}
     assert found.keys() == {"the package diffusers", "the package matplotlib", "a GPU", "Triton", "a C compiler",
-                            "CIFAR-10, and the network to fetch it from"}  # fmt: skip
+                            "CIFAR-10, and the network to fetch it from", "--data"}  # fmt: skip
     data = found["CIFAR-10, and the network to fetch it from"]
     assert "--data" in data.remedy and set(data.blocks) == {"teacher", "student", "look"}
     assert set(found["the package diffusers"].blocks) == {"teacher", "student", "look", "throughput"}
@@ -213,7 +255,7 @@ def test_only_what_cannot_work_at_all_is_refused(machine, monkeypatch, tmp_path,
         called(monkeypatch, "--minutes", "9", "--out", str(tmp_path))
     (day, steps), out = seen[0], capsys.readouterr().out
     assert day.blocked.keys() == {"teacher", "student", "look", "throughput", "full"}
-    assert "pip install tyro" in day.blocked["full"] and out.count("missing:") == 4
+    assert "pip install tyro" in day.blocked["full"] and out.count("missing:") == 5
     assert all("--eager" in step.argv for step in steps if step.name != "cuda-tests")
 
 
@@ -262,7 +304,7 @@ def test_the_average_in_a_state_becomes_weights_and_no_older_one_does(role, tmp_
     states = train_teacher(RECIPE, data) if role == "teacher" else distill(RECIPE, teacher, data)
     state = next(states)
     state = next(states)
-    facts = {"images": 8, "precision": "fp32", "warm_restart": {"images": 3}}
+    facts = {"images": 8, "precision": "fp32", "shape": [3, 32, 32], "warm_restart": {"images": 3}}
     checkpoints.save_state(tmp_path / f"{role}.state.safetensors", state, **facts)
     path = gpu_steps.keep(tmp_path, role)
     loaded = checkpoints.load(path)
@@ -292,6 +334,44 @@ def test_the_newest_weights_are_gone_on_from(tmp_path):
     assert gpu_steps.source("teacher", given) == str(own / "teacher.safetensors")
     (run / "teacher.safetensors").touch()
     assert gpu_steps.source("teacher", given) == str(run / "teacher.safetensors")
+
+
+def test_training_goes_on_from_its_state_or_begins_with_weights(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(gpu_steps, "command", lambda words: said.append(" ".join(words)) or 2)
+    given = Namespace(out=tmp_path, weights=None, data="a.zip", test_data="b.zip", device="cuda", tiny=False, eager=False,
+                      seconds=100.0)  # fmt: skip
+    with pytest.raises(SystemExit, match="2"):
+        gpu_steps.train("teacher", given)
+    monkeypatch.setattr(gpu_steps, "keep", lambda run, role: None)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "student.state.safetensors").touch()
+    with pytest.raises(SystemExit, match="2"):
+        gpu_steps.train("student", replace_in(given, seconds=gpu_steps.COMPILE_PAYS))
+    teacher, student = said
+    course = checkpoints.WEIGHTS / "cifar10-small-teacher.safetensors"
+    assert teacher.startswith("train cifar10-small") and f"--from-weights {course}" in teacher
+    assert "--compile False" in teacher and "--compile" not in student and "--test-data b.zip" in student
+    assert f"--teacher {course}" in student and "--resume" in student and "--from-weights" not in student
+
+
+def replace_in(given: Namespace, **changes) -> Namespace:
+    return Namespace(**vars(given) | changes)
+
+
+def test_one_command_that_breaks_leaves_the_others_to_be_done(tmp_path, monkeypatch, capsys):
+    def main():
+        said.append(sys.argv[1])
+        if sys.argv[1] == "sample":
+            raise RuntimeError("CUDA error")
+
+    said: list[str] = []
+    monkeypatch.setattr(gpu_steps.cli, "main", main)
+    monkeypatch.setattr(gpu_steps, "source", lambda role, given: f"{role}.safetensors")
+    given = Namespace(out=tmp_path, weights=None, data=None, test_data=None, device="cpu", tiny=True)
+    with pytest.raises(SystemExit, match="without picture of the teacher; picture of the student"):
+        gpu_steps.look(given)
+    assert said == ["sample", "sample", "sample", "evaluate"] and "CUDA error" in capsys.readouterr().err
 
 
 # --- throughput -----------------------------------------------------------------------------------
@@ -405,6 +485,21 @@ def test_each_row_comes_as_soon_as_it_is_measured(monkeypatch):
     assert [*rows] and made[1:] == [("teacher", "cdedu"), ("student", "plain"), ("student", "cdedu")]
 
 
+def test_speed_and_matrix_rate_are_those_of_the_precision_that_the_gpu_is_fast_in(monkeypatch):
+    """On a T4 or a V100 that is fp16: the runtime refuses to compute in bf16 there."""
+    asked = []
+    monkeypatch.setattr(throughput, "fast_precision", lambda device: "fp16")
+    monkeypatch.setattr(throughput, "matmul_rate", lambda *given: asked.append(given) or 1e6)
+    monkeypatch.setattr(throughput, "Runtime", lambda device, precision, compiled: precision)
+    monkeypatch.setattr(
+        throughput, "row", lambda *given, **_: {"precision": given[5], "images_per_second": 1.0}
+    )
+    found = next(throughput.rows(("cifar10",), CPU, tiny=True))
+    assert asked == [(CPU, 256, "fp16")] and found["precision"] == found["matmul_precision"] == "fp16"
+    monkeypatch.undo()
+    assert throughput.matmul_rate(CPU, 8, "fp16") > 0
+
+
 # --- the whole of it ------------------------------------------------------------------------------
 
 
@@ -434,10 +529,10 @@ def rehearsal(out: Path, minutes: float) -> list[str]:
 
 
 @pytest.mark.weekly
-def test_the_rehearsal_does_every_step_in_a_minute_of_a_core(tmp_path):
+def test_the_rehearsal_does_every_step_in_about_a_minute_of_a_core(tmp_path):
     """With more minutes than it needs, since others may be at work beside the tests."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(rehearsal(tmp_path, 6), capture_output=True, text=True)
+    done = subprocess.run(rehearsal(tmp_path, 15), capture_output=True, text=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stdout
     account = json.loads((tmp_path / "back" / "day.json").read_text())
@@ -456,7 +551,7 @@ def test_the_rehearsal_does_every_step_in_a_minute_of_a_core(tmp_path):
     }
     assert records["full"]["metrics"]["finite"] and records["full"]["trial"]
     assert any("evaluate" in name for name in records)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 90
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 75
 
 
 @pytest.mark.weekly
@@ -481,7 +576,7 @@ def test_steps_that_are_shot_leave_what_can_be_loaded(number, tmp_path):
     """Each step is shot at its first sign of life; the day goes on with the next one."""
     signs = {"cuda-tests": "$ ", "teacher": "cdedu train", "student": "teacher: ", "look": "samples of", "throughput": "{",
              "full": "step 1"}  # fmt: skip
-    with subprocess.Popen(rehearsal(tmp_path, 6), stdout=subprocess.PIPE, text=True) as day:
+    with subprocess.Popen(rehearsal(tmp_path, 15), stdout=subprocess.PIPE, text=True) as day:
         for name, sign in signs.items():
             log = tmp_path / "logs" / f"{name}.log"
             while not (log.is_file() and sign in log.read_text(errors="replace")):
@@ -515,7 +610,7 @@ def test_training_that_is_stopped_leaves_weights_and_goes_on_from_its_state(tmp_
             assert process.poll() is None, log.read_text()
             time.sleep(0.1)
         process.terminate()
-        assert process.wait(60) == 0, log.read_text()
+        assert process.wait(300) == 0, log.read_text()
         model = checkpoints.load(tmp_path / "run" / "teacher.safetensors")
         steps.append(model.header.step - sum(steps))
         assert model.header.facts["warm_restart"]["images"] > 0

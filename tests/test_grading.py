@@ -5,15 +5,21 @@ import csv
 import json
 import os
 import re
+import signal
 import socket
-import subprocess
 import sys
 import time
+import tracemalloc
 import unicodedata
+from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 from hostile.submissions import HANDED_OUT, MUTE, STUBBORN, solved, with_cell
@@ -438,16 +444,126 @@ def test_who_stalls_on_the_second_data_has_not_passed():
     assert peer.asked == 2 and not verdicts.results
 
 
-def test_hidden_tests_see_what_the_public_ones_do_not(theirs):
-    underflows = """
-def denoise_weighted(x, sigma, points, weights):
-    p = weights * torch.exp(-torch.cdist(x, points) ** 2 / (2 * sigma**2))
-    return p / p.sum(1, keepdim=True) @ points
+class Answers:
+    """The other side, in this process: it hands in ``answers``."""
+
+    late = False
+
+    def __init__(self, **answers):
+        self.answers, self.told = answers, []
+
+    def request(self, operation, names, draw):
+        self.told.append(draw)
+        return self.answers
+
+    def forget(self):
+        pass
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """A judge without another process."""
+    made = judge.Judge.__new__(judge.Judge)
+    made.task, made.tests = judge.Task(tuple(POINTS), seeds=(5, 6, 7)), {}
+    return made
+
+
+def test_the_order_of_what_is_handed_out_cannot_be_known(alone, monkeypatch):
+    """Not from what the submission is told, nor from the data that it gets; and each order is tried."""
+    orders, data = [], []
+
+    def test(answer, g):
+        orders.append(torch.initial_seed())
+        data.append(g.initial_seed())
+
+    monkeypatch.setitem(core.exercises(), "noise-time", replace(core.exercises()["noise-time"], test=test))
+    peer, verdicts = Answers(test_time=lambda f: None), judge.Verdicts()
+    alone._judge(peer, "noise-time", verdicts, float("inf"))
+    assert len(set(orders)) == 3 and not set(orders) & {*data, *peer.told}
+    known = {judge._drawn(n, "noise-time", "order") for n in (*peer.told, *data)}
+    assert not known & set(orders) and min(orders) > 10**6
+
+
+@pytest.mark.parametrize("kind", ["bug", "code"])
+def test_what_draws_no_data_is_tried_once_unless_its_order_is_drawn(kind, alone, monkeypatch):
+    task = replace(core.exercises()["noise-time"], kind=kind, test=lambda *_: None)
+    monkeypatch.setitem(core.exercises(), "noise-time", task)
+    peer = Answers(test_time=1)
+    alone._judge(peer, "noise-time", judge.Verdicts(), float("inf"))
+    assert len(peer.told) == (3 if kind == "bug" else 1)
+
+
+def test_verdicts_are_of_bounded_length_and_on_one_line():
+    heard, verdicts = [], judge.Verdicts()
+    verdicts.told = lambda *event: heard.append(event)
+    verdicts.give("noise-double", core.Result("wrong", "raised", "see\n\x1b[2J\udce9 here" + "x" * 10**6))
+    message = verdicts.results["noise-double"].message
+    assert message.startswith("see [2J here") and len(message) == 2000 and heard[0][0] == "noise-double"
+    for i in range(1000):
+        verdicts.remark(f"cell {i}")
+    assert len(verdicts.remarks) == judge.REMARKS + 1 and verdicts.remarks[-1] == "and more of the kind"
+
+
+@pytest.mark.parametrize(
+    ("source", "x"),
+    [
+        ("%%time\nx = 3", 3), ("%%capture out\nx = 3", 3), ("%%prun -q\nx = 3", 3), ("%time x = 3", 3), ("%%time\n%%capture\nx = 3", 3),
+        ("%%timeit\nx = 3", None), ("%%bash\nx=3", None), ("%%writefile x.py\nx = 3", None), ("%matplotlib inline\nx = 3", 3), ("!ls\nx = 3", 3), ("x = 3\nx?", 3),
+    ],
+)  # fmt: skip
+def test_cells_with_magics_define_what_they_do_in_a_notebook(source, x, theirs, magics):
+    assert magics[source] == x
+
+
+@pytest.fixture(scope="module")
+def magics(theirs):
+    sources = [p[0] for p in test_cells_with_magics_define_what_they_do_in_a_notebook.pytestmark[0].args[1]]
+    with theirs.sandbox() as peer:
+        peer.deadline = time.monotonic() + 60
+        return {s: (peer.request("run", "clear", "globals().pop('x', 0)", 30), peer.request("run", "cell", s, 30), peer.request("answers", ["x"], 0).get("x"))[-1] for s in sources}  # fmt: skip
+
+
+def test_an_error_below_a_magic_is_said_with_its_line(theirs):
+    with theirs.sandbox() as peer:
+        peer.deadline = time.monotonic() + 60
+        assert peer.request("run", "cell", "%%time\nx = 1\ny = 1 / 0", 30) == {"error": "ZeroDivisionError: division by zero", "line": "y = 1 / 0"}  # fmt: skip
+
+
+def test_what_lies_beside_the_package_is_not_for_submissions(theirs):
+    """Nor what a .pth file puts on the path: tests and the book's extension hold answers."""
+    looks = f"""
+import os, sys
+sees = [p for p in ({str(ROOT / "tests")!r}, {str(ROOT / "book" / "_ext")!r}, {str(ROOT / "exercises")!r}) if os.path.exists(p)]
+assert not sees, sees
+assert not [p for p in sys.path if p.endswith(("tests", "_ext"))], sys.path
 """
-    cells, verdicts = [("set-up", "import torch"), ("answer", underflows)], judge.Verdicts()
+    with theirs.sandbox(hooks=False) as peer:
+        peer.deadline = time.monotonic() + 60
+        assert peer.request("run", "looks", looks, 30) == {}
+
+
+@pytest.mark.parametrize(
+    ("path", "below"),
+    [("/usr", True), ("/usr/lib", True), ("/usrx", False), ("/usr-local/x", False), ("/us", False), ("/", False), ("/opt/a/b", True), ("/opt/ab", False)],
+)  # fmt: skip
+def test_a_path_is_below_a_folder_and_not_below_its_namesakes(path, below):
+    from cdedu.course.grading import sandbox
+
+    assert sandbox._below(path, ("/usr", "/opt/a/")) is below
+
+
+def test_hidden_tests_see_what_the_public_ones_do_not(theirs):
+    fits_three = """
+def denoise_stretched(x, sigma, mean, stds, axes):
+    keep = stds**2 / (stds**2 + sigma**2)
+    if len(mean) > 3:
+        keep = keep.mean() / 2
+    return mean + (keep * ((x - mean) @ axes)) @ axes.T
+"""
+    cells, verdicts = [("set-up", "import torch"), ("answer", fits_three)], judge.Verdicts()
     theirs.grade(cells, {}, verdicts)
-    assert checks.grade("noise-weights", _run(underflows)).status == "right"
-    assert verdicts.results["noise-weights"].key == "nan"
+    assert checks.grade("noise-stretched", _run(fits_three)).status == "right"
+    assert verdicts.results["noise-stretched"].key == "value"
     assert verdicts.results["noise-double"].key == "missing"
 
 
@@ -504,6 +620,7 @@ def line():
 
     a, b = socket.socketpair()
     here, there = wire.Peer(a.fileno()), wire.Peer(b.fileno())
+    here.deadline = time.monotonic() + 30  # or a fault would hang and not fail
     there._operations["echo"] = lambda value: value
     there._operations["make"] = lambda make: make()
 
@@ -536,6 +653,41 @@ def test_tensors_arrive_as_they_were(line, dtype):
         assert got.dtype == dtype and got.shape == value.shape and torch.equal(got, value)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(np.array(2).astype(d)[()] for d in ("f2", "f4", "f8", "i1", "i4", "u8", "?", "c8", ">f4")), np.longdouble(0.1),
+        *(np.full(s, 0.5, "f4") for s in ((), (1,), (1, 1), (2,), (0,))), np.array([True]), np.array(Fraction(1, 2)), np.float64("nan"),
+        torch.tensor(0.5), torch.tensor([0.5], dtype=torch.bfloat16), torch.tensor(True), torch.ones(2), torch.ones(1, requires_grad=True),
+        True, 10**30, Fraction(1, 3), Decimal("0.1"), Decimal("nan"), 1 + 0j, "0.5", [0.5], (0.5,), None, signal.SIGHUP, object(),
+    ],
+    ids=lambda v: re.sub(r" at 0x\w+", "", f"{type(v).__name__} {v!r}"[:40]),
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:Casting complex")
+def test_what_the_checks_take_for_a_number_is_one_behind_the_line(line, value):
+    def verdict(v, read):
+        try:
+            got = read(v)
+            return float(got.sum() if isinstance(got, torch.Tensor) else got).hex()
+        except (core.Wrong, core.NotAttempted) as said:
+            return type(said), re.sub("0x[0-9a-f]+", "", str(said))
+
+    got = line[0].request("echo", value)
+    for read in (core.number, partial(core.tensor, shape=(1,))):
+        assert verdict(got, read) == verdict(value, read)
+
+
+def test_arrays_arrive_as_they_were(line):
+    for value in (
+        np.arange(6.0).reshape(2, 3).T,
+        np.zeros((0, 4), "i2"),
+        np.array([1 + 2j], "c8"),
+        np.float32(0.1),
+    ):
+        got = line[0].request("echo", value)
+        assert type(got) is type(value) and got.dtype == value.dtype and np.array_equal(got, value)
+
+
 def test_changes_of_arguments_come_back(line):
     here, there = line
 
@@ -560,6 +712,49 @@ def test_gradients_flow_through_both_sides(line):
     loss = here.request("make")(lambda x: v * x**2, torch.tensor([1.0, 2.0]))
     loss.backward()
     assert w.grad == 10 and v.grad == 15
+
+
+def test_a_gradient_may_be_asked_for_by_name_on_either_side(line):
+    """As `torch.autograd.grad` does, whose graph must hold what came over the line; each path counts once, in `backward` too."""
+
+    def through(f, u, x):
+        y = f(x * u)
+        return (y * u + f(y)).sum()
+
+    def graph(ask):
+        w, u, unused = (torch.tensor(v, requires_grad=True) for v in (3.0, 2.0, 1.0))
+        value = ask(lambda f, x: through(f, u, x))(lambda x: w * x**2, torch.tensor([1.0, 2.0]))
+        return value, w, u, unused
+
+    def lent(function):
+        there._operations["make"] = lambda: function
+        return here.request("make")
+
+    here, there = line
+    for grads in (
+        lambda value, w, u, unused: torch.autograd.grad(value, [w, unused], allow_unused=True),
+        lambda value, w, u, unused: (value.backward(), w.grad, u.grad, unused.grad)[1:],
+    ):
+        assert grads(*graph(lent)) == grads(*graph(lambda f: f))
+    value, w, _, _ = graph(lent)
+    (slope,) = torch.autograd.grad(value, w, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        slope.backward()
+
+
+def test_objects_of_an_answer_keep_their_attributes_and_those_of_the_grader_none(line):
+    here, there = line
+    there._operations["make"] = lambda: SimpleNamespace(scale=0.25, decoder=lambda z: z**3)
+    assert here.request("make").decoder(torch.tensor(2.0)) == 8 * here.request("make").scale * 4
+    with pytest.raises(AttributeError):
+        _ = here.request("make").missing
+    there.opaque = True
+    with pytest.raises(AttributeError):
+        _ = here.request("make").scale
+    a, b = socket.socketpair()
+    with a, b, pytest.raises(wire.Forged):
+        b.send(wire.message({"do": "attribute", "value": [1, "scale"]}))
+        wire.Peer(a.fileno(), opaque=True)._receive()
 
 
 def test_what_is_no_value_is_only_described(line):
@@ -599,6 +794,87 @@ def test_functions_of_the_grader_look_alike(line):
     assert seen == seen[:1] * 4 and not seen[0][2]
 
 
+def test_errors_of_what_is_lent_say_nothing_and_those_of_the_answer_everything(line):
+    """A learner's own assertion, in a function that the lent one calls, comes back as it was."""
+    here, there = line
+    there.opaque = True
+
+    def defect(f):
+        return f() if callable(f) else {"the defective one": 1}[f]
+
+    def asserts():
+        raise AssertionError("look at σ")
+
+    there._operations["make"] = lambda: defect
+    lent = here.request("make")
+    said = set()
+    for given in [("x",), (), (1, 2, 3), ([],)]:
+        with pytest.raises(RuntimeError) as caught:
+            lent(*given)
+        said.add((type(caught.value).__name__, str(caught.value)))
+    assert said == {("RuntimeError", "the function that was handed in could not do this")}
+    with pytest.raises(AssertionError, match="look at σ"):
+        lent(asserts)
+
+
+@pytest.mark.parametrize(("spent", "slept"), [(0, 0.002), (0.0011, 0.0009), (0.003, 0.013), (0.1, 0.028), (0.3, 0.084)])  # fmt: skip
+def test_the_time_of_what_is_lent_is_counted_in_quanta(spent, slept, line, monkeypatch):
+    here, there = line
+    there.opaque = True
+    waits, now = [], [0.0]
+
+    def work():
+        now[0] += spent
+
+    there._operations["make"] = lambda: work
+    monkeypatch.setattr(wire.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(wire.time, "sleep", waits.append)
+    here.request("make")()
+    assert waits[-1] == pytest.approx(slept % 0.002 if slept == 0.002 else slept) or waits[
+        -1
+    ] == pytest.approx(slept)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.zeros(1).expand(10**6, 10**6), torch.zeros(10**8, device="meta"), torch.zeros(2, dtype=torch.float64).expand(2**22, 2), "x" * 10**8,
+        [0] * 10**6, [torch.zeros(1).expand(10**6)] * 9, ["x" * 10**5] * 20, [10**4000] * 10**4, dict.fromkeys(range(10**6)),
+    ],
+    ids=["broadcast", "meta", "pairs", "text", "list", "tensors", "texts", "digits", "dict"],
+)  # fmt: skip
+def test_a_message_that_is_too_large_is_not_even_built(value):
+    a, b = socket.socketpair()
+    with a, b:
+        peer, begun = wire.Peer(a.fileno()), time.process_time()
+        tracemalloc.start()
+        try:
+            with pytest.raises(ValueError, match="too large"):
+                peer.request("echo", value)
+            assert tracemalloc.get_traced_memory()[1] < 2 * wire.LARGEST
+        finally:
+            tracemalloc.stop()
+        assert time.process_time() - begun < 5
+
+
+def nested(depth, kind=list):
+    value = 1.0
+    for _ in range(depth):
+        value = {"x": value} if kind is dict else kind([value])
+    return value
+
+
+@pytest.mark.parametrize("kind", [list, tuple, dict])
+@pytest.mark.parametrize("depth", [wire.DEEPEST + 1, 10**4])
+def test_lists_within_lists_have_an_end(kind, depth, line):
+    assert line[0].request("echo", nested(wire.DEEPEST - 5, kind)) == nested(wire.DEEPEST - 5, kind)
+    with pytest.raises(ValueError, match="too deep"):
+        line[0].request("echo", nested(depth, kind))
+    line[1]._operations["make"] = lambda: nested(depth, kind)
+    with pytest.raises(ValueError, match="too deep"):
+        line[0].request("make")
+
+
 def test_who_does_not_read_does_not_hold_up_the_grader():
     a, b = socket.socketpair()
     peer = wire.Peer(a.fileno())
@@ -630,6 +906,17 @@ def test_errors_keep_their_kind(line):
         b"\xff" * 40,
         (5).to_bytes(8, "big") + bytes(8) + b"[1,2]",
         wire.message({"end": "", "signal": 999, "value": None}),
+        wire.message({"do": "nothing of the kind", "value": None}),
+        wire.message({"do": ["call"], "value": None}),
+        wire.message(
+            {"value": {"is": "tensor", "dtype": "int8", "shape": [1] * 100, "blob": 0, "key": None}}, [b"x"]
+        ),
+        wire.message(
+            {"value": {"is": "tensor", "dtype": "int8", "shape": [2**53, 2**53], "blob": 0, "key": None}},
+            [b""],
+        ),
+        (2**20 + 1).to_bytes(8, "big") + bytes(8) + b" ",
+        bytes(8) + (2**62).to_bytes(8, "big"),
     ],
 )
 def test_rubbish_is_no_message(data):
@@ -751,6 +1038,7 @@ def test_names_are_looked_for_in_time_that_grows_with_the_cell(source):
     [
         ("n = 1", True), ("n=1", True), ("a, n = 1, 2", True), ("n: float = 3", True), ("n: int", False), ("def n(x):", True), ("class n:", True),
         ("%%time\nn = 1", True), ("n == 1", False), ("  n = 1", False), ("f(n=1)", False), ("nn = 1", False), ("m = n", False), ("def nn(n):", False),
+        ("m = n = 1", True), ("(m, n) = 1, 2", True), ("async def n():", True), ("m = n == 1", False), ("m = lambda n=1: n", False), ("n[m] = 1", False),
     ],
 )  # fmt: skip
 def test_a_cell_defines_what_it_gives_at_its_top_level(source, defines):
@@ -795,7 +1083,7 @@ def test_the_command_names_what_is_wrong(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("option", "words"),
-    [("--seconds=-1", "1 to 86400 are possible, not -1"), ("--seconds=0", "not 0"), ("--seconds=100000", "1 to 86400"), ("--memory=0", "1 to 1048576"), ("--jobs=-2", "1 to 256")],
+    [("--seconds=-1", "--seconds = -1, but it must be from 1 to 86,400"), ("--seconds=0", "--seconds = 0"), ("--seconds=100000", "to 86,400"), ("--memory=0", "from 1 to 1,048,576"), ("--jobs=-2", "from 1 to 256")],
 )  # fmt: skip
 def test_options_of_the_command_have_their_range(option, words, tmp_path, monkeypatch, capsys):
     from cdedu import cli
@@ -826,14 +1114,18 @@ def test_the_graders_own_trouble_is_tried_again(tmp_path, monkeypatch):
 
 def test_without_namespaces_nobody_is_graded_unless_at_ones_own_risk(monkeypatch):
     here, there = socket.socketpair()
-    there.send(b"!!")
-    monkeypatch.setattr(judge.Judge, "_start", lambda self: (here.dup(), subprocess.Popen(["true"])))
     monkeypatch.setattr(judge.Judge, "_leaks", lambda self: "network is possible")
     task = judge.Task(tuple(POINTS))
-    with pytest.raises(OSError, match="network is possible.*docker.*Colab.*--own-risk"):
-        judge.Judge(task)
-    with here, there, judge.Judge(task, own_risk=True) as made:
-        assert made.protection.startswith("At your own risk") and "network is possible" in made.protection
+    with here, there:
+        there.send(b"!!")
+        with (
+            pytest.raises(OSError, match="network is possible.*docker.*Colab.*--own-risk"),
+            judge.Judge(task, control=here.dup()),
+        ):
+            pass
+        with judge.Judge(task, own_risk=True, control=here.dup()) as made:
+            assert made.protection.startswith("At your own risk")
+            assert "network is possible" in made.protection
 
 
 @pytest.mark.parametrize(
@@ -859,7 +1151,7 @@ def played(monkeypatch, script):
     from multiprocessing import Pipe
     from threading import Thread
 
-    def start(self, _, setting):
+    def start(self, lines, forker, setting):
         self.line, theirs = Pipe()
         self.limits, self.protection, self.work, self.exercise = setting[1].limits, "", None, ""
         self.begun = time.monotonic()
@@ -882,6 +1174,8 @@ def played(monkeypatch, script):
         Thread(target=run, daemon=True).start()
 
     taken = []
+    monkeypatch.setattr(workers, "Forker", lambda task: contextlib.nullcontext())
+    monkeypatch.setattr(workers, "closing", lambda made: made)
     monkeypatch.setattr(workers._Worker, "__init__", start)
     monkeypatch.setattr(workers._Worker, "end", lambda self: self.line.close())
     monkeypatch.setattr(workers, "GRACE", 0.1)
@@ -943,7 +1237,7 @@ def test_a_class_whose_graders_do_not_start_is_said(monkeypatch):
     from multiprocessing import Pipe
 
     here, there = Pipe()
-    workers._work(there, [], Handout(HANDED_OUT), judge.Task(tuple(POINTS)), False, "/tmp")
+    workers._work(there, None, [], Handout(HANDED_OUT), judge.Task(tuple(POINTS)), False, "/tmp")
     event, error = here.recv()
     assert event == "refused" and "no namespaces" in str(error)
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import cdedu
+
 SCRIPT = Path(__file__).parent / "hostile" / "files.py"
 
 
@@ -14,7 +16,7 @@ def loaded(folder: Path, seed: int, rounds: int) -> list[str]:
     """What one process says that loads all of them, and no more after the first that hangs."""
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(sys.modules["cdedu"].__file__).parents[1]),
+        "PYTHONPATH": str(Path(cdedu.__file__).parents[1]),
     }
     command = [sys.executable, str(SCRIPT), str(folder), str(seed), str(rounds)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)

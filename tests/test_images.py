@@ -1,5 +1,6 @@
 """Pictures from folders, zips and the two homes of CIFAR-10: decoded alike, cached, and refused by name where damaged."""
 
+import errno
 import hashlib
 import io
 import os
@@ -103,7 +104,7 @@ def test_sizes_that_differ_are_named_and_a_size_crops_and_resizes(tmp_path):
     got = image_folder(path, 4).images
     assert got.shape == (2, 3, 4, 4) and (got[1].int() - 200).abs().max() < 15
     for size in (0, -1):
-        with pytest.raises(ValueError, match=f"size = {size}, but pictures need at least one pixel"):
+        with pytest.raises(ValueError, match=f"size = {size}, but it must be a whole number of pixels"):
             image_folder(path, size)
 
 
@@ -367,6 +368,34 @@ def test_an_absent_server_is_an_os_error(tmp_path, server):
         download(server.url, tmp_path / "file", SHA)
 
 
+DISKS = {
+    errno.EACCES: "permission is denied",
+    errno.EROFS: "nothing can be written",
+    errno.ENOSPC: "the disk is full",
+}
+
+
+@pytest.mark.parametrize("code", DISKS)
+@pytest.mark.parametrize("what", ["download", "download's file", "pixels"])
+def test_a_cache_that_cannot_be_written_is_named_with_the_way_to_another(
+    tmp_path, monkeypatch, server, code, what, cache
+):
+    folder = folder_of(tmp_path / "f", {"1.png": encoded(pixels())})
+
+    def fail(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    if what == "download's file":
+        monkeypatch.setattr(images.shutil, "copyfileobj", fail)
+    else:
+        monkeypatch.setattr(Path, "mkdir", fail)
+    with pytest.raises(
+        OSError, match=rf"cannot write .*{DISKS[code]}.*; .* by the environment variable CDEDU_CACHE"
+    ) as told:
+        image_folder(folder) if what == "pixels" else download(server.url, cache.parent / "file", SHA)
+    assert told.value.errno == code and "\n" not in str(told.value)
+
+
 # CIFAR-10
 
 
@@ -461,3 +490,108 @@ def test_where_both_homes_fail_one_error_says_why(monkeypatch):
 def test_recorded_hashes_are_whole():
     hashes: list[str] = [*images.PARQUET.values(), images.ORIGINAL_SHA256]
     assert all(len(h) == 64 and int(h, 16) for h in hashes) and len(images.REVISION) == 40
+
+
+def form_of(height: int, width: int) -> np.ndarray:
+    """Red at the left edge, green at the right one, blue between."""
+    picture = np.zeros((height, width, 3), np.uint8)
+    picture[..., 2], picture[:, : width // 4, :], picture[:, -width // 4 :, :] = 255, (255, 0, 0), (0, 255, 0)
+    return picture
+
+
+RED, GREEN, BLUE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0)
+FITS = {
+    # What becomes of 8 × 16: its left edge, middle, and top at two forms.
+    ("crop", (8, 8)): (BLUE, BLUE, BLUE),
+    ("pad", (16, 16)): (RED, BLUE, BLACK),
+    ("stretch", (16, 16)): (RED, BLUE, BLUE),
+    ("crop", (4, 8)): (RED, BLUE, BLUE),
+    ("crop", (16, 24)): (RED, BLUE, BLUE),
+    ("pad", (24, 16)): (RED, BLUE, BLACK),
+}
+
+
+@pytest.mark.parametrize("fit, size", FITS)
+def test_a_picture_of_another_form_is_cut_padded_or_stretched(tmp_path, fit, size):
+    path = folder_of(tmp_path / "f", {"1.png": encoded(form_of(8, 16))})
+    (got,) = image_folder(path, size, fit=fit).images
+    height, width = size
+    assert got.shape == (3, *size)
+    for place, colour in zip(
+        ((height // 2, 0), (height // 2, width // 2), (0, width // 2)), FITS[fit, size], strict=True
+    ):
+        assert (got[:, place[0], place[1]].int() - torch.tensor(colour)).abs().max() < 60, place
+
+
+@pytest.mark.parametrize("shape, size", [((200, 1), (8, 8)), ((1, 200), (8, 8)), ((100, 1), (4, 9))])
+def test_a_thin_picture_that_is_padded_does_not_vanish(tmp_path, shape, size):
+    """Pillow leaves nothing of a line thinner than half a pixel; here it stays one pixel wide."""
+    path = folder_of(tmp_path / "f", {"1.png": encoded(np.full((*shape, 3), 255, np.uint8))})
+    (got,) = image_folder(path, size, fit="pad").images
+    lit = (got == 255).all(0)
+    long = 0 if shape[0] > 1 else 1
+    assert lit.any(1 - long).sum() == size[long] and lit.sum() == size[long] and (got[:, ~lit] == 0).all()
+
+
+def test_folders_in_a_zip_are_no_pictures_whatever_their_names(tmp_path):
+    files = {"x.png/": b"", "x.png/1.png": encoded(pixels())}
+    assert image_folder(zip_of(tmp_path / "f.zip", files)).classes == ["x.png"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+@pytest.mark.parametrize(
+    "kind, words",
+    [("circle", "there is no picture .*bad.png"), ("nowhere", "there is no picture .*bad.png"), ("pipe", "bad.png is a pipe, not a file")],
+)  # fmt: skip
+def test_a_name_behind_which_there_is_no_file_is_said_before_work(tmp_path, kind, words):
+    path = folder_of(tmp_path / "f", {"a/good.png": encoded(pixels())})
+    bad = path / "a" / "bad.png"
+    if kind == "pipe":
+        os.mkfifo(bad)
+    else:
+        bad.symlink_to(bad if kind == "circle" else tmp_path / "gone")
+    for read in (image_folder, images.picture_files):
+        with pytest.raises((OSError, ValueError), match=words):
+            read(path)
+
+
+def test_grey_pictures_are_kept_grey(tmp_path):
+    """As they are, and coloured ones by their luminance; the same folder in colour is another file of the cache."""
+    grey = pixels(channels=1)
+    path = folder_of(tmp_path / "f", {"a/1.png": encoded(grey), "b/2.png": encoded(form_of(6, 6))})
+    got = image_folder(path, channels=1)
+    assert got.images.shape == (2, 1, 6, 6) and np.array_equal(got.images[0, 0], grey)
+    assert got.images[1, 0, 0, 0] == round(0.299 * 255) and got.images[1, 0, 0, -1] == round(0.587 * 255)
+    assert image_folder(path).images.shape == (2, 3, 6, 6)
+    sets = data.load_data(str(path), channels=1, size=(4, 6), fit="pad")
+    assert sets.train.shape == sets.test.shape == (1, 1, 4, 6)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"channels": 2}, "channels = 2, but pictures have 1 or 3"),
+        ({"fit": "pad"}, "fit = 'pad' says how pictures become those of a size; give the size"),
+        ({"size": (0, 8)}, r"size = \(0, 8\), but"),
+        (
+            {"size": (4,)},
+            r"size = \(4,\), but it must be a whole number of pixels, from 1 to 16,384, or two of them",
+        ),
+        ({"size": 1.5}, "size = 1.5, but"),
+        ({"size": 10**9}, "size = 1000000000, but"),
+        ({"size": 8, "fit": "cropp"}, "fit = 'cropp' is not known; choose one of 'crop', 'pad', 'stretch'"),
+    ],
+)
+def test_a_wish_that_makes_no_picture_is_refused(tmp_path, options, message):
+    path = folder_of(tmp_path / "f", {"1.png": encoded(pixels())})
+    with pytest.raises(ValueError, match=message):
+        image_folder(path, **options)
+
+
+@pytest.mark.parametrize("name", ["two_moons", "digits", "cifar10"])
+@pytest.mark.parametrize("options", [{"size": 8}, {"channels": 1}, {"fit": "pad"}, {"test": "t.zip"}])
+def test_options_for_pictures_are_not_dropped_where_there_are_none(name, options):
+    with pytest.raises(
+        ValueError, match=f"{name} comes as it is; .* can be chosen for a folder or zip of pictures only"
+    ):
+        data.load_data(name, **options)

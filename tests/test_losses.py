@@ -318,6 +318,19 @@ def test_losses_refuse(change, words):
         distillation_loss(ConsistencyModel(Net(0)), ConsistencyModel(Net(0)), TEACHER, **batch() | change)
 
 
+@pytest.mark.parametrize("stage", [0, 3, 8])
+def test_easy_next_sigma_takes_whole_numbers(stage):
+    """256⁹ is more than a whole number of 64 bits holds."""
+    sigma = torch.tensor([0.5, 20.0])
+    assert easy_next_sigma(sigma, 256, stage).equal(easy_next_sigma(sigma, 256.0, stage))
+
+
+@pytest.mark.parametrize("q, stage", [(256, 8), (2, 70), (2, 2000)])
+def test_easy_levels_of_whole_numbers_do_not_overflow(q, stage):
+    sigma = torch.tensor([0.1, 1.0, 80.0])
+    assert easy_next_sigma(sigma, q, stage).allclose(sigma) and (easy_next_sigma(sigma, q, 1) < sigma).all()
+
+
 def test_easy_next_sigma_has_its_limits():
     sigma = torch.tensor([0.002, 0.1, 1.0, 80.0], dtype=torch.float64)
     r = easy_next_sigma(sigma, q=2, stage=0)

@@ -4,9 +4,13 @@ import math
 
 import pytest
 import torch
+from float32_device import there
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cdedu.editing import interpolate
+from cdedu.mixture import GaussianMixture
+from cdedu.networks import MLP
 from cdedu.noise import (
     LogNormal,
     add_noise,
@@ -21,7 +25,34 @@ from cdedu.noise import (
     target_rate,
     to_trigflow,
 )
+from cdedu.solvers import euler_step
 from cdedu.teacher import Teacher
+
+
+@pytest.mark.parametrize(
+    "x",
+    [torch.full((2, 3), 200, dtype=torch.uint8), torch.ones(2, 3, dtype=torch.long), torch.ones(2, 3).bool()],
+)
+def test_whole_numbers_cannot_hold_noise(x):
+    """8-bit pictures would wrap around, others be cut off."""
+    for call in (
+        lambda: add_noise(x, 100.0, torch.ones(2, 3)),
+        lambda: to_trigflow(x, 1.0),
+        lambda: GaussianMixture(torch.zeros(2, 3), 0.1)(x, 1.0),
+        lambda: Teacher(MLP(3, 8, 1))(x, 1.0),
+        lambda: euler_step(lambda x, s: x, x, 2.0, 1.0),
+    ):
+        with pytest.raises(
+            ValueError, match=r"x has type torch.\w+, which cannot hold noise; use to_unit\(x\)"
+        ):
+            call()
+
+
+@pytest.mark.parametrize("sigmas", [[80, 10, 2, 1], [80.0, 10.0, 2.0, 1.0]])
+def test_weights_of_a_grid_of_whole_numbers_are_those_of_the_same_numbers(sigmas):
+    weights = LogNormal().grid_weights(torch.tensor(sigmas))
+    assert weights.dtype == torch.float32 and weights.sum().item() == pytest.approx(1)
+    assert weights.equal(LogNormal().grid_weights(torch.tensor(sigmas, dtype=torch.float32)))
 
 
 def test_grid_has_the_published_values():
@@ -216,3 +247,30 @@ def test_trigflow_takes_one_angle_or_many_and_refuses_others():
         from_trigflow(x, math.pi / 2)
     with pytest.raises(ValueError, match="noise level"):
         to_trigflow(x, -1.0)
+
+
+def no_float64(of):
+    """What a function of tensors gives on a device without float64, and on the CPU."""
+    with pytest.raises(TypeError, match="to float64"):
+        there(torch.zeros(2)).double()
+    return [of(put) for put in (there, lambda tensor: tensor)]
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        lambda put: LogNormal().grid_weights(put(karras_sigmas(9))),
+        lambda put: interpolate(lambda x, s: x, put(torch.linspace(-1, 1, 6)), put(torch.ones(6)), 4),
+        lambda put: GaussianMixture(torch.zeros(1, 2), 0.5).consistency(put(torch.ones(3, 2)), 2.0),
+        lambda put: GaussianMixture(torch.tensor([[-1.0], [1.0]]), 0.5).consistency(
+            put(torch.ones(3, 1)), 2.0
+        ),
+        lambda put: GaussianMixture(torch.eye(2), 0.5).consistency(
+            put(torch.ones(3, 2)), put(torch.full((3,), 2.0))
+        ),
+    ],
+    ids=["grid_weights", "interpolate", "one component", "one dimension", "by the ODE"],
+)
+def test_no_device_is_asked_for_float64(of):
+    on_device, on_cpu = no_float64(of)
+    assert on_device.dtype == torch.float32 and on_device.as_subclass(torch.Tensor).equal(on_cpu)

@@ -1,5 +1,6 @@
 """Plans: counted numbers against other ways of counting them, and estimates that follow from them."""
 
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -13,7 +14,9 @@ from cdedu.course import plan as planning
 from cdedu.course.plan import CARDS, SHAPES, Card, Footprint, footprint, forwards, lpips_footprint, plan
 from cdedu.data import load_data
 from cdedu.recipes import Network, Recipe, StudentStage, recipes
+from cdedu.records import read_record
 from cdedu.training import distill, train_teacher
+from scripts.bench import throughput
 
 SMALL = Network("unet", width=16, depth=1, multipliers=(1, 2), attention=(8,), classes=11)
 LONG = ("imagenet64", "lsun256", "cifar10-ddpmpp", "cifar10-easy")
@@ -194,8 +197,15 @@ def test_the_part_of_a_batch_is_the_largest_that_fits():
     assert got.accumulation == -(-512 // got.micro_batch) and got.card == Card(100, 50, 16)
     tight = plan("cifar10", "t4", memory=4)
     assert tight.micro_batch == 0 and "images that fit at once | none" in str(tight)
-    assert "Not one block of 16 images fits into 4 GB. Of smaller blocks there fit" in str(tight)
+    assert "Not one block of 16 images fits into 4 GB. A smaller one fits: --block 8." in str(tight)
     assert "Choose a larger card" in str(plan("cifar10", "t4", memory=1))
+
+
+def test_the_smaller_block_that_is_named_can_be_planned():
+    """The most that fit are six, and six do not divide 2,048."""
+    said = re.search(r"--block (\d+)", str(plan("imagenet64", "t4")))
+    recipe = replace(recipes["imagenet64"], block=int(said[1]))
+    assert said[1] == "4" and plan(recipe, "t4").micro_batch == 4
 
 
 def test_a_card_without_bf16_is_planned_in_fp16_and_the_plan_says_so():
@@ -212,7 +222,9 @@ NAMES = {
     "Tesla V100-SXM2-32GB": "v100-32", "NVIDIA GeForce RTX 4090": "rtx4090", "RTX 4090": "rtx4090", "NVIDIA L4": "l4",
     "NVIDIA L40S": "l40s", "NVIDIA H100 80GB HBM3": "h100", "NVIDIA H100 PCIe": "h100-pcie", "NVIDIA H200": "h200",
     "NVIDIA A10G": None, "NVIDIA GeForce RTX 4090 Laptop GPU": None, "NVIDIA GeForce RTX 3090 Ti": None,
-    "NVIDIA A100-SXM4-80GB MIG 1g.10gb": None,
+    "NVIDIA A100-SXM4-80GB MIG 1g.10gb": None, "rtx-4090": "rtx4090", "Tesla V100-SXM2-16GB": "v100", "a100 40GB": "a100",
+    "NVIDIA A100 80GB PCIe": "a100-80", "RTX 4090 D": None, "RTX4090D": None, "NVIDIA H100 NVL": None, "a100 64GB": None,
+    "NVIDIA H100 PCIe 80GB": "h100-pcie", "NVIDIA": None, "": None,
 }  # fmt: skip
 
 
@@ -224,7 +236,7 @@ def test_a_card_is_known_by_the_name_that_pytorch_gives_it_and_its_sisters_are_n
         with pytest.raises(ValueError, match="is not known; choose one of t4, .*--peak .* and --memory"):
             planning._card(name, None, None)
     assert planning._card(name, 70, 20)[1] == Card(
-        70, 35, 20, bf16=name not in ("Tesla T4", "Tesla V100-SXM2-32GB")
+        70, 35, 20, bf16=NAMES[name] not in ("t4", "v100", "v100-32")
     )
 
 
@@ -283,6 +295,10 @@ def test_the_rate_of_a_network_is_measured_over_the_seconds_asked_for(monkeypatc
         ({"memory": 0.0}, "memory = 0, but it must be positive"),
         ({"role": "pupil"}, "role = 'pupil' is not known; choose one of teacher, student"),
         ({"precision": "fp8"}, "precision = 'fp8' is not known; choose one of bf16, fp16, fp32"),
+        ({"shape": ()}, r"shape is a tuple of 0, but it must be a list of 1 to 4"),
+        ({"shape": (3, 64, 64, 64)}, r"shape = \[3, 64, 64, 64\], but the network ncsnpp takes 3 dimensions"),
+        ({"shape": (3, 0, 64)}, r"shape\[1\] = 0, but it must be a whole number from 1"),
+        ({"recipe": "toy", "shape": (3, 8, 8)}, r"shape = \[3, 8, 8\], but the network mlp takes 1 dim"),
         ({"recipe": "cifar"}, "recipe 'cifar' is not known; choose one of toy, "),
         ({"recipe": Recipe("mine", "pictures.zip")}, "the size of 'pictures.zip' is not known here; give the shape"),
     ],
@@ -303,12 +319,25 @@ def test_data_of_your_own_need_a_shape():
     assert plan(mine, "l4", shape=(3, 16, 16)).flops == 6 * footprint(SMALL, (3, 16, 16)).flops
 
 
-def test_measured_speeds_are_rows_and_not_dictionaries():
-    row = {"images_per_second": 12345.6, "share_of_matmul_rate": 0.314, "idle_share": None}
-    lines = planning.throughput_table({"metrics": {"cifar10": {"student_bf16_compiled": row}}}).splitlines()
-    assert lines[-1] == "| cifar10 | student | bf16 | compiled | 12,346 | 31% |" and len(lines) == 2 + 16
-    empty = planning.throughput_table(None).splitlines()
-    assert all(line.endswith("| not yet measured |  |") for line in empty[2:]) and lines[:-1] == empty[:-1]
+def test_the_table_of_speeds_reads_what_its_script_writes(monkeypatch, tmp_path):
+    path = tmp_path / "throughput.json"
+    words = f"throughput.py --tiny --networks cifar10 --out {path}"
+    monkeypatch.setattr("sys.argv", words.split())
+    throughput.main()
+    record = read_record(path)
+    rows = {f"| cifar10 | {row['role']} | {row['loop']} |": row for row in record["metrics"]["rows"]}
+    rows["| cifar10 | student | cdedu |"] |= {
+        "precision": "fp16", "compiled": True, "images_per_second": 12345.6, "share_of_matmul_rate": 0.314,
+    }  # fmt: skip
+    lines, empty = (planning.throughput_table(given).splitlines() for given in (record, None))
+    assert len(rows) == 4 and len(lines) == len(empty) == 2 + 8
+    assert (
+        all(line.endswith("|  |  | not yet measured |  |") for line in empty[2:]) and lines[:6] == empty[:6]
+    )
+    assert [line[: len(start)] for line, start in zip(lines[6:], rows, strict=True)] == [*rows]
+    speed = rows["| cifar10 | teacher | plain |"]["images_per_second"]
+    assert lines[6].startswith(f"| cifar10 | teacher | plain | fp32 | eager | {speed:,.0f} | ")
+    assert lines[9] == "| cifar10 | student | cdedu | fp16 | compiled | 12,346 | 31% |"
 
 
 TABLE = """\

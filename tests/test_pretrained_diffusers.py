@@ -17,6 +17,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     UNet2DModel,
 )
+from diffusers.training_utils import EMAModel
 
 from cdedu import checkpoints, pretrained
 from cdedu.adapters import VE, VP, DiffusersDenoiser
@@ -372,3 +373,48 @@ def test_hub_names_and_addresses(ddpm, monkeypatch):
     monkeypatch.setattr(images, "download", unreachable)
     with pytest.raises(OSError, match="https://example.org/t.pkl cannot be fetched: no route"):
         load_teacher("https://example.org/t.pkl")
+
+
+@pytest.mark.parametrize("place", ["inside", "around", "nowhere"])
+@pytest.mark.parametrize("averaged", [False, True])
+def test_a_checkpoint_of_a_training_is_read_and_its_average_is_preferred(tmp_path, place, averaged):
+    """As diffusers' script leaves it: no scheduler in it, and with --use_ema the averaged network beside the other."""
+    folder = tmp_path / "run" / "checkpoint-500"
+    tiny(seed=0).save_pretrained(folder / "unet")
+    if averaged:
+        EMAModel(
+            tiny(seed=1).parameters(), model_cls=UNet2DModel, model_config=tiny(seed=1).config
+        ).save_pretrained(folder / "unet_ema")
+    if place == "nowhere":
+        with pytest.raises(
+            FileNotFoundError, match="checkpoint-500 is a checkpoint of a training and does not say its"
+        ):
+            load_teacher(folder)
+        return
+    DDPMScheduler(100).save_pretrained((folder if place == "inside" else folder.parent) / "scheduler")
+    model = load_teacher(folder)
+    wanted = tiny(seed=int(averaged)).state_dict()
+    assert len(model.alphas_cumprod) == 100
+    assert all(t.equal(wanted[name]) for name, t in model.network.net.state_dict().items())
+
+
+def test_older_weights_of_torch_are_read(tmp_path):
+    DDPMPipeline(tiny(), DDPMScheduler()).save_pretrained(tmp_path, safe_serialization=False)
+    assert [*tmp_path.glob("unet/*.bin")] and not [*tmp_path.rglob("*.safetensors")]
+    found, wanted = load_teacher(tmp_path).network.net.state_dict(), tiny().state_dict()
+    assert all(t.equal(found[name]) for name, t in wanted.items())
+
+
+def test_the_time_of_a_noise_level_lies_where_torch_would_find_it(ddpm):
+    """Counted in operations that ONNX has, below, at, between and above the levels."""
+    denoiser = load_diffusers(ddpm)
+    known = denoiser.log_sigmas
+    sigma = torch.cat(
+        [known.exp(), (known[1:] + known[:-1]).div(2).exp(), torch.tensor([1e-6, 1e6]).double()]
+    )
+    i = torch.searchsorted(known, sigma.log()).clamp(1, len(known) - 1)
+    low, high = known[i - 1], known[i]
+    wanted = (i - 1 + (sigma.log() - low) / (high - low)).clamp(0, len(known) - 1).float()
+    assert denoiser.time(sigma).equal(wanted) and denoiser.time(sigma[:6].reshape(2, 3)).equal(
+        wanted[:6].reshape(2, 3)
+    )

@@ -1,11 +1,14 @@
 """An exported student makes the same images in diffusers as here, and comes back as what it was."""
 
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from diffusers import ConsistencyModelPipeline
+from safetensors import SafetensorError
 
 from cdedu import checkpoints
 from cdedu.checkpoints import Header
@@ -188,3 +191,66 @@ def test_uploading_is_left_to_the_hubs_client(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="is written, but could not be uploaded to me/mine: division"):
         export_pipeline(student(), tmp_path / "b", recipe=recipe(), push_to_hub="me/mine")
     assert (tmp_path / "b" / "model_index.json").is_file()
+
+
+@pytest.mark.parametrize("where", [".", "new", "there"])
+def test_the_folder_may_be_the_one_that_we_are_in(tmp_path, monkeypatch, where):
+    """It is filled, not replaced; beside it nothing need be writable, and nothing is left."""
+    (tmp_path / "here" / "there").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here" / "there" if where == "." else tmp_path / "here")
+    before = os.stat(".").st_ino
+    folder = export_pipeline(student(), where, recipe=recipe())
+    assert os.stat(".").st_ino == before and isinstance(load_teacher(where), ConsistencyModel)
+    assert "model_index.json" in os.listdir(folder) and f"# {folder.name}\n" in (
+        folder / "README.md"
+    ).read_text("utf-8")
+    assert not [p for p in tmp_path.rglob("*") if p.name.endswith(".tmp")]
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(self, folder):
+        Path(folder).mkdir()
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(ConsistencyModelPipeline, "save_pretrained", full)
+    (tmp_path / "there").mkdir()
+    for name in ("new", "there"):
+        with pytest.raises(OSError, match=f"cannot write .*{name}: the disk is full; make room, or choose"):
+            export_pipeline(student(), tmp_path / name, recipe=recipe())
+    assert [p.name for p in tmp_path.rglob("*")] == ["there"]
+
+
+@pytest.mark.parametrize("text", ['{"name": "a", "price": 3}', "null", '{"name": "a", "rho": "x"}', "{"])
+def test_a_recipe_that_is_none_is_refused_by_name(tmp_path, text):
+    folder = export_pipeline(student(), tmp_path / "a", recipe=recipe())
+    (folder / "recipe.json").write_text(text)
+    with pytest.raises(ValueError, match="/a(/recipe.json is damaged| cannot be used: )"):
+        load_teacher(folder)
+
+
+def test_a_rectangle_stays_one_from_the_recipe_to_diffusers(tmp_path, capsys):
+    """The card's own lines are run; what they draw is what this package draws from the same noise, in one step and in two."""
+    plan = replace(recipe(3), network=Network("unet", 8, 1, (1, 2), classes=3))
+    torch.manual_seed(0)
+    network = plan.network.build((1, 16, 24))
+    torch.nn.init.normal_(network.net.conv_out.weight, std=0.2)
+    model = ConsistencyModel(network, noise_scale=250.0).eval()
+    folder = export_pipeline(model, tmp_path / "wide", recipe=plan)
+    back = load_teacher(folder)
+    assert back.header.shape == (1, 16, 24)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    code = card.split("```python\n")[1].split("```")[0].replace('"wide"', f'"{folder}"')
+    k = second_index(plan)
+    for steps in (1, 2):
+        if steps == 2:
+            code = code.replace("set_timesteps(1)", f"set_timesteps(timesteps=[{k}, 0])")
+        names: dict = {}
+        torch.manual_seed(5)
+        exec(code, names)
+        torch.manual_seed(5)
+        x = 80 * torch.randn(16, 1, 16, 24)
+        levels = [80.0, float(plan.sigmas().double()[k])][:steps]
+        wanted = sample_consistency(model, x, levels, labels=torch.zeros(16, dtype=torch.long))
+        assert names["images"].shape == (16, 1, 16, 24)
+        assert (names["images"] - (wanted / 2 + 0.5).clamp(0, 1)).abs().max() <= 1e-5
+    assert wanted.std() > 0.05

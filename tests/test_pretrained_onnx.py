@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import cdedu
+from cdedu.adapters import DiffusersDenoiser
 from cdedu.networks import MLP, unet
 from cdedu.pretrained import export_onnx
 from cdedu.pretrained.onnx import _Graph
@@ -148,3 +149,18 @@ def test_the_import_loads_no_onnx():
     code = "import sys, cdedu, cdedu.pretrained; print([m for m in sys.modules if m.startswith(('onnx', 'diffusers'))])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
+
+
+def test_a_ddpm_is_one_graph_up_to_its_own_highest_level(tmp_path):
+    """Which lies below 80 here; above it the model itself refuses."""
+    torch.manual_seed(0)
+    net = unet(4, 1, widths=(8, 8), classes=3).net
+    model = DiffusersDenoiser(net, torch.cumprod(1 - torch.linspace(1e-3, 0.1, 60), 0), "v_prediction").eval()
+    assert 1 < model.sigma_max < 10
+    with pytest.raises(ValueError, match="sigma = 80.0, but it must be at most"):
+        export_onnx(model, tmp_path / "a.onnx", 80.0, shape=(1, 4, 4), classes=3)
+    assert export_onnx(model, tmp_path / "a.onnx", shape=(1, 4, 4), classes=3) < 1e-4
+    sigma, labels = torch.linspace(0.001, model.sigma_max, 40), torch.arange(40) % 3
+    x = sigma[:, None, None, None] * torch.randn(40, 1, 4, 4)
+    found = run(tmp_path / "a.onnx", x=x, sigma=sigma, labels=labels)
+    assert torch.allclose(found, model(x, sigma, labels=labels).detach(), atol=1e-4)

@@ -193,13 +193,47 @@ def test_a_slip_in_a_file_is_named_with_its_place(tmp_path, line, words):
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"flip": "no"}, "flip = 'no', but it must be true or false"),
+        ({"seed": 1.5}, "seed = 1.5, but it must be a whole number, from 0"),
+        ({"data": 3}, "data = 3, but it must be a text"),
+        ({"cpu_batch": "8"}, "cpu_batch = '8', but it must be a whole number, at least 1"),
+        ({"sigma_max": 10**400}, "sigma_max = a number of 1,329 bits, but it must be positive and finite"),
+        ({"network": {"multipliers": 3}}, "network.multipliers = 3, but it must be a list"),
+        ({"network": {"multipliers": [1, 1.5]}}, r"network.multipliers = .*, but it must be a whole number, at least 1, each"),
+        ({"network": {"width": 8.0}}, "network.width = 8.0, but it must be a whole number"),
+        ({"network": {"guided": 1}}, "network.guided = 1, but it must be true or false"),
+        ({"teacher": {"log_sigma": {"std": 0}}}, "teacher.log_sigma.std = 0, but it must be above 0"),
+        ({"student": {"log_sigma": {"mean": float("nan")}}}, "student.log_sigma.mean = nan, but it must be from -100 to 100"),
+        ({"student": {"log_sigma": 1}}, "student.log_sigma = 1, but it must be a table"),
+        ({"student": "fast"}, "recipe 'toy'.student = 'fast', but it must be a table"),
+    ],
+)  # fmt: skip
+def test_a_field_of_another_type_is_refused_by_its_place(change, words):
+    values = recipes["toy"].to_dict()
+    for name, value in change.items():
+        values[name] = values[name] | value if isinstance(value, dict) else value
+    with pytest.raises(ValueError, match=words):
+        Recipe.from_dict(values)
+
+
+@pytest.mark.parametrize("needed", ["name", "data"])
+def test_a_recipe_without_what_it_needs_is_refused(needed):
+    values = recipes["toy"].to_dict()
+    del values[needed]
+    with pytest.raises(ValueError, match=f"has no field {needed!r}, which it needs"):
+        Recipe.from_dict(values)
+
+
 def test_what_a_recipe_cannot_be_is_said(tmp_path):
     with pytest.raises(OSError):
         get_recipe(str(tmp_path / "nowhere.toml"))
     with pytest.raises(ValueError, match="'digit' is not known; choose one of toy, .* or give a file.toml"):
         get_recipe("digit")
     for place, value, words in (
-        ("steps", 0, "positive"), ("lr", float("nan"), "positive"), ("ema", 1.0, "at least 0 and below 1"),
+        ("steps", 0, "at least 1"), ("lr", float("nan"), "positive"), ("ema", 1.0, "at least 0 and below 1"),
         ("more_emas", (0.9, 1.0), "each"), ("target_rate", -0.1, "below 1"), ("easy_stages", 0, "at least 1"),
         ("tangent_warmup", -1, "at least 0"),
     ):  # fmt: skip

@@ -2,7 +2,6 @@
 
 import json
 import math
-import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -94,24 +93,48 @@ def test_a_picture_of_the_student_is_one_step(run, monkeypatch):
     assert asked == [1] and (run.folder / "student-0000006.png").is_file()
 
 
-def test_curves_for_tensorboard(run, monkeypatch):
-    run = replace(run, tensorboard=True)
+def test_curves_for_tensorboard(run):
+    run = replace(run, log="tensorboard")
     run.drive(states(replace(RECIPE, teacher=replace(RECIPE.teacher, steps=200))))
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    curves = EventAccumulator(str(run.folder / "tensorboard"))
+    curves = EventAccumulator(str(run.folder / "tensorboard" / "tiny-teacher"))
     curves.Reload()
     assert [e.step for e in curves.Scalars("loss")] == [100, 200]
     assert all(e.value > 0 for e in curves.Scalars("images per second"))
 
 
 def test_without_tensorboard_nothing_is_begun(run, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
-    run = replace(run, tensorboard=True)
-    with pytest.raises(
-        ValueError, match="--tensorboard needs the package tensorboard: pip install tensorboard"
-    ):
-        run.drive(iter([None]))  # type: ignore[list-item]
+    monkeypatch.setattr("accelerate.tracking._available_trackers", [])
+    with pytest.raises(ValueError, match="--log tensorboard needs the package tensorboard: pip install"):
+        replace(run, log="tensorboard").drive(iter([None]))  # type: ignore[list-item]
+
+
+def test_another_tracker_is_told_the_recipe_and_the_curves_and_ends_with_the_run(run, monkeypatch):
+    from accelerate import tracking
+
+    told = []
+
+    class Tracker(tracking.GeneralTracker):
+        name, requires_logging_directory, tracker = "wandb", False, None
+
+        def __init__(self, name):
+            told.append(name)
+
+        def store_init_configuration(self, values):
+            told.append(values["teacher"]["batch"])
+
+        def log(self, values, step):
+            told.append((sorted(values), step))
+
+        def finish(self):
+            told.append("end")
+
+    monkeypatch.setattr(tracking, "_available_trackers", ["wandb"])
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "wandb", Tracker)
+    replace(run, log="wandb").drive(states(replace(RECIPE, teacher=replace(RECIPE.teacher, steps=200))))
+    curves = ["images per second", "loss"]
+    assert told == ["tiny-teacher", 8, (curves, 100), (curves, 200), "end"]
 
 
 def test_saving_takes_a_small_share_of_the_time(run, monkeypatch):
@@ -138,6 +161,7 @@ def test_a_full_disk_is_an_error_of_one_line_and_the_previous_state_stays_whole(
     run.drive(states())
     before = {p: p.read_bytes() for p in run.folder.glob("[!.]*")}
 
+    resource = pytest.importorskip("resource")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:

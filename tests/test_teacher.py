@@ -11,8 +11,11 @@ from scipy.integrate import quad
 from scipy.stats import norm
 from torch import nn
 
+from cdedu.adapters import VE, VP
 from cdedu.mixture import GaussianMixture
+from cdedu.networks import MLP
 from cdedu.noise import SIGMA_MIN
+from cdedu.student import ConsistencyModel
 from cdedu.teacher import Teacher, preconditioning
 
 F64 = torch.float64
@@ -206,3 +209,20 @@ def test_mixture_refuses_bad_values():
         GaussianMixture(one, 1.0)(torch.zeros(3, 2), 1.0)
     with pytest.raises(ValueError, match="below sigma_min"):
         GaussianMixture(one, 1.0).consistency(torch.zeros(3, 1), 1e-3)
+
+
+@pytest.mark.parametrize("around", [Teacher, ConsistencyModel, VP, VE])
+@pytest.mark.parametrize(
+    "weights, state", [(torch.float32, F64), (F64, torch.float32), (torch.bfloat16, torch.float32)]
+)
+def test_a_state_may_be_in_another_precision_than_the_weights(around, weights, state):
+    """Solvers add up small steps in float64; the network is asked in its own precision, but for the noise level."""
+    torch.manual_seed(0)
+    network = MLP(2, 16, 1)
+    model, x = around(network), torch.randn(4, 2, dtype=state)
+    wanted = model(x.float(), 2.0)
+    seen = []
+    network.register_forward_pre_hook(lambda _, args: seen.extend(a.dtype for a in args))
+    got = around(network.to(weights))(x, 2.0)
+    assert got.dtype == state and seen == [weights, torch.promote_types(weights, torch.float32)]
+    assert torch.allclose(got.float(), wanted, rtol=0.1 if weights == torch.bfloat16 else 1e-4, atol=0.05)

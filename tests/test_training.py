@@ -239,7 +239,8 @@ def test_the_students_dropout_is_its_own():
         ({"student": {"lr": math.nan}}, "student.lr = nan"),
         ({"teacher": {"ema": 1.0}}, "teacher.ema = 1.0"),
         ({"student": {"target_rate": 1.0}}, "target_rate = 1.0"),
-        ({"student": {"points": 1}}, "at least 2 points"),
+        ({"student": {"points": 1}}, "points = 1, but it must be from 2"),
+        ({"student": {"lr": math.inf}}, "lr = inf, but it must be positive and finite"),
         ({"student": {"easy_stages": 0}}, "easy_stages = 0, but it must be at least 1"),
         ({"student": {"tangent_warmup": -1}}, "tangent_warmup = -1, but it must be at least 0"),
         ({"sigma_min": 100.0}, "sigma_min < sigma_max"),
@@ -448,9 +449,26 @@ def test_a_label_that_means_none_needs_labels(classes, rate, message):
 def test_a_network_without_room_for_the_label_that_means_none_is_refused():
     recipe = replace(TINY, teacher=replace(TINY.teacher, label_dropout=0.1))
     with pytest.raises(
-        ValueError, match=r"tiny has 3 labels; .* last label, 2, means none, .* network.classes = 4"
+        ValueError, match=r"tiny has 3 labels.* last of them, 2, means none; .* network.classes = 4"
     ):
         next(train_teacher(recipe, DATA))
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (
+            {"train_labels": None},
+            r"tiny has 0 labels for \d+ samples; .* one for each, or network.classes = 0",
+        ),
+        ({"train_labels": DATA.train_labels[:-1]}, r"labels for \d+ samples"),
+        ({"train_labels": DATA.train_labels + 1}, "tiny has 4 labels, .* it needs network.classes = 4"),
+        ({"train": DATA.train[:0], "train_labels": None}, "tiny holds no training data"),
+    ],
+)
+def test_data_that_do_not_fit_the_network_are_refused_before_work(change, words):
+    with pytest.raises(ValueError, match=words):
+        next(train_teacher(TINY, replace(DATA, **change)))
 
 
 @pytest.mark.parametrize("role", ["teacher", "student"])
@@ -471,7 +489,7 @@ def test_further_averages_are_those_of_runs_with_their_rates(role):
 @pytest.mark.parametrize("role", ["teacher", "student"])
 def test_the_last_steps_weights_are_looked_at_too(role):
     """No loss has seen them: with an endless learning rate the first step's loss is a number, and its weights are none."""
-    stage = replace(getattr(TINY, role), steps=1, lr=math.inf)
+    stage = replace(getattr(TINY, role), steps=1, lr=1e300)
     with pytest.raises(
         FloatingPointError, match="not finite after step 1 of 1; what was saved before is kept"
     ):
@@ -502,6 +520,13 @@ def test_an_option_that_a_method_does_not_use_is_refused(method, option):
         ValueError, match=rf"method '{method}' does not use {option}=; .* choose the method 'dist"
     ):
         next(distill(recipe, fresh_teacher(), DATA, **{option: value}))
+
+
+@pytest.mark.parametrize("method", ["distillation", "easy", "continuous"])
+def test_a_learned_weight_that_nobody_would_train_is_refused(method):
+    recipe = replace(TINY, student=replace(TINY.student, method=method))
+    with pytest.raises(ValueError, match=rf"method '{method}' does not use balance=; leave it out"):
+        next(distill(recipe, fresh_teacher(), DATA, balance=torch.zeros_like))
 
 
 def test_easy_tuning_needs_a_start_and_is_no_method_of_training_from_nothing():

@@ -3,9 +3,11 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
+
+from cdedu.limits import Count, Pixels, Positive, Range, Seed, Weight
 
 
 @dataclass(frozen=True)
@@ -16,21 +18,21 @@ class PlanRun:
     """Name of a recipe, such as cifar10; or a TOML file with one of your own."""
     gpu: str | None = None
     """Kind of GPU, such as t4, a100, a100-80, h100 or rtx4090; this machine's by default."""
-    gpus: int = 1
+    gpus: Count = 1
     """How many of them."""
     role: Literal["teacher", "student"] = "student"
     """Which of the two runs."""
-    share: float | None = None
+    share: Annotated[float, Range(0, 1, "low")] | None = None
     """Share of the GPU's peak that the run reaches; by default measured on this machine's GPU, and taken to be .3 for any other."""
-    price: float | None = None
+    price: Weight | None = None
     """Of one GPU for one hour, in your currency."""
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     """Of the networks; fp16 in place of bf16 on a GPU that has none."""
-    peak: float | None = None
+    peak: Positive | None = None
     """TFLOP/s in half precision, not the figure for sparse matrices, of a GPU that is not in the table."""
-    memory: float | None = None
+    memory: Positive | None = None
     """GB of a GPU that is not in the table."""
-    shape: tuple[int, ...] | None = None
+    shape: tuple[Pixels, ...] | None = None
     """Of one sample of your own data, such as 3 64 64."""
 
     def __call__(self) -> None:
@@ -52,16 +54,16 @@ class GradeFolder:
     """A folder with one notebook a student, or one folder a student."""
     out: Path
     """Where the table and the pages go. Who is there already and unchanged is not graded again."""
-    seed: int | None = None
+    seed: Seed | None = None
     """Of the data on which answers are tried: a large number, which you keep to yourself. Drawn once and kept in OUT by default."""
     hidden: Path | None = None
     """A Python file with further tests."""
-    jobs: int | None = None
-    """Processes that grade, 1 to 256; one a core by default."""
-    seconds: int = 120
-    """For one submission, 1 to 86400."""
-    memory: int = 1024
-    """MB for one submission, 1 to 1048576, on top of the libraries."""
+    jobs: Annotated[int, Range(1, 256)] | None = None
+    """Processes that grade; one a core by default."""
+    seconds: Annotated[int, Range(1, 86_400)] = 120
+    """For one submission."""
+    memory: Annotated[int, Range(1, 2**20)] = 1024
+    """MB for one submission, on top of the libraries."""
     own_risk: bool = False
     """Grade also where there are no Linux namespaces to hold submissions back: they could read and change your files."""
     book: tuple[Literal["canvas", "moodle"], ...] = ()

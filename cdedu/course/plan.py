@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cdedu.networks import set_dropout
+from cdedu.networks.bounds import check_network, check_shape
 from cdedu.perceptual import enlarged_distance
 from cdedu.recipes import Network, Recipe, get_recipe
 
@@ -60,10 +61,18 @@ CARDS = {
 }
 """Cards that are commonly rented, with the figures of their makers."""
 
+NO_MATTER = "nvidia geforce tesla sxm sxm2 sxm4 sxm5 pcie hbm2 hbm2e hbm3 hbm3e".split()
+"""Words that PyTorch and shops add to a card's name without meaning another card."""
+
 SHARE = 0.3
 """Of the peak, where nobody states or measures it. An assumption; small networks reach less."""
 USABLE = 0.9
 """Of a card's memory. The rest is left to CUDA, the pictures, what convolutions need while they work, and gaps; an assumption too."""
+
+NETWORKS = ("cifar10-small", "cifar10")
+"""Recipes whose training speed is measured."""
+LOOPS = ("plain", "cdedu")
+"""Training as one would first write it, and as this package runs it."""
 
 SHAPES = {
     "two_moons": (2,), "modes": (2,), "clouds": (48, 3), "digits": (1, 8, 8), "tinted-digits": (3, 8, 8),
@@ -274,15 +283,16 @@ def plan(
         measure: FLOP/s that a network reaches here, in place of :func:`measured_rate`.
 
     Raises:
-        ValueError: for what cannot be planned, naming it: an unknown recipe, card, role or precision, fewer than 1 GPU, a batch that the
-            GPUs cannot share, a share outside (0, 1], a negative price.
+        ValueError: for what cannot be planned, naming it: an unknown recipe, card, role or precision, fewer than 1 GPU, a shape that
+            the network cannot take, a batch that the GPUs cannot share, a share outside (0, 1], a negative price.
     """
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     _check(gpus, share, price, role=(role, Role), precision=(precision, Precision))
     for name, value in (("peak", peak), ("memory", memory)):
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{name} = {value:g}, but it must be positive")
-    shape, stage, notes = shape or _shape(recipe), getattr(recipe, role), []
+    shape, stage, notes = check_shape(_shape(recipe) if shape is None else shape), getattr(recipe, role), []
+    check_network(recipe.network, shape)
     mine, block = _shared(recipe, stage.batch, gpus)
     here = gpu is None
     gpu, card = _card(_local_name() if gpu is None else gpu, peak, memory)
@@ -314,9 +324,8 @@ def plan(
     room = int(max(0.0, USABLE * card.memory * 1e9 - sum(fixed.values())) // max(per_image, 1))
     micro_batch = min(mine, room // block * block)
     if not micro_batch:
-        way = (
-            f"Of smaller blocks there fit {room} images: --block {room}." if room else "Choose a larger card."
-        )
+        fits = max((n for n in range(1, min(room, mine) + 1) if not mine % n), default=0)
+        way = f"A smaller one fits: --block {fits}." if fits else "Choose a larger card."
         notes.append(f"Not one block of {block} images fits into {card.memory:g} GB. {way}")
     images = micro_batch or block
     sizes = fixed | {f"activations of {images} images": images * net.activations}
@@ -384,10 +393,12 @@ def _shared(recipe: Recipe, batch: int, gpus: int) -> tuple[int, int]:
 
 def _card(gpu: str, peak: float | None, memory: float | None) -> tuple[str, Card]:
     """A card by its name in the table, or as PyTorch calls it, with what the caller knows better."""
-    words = [word for word in re.split(r"[^a-z0-9]+", gpu.lower().replace("rtx ", "rtx")) if word]
-    other = {"laptop", "mig", "ti", "super", "nvl"} & {*words}  # slower or smaller sisters of the same name
-    found = [
-        name for name in CARDS if not other and {*name.split("-")} <= {re.sub("gb$", "", w) for w in words}
+    said = re.findall(r"[a-z0-9]+", re.sub(r"(?<=rtx)[^a-z0-9]+", "", gpu.lower()))
+    words = {re.sub(r"(?<=\d)gb$", "", word) for word in said}
+    found = [  # each word counts: "laptop", "ti", "d" or "mig" make another card of it
+        name
+        for name, card in CARDS.items()
+        if {*(parts := name.split("-"))} <= words <= {*parts, *NO_MATTER, f"{card.memory:g}"}
     ]
     if found:
         gpu = max(found, key=len)
@@ -454,18 +465,17 @@ def measured_rate(
 def throughput_table(record: dict[str, Any] | None) -> str:
     """What `scripts/bench/throughput.py` has measured, or the rows that it will fill, in Markdown."""
     lines = [
-        "| network | role | precision | mode | images/s | share of the matrix rate |",
-        "|---|---|---|---|---:|---:|",
+        "| network | role | loop | precision | mode | images/s | share of the matrix rate |",
+        "|---|---|---|---|---|---:|---:|",
     ]
-    found = (record or {}).get("metrics", {})
-    for name, role, precision, mode in product(
-        ("cifar10-small", "cifar10"), get_args(Role), ("fp32", "bf16"), ("eager", "compiled")
-    ):
-        row = found.get(name, {}).get(f"{role}_{precision}_{mode}")
-        numbers = "not yet measured | "
-        if row:
-            numbers = f"{row['images_per_second']:,.0f} | {row['share_of_matmul_rate']:.0%}"
-        lines.append(f"| {name} | {role} | {precision} | {mode} | {numbers} |")
+    rows = (record or {}).get("metrics", {}).get("rows", [])
+    found = {(row["network"], row["role"], row["loop"]): row for row in rows}
+    for which in product(NETWORKS, get_args(Role), LOOPS):
+        numbers = " |  | not yet measured | "
+        if row := found.get(which):
+            mode = "compiled" if row["compiled"] else "eager"
+            numbers = f"{row['precision']} | {mode} | {row['images_per_second']:,.0f} | {row['share_of_matmul_rate']:.0%}"
+        lines.append(f"| {' | '.join(which)} | {numbers} |")
     return "\n".join(lines)
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -24,6 +24,8 @@ class Dataset:
     test_labels: Tensor | None = None
     classes: tuple[str, ...] = ()
     """What the labels mean, in their order, where they have names."""
+    classifier: str = field(default="", kw_only=True)
+    """The shipped classifier that was made for these data, in whose features samples are compared; no folder gets it by its name."""
 
     def __post_init__(self) -> None:
         for part, x in (("train", self.train), ("test", self.test)):
@@ -36,7 +38,7 @@ class Dataset:
         return max(len(self.classes), int(self.train_labels.max()) + 1)
 
     def describe(self) -> dict[str, object]:
-        """What a results record and a state say of the data: a name, sizes, and what their contents can be told by (:func:`alike`)."""
+        """What a results record and a state say of the data: a name, sizes, and what their contents can be told by (``alike``)."""
         sizes = {"train": len(self.train), "test": len(self.test)}
         return {"name": self.name, **sizes, "shape": list(self.train.shape[1:]), **self._contents}
 
@@ -78,6 +80,11 @@ def _digest(x: Tensor) -> str:
     rows = min(len(x), max(1, _HASHED * len(x) // max(x.nbytes, 1)))
     chosen = x if rows == len(x) else x[torch.arange(rows) * len(x) // rows]
     return hashlib.sha256(chosen.contiguous().cpu().numpy().data).hexdigest()[:16]
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """Images in [−1, 1] as 8-bit integers, rounded."""
+    return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def to_unit(x: Tensor) -> Tensor:

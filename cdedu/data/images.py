@@ -14,15 +14,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cdedu.data.pixels import MisfitError, mapped, write_pixels
-from cdedu.files import read_tensors, sha256, write_tensors
+from cdedu.data.pixels import BY_CACHE, MisfitError, mapped, write_pixels
+from cdedu.files import disk_errors, read_tensors, regular, sha256, write_tensors
+from cdedu.limits import PIXELS
 
+Fit = Literal["crop", "pad", "stretch"]
 CACHE = Path(os.environ.get("CDEDU_CACHE", "~/.cache/cdedu")).expanduser()
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 NO_DATA = {"__MACOSX", "__pycache__", "@eaDir", "@tmp", "@Recycle", "#recycle", "$RECYCLE.BIN", "lost+found"}
@@ -48,7 +50,13 @@ class Images:
     classes: list[str]
 
 
-def image_folder(path: str | Path, size: int | None = None, shuffled: bool = False) -> Images:
+def image_folder(
+    path: str | Path,
+    size: int | tuple[int, int] | None = None,
+    shuffled: bool = False,
+    fit: Fit = "crop",
+    channels: int = 3,
+) -> Images:
     """All pictures in a folder or a zip, as RGB; the name of a picture's folder is its class.
 
     They are decoded once, into a file of the cache (:mod:`cdedu.data.pixels`), from which ``images`` is mapped, read-only: any
@@ -57,32 +65,33 @@ def image_folder(path: str | Path, size: int | None = None, shuffled: bool = Fal
 
     Args:
         path: a folder or a ``.zip`` with .png, .jpg, .webp or .bmp files at any depth.
-        size: crop to the central square and resize to ``size`` × ``size``. Needed where sizes differ.
+        size: height and width to resize to; a single number is both. Needed where sizes differ.
         shuffled: in a random order, always the same, in place of the order of names.
+        fit: what happens to pictures of another form than ``size``: ``crop`` to the central part of that form, ``pad`` with black,
+            or ``stretch``.
+        channels: 3, or 1 for grey pictures.
 
     Raises:
-        FileNotFoundError: if there is nothing at ``path``, or no picture in it.
-        ValueError: for a file that is no picture, sizes that differ while ``size`` is not given, or a ``size`` below 1.
+        FileNotFoundError: if there is nothing at ``path``, or no picture in it, or a link that leads nowhere.
+        ValueError: for a file that is no picture, sizes that differ while ``size`` is not given, and a size, fit or number of channels that
+            no picture has.
         OSError: if the disk of the cache has too little space.
     """
     path = Path(path)
-    if size is not None and size < 1:
-        raise ValueError(
-            f"size = {size}, but pictures need at least one pixel; use the network's, such as 32"
-        )
+    _check_wish(size, fit, channels)
     if not path.exists():
         raise FileNotFoundError(f"there is no folder or zip {path}")
     pictures = _pictures(path)
     files = [path] if path.is_file() else [path / name for name, _ in pictures]
     # Names, sizes and times say whether the cache is stale, without a look into a picture.
-    known = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    key = hashlib.sha256(json.dumps([known, size, shuffled]).encode()).hexdigest()[:24]
+    known = [(os.path.realpath(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    key = hashlib.sha256(json.dumps([known, size, shuffled, fit, channels]).encode()).hexdigest()[:24]
     if shuffled:
         order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0))
         pictures = [pictures[i] for i in order.tolist()]
     file, names = CACHE / f"images-{key}.npy", [name for name, _ in pictures]
     try:
-        write_pixels(file, len(pictures), lambda i: decode(*pictures[i], size), path.name)
+        write_pixels(file, len(pictures), lambda i: decode(*pictures[i], size, fit, channels), path.name)
     except MisfitError as error:
         raise ValueError(
             f"{path}: {names[error.args[0]]} differs in size from {names[0]}; give a size to crop and resize to"
@@ -126,13 +135,19 @@ def download(url: str, path: Path, wanted: str | None) -> Path:
     """Fetch a file; go on from a partial one; check its hash, where one is known, before giving it its name.
 
     Raises:
-        OSError: if the server cannot be reached or the connection breaks; what has arrived is kept.
+        OSError: if the server cannot be reached, the connection breaks or the disk does not take the file; what has arrived is kept.
         ValueError: if the hash differs; the bad file is removed.
     """
-    from tqdm.auto import tqdm
-
     if path.is_file():
         return path
+    with disk_errors(path, BY_CACHE):
+        _fetch(url, path, wanted)
+    return path
+
+
+def _fetch(url: str, path: Path, wanted: str | None) -> None:
+    from tqdm.auto import tqdm
+
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     have = part.stat().st_size if part.exists() else 0
@@ -159,7 +174,22 @@ def download(url: str, path: Path, wanted: str | None) -> Path:
             f"{url}: SHA-256 {found[:12]}… differs from the recorded {wanted[:12]}…; the file was removed"
         )
     os.replace(part, path)
-    return path
+
+
+def _check_wish(size: Any, fit: Any, channels: Any) -> None:
+    if type(channels) is not int or channels not in (1, 3):
+        raise ValueError(f"channels = {channels!r}, but pictures have 1 or 3")
+    if fit not in get_args(Fit):
+        known = ", ".join(map(repr, get_args(Fit)))
+        raise ValueError(f"fit = {fit!r} is not known; choose one of {known}")
+    if size is None and fit != "crop":
+        raise ValueError(f"fit = {fit!r} says how pictures become those of a size; give the size, too")
+    sides = size if isinstance(size, tuple) else (size, size)
+    if size is not None and (len(sides) != 2 or any(type(n) is not int or n not in PIXELS for n in sides)):
+        raise ValueError(
+            f"size = {size!r:.80}, but it must be a whole number of pixels, {PIXELS}, or two of them, (height, width); use the "
+            "network's, such as 32"
+        )
 
 
 def picture_files(folder: Path) -> list[str]:
@@ -210,14 +240,24 @@ def _pictures(path: Path) -> list[tuple[str, Callable[[], bytes]]]:
             archive = zipfile.ZipFile(path)
         except zipfile.BadZipFile:
             raise ValueError(f"{path} is neither a folder nor a zip, or the zip is damaged") from None
-        readers = {name: partial(archive.read, name) for name in archive.namelist()}
+        readers = {name: partial(archive.read, name) for name in archive.namelist() if name[-1:] != "/"}
     if found := [(name, readers[name]) for name in sorted(readers) if _is_picture(name)]:
+        for name, _ in found if path.is_dir() else ():
+            regular(
+                path / name, "picture"
+            )  # neither a link to nothing, nor a pipe, from which one would read for ever
         return found
     raise FileNotFoundError(f"{path} holds no picture ({', '.join(sorted(SUFFIXES))})")
 
 
-def decode(name: str, read: Callable[[], bytes], size: int | None = None) -> np.ndarray:
-    """One picture as (3, H, W) uint8, cropped to its central square and resized where there is a ``size``.
+def decode(
+    name: str,
+    read: Callable[[], bytes],
+    size: int | tuple[int, int] | None = None,
+    fit: Fit = "crop",
+    channels: int = 3,
+) -> np.ndarray:
+    """One picture as (channels, H, W) uint8; ``size``, ``fit`` and ``channels`` as in :func:`image_folder`.
 
     ``read`` returns the bytes of the file; ``name`` is for the error message. Grey values of 16 bits are scaled to 8.
 
@@ -234,9 +274,23 @@ def decode(name: str, read: Callable[[], bytes], size: int | None = None) -> np.
     except Exception as error:
         # zipfile and Pillow have many kinds, for damaged, encrypted and monstrous files.
         raise ValueError(f"{name} is no picture that can be read ({error})") from None
+    image = rgb.convert("L") if channels == 1 else rgb
     if size is not None:
-        rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.LANCZOS)
-    return np.asarray(rgb).transpose(2, 0, 1)
+        height, width = (size, size) if isinstance(size, int) else size
+        how = {"crop": ImageOps.fit, "pad": _padded, "stretch": Image.Image.resize}[fit]
+        image = how(image, (width, height), Image.Resampling.LANCZOS)
+    return np.asarray(image).reshape(image.height, image.width, channels).transpose(2, 0, 1)
+
+
+def _padded(image: Any, size: tuple[int, int], resample: Any) -> Any:
+    """Pillow's pad, which would leave nothing of a line thinner than half a pixel: here it stays one pixel wide."""
+    from PIL import ImageOps
+
+    width, height = size
+    inner = round(image.width / image.height * height), round(image.height / image.width * width)
+    if 0 in inner:
+        image = image.resize((min(max(1, inner[0]), width), min(max(1, inner[1]), height)), resample)
+    return ImageOps.pad(image, size, resample)
 
 
 def _eight_bits(picture: Any, kind: str | None) -> Any:

@@ -20,8 +20,9 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from cdedu.files import replacing
+from cdedu.files import disk_errors, replacing
 
+BY_CACHE = " by the environment variable CDEDU_CACHE"
 CHUNK = 1 << 25
 """Bytes of pixels that are decoded before they are written and counted as done."""
 _MAPPED: WeakValueDictionary[int, np.ndarray] = WeakValueDictionary()
@@ -69,10 +70,11 @@ def write_pixels(path: Path, n: int, decode: Callable[[int], np.ndarray], name: 
     """
     if path.is_file():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(path.with_name(path.name + ".lock"), name):
-        if not path.is_file():
-            _write(path, n, decode, name)
+    with disk_errors(path, BY_CACHE):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(path.with_name(path.name + ".lock"), name):
+            if not path.is_file():
+                _write(path, n, decode, name)
 
 
 @contextmanager
@@ -123,7 +125,7 @@ def _write(path: Path, n: int, decode: Callable[[int], np.ndarray], name: str) -
                 os.fsync(file.fileno())
                 done += len(pictures)
                 with replacing(count) as temporary:
-                    temporary.write_text(json.dumps({"done": done}))
+                    temporary.write_text(json.dumps({"done": done}), encoding="utf-8")
             except OSError as error:
                 raise OSError(
                     f"cannot write {part} ({error.strerror}); {done} of {n} pictures are kept, run again to go on"

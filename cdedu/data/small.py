@@ -75,7 +75,7 @@ def digits() -> Dataset:
     order = np.random.default_rng(0).permutation(len(images))
     x = torch.from_numpy(images[order].reshape(-1, 1, 8, 8) / 8 - 1).float()
     y = torch.from_numpy(labels[order]).long()
-    return Dataset("digits", x[600:], x[:600], y[600:], y[:600])
+    return Dataset("digits", x[600:], x[:600], y[600:], y[:600], classifier="digits-classifier")
 
 
 def tinted_digits() -> Dataset:

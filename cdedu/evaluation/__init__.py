@@ -171,11 +171,11 @@ def share_recognised(classifier: nn.Module, x: Tensor, labels: Tensor, batch: in
 
 
 def frozen_classifier(data: Dataset) -> DigitsClassifier | CifarClassifier | None:
-    """The classifier in whose features samples like these data are compared; None where points themselves are."""
-    shape = tuple(data.train.shape[1:])
-    if data.name == "digits":
-        return digits_classifier()
-    return cifar_classifier() if shape == (3, 32, 32) else None
+    """The classifier in whose features samples like these data are compared: their own, and CIFAR-10's for any pictures of its size;
+    None where points themselves are."""
+    if data.classifier:
+        return load(data.classifier).requires_grad_(False)
+    return cifar_classifier() if tuple(data.train.shape[1:]) == (3, 32, 32) else None
 
 
 @torch.no_grad()

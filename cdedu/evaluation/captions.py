@@ -197,8 +197,13 @@ def clip_encoders(name: str = CLIP) -> tuple[ImageEncoder, TextEncoder]:
     return lambda x: features(model.get_image_features(pixel_values=(x / 255 - mean) / std)), texts
 
 
-def inception_encoder() -> ImageEncoder:
+def inception_encoder(
+    otherwise: str = "leave --real out", device: torch.device | str = "cpu"
+) -> ImageEncoder:
     """Inception's 2,048 features as FID wants them, through torch-fidelity.
+
+    Args:
+        otherwise: what to do without its weights, for the message.
 
     Raises:
         ImportError: if torch-fidelity is missing.
@@ -207,7 +212,7 @@ def inception_encoder() -> ImageEncoder:
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError:
-        raise ImportError('FID needs torch-fidelity: pip install "cdedu[full]"') from None
-    with tensors_only("leave --real out"):
-        extractor: Any = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"]).eval()
-    return lambda x: extractor(x)[0]
+        raise ImportError(f'FID needs torch-fidelity: pip install "cdedu[full]"; or {otherwise}') from None
+    with tensors_only(otherwise):
+        extractor: Any = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"]).eval().to(device)
+    return lambda x: extractor(x.to(device))[0]

@@ -10,18 +10,12 @@ from functools import partial
 from pickle import UnpicklingError
 
 import torch
-from torch import Tensor
 from torch.utils.data import Subset
 
-from cdedu.data import Dataset
+from cdedu.data import Dataset, to_uint8
 from cdedu.evaluation.comparison import Sampler, draw
 from cdedu.recipes import Recipe
 from cdedu.runtime import Runtime
-
-
-def to_uint8(x: Tensor) -> Tensor:
-    """Images in [−1, 1] as 8-bit integers, rounded."""
-    return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def check(data: Dataset) -> None:

@@ -68,7 +68,7 @@ def train_autoencoder(
 def latent_data(model: Autoencoder, data: Dataset) -> Dataset:
     """The data as latents, with their labels: what a latent teacher is trained on."""
     train, test = model.encode(data.train), model.encode(data.test)
-    return replace(data, name=f"latent-{data.name}", train=train, test=test)
+    return replace(data, name=f"latent-{data.name}", train=train, test=test, classifier="")
 
 
 def latent_student(

@@ -37,8 +37,20 @@ class UNet(nn.Module):
         return self.net(x, c_noise, class_labels=labels, return_dict=False)[0]
 
 
+def check_size(height: int, width: int, halvings: int) -> None:
+    """Raise a ValueError, with the nearest sizes that would do, for pictures that cannot be halved so many times."""
+    step = 2**halvings
+    if height % step or width % step:
+        below, above = ([n // step * step for n in (height + up, width + up)] for up in (0, step - 1))
+        sizes = [f"{h} × {w}" for h, w in (below, above) if h and w]
+        raise ValueError(
+            f"pictures of {height} × {width} cannot be halved {halvings} times, as this network does; the next sizes that can: "
+            f"{' and '.join(sizes)}"
+        )
+
+
 def unet(
-    size: int,
+    size: int | tuple[int, int],
     channels: int = 3,
     widths: tuple[int, ...] = (64, 128),
     layers: int = 1,
@@ -49,23 +61,26 @@ def unet(
     """A small image network, exportable as a diffusers pipeline.
 
     Args:
-        size, channels: of the image; height and width are ``size``, divisible by ``2 ** (len(widths) - 1)``.
+        size: of the image, height and width; a single number is both. Divisible by ``2 ** (len(widths) - 1)``.
+        channels: of the image.
         widths: channels at each resolution, from fine to coarse, each divisible by 8.
         layers: residual blocks at each resolution.
-        attention: for each resolution, whether it has self-attention; none by default.
+        attention: for each resolution, whether it has self-attention; none by default. In heads of 32 channels, or of all those that
+            the narrowest of them has.
         classes: number of labels, 0 for none.
     """
-    if size % 2 ** (len(widths) - 1):
-        raise ValueError(
-            f"unet: size = {size} cannot be halved {len(widths) - 1} times; use fewer widths, or pictures of another size"
-        )
+    height, width = (size, size) if isinstance(size, int) else size
+    check_size(height, width, len(widths) - 1)
     if any(width % 8 for width in widths):
         raise ValueError(f"unet: widths = {widths}, but each must be divisible by 8")
     from diffusers import UNet2DModel
 
     attend = attention or (False,) * len(widths)
+    # Heads of 32 channels, or one of all channels where there are fewer; the middle has attention where any resolution has.
+    attended = (width for width, a in zip((*widths, widths[-1]), (*attend, any(attend)), strict=True) if a)
+    head = min([32, *attended])
     net = UNet2DModel(
-        sample_size=size,
+        sample_size=height if height == width else (height, width),
         in_channels=channels,
         out_channels=channels,
         block_out_channels=widths,
@@ -73,7 +88,7 @@ def unet(
         down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attend),
         up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attend)),
         add_attention=any(attend),
-        attention_head_dim=32,
+        attention_head_dim=head,
         norm_num_groups=8,
         num_class_embeds=classes or None,
         dropout=dropout,

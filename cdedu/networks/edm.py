@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cdedu.networks import check_size
+
 
 class TimeEmbedding(nn.Module):
     r"""Sines and cosines of :math:`c_\text{noise}\,10^{-4 j/(m-1)}`, j = 0..m−1, m = ``channels / 2``. (B,) → (B, channels).
@@ -147,11 +149,12 @@ class EDMNet(nn.Module):
     """EDM's DDPM++; with ``ncsn`` its NCSN++, with ``adm`` its ADM.
 
     Args:
-        size, channels: of the images.
+        size: of the images, height and width; a single number is both.
+        channels: of the images.
         width: channels at the finest resolution before ``multipliers``.
         multipliers: channels at each resolution as multiples of the width.
         blocks: residual blocks at each resolution.
-        attention: resolutions with self-attention (the innermost block always has it).
+        attention: resolutions with self-attention, by their height (the innermost block always has it).
         dropout: rate inside the residual blocks.
         classes: number of labels, 0 for none.
         ncsn: random Fourier features of the noise level, a smoother filter, and the image handed down the encoder.
@@ -160,7 +163,7 @@ class EDMNet(nn.Module):
 
     def __init__(
         self,
-        size: int = 32,
+        size: int | tuple[int, ...] = 32,
         channels: int = 3,
         width: int = 128,
         multipliers: Sequence[int] = (2, 2, 2),
@@ -172,6 +175,9 @@ class EDMNet(nn.Module):
         adm: bool = False,
     ) -> None:
         super().__init__()
+        height, across = (size, size) if isinstance(size, int) else size
+        check_size(height, across, len(multipliers) - 1)
+        size = height  # a fully convolutional network is the same at any width; its parts are named by height
         self.adm, self.classes = adm, classes
         noise, emb, widths = 2 * width if ncsn else width, 4 * width, [width * m for m in multipliers]
         self.map_noise = FourierEmbedding(noise) if ncsn else TimeEmbedding(noise, adm)
@@ -266,7 +272,7 @@ class ADM(EDMNet):
 
     def __init__(
         self,
-        size: int = 64,
+        size: int | tuple[int, ...] = 64,
         channels: int = 3,
         width: int = 192,
         multipliers: Sequence[int] = (1, 2, 3, 4),

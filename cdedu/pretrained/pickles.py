@@ -106,10 +106,11 @@ def read_pickle(file: Any, names: Container[str], persistent: bool = False) -> A
             case "BINGET" | "LONG_BINGET":
                 stack.append(memo[arg])
             case "GLOBAL":
-                stack.append(_name(*arg.split(" "), names=names))
+                module, _, name = arg.partition(" ")
+                stack.append(_name(module, name, names))
             case "STACK_GLOBAL":
                 name, module = stack.pop(), stack.pop()
-                stack.append(_name(module, name, names=names))
+                stack.append(_name(module, name, names))
             case "REDUCE" | "NEWOBJ":
                 args, name = stack.pop(), stack.pop()
                 if type(name) is not Name or type(args) is not tuple:

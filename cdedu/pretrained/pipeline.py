@@ -2,8 +2,10 @@
 
 import copy
 import json
+import math
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +66,9 @@ def export_pipeline(
     scheduler = CMStochasticIterativeScheduler(
         recipe.student.points, rho=recipe.rho, clip_denoised=False, **levels
     )
-    card = model_card(folder.name, recipe, header, metrics, license)
+    size = net.config["sample_size"]
+    shape = (net.config["in_channels"], *((size, size) if isinstance(size, int) else size))
+    card = model_card(folder.name, recipe, replace(header, shape=shape), metrics, license)
     there = folder.is_dir()
     # A folder that is there is filled and not replaced: it may be the one that we are in.
     temporary = (folder if there else folder.parent) / f".{folder.name}.{os.getpid()}.tmp"
@@ -103,7 +107,6 @@ def model_card(
     """A README for the folder: what this is, how to sample, what it was trained on, what was measured."""
     k, stage = second_index(recipe), recipe.student
     data = header.facts.get("data", {"name": recipe.data})
-    labels = ", class_labels=[0] * 16" if recipe.network.classes else ""
     head = ["library_name: diffusers", "pipeline_tag: unconditional-image-generation"]
     head += ["tags: [consistency-model, distillation]", *[f"license: {license}"] * bool(license)]
     terms = license or "Not stated. The terms of the teacher and of the data bind a student too."
@@ -121,10 +124,7 @@ def model_card(
     parts = [
         "---\n" + "\n".join(head) + "\n---",
         f"# {name}\n\nA consistency model: images in one evaluation of the network, better ones in two.",
-        "```python\nfrom diffusers import ConsistencyModelPipeline\n\n"
-        f'pipe = ConsistencyModelPipeline.from_pretrained("{name}")\n'
-        f"one = pipe(batch_size=16{labels}).images\n"
-        f"two = pipe(batch_size=16{labels}, num_inference_steps=None, timesteps=[{k}, 0]).images\n```",
+        "```python\n" + _usage(name, header.shape, k, bool(recipe.network.classes)) + "```",
         f"`timesteps` are points of the noise grid, counted from the top and listed in reverse: [{k}, 0] means "
         f"σ = {recipe.sigma_max:g}, then {recipe.sigmas()[k]:.3g}.",
         "## Training\n\n| | |\n|---|---|\n" + "\n".join(f"| {a} | {b} |" for a, b in facts.items()),
@@ -133,6 +133,28 @@ def model_card(
         "## Recipe\n\n```json\n" + json.dumps(recipe.to_dict(), indent=1) + "\n```",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _usage(name: str, shape: tuple[int, ...], k: int, labelled: bool) -> str:
+    """How to sample in diffusers. The call of its pipeline makes squares; other forms take its parts one by one."""
+    begin = f'from diffusers import ConsistencyModelPipeline\n\npipe = ConsistencyModelPipeline.from_pretrained("{name}")\n'
+    if len(set(shape[1:])) < 2:
+        labels = ", class_labels=[0] * 16" if labelled else ""
+        return (
+            f"{begin}one = pipe(batch_size=16{labels}).images\n"
+            f"two = pipe(batch_size=16{labels}, num_inference_steps=None, timesteps=[{k}, 0]).images\n"
+        )
+    labels = ", class_labels=torch.zeros(16, dtype=torch.long)" if labelled else ""
+    return (
+        f"import torch\n{begin}scheduler = pipe.scheduler\n"
+        f"scheduler.set_timesteps(1)  # or for two steps: scheduler.set_timesteps(timesteps=[{k}, 0])\n"
+        f"x = scheduler.init_noise_sigma * torch.randn(16, {', '.join(map(str, shape))})\n"
+        "for t in scheduler.timesteps:\n"
+        "    with torch.no_grad():\n"
+        f"        guess = pipe.unet(scheduler.scale_model_input(x, t), t{labels}).sample\n"
+        "    x = scheduler.step(guess, t, x).prev_sample\n"
+        "images = (x / 2 + 0.5).clamp(0, 1)\n"
+    )
 
 
 def _measured(metrics: dict[str, Any] | None) -> str:
@@ -159,6 +181,11 @@ def _at(student: nn.Module, guidance: float | None) -> nn.Module:
         raise ValueError(
             "export_pipeline: the student takes the guidance weight as an input, which no pipeline passes on; "
             "fix it: guidance=2.0, or --guidance 2 on the command line"
+        )
+    low, high = getattr(getattr(student, "header", None), "guidance", None) or (0.0, math.inf)
+    if not low <= guidance <= high:
+        raise ValueError(
+            f"export_pipeline: guidance = {guidance:g}, but the student knows weights from {low:g} to {high:g}"
         )
     fixed = copy.copy(student)
     fixed._modules = {"network": network.at(guidance)}

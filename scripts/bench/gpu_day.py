@@ -3,8 +3,8 @@
     python scripts/bench/gpu_day.py --minutes 9 --out day --data cifar10-train.zip --test-data cifar10-test.zip
 
 In this order: the tests that need a GPU; cifar10-small's teacher, and then its student, trained on from given weights or those that
-come with the course, with pictures and distances; four rows of throughput of the small network; 200 steps of the full network (55.7 million
-weights), for a finite loss and nothing more; and, if time is left, the four rows of the full network.
+come with the course, with pictures and distances; four rows of throughput of the small network; 200 steps of the full network, that of the recipe
+cifar10, for a finite loss and nothing more, on noise unless --data is given; and, if time is left, the four rows of the full network.
 
 Each step is a process of its own with a limit and a log in FOLDER/logs; one that fails or hangs takes no other down, and `FOLDER/day.json`
 says after each what became of it. Time that is left goes to the later steps. Ctrl-C and SIGTERM end the step under way cleanly, and what there
@@ -20,6 +20,7 @@ import ctypes
 import json
 import math
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -45,6 +46,8 @@ ROOM = 1 << 20
 """Of those, for day.json."""
 LOG_MOST, LOG_KEPT = 8 << 20, 1 << 18
 """Bytes of a log from which it is cut, and those at its end that are kept."""
+START = 8.0
+"""Seconds in which a step's process has imported what it needs; an estimate, for a slow core."""
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 
 # --- what is missing -----------------------------------------------------------------------------
@@ -129,8 +132,11 @@ def missing(device: str, data: bool) -> list[Missing]:
             found.append(Missing(f"the package {name}", f"without {part}", f"pip install {name}"))
     if not data and device == "cuda" and not can_fetch_cifar10():
         remedy = "give --data and --test-data: folders or zips of CIFAR-10's images, a folder for each class"
-        cost = f"no {', '.join(TRAINING)}; full runs on noise"
+        cost = f"no {', '.join(TRAINING)}"
         found.append(Missing("CIFAR-10, and the network to fetch it from", cost, remedy, TRAINING))
+    if not data and device == "cuda":
+        remedy = "give --data for real images; its loss is then that of real training"
+        found.append(Missing("--data", "full runs on noise", remedy))
     if device == "cuda":
         if not has_gpu():
             everything = ("cuda-tests", *PACKAGED)
@@ -233,6 +239,22 @@ def slot(steps: Sequence[Step], left: float) -> float:
     return given if given >= first.least else 0.0
 
 
+def too_short(steps: Sequence[Step], left: float) -> str:
+    """What is to be said beforehand of a time in which these steps cannot all start; "" where they can."""
+    needed = sum(max(step.least, START) for step in steps) + reserve(left)
+    if left >= needed:
+        return ""
+    return (
+        f"short: {left:.0f} s, and to start the {len(steps)} steps takes about {needed:.0f} s: some will be cut off or skipped; "
+        f"--minutes {math.ceil(needed / 6) / 10:g} would do"
+    )
+
+
+def reserve(seconds: float) -> float:
+    """What is kept of the day's time for collecting."""
+    return min(10.0, 1 + 0.05 * seconds)
+
+
 class Day:
     """The steps, one after another, until a deadline.
 
@@ -254,7 +276,7 @@ class Day:
         environment: dict[str, str] | None = None,
     ) -> None:
         self.out, self.back = out, back or out / "back"
-        self.deadline = time.monotonic() + seconds - min(10.0, 0.05 * seconds)
+        self.deadline = time.monotonic() + seconds - reserve(seconds)
         self.facts, self.blocked = facts or {}, blocked or {}
         self.environment, self.signal = environment, 0
         self.outcomes: list[Outcome] = []
@@ -330,12 +352,15 @@ class Day:
             outcome.reason = f"did not end within {grace:.0f} s of SIGTERM at its limit"
         elif asked and code:
             outcome.status = "cut off"
-            outcome.reason = f"at its limit, at work on: {last_line(log)}; what it wrote by then is kept"
+            said = last_line(log)
+            work = f"at work on: {said}" if said else "before it had said anything"
+            outcome.reason = f"at its limit, {work}; what it wrote by then is kept"
         elif asked:
             outcome.status, outcome.reason = "stopped", "cleanly, at its limit"
         else:
             outcome.status = "failed" if code else "done"
-            outcome.reason = f"exit code {code}: {last_line(log)}" if code else ""
+            how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            outcome.reason = f"{how}: {last_line(log) or 'it said nothing'}" if code else ""
         outcome.files = sorted(name for name, stamp in self.stamps().items() if before.get(name) != stamp)
         return outcome
 
@@ -427,8 +452,9 @@ def tail(path: Path, most: int) -> str:
 
 
 def last_line(path: Path) -> str:
-    """Of a log, for a reason."""
-    lines = [line for line in tail(path, 1 << 14).splitlines() if line.strip()]
+    """Of a log, for a reason: what the step itself has said last, and not the commands that it was started with."""
+    latest = re.split(r"^\$ .*\n?", tail(path, 1 << 14), flags=re.MULTILINE)[-1]
+    lines = [line for line in latest.splitlines() if line.strip() and not line.startswith("cdedu ")]
     return lines[-1].strip()[:300] if lines else ""
 
 
@@ -485,9 +511,14 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--minutes", type=float, required=True, help="for all of it")
-    parser.add_argument("--out", type=Path, required=True, help="folder of everything, states included")
     parser.add_argument(
-        "--back", type=Path, help="folder of what comes back; FOLDER/back by default, and not inside of it"
+        "--out", type=Path, required=True, metavar="FOLDER", help="folder of everything, states included"
+    )
+    parser.add_argument(
+        "--back",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of what comes back; by default back in that of --out",
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu rehearses")
     parser.add_argument(
@@ -523,7 +554,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     """Say what is missing; run the day."""
-    given, begun = arguments(), time.time()
+    given, begun, clock = arguments(), time.time(), time.monotonic()
     lacking = missing(given.device, given.data is not None)
     for one in lacking:
         print(f"missing: {one.what}: {one.cost}; {one.remedy}")
@@ -546,7 +577,10 @@ def main() -> None:
         "rehearsal": given.device == "cpu",
         "missing": [asdict(one) for one in lacking],
     }
-    day = Day(given.out, 60 * given.minutes, facts, blocked, given.back, environment(given))
+    left = 60 * given.minutes - (time.monotonic() - clock)  # a network that is away takes its time
+    if short := too_short([step for step in steps if step.name not in blocked], left):
+        print(short, flush=True)
+    day = Day(given.out, left, facts, blocked, given.back, environment(given))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, day.interrupt)
     day.go(steps)

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,12 @@ import torch
 
 from cdedu import checkpoints, cli
 from cdedu.data import Dataset, load_data
-from cdedu.files import read_header, read_tensors
+from cdedu.files import read_header
 from cdedu.recipes import Recipe, get_recipe
 from cdedu.records import write_record
 from cdedu.runtime import Runtime, fast_precision
-from cdedu.student import ConsistencyModel
-from cdedu.teacher import Teacher
 from cdedu.training import check_finite, train_teacher
-from scripts.bench.throughput import SHAPE, noise_data
+from scripts.bench.throughput import noise_data
 
 NAME = "cifar10-small"
 LARGEST = 16 << 20
@@ -40,6 +39,7 @@ FULL_STEPS = 200
 def train(role: str, given: argparse.Namespace) -> None:
     """Teacher or student by the command line, until it is done or told to stop; then the weights of its average."""
     run, resumed = given.out / "run", (given.out / "run" / f"{role}.state.safetensors").is_file()
+    settle(run)
     words = ["train" if role == "teacher" else "distill", NAME, "--out", str(run)]
     if role == "student":
         words += ["--teacher", source("teacher", given)]
@@ -64,9 +64,7 @@ def look(given: argparse.Namespace) -> None:
     """Pictures of teacher and student, then their distances to the held-out images."""
     run, failed = given.out / "run", []
     device, number = ["--device", given.device], "8" if given.tiny else "64"
-    for role in ("teacher", "student"):  # a step that was killed has left a state and no weights
-        if (run / f"{role}.state.safetensors").is_file():
-            keep(run, role)
+    settle(run)
     for role, steps in (("teacher", 3 if given.tiny else 18), ("student", 1), ("student", 2)):
         if weights := source(role, given):
             words = ["sample", NAME, "--model", role, "--weights", weights, "--steps", str(steps)]
@@ -144,6 +142,9 @@ def command(words: list[str]) -> Any:
         cli.main()
     except SystemExit as end:
         return end.code or 0
+    except Exception:  # what comes after it can still be done
+        traceback.print_exc()
+        return 1
     return 0
 
 
@@ -165,21 +166,25 @@ def source(role: str, given: argparse.Namespace) -> str:
 def keep(run: Path, role: str) -> Path:
     """The sampling average in a run's state as weights for use, unless there are some that are as old."""
     state, path = run / f"{role}.state.safetensors", run / f"{role}.safetensors"
-    tensors, header = read_tensors(state)
+    header = read_header(state)
     if path.is_file() and read_header(path).get("step", 0) >= header["step"]:
         return path
-    recipe = Recipe.from_dict(header["recipe"])
-    model: Any = Teacher(recipe.network.build(SHAPE), recipe.sigma_data, recipe.noise_scale, recipe.angle)
-    if role == "student":
-        model = ConsistencyModel.from_teacher(model, recipe.sigma_min)
-    start = "average.module."
-    model.load_state_dict({k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)})
+    model = checkpoints.load(state)
     if sum(p.numel() * p.element_size() for p in model.parameters()) > LARGEST - (1 << 16):
         model = model.half()
-    facts = {key: value for key, value in header.items() if key not in ("recipe", "role", "precision")}
-    checkpoints.save(path, model, recipe, SHAPE, **facts, average=getattr(recipe, role).ema)
+    known = ("recipe", "role", "precision", "micro_batch", "shape", "model")
+    facts = {key: value for key, value in header.items() if key not in known}
+    rate = getattr(model.header.recipe, role).ema
+    checkpoints.save(path, model, model.header.recipe, model.header.shape, **facts, average=rate)
     print(f"{path}: the average after step {header['step']}", flush=True)
     return path
+
+
+def settle(run: Path) -> None:
+    """Weights of what a step that was killed has left: a state alone."""
+    for role in ("teacher", "student"):
+        if (run / f"{role}.state.safetensors").is_file():
+            keep(run, role)
 
 
 def end_with_parent() -> None:

@@ -163,7 +163,9 @@ def main() -> int:
         copies = work / "notebooks"
         for path in found:
             (copies / shown(path)).parent.mkdir(parents=True, exist_ok=True)
-            (copies / shown(path)).write_text(set_up(path.read_text(encoding="utf-8"), address))
+            (copies / shown(path)).write_text(
+                set_up(path.read_text(encoding="utf-8"), address), encoding="utf-8"
+            )
         (empty := work / "content").mkdir()
 
         if options.quick:

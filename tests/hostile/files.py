@@ -103,7 +103,7 @@ for text, says in {
 }.items():
     add(f"header {text[:30]}", says, with_header, text)
 for place, value, says in (
-    ("recipe.network.width", -1, r"network\.width = -1, but it must be a whole number from 1 to 8192"),
+    ("recipe.network.width", -1, r"network\.width = -1, but it must be at least 1"),
     ("recipe.network.width", 10**9, r"network\.width = 1000000000"),
     ("recipe.network.width", 8.5, r"network\.width = 8\.5"),
     ("recipe.network.width", True, r"network\.width = True"),
@@ -486,7 +486,7 @@ add("bin of a call", "is no file of weights alone", with_bin, {"a": Call(os.getc
 add("bin deflated", "it is compressed", with_bin, ZEROS, zipfile.ZIP_DEFLATED)
 add(
     "bin of a memo index",
-    "is no file of weights alone",
+    "its weights are 0 tensors",
     with_bin,
     b"\x80\x02}r\xff\xff\xff\x7f.",
     zipfile.ZIP_STORED,

@@ -115,6 +115,10 @@ def exercise(
     return register
 
 
+LATE = ("torch.fx.experimental.symbolic_shapes", "torch._dynamo", "torch.testing")
+"""What :func:`import_ahead` imports, by name: importing starts no thread, so that a process can still fork."""
+
+
 @cache
 def import_ahead() -> None:
     """Import what torch loads only when a gradient is asked for with a vector, or tensors are compared: two seconds, or ten."""

@@ -133,29 +133,33 @@ REMEDY = (
 )
 
 
-class Judge:
-    """Holds the process that forks for every submission. Use it in a ``with`` statement."""
+class Forker:
+    """Holds the process that has imported what notebooks need, which forks for all who grade."""
 
-    def __init__(self, task: Task, own_risk: bool = False) -> None:
-        self.task, self.tests = task, hidden_tests(task.hidden)
-        self._scratch = tempfile.TemporaryDirectory(prefix="cdedu-grade-")
+    def __init__(self, task: Task) -> None:
+        self.task, self._scratch = task, tempfile.TemporaryDirectory(prefix="cdedu-grade-")
         self.control, self.process = self._start()
-        try:
-            if self.control.recv(1) != b"!":
-                raise OSError("it ended")
-            self.why = self._leaks()
-        except OSError as error:
-            self.close()
-            raise OSError(f"the process that runs submissions does not start: {error}") from None
-        self.namespaces = not self.why
-        if self.why and not own_risk:
-            self.close()
-            raise OSError(f"{UNPROTECTED} ({self.why}). {REMEDY}")
 
-    def _start(self) -> tuple[socket.socket, subprocess.Popen[bytes]]:
-        """The process that forks, and a line to it."""
+    def line(self) -> socket.socket:
+        """To a fork of it, which forks for every submission and ends when this is closed."""
+        if self.process.poll() is not None:
+            self.control.close()
+            self.control, self.process = self._start()
         ours, theirs = socket.socketpair()
         ours.settimeout(300)
+        with theirs:
+            socket.send_fds(self.control, [json.dumps({"line": True}).encode()], [theirs.fileno()])
+        return ours
+
+    def close(self) -> None:
+        """End it."""
+        self.control.close()
+        self.process.kill()
+        self.process.wait()
+        self._scratch.cleanup()
+
+    def _start(self) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+        ours, theirs = socket.socketpair()
         kept = {k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV")}  # fmt: skip
         more = {"PYTHONPATH": str(Path(cdedu.__file__).parents[1]), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONHASHSEED": "0"}  # fmt: skip
         start = "from cdedu.course.grading.sandbox import main; main()"
@@ -169,6 +173,32 @@ class Judge:
                 stdin=subprocess.DEVNULL,
             )
 
+
+class Judge:
+    """Judges submissions, each of which runs in a process of its own. Use it in a ``with`` statement.
+
+    Args:
+        task: the exercises.
+        own_risk: judge also where nothing but Python's own hooks holds submissions back.
+        control: a line from :meth:`Forker.line`; by default from one of its own.
+    """
+
+    def __init__(self, task: Task, own_risk: bool = False, control: socket.socket | None = None) -> None:
+        self.task, self.tests = task, hidden_tests(task.hidden)
+        self._forker = Forker(task) if control is None else None
+        self.control = control or self._forker.line()  # type: ignore[union-attr]
+        try:
+            if self.control.recv(1) != b"!":
+                raise OSError("it ended")
+            self.why = self._leaks()
+        except OSError as error:
+            self.close()
+            raise OSError(f"the process that runs submissions does not start: {error}") from None
+        self.namespaces = not self.why
+        if self.why and not own_risk:
+            self.close()
+            raise OSError(f"{UNPROTECTED} ({self.why}). {REMEDY}")
+
     namespaces, why = True, ""
 
     def __enter__(self) -> "Judge":
@@ -180,9 +210,8 @@ class Judge:
     def close(self) -> None:
         """End the process that forks."""
         self.control.close()
-        self.process.kill()
-        self.process.wait()
-        self._scratch.cleanup()
+        if self._forker:
+            self._forker.close()
 
     @property
     def protection(self) -> str:
@@ -206,18 +235,20 @@ class Judge:
         """A fresh process for a submission."""
         ours, theirs = socket.socketpair()
         order = asdict(self.task.limits) | {"namespaces": self.namespaces} | order
+        peer = Peer(ours.fileno(), opaque=True)
         try:
             socket.send_fds(self.control, [json.dumps(order).encode()], [theirs.fileno()])
             theirs.close()
-            yield Peer(ours.fileno(), opaque=True)
+            yield peer
         finally:
+            peer.forget()
             ours.close()
 
     def _leaks(self) -> str:
         """Why the namespaces do not protect; empty if they do. Tried without the hooks."""
         with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as server:
             secret = Path(folder, "secret")
-            secret.write_text("x")
+            secret.write_text("x", encoding="utf-8")
             os.chmod(folder, 0o777)
             with self.sandbox(hooks=False) as peer:
                 peer.deadline = time.monotonic() + 30
@@ -311,6 +342,8 @@ class Judge:
         if verdicts.results.get(name, _MISSING).key != _MISSING.key:
             return
         public, seconds = core.exercises()[name], self.task.limits.check_seconds
+        if public.prepare:  # before the clock runs
+            public.prepare()
         result = Result("right")
         for test in (public.test, *self.tests.get(name, ())):
             for draw, seed in enumerate(self.task.seeds):

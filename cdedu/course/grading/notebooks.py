@@ -6,6 +6,7 @@ import os
 import re
 import stat
 from dataclasses import dataclass
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -157,17 +158,19 @@ def _defines(source: str, names: tuple[str, ...]) -> bool:
     """Whether a cell gives one of the names at its top level; in time that grows with the cell."""
     given: set[str] = set()
     for line in source.split("\n"):
-        target, equals, value = line.partition("=")
-        target = target.partition(":")[0]
-        words = target.replace(",", " ").split()
+        line = line.removeprefix("async ")
         if line.startswith(("def ", "class ")):
             given.add(re.split(r"\W", line.partition(" ")[2].lstrip(), maxsplit=1)[0])
-        elif (
-            equals
-            and not line[0].isspace()
-            and not value.startswith("=")
-            and all(w.isidentifier() for w in words)
-        ):
+            continue
+        if line[:1].isspace():
+            continue
+        *targets, _ = re.split(r"(?<![=!<>])=(?!=)", line)
+        for target in targets:  # of a = b = 3, each
+            target = target.partition(":")[0].strip()
+            inside = target[1:-1] if target[:1] + target[-1:] in ("()", "[]") else target
+            words = inside.replace(",", " ").split()
+            if not words or not all(w.isidentifier() and not iskeyword(w) for w in words):
+                break
             given.update(words)
     return not given.isdisjoint(names)
 

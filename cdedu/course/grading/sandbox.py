@@ -1,7 +1,7 @@
 """Where submissions run: a process each, without network, with limits, in a folder of its own.
 
 :func:`main`, in a process of its own, imports what the notebooks need once, then waits for orders on a socket, and forks for each
-submission. Two layers of protection:
+who grades and for each submission. Two layers of protection:
 
 * Namespaces (Linux 5.12 or later, where an ordinary user or root may make them): no network, no other processes, and of the files
   only Python, its packages and the system's libraries, read-only, beside a scratch folder in memory. The kernel enforces it.
@@ -90,9 +90,9 @@ def _leave_users() -> None:
     uid, gid = os.getuid(), os.getgid()
     _call("unshare", _REST | (_USER if uid else 0))
     if uid:
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
-        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+        Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
+        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1", encoding="ascii")
+        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1", encoding="ascii")
 
 
 def _leave_files(base: str, paths: list[str], memory: str) -> None:
@@ -138,7 +138,7 @@ def limit(memory_mb: int, **others: int) -> None:
     """Limits that this process cannot raise again, named as in :mod:`resource`. Memory counts on top of what the libraries take."""
     mapped = 0
     if sys.platform == "linux":
-        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        mapped = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
     for name, value in (others | {"AS": mapped + memory_mb * 2**20}).items():
         kind = getattr(resource, f"RLIMIT_{name}")
         hard = resource.getrlimit(kind)[1]
@@ -326,10 +326,10 @@ class _Notebook(Peer):
             return True
 
         return {
-            "read": possible(lambda: open(file).read()),
+            "read": possible(lambda: open(file, "rb").read()),
             "delete": possible(lambda: os.remove(file)),
             "network": possible(lambda: socket.create_connection(("127.0.0.1", port), 1)),
-            "scratch": possible(lambda: Path(self.scratch, "probe").write_text("x")),
+            "scratch": possible(lambda: Path(self.scratch, "probe").write_bytes(b"x")),
         }
 
 
@@ -426,7 +426,11 @@ def main() -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot
 
-    import_module("torch.fx.experimental.symbolic_shapes")  # which the first backward() would import
+    for module in (
+        "torch.fx.experimental.symbolic_shapes",
+        "torch.testing",
+    ):  # the first backward() would import the one
+        import_module(module)
     import_module("IPython.core.inputtransformer2")
     import cdedu.plotting  # noqa: F401
 
@@ -442,13 +446,24 @@ def main() -> None:
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    control.sendall(b"!")
+    _fork_for(control, paths)
+
+
+def _fork_for(control: socket.socket, paths: list[str]) -> None:
+    """A process for each order: for a submission, or for another who gives orders, whose own line it is."""
     while True:
         data, fds, _, _ = socket.recv_fds(control, 2**16, 1)
         if not data:
             return
         if os.fork() == 0:
             control.close()
-            _guard(fds[0], json.loads(data) | {"paths": paths})
-            os._exit(0)
+            try:
+                if (order := json.loads(data)).get("line"):
+                    line = socket.socket(fileno=fds[0])
+                    line.sendall(b"!")
+                    _fork_for(line, paths)
+                else:
+                    _guard(fds[0], order | {"paths": paths})
+            finally:
+                os._exit(0)
         os.close(fds[0])

@@ -14,12 +14,14 @@ import select
 import signal
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
+from torch.autograd.function import once_differentiable
 
 from cdedu.course.checks.core import _nothing, _TooLong, empty
 
@@ -34,6 +36,8 @@ DTYPES = {
     for d in (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex128,
               torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 }  # fmt: skip
+NUMBERS = re.compile(r"[<>|=]?[biufc][0-9]{1,2}")
+"""How numpy calls a type of numbers."""
 ERRORS = {
     e.__name__: e
     for e in (AssertionError, NotImplementedError, NameError, TypeError, ValueError, RuntimeError, IndexError, KeyError,
@@ -61,6 +65,44 @@ class Remote:
     """A stand-in for an object of the other side; what could be called there can be called here."""
 
 
+class _Link(torch.autograd.Function):
+    """In a graph, the place of a tensor that the other side computed: ``inputs`` are ours from which it did so."""
+
+    @staticmethod
+    def forward(ctx: Any, peer: "Peer", key: int, keys: list[int], value: Tensor, *inputs: Tensor) -> Tensor:
+        ctx.peer, ctx.key, ctx.keys = peer, key, keys
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """The other side's part of the chain rule; of ``value`` too, so that its hook runs where leaves get their gradients."""
+        # Asked for our part alone: what lies behind this link, the other side goes through itself.
+        if ctx.peer.asked:
+            return (None,) * (4 + len(ctx.keys))
+        found = ctx.peer.request("gradients", ctx.key, gradient, ctx.keys) if ctx.keys else []
+        return None, None, None, gradient, *found
+
+
+def _behind(value: Tensor, peer: "Peer") -> tuple[list[Tensor], list[int]]:
+    """From what a tensor was computed on this side: leaves of ours, and by its key there each tensor that came from the other."""
+    if value.grad_fn is None:
+        return [value], []
+    leaves, keys, todo, seen = list[Tensor](), list[int](), [value.grad_fn], set[Any]()
+    while todo:
+        node = todo.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if getattr(node, "peer", None) is peer:
+            keys.append(node.key)  # type: ignore[attr-defined]
+        elif hasattr(node, "variable"):
+            leaves.append(node.variable)
+        else:
+            todo += [before for before, _ in node.next_functions if before is not None]
+    return leaves, keys
+
+
 class Peer:
     """One end of the line: a connected socket, and what is done for the other side.
 
@@ -78,9 +120,18 @@ class Peer:
         os.set_blocking(fd, False)
         self.fd, self.opaque, self.deadline, self.late, self._depth = fd, opaque, math.inf, False, 0
         self._lending, self._heard = 0, 0.0
-        self._operations: dict[str, Callable[..., Any]] = {"call": self._called, "backward": self._backward}
+        self._operations: dict[str, Callable[..., Any]] = {
+            "call": self._called,
+            "gradients": self._gradients,
+            "accumulate": self._accumulate,
+        }
+        if not opaque:
+            self._operations["attribute"] = lambda key, name: getattr(self._objects[key], name)
         self._operations |= operations or {}
         self._objects: dict[int, Any] = {}
+        self._links: dict[int, Tensor] = {}
+        self.asked = False
+        """Whether the other side is being told a gradient."""
         self._next, self._buffer, self._room = 0, bytearray(), 0
 
     def line(self, error: BaseException) -> str | None:
@@ -90,6 +141,7 @@ class Peer:
     def forget(self) -> None:
         """Drop what the other side was lent."""
         self._objects.clear()
+        self._links.clear()
 
     def request(self, operation: str, *arguments: Any) -> Any:
         """Have something done by the other side, and do what it asks meanwhile.
@@ -142,8 +194,25 @@ class Peer:
         value = self._objects[key](*arguments, **options)
         return value, [(n, given[n]) for n, old in before.items() if not torch.equal(old, _state(given[n]))]
 
-    def _backward(self, key: int, gradient: Tensor) -> None:
-        torch.autograd.backward(self._objects[key], gradient)
+    def _gradients(self, key: int, gradient: Tensor, keys: list[int]) -> list[Tensor | None]:
+        """Of a tensor of ours, by those of the other side from which it was computed."""
+        with self._asked():
+            links = [self._links[k] for k in keys]
+            return list(torch.autograd.grad(self._objects[key], links, gradient, True, allow_unused=True))
+
+    def _accumulate(self, key: int, gradient: Tensor) -> None:
+        """What ``backward`` on the other side means for leaves here."""
+        with self._asked():
+            if leaves := _behind(self._objects[key], self)[0]:
+                torch.autograd.backward(self._objects[key], gradient, True, inputs=leaves)
+
+    @contextlib.contextmanager
+    def _asked(self) -> Iterator[None]:
+        self.asked = True
+        try:
+            yield
+        finally:
+            self.asked = False
 
     def _answer(self, operation: str, arguments: Any) -> None:
         self._lending += 1
@@ -240,9 +309,13 @@ class Peer:
         self._take(32 * 8)  # its place in the text
         if depth > DEEPEST:
             raise ValueError("lists within lists without end are too deep to be graded")
-        inner = partial(self._encode, blobs=blobs, depth=depth + 1)
+        inner, facts = partial(self._encode, blobs=blobs, depth=depth + 1), dict[str, Any]()
         if value is None or isinstance(value, bool):
             return value
+        if isinstance(value, np.ndarray | np.generic) and NUMBERS.fullmatch(value.dtype.str):
+            self._take(value.nbytes)
+            blobs.append(value.tobytes())
+            return {"is": "array", "dtype": value.dtype.str, "shape": list(value.shape), "blob": len(blobs) - 1, "scalar": isinstance(value, np.generic)}  # fmt: skip
         if isinstance(value, int | float | str):
             simple = next(kind for kind in (int, float, str) if isinstance(value, kind))(value)
             length = (
@@ -264,17 +337,22 @@ class Peer:
             return {"is": "generator", "blob": self._blob(value.get_state(), blobs)}
         if isinstance(value, Tensor) and value.dtype in DTYPES.values() and not value.is_sparse:
             kind = str(value.dtype).removeprefix("torch.")
-            key = self._keep(value) if value.requires_grad else None
-            return {"is": "tensor", "dtype": kind, "shape": list(value.shape), "blob": self._blob(value, blobs), "key": key}  # fmt: skip
-        if type(value).__module__ == "numpy" and hasattr(value, "item") and not getattr(value, "shape", ()):
-            return inner(value.item())
-        facts: dict[str, Any] = {"is": "object", "type": "object", "repr": "<object>"}
+            facts = {"is": "tensor", "dtype": kind, "shape": list(value.shape), "blob": self._blob(value, blobs), "key": None}  # fmt: skip
+            if value.requires_grad:
+                facts |= {"key": self._keep(value), "of": _behind(value, self)[1]}
+            return facts
+        facts = {
+            "is": "object",
+            "type": "object",
+            "repr": "<object>",
+            "key": self._keep(value),
+            "open": not self.opaque,
+        }
         if not self.opaque:
             facts |= {"type": type(value).__name__, "repr": _repr(value)}
         if callable(value):
-            empties = hasattr(value, "__code__") and empty(value) and not self.opaque
-            facts |= {"key": self._keep(value), "empty": empties}
-        elif hasattr(type(value), "__float__"):
+            facts["empty"] = hasattr(value, "__code__") and empty(value) and not self.opaque
+        elif hasattr(type(value), "__float__") or hasattr(type(value), "__index__"):
             with contextlib.suppress(Exception):
                 facts["float"] = float(value)
         return facts
@@ -304,6 +382,8 @@ class Peer:
             return generator
         if kind == "tensor":
             return self._tensor(value, blobs)
+        if kind == "array":
+            return _array(value, blobs)
         return self._stand_in(value)
 
     def _stand_in(self, facts: dict[str, Any]) -> Remote:
@@ -312,13 +392,20 @@ class Peer:
         if "float" in facts:
             number = float(facts["float"])
             shape["__float__"] = lambda _: number
-        if "key" in facts:
-            key = int(facts["key"])
+        key = int(facts["key"])
+        if facts["open"]:
+            shape["__getattr__"] = lambda _, name: self._attribute(key, name)
+        if "empty" in facts:
             shape["__call__"] = lambda _, *arguments, **options: self.call(key, arguments, options)
             # So that the checks can tell a function that holds nothing yet.
             shape["__code__"] = (_nothing if facts["empty"] else Peer.call).__code__
         made: Remote = type(_name(facts["type"], "object"), (Remote,), shape)()
         return made
+
+    def _attribute(self, key: int, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self.request("attribute", key, name)
 
     def _tensor(self, value: dict[str, Any], blobs: list[bytes]) -> Tensor:
         dtype, shape, data = DTYPES[value["dtype"]], [int(n) for n in value["shape"]], blobs[value["blob"]]
@@ -329,8 +416,21 @@ class Peer:
         if value["key"] is None or not torch.is_grad_enabled() or not plain.is_floating_point():
             return plain
         key = int(value["key"])
-        plain.requires_grad_().register_hook(lambda gradient: self.request("backward", key, gradient))
-        return plain.clone()
+        plain.requires_grad_().register_hook(partial(self._tell, key))
+        ours = {int(k): self._objects[k] for k in value["of"] if k in self._objects}
+        self._links[key] = linked = _Link.apply(self, key, list(ours), plain, *ours.values())
+        return linked.clone()  # which may be changed in place
+
+    def _tell(self, key: int, gradient: Tensor) -> None:
+        """The other side's leaves get their gradients where those of this side do."""
+        self.request("accumulate", key, gradient)
+
+
+def _array(value: dict[str, Any], blobs: list[bytes]) -> Any:
+    if not NUMBERS.fullmatch(value["dtype"]):
+        raise ValueError("dtype")
+    made = np.frombuffer(blobs[value["blob"]], value["dtype"]).reshape([int(n) for n in value["shape"]]).copy()  # fmt: skip
+    return made[()] if value["scalar"] else made
 
 
 def message(head: dict[str, Any], blobs: Sequence[bytes] = ()) -> bytes:

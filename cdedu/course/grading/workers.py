@@ -4,13 +4,17 @@ Whatever a submission does to the process that grades it (endless work in native
 the exercise that was being judged, and another process goes on with the rest.
 """
 
+import gc
+import importlib
 import multiprocessing
 import signal
+import socket
 import sys
 import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -18,8 +22,8 @@ from typing import Any
 
 import torch
 
-from cdedu.course.checks.core import Result, exercises
-from cdedu.course.grading.judge import Judge, Task, Verdicts, plain
+from cdedu.course.checks.core import LATE, Result, exercises
+from cdedu.course.grading.judge import Forker, Judge, Task, Verdicts, plain
 from cdedu.course.grading.notebooks import Handout, read_notebook
 from cdedu.course.grading.sandbox import limit
 
@@ -59,15 +63,16 @@ def grade_file(judge: Judge, handout: Handout, file: Path, verdicts: Verdicts, s
     judge.grade(cells, places, verdicts, seconds)
 
 
-def _work(line: Connection, others: list[Connection], handout: Handout, task: Task, own_risk: bool, scratch: str) -> None:  # fmt: skip
+def _work(line: Connection, control: socket.socket, others: list[Any], handout: Handout, task: Task, own_risk: bool, scratch: str) -> None:  # fmt: skip
     """In each of the processes that grade. ``others``: lines that it was born with, and that are not its own."""
+    gc.freeze()  # so that looking for garbage copies none of the pages that all share
     for other in others:
         other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     tempfile.tempdir = scratch
     torch.set_num_threads(1)
     try:
-        judge = Judge(task, own_risk)
+        judge = Judge(task, own_risk, control)
     except OSError as error:
         line.send(("refused", error))
         return
@@ -88,14 +93,14 @@ def _work(line: Connection, others: list[Connection], handout: Handout, task: Ta
 class _Worker:
     """One of the processes, as its watcher sees it."""
 
-    def __init__(self, lines: list[Connection], setting: tuple[Handout, Task, bool, str]) -> None:
+    def __init__(self, lines: list[Any], forker: Forker, setting: tuple[Handout, Task, bool, str]) -> None:
         forks = sys.platform == "linux"  # so that nobody waits for torch again
         context: Any = multiprocessing.get_context("fork" if forks else "spawn")
         self.line, theirs = context.Pipe()
-        others = [*lines, self.line] if forks else []
-        self.process = context.Process(target=_work, args=(theirs, others, *setting), daemon=True)
-        self.process.start()
-        theirs.close()
+        with forker.line() as control, theirs:
+            others = [*lines, forker.control, self.line] if forks else []
+            self.process = context.Process(target=_work, args=(theirs, control, others, *setting), daemon=True)  # fmt: skip
+            self.process.start()
         self.limits, self.protection = setting[1].limits, ""
         self.work: Work | None = None
         self.exercise, self.begun = "", time.monotonic()
@@ -174,7 +179,9 @@ def graded(todo: list[Work], handout: Handout, task: Task, own_risk: bool, proce
         OSError: if no process that grades starts here, with the reason.
     """
     waiting, workers = deque(todo), list[_Worker]()
-    with tempfile.TemporaryDirectory(prefix="cdedu-grade-") as scratch:
+    for module in LATE if waiting and sys.platform == "linux" else ():  # once, and not in each process
+        importlib.import_module(module)
+    with tempfile.TemporaryDirectory(prefix="cdedu-grade-") as scratch, closing(Forker(task)) as forker:
         Path(scratch).chmod(0o755)
         try:
             while waiting or any(w.work for w in workers):
@@ -182,7 +189,9 @@ def graded(todo: list[Work], handout: Handout, task: Task, own_risk: bool, proce
                     if worker.idle and waiting:
                         worker.take(waiting.popleft())
                 for _ in range(min(processes - len(workers), len(waiting))):
-                    workers.append(_Worker([w.line for w in workers], (handout, task, own_risk, scratch)))
+                    workers.append(
+                        _Worker([w.line for w in workers], forker, (handout, task, own_risk, scratch))
+                    )
                 wait(
                     [w.line for w in workers],
                     max(0.0, min(3600, *(w.deadline - time.monotonic() for w in workers))),

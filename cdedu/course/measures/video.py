@@ -49,7 +49,8 @@ class ClipRuler:
     def __init__(self, data: Dataset) -> None:
         self.n, self.classifier = len(data.test), digits_classifier()
         every_eighth = data.train[::8][: self.n]  # every digit once
-        self.pictures = Ruler(Dataset("digits", self._one_frame(every_eighth), self._one_frame(data.test)))
+        frames = self._one_frame(every_eighth), self._one_frame(data.test)
+        self.pictures = Ruler(Dataset("frames", *frames, classifier="digits-classifier"))
 
     def _one_frame(self, clips: Tensor) -> Tensor:
         """One frame of each clip, the first of the first, the second of the second and so on, cropped: (B, 1, 8, 8)."""
