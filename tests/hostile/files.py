@@ -479,7 +479,7 @@ add(
     "has no field 'price'",
     with_file,
     "recipe.json",
-    '{"name": "a", "price": 3}',
+    '{"name": "a", "data": "toy", "price": 3}',
 )
 add("recipe.json null", "is damaged", with_file, "recipe.json", "null")
 add("bin of a call", "is no file of weights alone", with_bin, {"a": Call(os.getcwd)})
