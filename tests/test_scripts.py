@@ -2,8 +2,10 @@
 
 import importlib
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
@@ -338,3 +340,13 @@ def test_every_script_is_in_the_index_and_every_one_named_exists():
         n for p in pages for n in re.findall(r"scripts/[\w/]+\.(?:py|sh)", p.read_text(encoding="utf-8"))
     }
     assert named <= files, named - files
+
+
+def test_runs_that_are_killed_end_as_those_that_are_not():
+    """A few of the kills; and each option says what it is."""
+    script = [sys.executable, str(ROOT / "scripts" / "bench" / "kills.py")]
+    options = {"capture_output": True, "text": True, "env": os.environ | {"PYTHONPATH": str(ROOT)}}
+    done = subprocess.run([*script, "--kills", "3"], **options)
+    assert done.returncode == 0 and done.stdout.startswith("3 kills (") and "0 losses" in done.stdout
+    said = subprocess.run([*script, "--help"], **options).stdout
+    assert "how often to kill" in said and "of what is killed, and when" in said

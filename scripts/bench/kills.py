@@ -26,8 +26,12 @@ from cdedu import cli, runs
 from cdedu.checkpoints import load, read_tensors
 
 FAST = "toy --max-steps 12 --batch 32 --device cpu --results results".split()
-TRAIN = ["train", *FAST]
-DISTIL = ["distill", *FAST, "--teacher", "digits-teacher"]
+JOBS = {
+    "train": ["train", *FAST, "--out"],
+    "distill": ["distill", *FAST, "--teacher", "whole-train/teacher.safetensors", "--out"],
+    "export": ["export", "digits-student"],
+}
+"""Command lines that lack the folder to write into. Each is first run whole, in this order, into ``whole-<name>``."""
 
 
 def call(words: list[str]) -> int:
@@ -37,7 +41,8 @@ def call(words: list[str]) -> int:
         return child
     code: int | str | None = 1
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
+        out, said = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(said):
             sys.argv = ["cdedu", *words]
             runs.SAVE_EVERY, runs.SAVING_SHARE = -1.0, 1e9  # a state after every step
             cli.main()
@@ -45,7 +50,8 @@ def call(words: list[str]) -> int:
     except SystemExit as stop:
         code = stop.code
         if code:
-            Path("said").write_text(said.getvalue(), encoding="utf-8")
+            said.flush()
+            Path("said").write_bytes(said.buffer.getvalue())
     except BaseException:
         Path("said").write_text(traceback.format_exc(), encoding="utf-8")
     finally:
@@ -92,19 +98,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kills", type=int, default=100, help="how often to kill, 100 by default")
+    parser.add_argument("--seed", type=int, default=0, help="of what is killed, and when; 0 by default")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     chance, kills, lost = random.Random(asked.seed), Counter[str](), 0
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         jobs = {}
-        for name, words in (
-            ("train", [*TRAIN, "--out"]),
-            ("distill", [*DISTIL[:-1], "whole-train/teacher.safetensors", "--out"]),
-            ("export", ["export", "digits-student"]),
-        ):
+        for name, words in JOBS.items():
             start = time.monotonic()
             finished([*words, f"whole-{name}"])
             jobs[name] = words, time.monotonic() - start
