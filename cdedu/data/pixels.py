@@ -113,7 +113,9 @@ def _write(path: Path, n: int, decode: Callable[[int], np.ndarray], name: str) -
         return picture
 
     shown = {"total": n, "initial": done, "desc": f"decode {name}", "unit": "picture", "delay": 1}
-    with ThreadPoolExecutor(os.cpu_count()) as pool, open(part, "rb+") as file, tqdm(**shown) as bar:
+    # A cluster gives a task some of a machine's cores.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with ThreadPoolExecutor(cores) as pool, open(part, "rb+") as file, tqdm(**shown) as bar:
         while done < n:
             pictures = np.empty((min(step, n - done), *first.shape), np.uint8)
             for i, picture in enumerate(pool.map(fitting, range(done, done + len(pictures)))):
