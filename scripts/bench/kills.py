@@ -114,7 +114,9 @@ def main() -> None:
             while kills.total() < asked.kills:
                 name = chance.choice([*jobs])
                 (words, seconds), out, before = jobs[name], Path(f"{name}-{kills.total()}"), 0
-                while kills.total() < asked.kills and killed([*words, str(out)], chance.uniform(0, seconds)):
+                for _ in range(min(3, asked.kills - kills.total())):
+                    if not killed([*words, str(out)], chance.uniform(0, seconds)):
+                        break
                     kills[name] += 1
                     bar.update()
                     if name == "export":
