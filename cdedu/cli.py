@@ -607,9 +607,10 @@ def _runtime(command: _Command, recipe: Recipe, begun: dict[str, Any] | None = N
     compiled = command.compile
     if compiled is None:
         pays = device.type == "cuda" and recipe.network.kind not in ("mlp", "set")
-        compiled = pays and _cannot_compile(device) is None
-        if pays and not compiled:
-            print(f"networks are not compiled: {_cannot_compile(device)}", file=sys.stderr)
+        reason = _cannot_compile(device) if pays else None
+        compiled = pays and reason is None
+        if reason:
+            print(f"networks are not compiled: {reason}", file=sys.stderr)
     elif compiled and (reason := _cannot_compile(device)):
         raise ValueError(f"--compile True: {reason}; leave it out")
     parts = getattr(command, "micro_batch", None) or (begun or {}).get("micro_batch")

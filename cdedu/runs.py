@@ -174,8 +174,8 @@ class Run:
             "shape": list(self.data.train.shape[1:]),
             **how,
             **self.known(),
+            "data": self.data.describe(),
         }
-        facts |= {"data": self.data.describe()}
         checkpoints.save_state(self.state_path, state, **facts)
 
     def _finish(self, state: State, losses: deque[float], first: int, seconds: float) -> None:
