@@ -648,8 +648,10 @@ Command = Plan | Train | Distill | Sample | Evaluate | Distance | Captions | Exp
 
 def main() -> None:
     """Entry point: errors in the input end with exit code 2 and one or two lines, never with a traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]  # a σ, where there is none
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us, as in cdedu ... >&-
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+        getattr(sys, name).reconfigure(errors="backslashreplace")  # a σ, where there is none
     command = tyro.cli(
         Command, prog="cdedu", description=f"Consistency distillation. Recipes: {', '.join(recipes)}."
     )  # type: ignore[call-overload]
@@ -658,23 +660,20 @@ def main() -> None:
         command()
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
-    except torch.OutOfMemoryError as error:
-        first = str(error).splitlines()[0]
-        code, what = (
-            1,
-            f"memory ran out ({first}); use --micro-batch in training, a lower --batch elsewhere, or --device cpu",
-        )
     except (FloatingPointError, MemoryError) as error:
         code, what = 1, str(error)
     except (ValueError, OSError, ImportError) as error:
         code, what = 2, str(error)
     except RuntimeError as error:
-        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        first, code = (str(error).splitlines() or [""])[0], 1
+        if (
+            isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in first
+        ):  # the latter on a CPU
+            what = f"memory ran out ({first:.200}); use --micro-batch in training, a lower --batch elsewhere, a smaller network, or --device cpu"
+        elif type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            what = f"the networks could not be compiled ({first:.200}); add --compile False"
+        else:
             raise
-        code, what = (
-            1,
-            f"the networks could not be compiled ({str(error).splitlines()[0]:.200}); add --compile False",
-        )
     else:
         return
     print(f"cdedu: {what}", file=sys.stderr)

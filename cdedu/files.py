@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -76,6 +77,24 @@ def replacing(path: str | Path) -> Iterator[Path]:
             with suppress(OSError):
                 temporary.unlink()
             _writing.discard(temporary.absolute())
+
+
+@contextmanager
+def held(lock: str | Path, busy: str) -> Iterator[None]:
+    """Inside, no other process holds this lock. A dead process holds none.
+
+    Raises:
+        BlockingIOError: saying ``busy``, if another process holds it.
+    """
+    guard = FileLock(lock, timeout=0)
+    try:
+        guard.acquire()
+    except Timeout:
+        raise BlockingIOError(busy) from None
+    try:
+        yield
+    finally:
+        guard.release()
 
 
 def sweep(folder: str | Path) -> list[Path]:

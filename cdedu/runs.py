@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from cdedu import checkpoints, records
 from cdedu.data import Dataset
-from cdedu.files import replacing, sweep
+from cdedu.files import held, replacing, sweep
 from cdedu.noise import Generators, normal
 from cdedu.recipes import Recipe
 from cdedu.runtime import Runtime
@@ -304,15 +303,10 @@ def alone(folder: Path) -> Iterator[None]:
         BlockingIOError: if another run is at work there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        with lock:
-            sweep(folder)
-            yield
-    except Timeout:
-        raise BlockingIOError(
-            f"another run is at work in {folder}; wait for its end, or choose another folder with --out"
-        ) from None
+    busy = f"another run is at work in {folder}; wait for its end, or choose another folder with --out"
+    with held(folder / ".lock", busy):
+        sweep(folder)
+        yield
 
 
 def writable(folder: Path) -> None:

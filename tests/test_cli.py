@@ -286,6 +286,10 @@ def test_precision_and_parts_reach_the_run_and_its_record(cdedu):
             torch.OutOfMemoryError("CUDA out of memory. Tried\nmore"),
             "memory ran out (CUDA out of memory. Tried)",
         ),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried\nmore"),
+            "memory ran out ([enforce fail] DefaultCPUAllocator",
+        ),
         (MemoryError("cuda has too little memory"), "cdedu: cuda has too little memory"),
     ],
 )
