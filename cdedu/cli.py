@@ -314,6 +314,7 @@ class Evaluate(_Command):
                 "metrics": metrics,
             }
             facts["runtime"] = runtime.describe()
+            facts["sha256"] = {role: _digest(source) for role, source in sources.items()}
             record = write_run_record(
                 self.results, f"{recipe.name}-evaluate", recipe, data, **facts, **sources
             )
@@ -341,7 +342,7 @@ class Export:
     def __call__(self) -> None:
         student = load_teacher(self.weights)
         writable(self.folder if self.folder.is_dir() else self.folder.absolute().parent)
-        metrics = read_record(self.record)["metrics"] if self.record else None
+        metrics = _figures_of(self.record, student, self.weights) if self.record else None
         options = {"metrics": metrics, "license": self.license, "push_to_hub": self.push_to_hub}
         export_pipeline(student, self.folder, guidance=self.guidance, **options)
         print(
@@ -582,6 +583,22 @@ def _digest(source: str) -> str:
     path = locate(source)
     files = [file for kind in ("safetensors", "bin") for file in sorted(path.rglob(f"*.{kind}"))]
     return sha256(files[0] if path.is_dir() else path)
+
+
+def _figures_of(path: Path, model: Any, source: str) -> dict[str, Any]:
+    """The metrics of a record, if they are of these weights as far as it says."""
+    record = read_record(path)
+    theirs, measured = record.get("recipe"), record.get("sha256")
+    if isinstance(measured, dict) and measured.get("student") != _digest(source):
+        raise ValueError(
+            f"{path} was measured on {record.get('student')}, whose weights are not those of {source}; measure these"
+        )
+    ours = model.header.recipe
+    if isinstance(theirs, dict) and ours and theirs.get("name") != ours.name:
+        raise ValueError(
+            f"{path} is of recipe {theirs.get('name')!r}, but {source} of {ours.name!r}; measure these weights"
+        )
+    return dict(record["metrics"])
 
 
 def _runtime(command: _Command, recipe: Recipe, begun: dict[str, Any] | None = None) -> Runtime:

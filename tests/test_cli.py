@@ -675,6 +675,41 @@ def test_a_ddpm_of_diffusers_becomes_a_pipeline_of_one_step(cdedu, ddpm, monkeyp
 
 
 @pytest.mark.parametrize(
+    "record, message",
+    [
+        ("{", "record.json is no results record"),
+        ("", "record.json is no results record"),
+        ("[]", "it has no table of metrics"),
+        ("3", "it has no table of metrics"),
+        ('{"seconds": 3}', "it has no table of metrics"),
+        ('{"metrics": [1, 2]}', "it has no table of metrics"),
+        ('{"metrics": {"samplers": 5}}', "these metrics are not as `cdedu evaluate` records them"),
+        ('{"metrics": {"samplers": {}, "seeds": 1, "n": 2}}', "these metrics are not as"),
+        (
+            '{"metrics": {"fd": 1}, "recipe": {"name": "toy"}}',
+            "record.json is of recipe 'toy', but digits-student of 'digits'",
+        ),
+        (
+            '{"metrics": {"fd": 1}, "sha256": {"student": "0"}}',
+            "whose weights are not those of digits-student; measure these",
+        ),
+    ],
+)
+def test_figures_that_are_none_or_of_other_weights_come_into_no_card(cdedu, record, message):
+    Path("record.json").write_text(record)
+    code, _, err = cdedu("export", "digits-student", "pipe", "--record", "record.json")
+    assert code == 2 and message in err and not Path("pipe").exists()
+
+
+@pytest.mark.parametrize("license", ["a: b", "mit\n---\n# mine", "", "[mit]"])
+def test_a_licence_is_one_word_of_the_cards_header(cdedu, license):
+    code, _, err = cdedu("export", "digits-student", "pipe", "--license", license)
+    assert (
+        code == 2 and "the hub spells it in one word, such as apache-2.0" in err and not Path("pipe").exists()
+    )
+
+
+@pytest.mark.parametrize(
     "words, message",
     [
         (["export", "digits-teacher", "x"], "Teacher is not of the form"),
