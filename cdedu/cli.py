@@ -4,13 +4,14 @@ A run lives in ``runs/<recipe>/``: ``teacher.safetensors`` and ``student.safeten
 from. Every run leaves a record in ``results/runs/``, under a name of its own.
 """
 
+import io
 import math
 import os
 import shutil
 import signal
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,7 +22,7 @@ import tyro
 from cdedu import checkpoints, fitting, samples
 from cdedu.checkpoints import WEIGHTS
 from cdedu.course.command import GradeFolder, PlanRun
-from cdedu.data import Dataset, load_data, to_unit
+from cdedu.data import SETS, TOYS, Dataset, load_data, to_unit
 from cdedu.files import read_header, sha256
 from cdedu.limits import Count, Pixels, Positive, Range, Rate, Seed, Weight, check_memory, check_ranges
 from cdedu.methods.guidance import Labelled
@@ -187,7 +188,8 @@ class Sample:
         device = pick_device(self.device)
         _check_out(self.out, self.format)
         known = self.recipe in recipes or self.recipe.endswith(".toml")
-        if not known and (Path(self.recipe).exists() or "/" in self.recipe):
+        a_file = "/" in self.recipe or self.recipe.endswith((".safetensors", ".pkl"))
+        if not known and (a_file or Path(self.recipe).exists()):
             recipe, source, folder = None, self.recipe, Path("runs") / Path(self.recipe).stem
         else:
             recipe = get_recipe(self.recipe)
@@ -491,6 +493,11 @@ def _height_width(size: tuple[int] | tuple[int, int] | None) -> tuple[int, int] 
 
 def _data(command: _Command, name: str) -> Dataset:
     """The data set that a command names, or its recipe."""
+    if name == command.data and (name in SETS or name in TOYS) and Path(name).exists():
+        print(
+            f"--data {name} is the data set of the course; for what is called so here, give ./{name}",
+            file=sys.stderr,
+        )
     size = _height_width(command.size)
     return load_data(name, command.test_data, size, command.fit, command.channels)
 
@@ -663,17 +670,24 @@ Plan = Annotated[PlanRun, tyro.conf.subcommand("plan")]
 Command = Plan | Train | Distill | Sample | Evaluate | Distance | Captions | Export | Grade
 
 
+def _option(field: str) -> str:
+    return "--" + field.replace("_", "-")
+
+
 def main() -> None:
     """Entry point: errors in the input end with exit code 2 and one or two lines, never with a traceback."""
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started us, as in cdedu ... >&-
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
-        getattr(sys, name).reconfigure(errors="backslashreplace")  # a σ, where there is none
+        if (stream := getattr(sys, name)) is None:  # closed by whoever started us, as in cdedu ... >&-
+            setattr(sys, name, io.StringIO())
+        else:
+            stream.reconfigure(errors="backslashreplace")  # a σ, where there is none
     command = tyro.cli(
         Command, prog="cdedu", description=f"Consistency distillation. Recipes: {', '.join(recipes)}."
     )  # type: ignore[call-overload]
     try:
-        check_ranges(command, lambda field: "--" + field.replace("_", "-"))
+        check_ranges(command, _option)
+        for empty in (f.name for f in fields(command) if getattr(command, f.name) == ""):
+            raise ValueError(f"{_option(empty)} is empty; give it a value, or leave it out")
         command()
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None

@@ -701,6 +701,61 @@ def test_figures_that_are_none_or_of_other_weights_come_into_no_card(cdedu, reco
     assert code == 2 and message in err and not Path("pipe").exists()
 
 
+@pytest.mark.parametrize(
+    "words, option",
+    [
+        (["train", "toy", "--data", ""], "--data"),
+        (["distill", "toy", "--teacher", ""], "--teacher"),
+        (["sample", "toy", "--weights", ""], "--weights"),
+        (["evaluate", "toy", "--student", ""], "--student"),
+        (["export", ""], "--weights"),
+    ],
+)
+def test_an_option_without_its_value_is_not_taken_for_none(cdedu, words, option):
+    """As a script gives it whose variable is not set: the course's own data or weights would be used in its place."""
+    code, _, err = cdedu(*words, *["pipe"] * (words[0] == "export"))
+    assert code == 2 and f"{option} is empty; give it a value, or leave it out" in err
+    assert not Path("runs").exists()
+
+
+def test_a_folder_that_is_called_as_a_data_set_is_spoken_of(cdedu):
+    Path("two_moons").mkdir()
+    code, _, err = cdedu("train", "toy", *FAST, "--data", "two_moons", "--out", "a")
+    assert (
+        code == 0
+        and "--data two_moons is the data set of the course; for what is called so here, give ./two_moons"
+        in err
+    )
+    code, _, err = cdedu("train", "toy", *FAST, "--out", "b")
+    assert code == 0 and "two_moons" not in err
+    code, _, err = cdedu("train", "toy", *FAST, "--data", "./two_moons", "--out", "c")
+    assert code == 2 and "two_moons holds no picture" in err
+
+
+def test_a_run_that_was_stopped_beyond_the_wanted_end_is_not_said_to_be_done(cdedu, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt(patch, "teacher", 2)
+        assert cdedu("train", "toy", *FAST)[0] == 130
+    code, _, err = cdedu("train", "toy", *FAST, "--max-steps", 1, "--resume")
+    assert (
+        code == 2
+        and "teacher.state.safetensors is at step 2, beyond --max-steps 1; give 2 or more, or use its weights"
+        in err
+    )
+
+
+@pytest.mark.parametrize("name", ["gone.safetensors", "gone/model.pkl"])
+def test_a_file_that_is_not_there_is_taken_for_no_recipe(cdedu, name):
+    code, _, err = cdedu("sample", name)
+    assert code == 2 and f"there is no checkpoint {name}" in err
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_closed_stream_is_no_error(cdedu, monkeypatch, closed):
+    monkeypatch.setattr(sys, closed, None)
+    assert cdedu("plan", "toy", "--gpu", "t4")[0] == 0
+
+
 @pytest.mark.parametrize("license", ["a: b", "mit\n---\n# mine", "", "[mit]"])
 def test_a_licence_is_one_word_of_the_cards_header(cdedu, license):
     code, _, err = cdedu("export", "digits-student", "pipe", "--license", license)

@@ -114,7 +114,7 @@ def _from_folder(folder: Path, names: list[str], batch: int) -> Iterator[Tensor]
     first = None
     for start in tqdm(range(0, len(names), batch), desc=folder.name, delay=2):
         part = names[start : start + batch]
-        decoded = [decode(name, (folder / name).read_bytes) for name in part]
+        decoded = [decode(f"{folder}/{name}", (folder / name).read_bytes) for name in part]
         first = decoded[0].shape if first is None else first
         for name, picture in zip(part, decoded, strict=True):
             if picture.shape != first:
