@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -110,6 +111,18 @@ def test_sizes_that_differ_are_named_and_a_size_crops_and_resizes(tmp_path):
 
 def truncated() -> bytes:
     return encoded(pixels(64, 64))[:2000]
+
+
+@pytest.mark.parametrize("asked", [None, "~/here", "~nobody-of-this-name/here"])
+def test_who_has_no_home_has_a_cache_all_the_same(monkeypatch, asked):
+    def homeless(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    monkeypatch.delenv("CDEDU_CACHE", raising=False)
+    if asked:
+        monkeypatch.setenv("CDEDU_CACHE", asked)
+    assert images._cache() == Path(tempfile.gettempdir()) / "cdedu"
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", truncated()], ids=["empty", "text", "truncated"])

@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tarfile
+import tempfile
 import urllib.error
 import urllib.request
 import zipfile
@@ -26,7 +27,16 @@ from cdedu.files import disk_errors, read_tensors, regular, sha256, write_tensor
 from cdedu.limits import PIXELS
 
 Fit = Literal["crop", "pad", "stretch"]
-CACHE = Path(os.environ.get("CDEDU_CACHE", "~/.cache/cdedu")).expanduser()
+
+
+def _cache() -> Path:
+    try:
+        return Path(os.environ.get("CDEDU_CACHE", "~/.cache/cdedu")).expanduser()
+    except RuntimeError:  # nobody's home is known, as where a container runs for a user whom it does not know
+        return Path(tempfile.gettempdir()) / "cdedu"
+
+
+CACHE = _cache()
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 NOT_READ = {".avif", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".tga", ".tif", ".tiff"}
 """Pictures too, which are left out with a word."""
