@@ -621,6 +621,10 @@ def _runtime(command: _Command, recipe: Recipe, begun: dict[str, Any] | None = N
             f"WORLD_SIZE = {world!r}, but it is a number of processes; unset it, or start with torchrun"
         )
     several = int(world) > 1
+    if several and not os.environ.get("MASTER_ADDR"):
+        raise ValueError(
+            f"WORLD_SIZE = {world}, but nothing says where the other processes are; start with torchrun, or unset it"
+        )
     if precision == "auto" and begun is not None:
         # Earlier versions did not note it; on a CPU it was fp32.
         precision = begun.get("precision", "fp32" if device.type == "cpu" else "auto")

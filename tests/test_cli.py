@@ -581,6 +581,17 @@ def test_a_number_of_processes_that_is_none_is_refused(cdedu, monkeypatch, world
     assert code == 2 and f"WORLD_SIZE = '{world}', but it is a number of processes" in err
 
 
+def test_a_number_of_processes_alone_says_not_where_they_are(cdedu, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    code, _, err = cdedu("train", "toy", *FAST)
+    assert (
+        code == 2
+        and "WORLD_SIZE = 2, but nothing says where the other processes are; start with torchrun, or unset it"
+        in err
+    )
+
+
 def test_inception_without_its_library_is_refused_before_work(cdedu, monkeypatch):
     def work(*_, **__):
         raise AssertionError("work was begun")
