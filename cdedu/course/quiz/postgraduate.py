@@ -324,7 +324,10 @@ def frontier_clock(draw: Random) -> Drawn:
         {
             t: "Divide x_t by 1 − t first, so that x₀ stands alone.",
             (1 - t) / t: "Turned round: t = 0 is clean data.",
-            t / math.sqrt((1 - t) ** 2 + t**2): "That would keep the variance; here x₀ is to have the factor 1.",
+            t
+            / math.sqrt(
+                (1 - t) ** 2 + t**2
+            ): "That would keep the variance; here x₀ is to have the factor 1.",
         },
         "x_t = (1 − t)(x₀ + σ z) with σ = t/(1 − t).",
     )
