@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -144,11 +144,18 @@ def write_npz(
         return done
 
 
-def _alone(out: Path) -> AbstractContextManager[None]:
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
     """Inside, no other process writes samples of this name: two would append to one file."""
     out.parent.mkdir(parents=True, exist_ok=True)
     busy = f"another process is writing {out}; wait for its end, or choose another --out"
-    return held(out.with_name(f".{out.name}.lock"), busy)
+    lock = out.with_name(f".{out.name}.lock")
+    with held(lock, busy):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows keeps a file that is open
+                lock.unlink()
 
 
 def _first(done: int, number: int, batch: int) -> int:

@@ -172,7 +172,7 @@ def test_two_processes_never_write_into_the_same_samples(cdedu, student, kind, o
     assert (
         code == 2 and f"another process is writing {out}; wait for its end" in err and not Path(out).exists()
     )
-    assert cdedu(*words)[0] == 0
+    assert cdedu(*words)[0] == 0 and not list(Path(out).parent.glob(".*.lock"))
 
 
 def test_a_folder_of_more_pictures_than_asked_for_is_refused(cdedu, student):
