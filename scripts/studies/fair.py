@@ -62,7 +62,9 @@ class Frontier:
                 bar.update(spent - bar.n)
 
             ends = {"sigma_min": self.recipe.sigma_min, "sigma_max": self.recipe.sigma_max}
-            found = tune_sigmas(self.model(sampler), sampler, k, self.tuning, tried=tried, **ends)
+            found = tune_sigmas(
+                self.model(sampler), sampler, k, self.tuning, budget=BUDGET, tried=tried, **ends
+            )
         return found.__dict__ | {"sigmas": list(found.sigmas)}
 
     def measure(self, sampler: str, sigmas: Grid) -> dict[str, Any]:
