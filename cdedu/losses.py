@@ -201,8 +201,8 @@ def easy_consistency_loss(
 
     .. math:: \mathcal L = \frac{1}{\sigma - r}\,\big\|f_\theta(x_0 + \sigma z,\ \sigma) - f_{\theta^-}(x_0 + r z,\ r)\big\|_2
 
-    with r from :func:`easy_next_sigma`. At r = 0 the target is x0 and the target network is not asked. Levels below
-    ``sigma_min``, where our students end, are raised to it.
+    with r from :func:`easy_next_sigma`. At r = 0 the target is x0, the weight 1/σ, and the target network is not asked. Other levels
+    below ``sigma_min``, where our students end, are raised to it.
 
     Args:
         x0: (B, ...) data; sigma: (B,), for instance ``LogNormal(-1.1, 2.0).sample(B)``.
@@ -221,8 +221,11 @@ def easy_consistency_loss(
             return x0
         return torch.where(per_sample(known, x), target(x, level, **cond), x0)
 
+    def weight(sigma: Tensor, r: Tensor) -> Tensor:
+        return inverse_gap(sigma, torch.where(known, r, 0))
+
     norm = partial(pseudo_huber, c=1e-6)  # the root has no slope at 0
-    return _disagreement(student, goal, x, sigma, x_next, r, norm, inverse_gap, cond)
+    return _disagreement(student, goal, x, sigma, x_next, r, norm, weight, cond)
 
 
 def path_derivative(f: Denoiser, x: Tensor, sigma: Tensor, slope: Tensor, **cond: Any) -> tuple[Tensor, ...]:
@@ -292,7 +295,7 @@ def continuous_consistency_loss(
         c: of the normalisation; None leaves the tangent as it is.
         balance: a learned ln-weight w(σ) → (B,): the loss becomes :math:`e^w \mathcal L - w`, smallest where :math:`e^w = 1/\mathcal L`.
             Of this function alone: :func:`~cdedu.training.distill` trains no weights besides the student's, and refuses it; a method
-            of your own can train w along.
+            of your own can train w along. There is no prior weight in front of :math:`e^w`; SANA-Sprint's 1/σ is ``balance`` less ln σ.
 
     Source: Lu & Song 2024 (sCM), section 4 and algorithm 1, written in σ.
     """
