@@ -99,7 +99,7 @@ def test_lpips_resizes_as_openai_does_and_clamps_nothing(size):
     """Its two lines, with another network in the place of VGG: what is smaller than 256 becomes 224 × 224, bilinearly."""
 
     def network(a, b):
-        return (a - b).square().flatten(1).sum(1)[:, None, None, None]
+        return (a - b + 50).square().flatten(1).sum(1)[:, None, None, None]
 
     g = torch.Generator().manual_seed(0)
     a = (2 * torch.randn(2, 3, *size, generator=g)).requires_grad_()
@@ -392,7 +392,7 @@ def test_easy_consistency_at_r_0_regresses_on_clean_data_and_asks_no_target():
 
 
 def test_the_easy_loss_is_ects_on_both_sides_of_r_0():
-    """Its loss, written out again: levels t, r = max(0, ...), targets x0 where r = 0, and the weight 1/(t − r)."""
+    """Its loss, written out again: levels t, r = max(0, ...), targets x0 where r = 0, its c under the root, and the weight 1/(t − r)."""
 
     def f(x, sigma):
         return x / (1 + sigma.reshape(-1, 1) ** 2) + 0.1 * sigma.reshape(-1, 1)
@@ -402,10 +402,12 @@ def test_the_easy_loss_is_ects_on_both_sides_of_r_0():
     x0, z = torch.randn(2, 400, 2, generator=g, dtype=F64)
     r = (t * (1 - (1 + 8 * torch.sigmoid(-t)) / 2)).clamp(min=0)
     target = torch.where(r[:, None] > 0, f(x0 + r[:, None] * z, r), x0)
-    ect = (f(x0 + t[:, None] * z, t) - target).square().sum(1).sqrt() / (t - r)
+    c, squared = 1e-6, (f(x0 + t[:, None] * z, t) - target).square().sum(1)
+    ect = ((squared + c**2).sqrt() - c) / (t - r)
     got = easy_consistency_loss(f, f, x0, t, noise=z, q=2, stage=0)
     assert (r == 0).sum() > 100 and (r > 0.002).sum() > 30
-    torch.testing.assert_close(got, ect, rtol=1e-4, atol=1e-4)
+    known = (r == 0) | (r > 0.002)  # in between, our students' ε is above r
+    torch.testing.assert_close(got[known], ect[known])
 
 
 # The continuous limit
