@@ -12,9 +12,9 @@ def lpips(a: Tensor, b: Tensor) -> Tensor:
     """Learned perceptual distance (VGG) of RGB images in [−1, 1]: (B, 3, H, W) twice → (B,).
 
     Images with a side below 224 are enlarged to 224 × 224 first, as for the paper's results; larger ones stay as they are. Nothing is
-    clamped, so that what lies outside of [−1, 1] has a gradient. One thing differs from the paper's code: there VGG's maxima over
-    neighbours are averages (``replace_pooling`` of piq's LPIPS), here they are VGG's own. The VGG-16 weights (528 MB) are downloaded
-    when this distance is first used.
+    clamped, so that what lies outside of [−1, 1] has a gradient. VGG pools by maxima here, as in the paper's code for CIFAR-10; its code
+    for ImageNet and LSUN pools by averages (``replace_pooling`` of piq's LPIPS). The VGG-16 weights (528 MB) are downloaded when this
+    distance is first used.
 
     Raises:
         ValueError: if the images are not RGB.
