@@ -854,6 +854,28 @@ def test_what_a_function_closes_over_goes_no_further_forwards_and_that_is_said(l
             transformed(lambda w: f(lambda x: w * x, X))
 
 
+@pytest.mark.parametrize(
+    ("form", "tensors", "ways"),
+    [
+        ([[derivatives.SLOT], {}], [X], [["none"]]),
+        ([[derivatives.SLOT], {}], [X], [["jvp", [7]]]),
+        ([[derivatives.SLOT], {}], [X], [["vmap", ["x"], "error"]]),
+        ([[derivatives.SLOT], {}], [X], [["vjp", 10**9, [0]]]),
+        ([[derivatives.SLOT] * 2, {}], [X], []),
+        (derivatives.SLOT, [X], []),
+        (None, None, None),
+    ],
+)
+def test_a_forged_transform_is_an_error_like_any_other(line, form, tensors, ways):
+    here, there = line
+    there.opaque = True
+    there._operations["make"] = lambda: torch.sin
+    f = here.request("make")
+    with pytest.raises(RuntimeError, match="^the function that was handed in could not do this$"):
+        here.request("transformed", 1, form, tensors, ways)
+    assert torch.equal(f(X), X.sin())
+
+
 def test_transforms_of_a_function_have_an_end(line):
     """Each may double what is to be computed."""
     here, there = line
