@@ -10,7 +10,17 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from cdedu.noise import SIGMA_MIN, add_noise, at_hand, check_grid, draw_steps, normal, per_sample, sigma_like
+from cdedu.noise import (
+    SIGMA_MIN,
+    add_noise,
+    at_hand,
+    check_grid,
+    draw_steps,
+    floating,
+    normal,
+    per_sample,
+    sigma_like,
+)
 from cdedu.perceptual import lpips as lpips
 from cdedu.perceptual import perceptual as perceptual
 from cdedu.solvers import Solver, heun_step
@@ -21,12 +31,12 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 def l1(a: Tensor, b: Tensor) -> Tensor:
     """Mean absolute difference of each sample: (B, ...) and (B, ...) → (B,)."""
-    return (a - b).abs().flatten(1).mean(1)
+    return _difference(a, b).abs().mean(1)
 
 
 def l2(a: Tensor, b: Tensor) -> Tensor:
     """Mean squared difference of each sample: (B, ...) and (B, ...) → (B,)."""
-    return (a - b).square().flatten(1).mean(1)
+    return _difference(a, b).square().mean(1)
 
 
 def pseudo_huber(a: Tensor, b: Tensor, c: float | None = None) -> Tensor:
@@ -38,7 +48,12 @@ def pseudo_huber(a: Tensor, b: Tensor, c: float | None = None) -> Tensor:
     Source: Song & Dhariwal 2023 (iCT), section 3.3.
     """
     c = 0.00054 * a[0].numel() ** 0.5 if c is None else c
-    return ((a - b).square().flatten(1).sum(1) + c**2).sqrt() - c
+    return (_difference(a, b).square().sum(1) + c**2).sqrt() - c
+
+
+def _difference(a: Tensor, b: Tensor) -> Tensor:
+    """The difference, (B, -1); of whole numbers in float32, since that of 8-bit pictures would wrap around."""
+    return (a.to(floating(a)) - b.to(floating(b))).flatten(1)
 
 
 DISTANCES: Mapping[str, Distance] = MappingProxyType(

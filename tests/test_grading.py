@@ -1220,6 +1220,17 @@ def test_results_do_not_go_among_the_submissions(tmp_path):
         grade_folder(HANDED_OUT, tmp_path, tmp_path / "out")
 
 
+def test_results_that_cannot_be_written_are_said_with_a_remedy(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.ipynb").write_text(json.dumps({"cells": []}))
+    (tmp_path / "b").write_text("in the way")
+    for out in (tmp_path / "b", tmp_path / "b" / "grades"):
+        with pytest.raises(
+            OSError, match=f"cannot write {out}: a part of this path is a file, .*choose another folder"
+        ):
+            grade_folder(HANDED_OUT, tmp_path / "in", out)
+
+
 def test_the_command_names_what_is_wrong(tmp_path, monkeypatch, capsys):
     from cdedu import cli
 

@@ -75,6 +75,15 @@ def test_distances_are_those_of_whole_samples():
         assert pseudo_huber(a, b, 2.0)[i].item() == pytest.approx(math.hypot(norm, 2) - 2)
 
 
+@pytest.mark.parametrize("distance", [l1, l2, pseudo_huber])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int64])
+def test_distances_of_whole_numbers_are_those_of_the_same_numbers(distance, dtype):
+    """8-bit pictures would wrap around: 0 − 100 is 156."""
+    a, b = torch.tensor([[0, 3, 100], [7, 7, 7]]), torch.tensor([[100, 0, 0], [0, 100, 7]])
+    got = distance(a.to(dtype), b.to(dtype))
+    assert got.dtype == torch.float32 and got.equal(distance(a.float(), b.float()))
+
+
 def test_whole_image_pseudo_huber_is_not_the_elementwise_one():
     """All 64 pixels differ by 1: the norm is 8, while the elementwise sum would be 64 and its mean 1."""
     assert pseudo_huber(torch.ones(1, 1, 8, 8), torch.zeros(1, 1, 8, 8)).item() == pytest.approx(8, rel=1e-3)
