@@ -84,7 +84,7 @@ def read_entry(path: Path | str) -> tuple[str, str]:
         source = data.decode()
         lines = code_lines(source)
     except (UnicodeDecodeError, SyntaxError, ValueError) as error:
-        line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        line = f", line {error.lineno}" if getattr(error, "lineno", None) else ""
         raise EntryError(
             f"{path.name}{line}: it is no Python ({' '.join(str(error).split()):.200}); run it on its own first"
         ) from None
@@ -156,7 +156,7 @@ class Race:
     def train(self, name: str, source: str) -> dict[str, Any]:
         """What the entry's process says that it made: of this nothing is believed."""
         limits = self.judge.task.limits
-        with self.judge.sandbox(hidden=HIDDEN) as peer:
+        with self.judge.sandbox(hidden=HIDDEN, cpu_seconds=self.seconds) as peer:
             peer.deadline = time.monotonic() + limits.wall_seconds
             try:
                 outcome = peer.request("run", "race", "from cdedu.course.race.inside import race", 60, 120)
@@ -240,7 +240,9 @@ class Race:
         return numbers[0], numbers[1]
 
     @torch.no_grad()
-    def measure(self, student: nn.Module, levels: Sequence[float]) -> dict[str, Row]:
+    def measure(
+        self, student: nn.Module, levels: Sequence[float], steps: Sequence[int] = (1, 2)
+    ) -> dict[str, Row]:
         """The student in one evaluation and in two, over the ruler's draws.
 
         Raises:
@@ -254,7 +256,7 @@ class Race:
                 raise EntryError("its samples hold NaN or infinity; a lower learning rate may help")
             return x
 
-        return {str(steps): self.over(partial(draw, steps=steps)) for steps in (1, 2)}
+        return {str(k): self.over(partial(draw, steps=k)) for k in steps}
 
     def over(self, draw: Callable[[torch.Generator], Tensor]) -> Row:
         """What the ruler says of ``draw(generator)``, over the sampling seeds."""
