@@ -3,6 +3,7 @@
 import copy
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ from safetensors.torch import save
 import cdedu
 from cdedu import add_noise, karras_sigmas, losses
 from cdedu.data import load_data
-from cdedu.evaluation.comparison import Ruler
 from cdedu.evaluation.meter import Meter
+from cdedu.evaluation.protocol import protocol_of
 from cdedu.methods.flow_map import FlowMap, mean_flow_loss
 from cdedu.methods.progressive import progressive_loss
 from cdedu.noise import LogNormal, draw_steps
@@ -174,8 +175,8 @@ def test_folders_names_and_what_is_missing(tmp_path):
 
 @pytest.fixture(scope="module")
 def race():
-    with Race(budget=1200, seeds=(7, 2), seconds=40) as found:
-        found.ruler = Ruler(found.data, 60)
+    protocol = replace(protocol_of(load_data("digits"), n=60, draws=2), first_seed=7)
+    with Race(budget=1200, protocol=protocol, seconds=40) as found:
         yield found
 
 

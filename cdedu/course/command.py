@@ -2,7 +2,7 @@
 
 import secrets
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -124,9 +124,13 @@ class RaceEntries:
         if sys.platform == "win32":
             raise ValueError("the race runs on Linux and macOS; on Windows use WSL")
         from cdedu.course.race import Race, run, table
+        from cdedu.data import load_data
+        from cdedu.evaluation.protocol import protocol_of
 
+        usual = protocol_of(load_data("digits"), draws=self.draws)
         first = secrets.randbits(31) if self.seed is None else self.seed
-        with Race(self.budget, self.training_seed, (first, self.draws), self.seconds, self.own_risk) as race:
+        protocol = replace(usual, first_seed=first, name="own")
+        with Race(self.budget, self.training_seed, protocol, self.seconds, self.own_risk) as race:
             print(race.judge.protection)
             rows, refused = run(race, self.entries, self.jobs, self.out)
         if rows:

@@ -1,7 +1,7 @@
 """The race's first rows: `python scripts/studies/race.py`. Writes `results/race.json`.
 
 The course's methods as entries of the race (`cdedu/course/race/methods/`), each in the sandbox, under the meter and on the ruler of
-`cdedu race`. The learning rate of every method is chosen in the same way: the file's own, a third and three times of it, with a third of
+`cdedu race`. The learning rate of every method is chosen in the same way: one, a third and three times of it, with a third of
 the budget and a training seed that is not reported, by the Fréchet distance in one step, of a draw that is not reported
 either. Teacher and real digits stand in `results/tradeoffs.json`, on the same ruler and draws. Some fifteen minutes on one core. What is finished is in the record; started again, the study goes on from there.
 """
@@ -13,16 +13,16 @@ from typing import Any
 from cdedu.course.race.inside import code_lines
 from cdedu.course.race.outside import BUDGET, METHODS, Race, read_entry
 from cdedu.evaluation import spread
-from cdedu.evaluation.comparison import Row
-from scripts.studies.bench import Bench, arguments
+from cdedu.evaluation.comparison import Ruler
+from cdedu.evaluation.protocol import protocol_of
+from scripts.studies.bench import Bench, arguments, pooled, protocols
 
 SEEDS = 3
 """Training seeds, 0, 1, ..."""
-DRAWS = (0, 5)
-"""First sampling seed and number of draws."""
-PILOT: dict[str, Any] = {"budget": BUDGET // 3, "training_seed": 100, "sampling_seed": 1000}
+PILOT: dict[str, Any] = {"budget": BUDGET // 3, "training_seed": 100, "protocol": "tuning", "draws": 1}
+MIDDLE = {"cd": 6e-4, "ct": 2e-3, "ict": 1e-3, "ect": 4e-4, "scd": 8e-4, "regression": 8e-4, "progressive": 8e-4, "add": 2e-4, "dmd": 2e-4, "mean_flow": 4e-4}  # fmt: skip
+"""Learning rates: of each method this one, a third and three times of it are tried, and its file has the best."""
 TIMES = (1 / 3, 1.0, 3.0)
-"""Of a file's own rate."""
 RATE = re.compile(r"^RATE = (.+)$", re.MULTILINE)
 
 
@@ -34,21 +34,9 @@ def entry(race: Race, method: str, rate: float, steps: tuple[int, ...] = (1, 2))
     return {"distance": rows, "evaluations": found["evaluations"], "seconds": found["seconds"]}
 
 
-def pooled(rows: list[Row]) -> Row:
-    """Over trainings that each have spreads over draws: the median of the medians, and the ends of all draws."""
-    return {
-        key: {
-            "median": spread([row[key]["median"] for row in rows])["median"],
-            "min": min(row[key]["min"] for row in rows),
-            "max": max(row[key]["max"] for row in rows),
-        }
-        for key in rows[0]
-    }
-
-
 def summary(study: Bench, lines: dict[str, int]) -> dict[str, Any]:
     """The table, from the runs that are finished."""
-    out: dict[str, Any] = {"budget": BUDGET, "pilot": PILOT, "times": TIMES, "draws": DRAWS[1], "entries": {}}
+    out: dict[str, Any] = {"budget": BUDGET, "pilot": PILOT, "times": TIMES, "entries": {}}
     for method in METHODS:
         if runs := study.finished(method, SEEDS):
             out["entries"][method] = {
@@ -66,15 +54,16 @@ def main() -> None:
     """The pilots, then every method with every seed."""
     asked = arguments(__doc__)
     lines = {method: code_lines(read_entry(method)[1]) for method in METHODS}
-    settings = {"budget": BUDGET, "seeds": SEEDS, "draws": DRAWS, "pilot": PILOT, "times": TIMES}
-    study = Bench("race", __file__, asked, settings=settings)
-    with Race(seeds=DRAWS) as race:
+    settings = {"budget": BUDGET, "seeds": SEEDS, "pilot": PILOT, "middle": MIDDLE, "times": TIMES}
+    study = Bench("race", __file__, asked, settings=settings, protocol=protocols(["digits"]))
+    with Race() as race:
         study.fixed["data"] = race.data.describe()
         race.budget, race.training_seed = PILOT["budget"], PILOT["training_seed"]
-        race.seeds = range(PILOT["sampling_seed"], PILOT["sampling_seed"] + 1)
+        tuning = protocol_of(race.data, PILOT["protocol"], draws=PILOT["draws"])
+        standard, race.ruler = race.ruler, Ruler(race.data, protocol=tuning)
         for method in METHODS:
             study.run(f"{method}/rate", partial(chosen, study, race, method))
-        race.budget, race.seeds = BUDGET, range(DRAWS[0], sum(DRAWS))
+        race.budget, race.ruler = BUDGET, standard
         for race.training_seed in range(SEEDS):
             for method in METHODS:
                 rate, key = study.runs[f"{method}/rate"], f"{method}/{race.training_seed}"
@@ -85,9 +74,8 @@ def main() -> None:
 
 def chosen(study: Bench, race: Race, method: str) -> float:
     """The best of three learning rates."""
-    own = float(RATE.search(read_entry(method)[1])[1])  # type: ignore[index]
     found = {}
-    for rate in (factor * own for factor in TIMES):
+    for rate in (float(f"{factor * MIDDLE[method]:.2g}") for factor in TIMES):
         row = study.run(f"{method}/pilot/{rate:g}", partial(entry, race, method, rate, (1,)))
         found[rate] = row["distance"]["1"]["fd"]["median"]
     print(method, {f"{rate:g}": round(fd, 1) for rate, fd in found.items()}, flush=True)

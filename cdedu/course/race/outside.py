@@ -5,7 +5,7 @@ import csv
 import io
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
@@ -26,10 +26,10 @@ from cdedu.course.grading.judge import Judge, Limits, Task
 from cdedu.course.grading.wire import Gone
 from cdedu.course.race.inside import code_lines
 from cdedu.data import load_data
-from cdedu.evaluation import spread
 from cdedu.evaluation.comparison import Row, Ruler
+from cdedu.evaluation.protocol import Protocol, protocol_of
 from cdedu.files import check_weights, replacing
-from cdedu.limits import Count, Range, Seed, check_ranges
+from cdedu.limits import Range, Seed, check_ranges
 from cdedu.methods.flow_map import FlowMap
 from cdedu.recipes import get_recipe
 from cdedu.samplers import sample_consistency
@@ -101,7 +101,7 @@ class Race:
     Args:
         budget: network evaluations of an entry.
         training_seed: of the generator that entries get.
-        seeds: first sampling seed and number of draws of the ruler: nothing that an entry can know.
+        protocol: how students are measured, the standard by default; its sampling seeds are what an entry must not know.
         seconds: processor time of an entry; by default :data:`SLACK` times what the budget takes on this machine, and a little.
         own_risk: race also where nothing but Python's own hooks holds entries back.
 
@@ -113,16 +113,16 @@ class Race:
         self,
         budget: int = BUDGET,
         training_seed: int = 0,
-        seeds: tuple[int, int] = (0, 5),
+        protocol: Protocol | None = None,
         seconds: int | None = None,
         own_risk: bool = False,
     ) -> None:
-        rules = _Rules(budget, training_seed, *seeds, 1 if seconds is None else seconds)
+        rules = _Rules(budget, training_seed, 1 if seconds is None else seconds)
         check_ranges(rules, lambda field: field.replace("_", " "))
         self.recipe = get_recipe("digits")
         self.data = load_data(self.recipe.data)
         self.teacher: Teacher = cdedu.load("digits-teacher")
-        self.ruler, self.budget, self.seeds = Ruler(self.data), budget, range(seeds[0], sum(seeds))
+        self.ruler, self.budget = Ruler(self.data, protocol=protocol or protocol_of(self.data)), budget
         self.training_seed = training_seed
         self._weights = torch.frombuffer(
             bytearray(save(self.teacher.network.state_dict())), dtype=torch.uint8
@@ -256,12 +256,7 @@ class Race:
                 raise EntryError("its samples hold NaN or infinity; a lower learning rate may help")
             return x
 
-        return {str(k): self.over(partial(draw, steps=k)) for k in steps}
-
-    def over(self, draw: Callable[[torch.Generator], Tensor]) -> Row:
-        """What the ruler says of ``draw(generator)``, over the sampling seeds."""
-        runs = [self.ruler.measure(draw(torch.Generator().manual_seed(seed))) for seed in self.seeds]
-        return {key: spread([run[key] for run in runs]) for key in runs[0]}
+        return {str(k): self.ruler.over_seeds(partial(draw, steps=k)) for k in steps}
 
     def _seconds_of_one(self) -> float:
         """Processor seconds of an evaluation in training, of a batch of 32."""
@@ -289,8 +284,6 @@ torch.optim.RAdam([torch.zeros(1)])
 class _Rules:
     budget: Annotated[int, Range(100, 10**8)]
     training_seed: Seed
-    first_seed: Seed
-    draws: Count
     seconds: Annotated[int, Range(1, 86_400)]
 
 
