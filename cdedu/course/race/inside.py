@@ -1,8 +1,9 @@
 """The entry's side of the race: the budget, and one training in a process of its own."""
 
+import _thread
 import ast
 import linecache
-import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -158,11 +159,13 @@ def _counts(budget: Budget) -> bool:
 def _one_thread() -> None:
     """No further threads of Python: the meter sees the one that it was made in."""
 
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event.startswith("_thread.start"):
-            raise PermissionError("start a thread: not allowed in the race")
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError("start a thread: not allowed in the race")
 
-    sys.addaudithook(hook)
+    for module in (_thread, threading):
+        for name in dir(module):
+            if name.lstrip("_").startswith("start_") and name.endswith(("_thread", "_new")):
+                setattr(module, name, refuse)
 
 
 def _failed(name: str, error: BaseException) -> dict[str, Any]:
