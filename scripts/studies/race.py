@@ -1,7 +1,8 @@
 """The race's first rows: `python scripts/studies/race.py`. Writes `results/race.json`.
 
 The course's methods as entries of the race (`cdedu/course/race/methods/`), each in the sandbox, under the meter and on the ruler of
-`cdedu race`. The learning rate of every method is chosen in the same way: one, a third and three times of it, with a third of
+`cdedu race`. The learning rate of every method is chosen in the same way: a middle one, a third and three
+times of it, and so on while the best is the least or greatest, five at most; with a third of
 the budget and a training seed that is not reported, by the Fréchet distance in one step, of a draw that is not reported
 either. Teacher and real digits stand in `results/tradeoffs.json`, on the same ruler and draws. Some fifteen minutes on one core. What is finished is in the record; started again, the study goes on from there.
 """
@@ -21,8 +22,9 @@ SEEDS = 3
 """Training seeds, 0, 1, ..."""
 PILOT: dict[str, Any] = {"budget": BUDGET // 3, "training_seed": 100, "protocol": "tuning", "draws": 1}
 MIDDLE = {"cd": 6e-4, "ct": 2e-3, "ict": 1e-3, "ect": 4e-4, "scd": 8e-4, "regression": 8e-4, "progressive": 8e-4, "add": 2e-4, "dmd": 2e-4, "mean_flow": 4e-4}  # fmt: skip
-"""Learning rates: of each method this one, a third and three times of it are tried, and its file has the best."""
-TIMES = (1 / 3, 1.0, 3.0)
+"""Learning rates: of each method this one, a third and three times of it are tried, then further ones while the best is the least or greatest.
+The method's file has the best."""
+TIMES, TRIES = (1 / 3, 1.0, 3.0), 5
 RATE = re.compile(r"^RATE = (.+)$", re.MULTILINE)
 
 
@@ -36,7 +38,7 @@ def entry(race: Race, method: str, rate: float, steps: tuple[int, ...] = (1, 2))
 
 def summary(study: Bench, lines: dict[str, int]) -> dict[str, Any]:
     """The table, from the runs that are finished."""
-    out: dict[str, Any] = {"budget": BUDGET, "pilot": PILOT, "times": TIMES, "entries": {}}
+    out: dict[str, Any] = {"budget": BUDGET, "pilot": PILOT, "times": TIMES, "tries": TRIES, "entries": {}}
     for method in METHODS:
         if runs := study.finished(method, SEEDS):
             out["entries"][method] = {
@@ -73,13 +75,17 @@ def main() -> None:
 
 
 def chosen(study: Bench, race: Race, method: str) -> float:
-    """The best of three learning rates."""
-    found = {}
-    for rate in (float(f"{factor * MIDDLE[method]:.2g}") for factor in TIMES):
+    """The best of three learning rates or, while the best lies at an end, of up to :data:`TRIES`."""
+    found, todo = dict[float, float](), [factor * MIDDLE[method] for factor in TIMES]
+    while todo:
+        rate = float(f"{todo.pop(0):.2g}")
         row = study.run(f"{method}/pilot/{rate:g}", partial(entry, race, method, rate, (1,)))
         found[rate] = row["distance"]["1"]["fd"]["median"]
+        best = min(found, key=lambda rate: found[rate])
+        if not todo and len(found) < TRIES:
+            todo += [3 * best] * (best == max(found)) + [best / 3] * (best == min(found))
     print(method, {f"{rate:g}": round(fd, 1) for rate, fd in found.items()}, flush=True)
-    return min(found, key=lambda rate: found[rate])
+    return best
 
 
 if __name__ == "__main__":

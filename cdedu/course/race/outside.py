@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,7 +40,7 @@ BUDGET, LINES, BYTES = 24_000, 100, 20_000
 """Evaluations, lines of code and bytes of an entry."""
 SLACK, MEMORY_MB = 3, 2048
 """How many times the processor seconds that the budget takes here an entry may use, and its memory."""
-METHODS = {p.name.removesuffix(".py"): p for p in resources.files("cdedu.course.race.methods").iterdir() if p.name.endswith(".py") and p.name != "__init__.py"}  # fmt: skip
+METHODS = {p.stem: p for p in sorted((Path(__file__).parent / "methods").glob("[a-z]*.py"))}
 """The course's own entries, by name."""
 _NAMES = ", ".join(sorted(METHODS))
 HIDDEN = (str(WEIGHTS), str(Path(sklearn.datasets.__file__).parent / "data"))
@@ -72,7 +71,7 @@ def read_entry(path: Path | str) -> tuple[str, str]:
         OSError: for what cannot be read.
     """
     known = METHODS.get(str(path))
-    path = Path(str(path)) if known is None else Path(str(known))
+    path = Path(path) if known is None else known
     if path.suffix != ".py":
         raise EntryError(f"{path} is no entry; give a file that ends in .py, or one of {_NAMES}")
     data = path.read_bytes()
