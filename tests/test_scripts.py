@@ -346,7 +346,8 @@ def test_runs_that_are_killed_end_as_those_that_are_not():
     """A few of the kills; and each option says what it is."""
     script = [sys.executable, str(ROOT / "scripts" / "bench" / "kills.py")]
     options = {"capture_output": True, "text": True, "env": os.environ | {"PYTHONPATH": str(ROOT)}}
-    done = subprocess.run([*script, "--kills", "3"], **options)
-    assert done.returncode == 0 and done.stdout.startswith("3 kills (") and "0 losses" in done.stdout
+    done = subprocess.run([*script, "--kills", "9"], **options)
+    assert done.returncode == 0 and done.stdout.startswith("9 kills (") and "0 losses" in done.stdout
+    assert all(f"of {name}" in done.stdout for name in ("train", "distill", "export"))
     said = subprocess.run([*script, "--help"], **options).stdout
     assert "how often to kill" in said and "of what is killed, and when" in said
