@@ -84,8 +84,9 @@ def read_entry(path: Path | str) -> tuple[str, str]:
         lines = code_lines(source)
     except (UnicodeDecodeError, SyntaxError, ValueError) as error:
         line = f", line {error.lineno}" if getattr(error, "lineno", None) else ""
+        why = " ".join(str(getattr(error, "msg", error)).split())
         raise EntryError(
-            f"{path.name}{line}: it is no Python ({' '.join(str(error).split()):.200}); run it on its own first"
+            f"{path.name}{line}: it is no Python ({why:.200}); see that `python {path.name}` runs"
         ) from None
     if lines > LINES:
         raise EntryError(
@@ -346,11 +347,19 @@ def run(
             with lock:
                 _write(out, rows, refused)
 
-    lock = threading.Lock()
-    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(names := found_in(places)), unit="entry") as bar:
-        for done in as_completed([pool.submit(one, name) for name in names]):
-            done.result()
-            bar.update()
+    lock, names = threading.Lock(), found_in(places)
+    if jobs == 1:  # so that Ctrl-C is heard at once
+        for name in tqdm(names, unit="entry"):
+            one(name)
+        return rows, refused
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            for done in tqdm(
+                as_completed([pool.submit(one, name) for name in names]), total=len(names), unit="entry"
+            ):
+                done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
     return rows, refused
 
 
