@@ -19,6 +19,7 @@ from cdedu.evaluation.protocol import protocol_of
 from cdedu.methods.flow_map import FlowMap, mean_flow_loss
 from cdedu.methods.progressive import progressive_loss
 from cdedu.noise import LogNormal, draw_steps
+from cdedu.records import read_record
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the race forks")
 if sys.platform != "win32":
@@ -254,7 +255,8 @@ def test_a_method_of_the_course_gets_a_row(race):
 
 
 def test_an_entry_sees_the_training_half_alone_and_cannot_bend_the_ruler(race, tmp_path):
-    plain = enter(race, tmp_path, HONEST.format("assert tuple(data.shape) == (1197, 1, 8, 8)"))
+    plain = enter(race, tmp_path, HONEST.format("print(tuple(data.shape), '\\x1b[2J')"))
+    assert plain.printed == "(1197, 1, 8, 8) [2J"  # what a terminal would obey is taken out
     bent = "import cdedu.evaluation as e; e.frechet_distance = lambda x, y: 0.0; e.features = None"
     assert enter(race, tmp_path, HONEST.format(bent)).distance == plain.distance
     assert plain.distance["1"]["fd"]["median"] > 500 and plain.evaluations == 0
@@ -284,6 +286,7 @@ def test_an_entry_sees_the_training_half_alone_and_cannot_bend_the_ruler(race, t
             "the budget of 1,200 evaluations is spent; loop with `for progress in",
         ),
         ("budget.limit = 10**9", "AttributeError"),
+        ("print('loss', 3)\n    1 / 0", "ZeroDivisionError: division by zero (it printed last: loss 3)"),
         ("return data", "train returned a Tensor; return a ConsistencyModel"),
         ("return larger_than(teacher)", "NameError: name 'larger_than' is not defined"),
     ],
@@ -411,6 +414,14 @@ def test_the_first_loss_of_a_method_is_the_packages(name, teacher, monkeypatch):
     with torch.no_grad():
         want = float(expected(name, teacher, data).mean())
     assert first_loss(name, teacher, data, monkeypatch) == pytest.approx(want, rel=1e-4)
+
+
+def test_a_method_has_the_rate_that_its_pilots_chose():
+    entries = read_record(ROOT / "results" / "race.json")["metrics"]["entries"]
+    files = {
+        name: float(re.search(r"^RATE = (.+)$", read_entry(name)[1], re.MULTILINE)[1]) for name in METHODS
+    }
+    assert {name: row["rate"] for name, row in entries.items()} == files
 
 
 @pytest.mark.parametrize("name", sorted(METHODS) if sys.platform != "win32" else [])

@@ -137,6 +137,8 @@ class RaceEntries:
             print(
                 f"\n{table(rows)}\n\nFréchet distance, median and range over {self.draws} draws (seeds from {first})."
             )
+        for row in rows:
+            print(f"\n{row.name} printed:\n{row.printed}" if row.printed else "", end="")
         for reason in refused.values():
             print(f"no row: {reason}", file=sys.stderr)
         if not rows:

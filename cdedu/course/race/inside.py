@@ -2,6 +2,8 @@
 
 import _thread
 import ast
+import contextlib
+import io
 import linecache
 import threading
 import time
@@ -89,24 +91,30 @@ def race(name: str, source: str, weights: Tensor, data: Tensor, limit: float, se
     budget = Budget(teacher, shape, limit)
     _one_thread()
     linecache.cache[name] = (len(source), None, source.splitlines(True), name)
-    start = time.process_time()
+    start, printed = time.process_time(), _Tail()
     try:
         space: dict[str, Any] = {"__name__": "entry", "__file__": name}
-        exec(compile(source, name, "exec"), space)
+        with contextlib.redirect_stdout(printed):
+            exec(compile(source, name, "exec"), space)
         if not callable(train := space.get("train")):
             return {"error": "there is no function train; write def train(teacher, data, budget, generator)"}
         generator = torch.Generator().manual_seed(seed)
-        with budget:
+        with budget, contextlib.redirect_stdout(printed):
             found = train(teacher, data, budget, generator)
             spent, alive = budget.evaluations, _counts(budget)
     except BaseException as error:
-        return _failed(name, error)
+        return _failed(name, error) | {"printed": printed.text}
     if not alive:
         return {
             "error": "the meter no longer counts: the file has changed torch or cdedu; leave both as they are"
         }
     student, levels = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
-    out = {"evaluations": spent, "seconds": time.process_time() - start, "kind": type(student).__name__}
+    out = {
+        "evaluations": spent,
+        "seconds": time.process_time() - start,
+        "kind": type(student).__name__,
+        "printed": printed.text,
+    }
     if isinstance(student, nn.Module):
         tensors = {key: t.detach().contiguous().clone() for key, t in student.state_dict().items()}
         out |= {
@@ -147,6 +155,16 @@ def code_lines(source: str) -> int:
                 *(range(node.lineno, (node.end_lineno or 0) + 1) if not hasattr(node, "body") else ()),
             }
     return len(lines)
+
+
+class _Tail(io.TextIOBase):
+    """Keeps the end of what is printed."""
+
+    text = ""
+
+    def write(self, text: str) -> int:
+        self.text = (self.text + text)[-2000:]
+        return len(text)
 
 
 def _counts(budget: Budget) -> bool:

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 import cdedu
 from cdedu.checkpoints import WEIGHTS
 from cdedu.course.checks.core import _TooLong
-from cdedu.course.grading.judge import Judge, Limits, Task
+from cdedu.course.grading.judge import Judge, Limits, Task, plain
 from cdedu.course.grading.wire import Gone
 from cdedu.course.race.inside import code_lines
 from cdedu.data import load_data
@@ -48,7 +48,10 @@ HIDDEN = (str(WEIGHTS), str(Path(sklearn.datasets.__file__).parent / "data"))
 
 
 class EntryError(ValueError):
-    """An entry gets no row; the text says why, where, and what to do."""
+    """An entry gets no row; the text says why, where, and what to do, in one line that a terminal can show."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(plain(text, 1000))
 
 
 @dataclass(frozen=True)
@@ -149,9 +152,8 @@ class Race:
         found = self.train(name, source)
         student, levels = self.student(name, found)
         label = name.removesuffix(".py")
-        return Entry(
-            label, self.measure(student, levels), found["evaluations"], found["seconds"], code_lines(source)
-        )
+        row = self.measure(student, levels), found["evaluations"], found["seconds"]
+        return Entry(label, *row, code_lines(source), found["printed"])
 
     def train(self, name: str, source: str) -> dict[str, Any]:
         """What the entry's process says that it made: of this nothing is believed."""
@@ -200,7 +202,7 @@ class Race:
         }
         if found.get("kind") not in makers or not isinstance(found.get("weights"), Tensor):
             raise EntryError(
-                f"{name}: train returned a {str(found.get('kind'))[:60]}; return a {', '.join(makers)}, or that and two noise levels"
+                f"{name}: train returned a {str(found.get('kind'))[:60]}; return a {', '.join(makers)}, or that and two noise levels; of an average, its .module"
             )
         student: nn.Module = makers[str(found["kind"])](self.teacher)
         for key in ("sigma_data", "sigma_min", "noise_scale", "angle"):
