@@ -64,6 +64,8 @@ class Entry:
     evaluations: float
     seconds: float
     lines: int
+    printed: str = ""
+    """The end of it, at most."""
 
 
 def read_entry(path: Path | str) -> tuple[str, str]:
@@ -178,8 +180,13 @@ class Race:
                 raise EntryError(f"{name}: {' '.join(str(error).split())[:300]}") from None
         if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
             raise EntryError(f"{name}: its process sent something else than a result")
+        printed = str(found.get("printed", "")).splitlines()[-20:]
+        found["printed"] = "\n".join(plain(line, 200) for line in printed)
         if "error" in found:
-            raise EntryError(f"{name}: {str(found['error'])[:600]}")
+            last = found["printed"].rpartition("\n")[2]
+            raise EntryError(
+                f"{name}: {str(found['error'])[:600]}" + f" (it printed last: {last})" * bool(last)
+            )
         for key in ("evaluations", "seconds"):
             if not isinstance(found.get(key), float) or not 0 <= found[key] < 1e12:
                 raise EntryError(f"{name}: {key} = {str(found.get(key))[:60]}, but it is a number")
