@@ -1,10 +1,9 @@
 """The race's first rows: `python scripts/studies/race.py`. Writes `results/race.json`.
 
 The course's methods as entries of the race (`cdedu/course/race/methods/`), each in the sandbox, under the meter and on the ruler of
-`cdedu race`. The learning rate of every method is chosen in the same way: a middle one, a third and three
-times of it, and so on while the best is the least or greatest, five at most; with a third of
-the budget and a training seed that is not reported, by the Fréchet distance in one step, of a draw that is not reported
-either. Teacher and real digits stand in `results/tradeoffs.json`, on the same ruler and draws. Some fifteen minutes on one core. What is finished is in the record; started again, the study goes on from there.
+`cdedu race`. The learning rate of every method is chosen in the same way, by successive halving: a middle one, a third and
+three times of it, and so on while the best is the least or greatest, five at most, with a third of the budget; then the best two with
+all of it. What counts is the Fréchet distance in one step, with a training seed and a draw that are not reported. Teacher and real digits stand in `results/tradeoffs.json`, on the same ruler and draws. Some fifteen minutes on one core. What is finished is in the record; started again, the study goes on from there.
 """
 
 import re
@@ -60,7 +59,7 @@ def main() -> None:
     study = Bench("race", __file__, asked, settings=settings, protocol=protocols(["digits"]))
     with Race() as race:
         study.fixed["data"] = race.data.describe()
-        race.budget, race.training_seed = PILOT["budget"], PILOT["training_seed"]
+        race.training_seed = PILOT["training_seed"]
         tuning = protocol_of(race.data, PILOT["protocol"], draws=PILOT["draws"])
         standard, race.ruler = race.ruler, Ruler(race.data, protocol=tuning)
         for method in METHODS:
@@ -75,17 +74,24 @@ def main() -> None:
 
 
 def chosen(study: Bench, race: Race, method: str) -> float:
-    """The best of three learning rates or, while the best lies at an end, of up to :data:`TRIES`."""
+    """A learning rate by successive halving: three or, while the best lies at an end, up to :data:`TRIES` with a part of the budget;
+    then the best two with the whole of it, since short runs favour large rates."""
+
+    def pilot(name: str, budget: int, rate: float) -> float:
+        race.budget = budget
+        row = study.run(f"{method}/{name}/{rate:g}", partial(entry, race, method, rate, (1,)))
+        return row["distance"]["1"]["fd"]["median"]
+
     found, todo = dict[float, float](), [factor * MIDDLE[method] for factor in TIMES]
     while todo:
         rate = float(f"{todo.pop(0):.2g}")
-        row = study.run(f"{method}/pilot/{rate:g}", partial(entry, race, method, rate, (1,)))
-        found[rate] = row["distance"]["1"]["fd"]["median"]
+        found[rate] = pilot("pilot", PILOT["budget"], rate)
         best = min(found, key=lambda rate: found[rate])
         if not todo and len(found) < TRIES:
             todo += [3 * best] * (best == max(found)) + [best / 3] * (best == min(found))
-    print(method, {f"{rate:g}": round(fd, 1) for rate, fd in found.items()}, flush=True)
-    return best
+    whole = {rate: pilot("whole", BUDGET, rate) for rate in sorted(found, key=lambda rate: found[rate])[:2]}
+    print(method, {f"{rate:g}": round(fd, 1) for rate, fd in (found | whole).items()}, flush=True)
+    return min(whole, key=lambda rate: whole[rate])
 
 
 if __name__ == "__main__":
