@@ -154,7 +154,13 @@ class Race:
         found = self.train(name, source)
         student, levels = self.student(name, found)
         label = name.removesuffix(".py")
-        row = self.measure(student, levels), found["evaluations"], found["seconds"]
+        try:
+            distance = self.measure(student, levels)
+        except ValueError as error:
+            raise EntryError(
+                f"{name}: its samples cannot be measured ({error}); a lower learning rate may help"
+            ) from None
+        row = distance, found["evaluations"], found["seconds"]
         return Entry(label, *row, code_lines(source), found["printed"])
 
     def train(self, name: str, source: str) -> dict[str, Any]:
@@ -207,15 +213,17 @@ class Race:
             "Teacher": copy.deepcopy,
             "FlowMap": FlowMap.from_teacher,
         }
-        if found.get("kind") not in makers or not isinstance(found.get("weights"), Tensor):
+        kind = str(found.get("kind"))[:60]
+        if kind not in makers or not isinstance(found.get("weights"), Tensor):
             raise EntryError(
-                f"{name}: train returned a {str(found.get('kind'))[:60]}; return a {', '.join(makers)}, or that and two noise levels; of an average, its .module"
+                f"{name}: train returned a {kind}; return a {', '.join(makers)}, or that and two noise levels; of an average, its .module"
             )
-        student: nn.Module = makers[str(found["kind"])](self.teacher)
+        student: nn.Module = makers[kind](self.teacher)
         for key in ("sigma_data", "sigma_min", "noise_scale", "angle"):
-            if found.get(key) != getattr(student, key, None):
+            given = found.get(key)
+            if not isinstance(given, float | int | None) or given != getattr(student, key, None):
                 raise EntryError(
-                    f"{name}: the student's {key} is {str(found.get(key))[:60]}, the race's {getattr(student, key, None)}; begin with "
+                    f"{name}: the student's {key} is {str(given)[:60]}, the race's {getattr(student, key, None)}; begin with "
                     "ConsistencyModel.from_teacher(teacher)"
                 )
         wanted = student.state_dict()
@@ -255,14 +263,14 @@ class Race:
         """The student in one evaluation and in two, over the ruler's draws.
 
         Raises:
-            EntryError: for samples that are no numbers.
+            ValueError: for samples that are no numbers, or far from all pictures.
         """
 
         def draw(generator: torch.Generator, steps: int) -> Tensor:
             x = levels[0] * torch.randn((self.ruler.n, *self.ruler.shape), generator=generator)
             x = walk(student, x, levels[:steps], generator)
             if not x.isfinite().all():
-                raise EntryError("its samples hold NaN or infinity; a lower learning rate may help")
+                raise ValueError("they hold NaN or infinity")
             return x
 
         return {str(k): self.ruler.over_seeds(partial(draw, steps=k)) for k in steps}
