@@ -135,7 +135,7 @@ def test_adversarial(monkeypatch, tmp_path):
 
 def test_anatomy(monkeypatch, tmp_path):
     variants = importlib.import_module("scripts.studies.anatomy").TOY
-    few = {key: variants[key] for key in ("default", "none", "euler", "huber_by_element", "lr_high")}
+    few = {key: variants[key] for key in ("default", "none", "euler", "huber", "random")}
     plan = {
         "BUDGET": {"toy": 3072},
         "SEEDS": 1,

@@ -1,12 +1,16 @@
 """Chapter 8: `python scripts/studies/anatomy.py`. Writes `results/anatomy.json`.
 
 Distillation with one piece removed, spoiled or changed at a time, at equal network evaluations (an image costs 6 with Heun, 5
-with Euler) and with nothing tuned again. Some seventy minutes on one core; started again, the study goes on where it stopped.
+with Euler). Every row has its own learning rate: of those in ``RATES``, the one with the least product of the distances in one
+step and in two, in one run each with seeds (of training and of sampling) that are not reported. Then ``SEEDS`` runs are measured,
+half-way and at the end. Some twenty-five minutes a data set on one core; started again, the study goes on where it stopped.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
+from itertools import product
+from statistics import median
 from typing import Any
 
 import torch
@@ -15,32 +19,29 @@ from torch import Tensor, nn
 import cdedu
 from cdedu.course.measures.links import link_errors
 from cdedu.evaluation import spread
-from cdedu.losses import Distance
 from cdedu.mixture import GaussianMixture
 from cdedu.noise import SIGMA_MIN, karras_sigmas, sigma_like
 from cdedu.recipes import Recipe, get_recipe
 from cdedu.solvers import euler_step, heun_step
-from cdedu.student import ConsistencyModel, DenoiserStudent
+from cdedu.student import ConsistencyModel
 from cdedu.teacher import Teacher, preconditioning
-from cdedu.training import distill, train_teacher
-from scripts.studies.bench import Bench, Measure, arguments, bought, noise
+from cdedu.training import State, distill, train_teacher
+from scripts.studies.bench import Bench, Measure, arguments, bought, brief, noise
 
 BUDGET = {"toy": 1_152_000, "digits": 76_800}
 """Evaluations of a run: 750 steps of 256 points, 200 steps of 64 digits, with Heun."""
-STAGE: dict[str, dict[str, Any]] = {"toy": {"batch": 256, "lr": 2e-3}, "digits": {"batch": 64, "lr": 6e-4}}
+STAGE: dict[str, dict[str, Any]] = {"toy": {"batch": 256}, "digits": {"batch": 64}}
 """What differs from the recipe in every run."""
-SEEDS = 5
+RATES = {"toy": (2e-3, 6e-3, 1.8e-2), "digits": (3e-4, 6e-4, 1.2e-3)}
+"""Learning rates among which each row chooses."""
+SEEDS = 3
+TUNING_SEED = 100
+"""Of the runs that choose a rate, and the first of the sampling seeds that judge them."""
 SAMPLES = {"toy": 5000, "digits": 600}
-SHOWN = ("default", "none", "none_uniform", "none_random", "switch", "random", "in", "rho1", "euler5")
+SHOWN = ("default", "none", "none_random", "switch")
 """Variants of which some samples of the first seed are kept."""
 DRAWS = 3
 """Sampling seeds, of which the median is taken for each student."""
-
-
-def huber_by_element(a: Tensor, b: Tensor) -> Tensor:
-    """The published slip: the pseudo-Huber distance of every number, with the c of whole samples."""
-    c = 0.00054 * a[0].numel() ** 0.5
-    return (((a - b).square() + c**2).sqrt() - c).flatten(1).mean(1)
 
 
 Coefficients = tuple[Tensor, Tensor, Tensor]
@@ -55,7 +56,6 @@ def gap(sigma: Tensor) -> Tensor:
 RULES: dict[str, Rule] = {
     "none": lambda s, c: (0 * s, torch.ones_like(s), c[2]),
     "switch": lambda s, c: ((gap(s) < 1e-8).to(s), (gap(s) >= 1e-8).to(s), c[2]),
-    "teacher_form": lambda s, c: preconditioning(s, 0.5),
     "root": lambda s, c: (c[0], 0.5 * gap(s) / (0.25 + gap(s) ** 2).sqrt(), c[2]),
     "out": lambda s, c: (c[0], 2 * c[1], c[2]),
     "in": lambda s, c: (c[0], c[1], c[2] ** 2),
@@ -87,10 +87,8 @@ class Variant:
     stage: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
     student: str = "copy"
-    """``copy`` of the teacher's network, ``random`` weights, ``denoiser`` (a student over D), or one of the rules, around a copy
-    or a network ``from random`` weights."""
-    distance: Distance | None = None
-    """In place of the recipe's."""
+    """``copy`` of the teacher's network, ``random`` weights, or one of the rules, around a copy or a network ``from random``
+    weights."""
     teacher: str | int = "given"
     """``given``, ``exact``, or the steps of its training."""
     budget: float = 1.0
@@ -99,57 +97,38 @@ class Variant:
 
 TOY: dict[str, Variant] = {
     "default": Variant("default", ""),
-    "none": Variant("no boundary condition", "boundary", student="none"),
-    "rho1": Variant("ρ = 1, even steps", "grid", recipe={"rho": 1.0}),
-    "n5": Variant("N = 5", "N", {"points": 5}),
-    "n72": Variant("N = 72", "N", {"points": 72}),
-    "euler": Variant("Euler", "solver", {"solver": "euler"}),
     "l1": Variant("ℓ1", "distance", {"distance": "l1"}),
     "huber": Variant("pseudo-Huber", "distance", {"distance": "pseudo_huber"}),
-    "huber_by_element": Variant("Huber by element", "distance", distance=huber_by_element),
     "uniform": Variant("λ = 1", "weight", {"weight": "uniform"}),
-    "mu9": Variant("μ = 0.9", "target", {"target_rate": 0.9}),
     "random": Variant("random start", "start", student="random"),
-    "lr_high": Variant("learning rate × 3", "rate"),
-    "double": Variant("twice the budget", "budget", budget=2.0),
-    "none_uniform": Variant(
-        "no boundary condition, λ = 1", "boundary", {"weight": "uniform"}, student="none"
-    ),
-    "none_random": Variant(
-        "no boundary condition, λ = 1, random start",
-        "boundary",
-        {"weight": "uniform"},
-        student="none from random",
-    ),
-    "switch": Variant("switch at ε", "boundary", student="switch"),
-    "teacher_form": Variant("teacher's coefficients, ε = 0", "boundary", student="teacher_form"),
-    "denoiser": Variant("student over D", "boundary", student="denoiser"),
-    "root": Variant("(σ − ε)² under the root", "slip", student="root"),
-    "out": Variant("c_out without σ_d", "slip", student="out"),
-    "in": Variant("c_in without its root", "slip", student="in"),
-    "time": Variant("raw σ as time", "slip", student="time"),
-    "rho3": Variant("ρ = 3", "grid", recipe={"rho": 3.0}),
-    "log": Variant("even steps of ln σ", "grid", recipe={"rho": 1e4}),
-    "n9": Variant("N = 9", "N", {"points": 9}),
-    "n36": Variant("N = 36", "N", {"points": 36}),
-    **{f"euler{n}": Variant(f"Euler, N = {n}", "solver", {"solver": "euler", "points": n}) for n in (5, 72)},
-    "lr_low": Variant("learning rate ÷ 3", "rate"),
+    "n72": Variant("N = 72", "N", {"points": 72}),
+    "mu9": Variant("μ = 0.9", "target", {"target_rate": 0.9}),
     "mu99": Variant("μ = 0.99", "target", {"target_rate": 0.99}),
-    "exact": Variant("exact teacher", "teacher", teacher="exact"),
+    "euler": Variant("Euler", "solver", {"solver": "euler"}),
+    "n9": Variant("N = 9", "N", {"points": 9}),
+    "switch": Variant("switch at ε", "boundary", student="switch"),
+    "none": Variant("no boundary condition", "boundary", student="none"),
+    "none_random": Variant("no boundary condition, random start", "boundary", student="none from random"),
+    "rho3": Variant("ρ = 3", "grid", recipe={"rho": 3.0}),
+    "n5": Variant("N = 5", "N", {"points": 5}),
+    "time": Variant("raw σ as time", "slip", student="time"),
+    "in": Variant("c_in without its root", "slip", student="in"),
+    "out": Variant("c_out without σ_d", "slip", student="out"),
+    "double": Variant("twice the budget", "budget", budget=2.0),
+    "n36": Variant("N = 36", "N", {"points": 36}),
     "teacher300": Variant("teacher of 300 steps", "teacher", teacher=300),
-    "teacher100": Variant("teacher of 100 steps", "teacher", teacher=100),
-    "batch64": Variant("batch ÷ 4", "batch", {"batch": 64}),
-    "batch1024": Variant("batch × 4", "batch", {"batch": 1024}),
+    "rho1": Variant("ρ = 1, even steps", "grid", recipe={"rho": 1.0}),
+    "root": Variant("(σ − ε)² under the root", "slip", student="root"),
+    "euler72": Variant("Euler, N = 72", "solver", {"solver": "euler", "points": 72}),
+    "exact": Variant("exact teacher", "teacher", teacher="exact"),
 }
-ON_DIGITS = ("default", "none", "n5", "euler", "huber", "uniform", "random")
+ON_DIGITS = ("default", "uniform", "random", "huber", "euler")
 VARIANTS = {"toy": TOY, "digits": {key: TOY[key] for key in ON_DIGITS}}
 
 
-def recipe_of(name: str, key: str, variant: Variant, seed: int) -> Recipe:
+def recipe_of(name: str, variant: Variant, rate: float, seed: int) -> Recipe:
     """The recipe of one run, with as many steps as its budget buys."""
-    changes = STAGE[name] | variant.stage
-    if variant.piece == "rate":
-        changes["lr"] *= 3 if key == "lr_high" else 1 / 3
+    changes = STAGE[name] | variant.stage | {"lr": rate}
     cost = 5 if changes.get("solver") == "euler" else 6
     recipe = bought(get_recipe(name), BUDGET[name] * variant.budget, cost, seed, **changes)
     return replace(recipe, **variant.recipe)
@@ -186,8 +165,6 @@ class Table(Measure):
         copy = ConsistencyModel.from_teacher(source)
         if variant.student == "copy":
             return copy
-        if variant.student == "denoiser":
-            return DenoiserStudent(Teacher(copy.network, source.sigma_data, source.noise_scale))
         network = copy.network
         if variant.student.endswith("random"):
             torch.manual_seed(recipe.seed)
@@ -200,15 +177,36 @@ class Table(Measure):
         """The first metric of samples in one step and in two."""
         return {f"quality_{k}": row[self.ruler.first] for k, row in self.student(model, (1, 2)).items()}
 
-    def run(self, key: str, variant: Variant, seed: int) -> dict[str, Any]:
+    def train(self, variant: Variant, rate: float, seed: int) -> Iterator[State]:
+        """A run of a variant with one learning rate."""
+        recipe, teacher = recipe_of(self.name, variant, rate, seed), self.teacher(variant.teacher, seed)
+        student = self.beginning(variant, teacher, recipe)
+        return distill(recipe, teacher, self.data, student=student)
+
+    def tuning(self, variant: Variant, rate: float) -> dict[str, Any]:
+        """Distances in one step and in two after a run with one learning rate, with seeds that are not reported."""
+        try:
+            *_, state = self.train(variant, rate, TUNING_SEED)
+        except FloatingPointError as error:
+            return {"failed": str(error)}
+        out: dict[str, list[float]] = {"quality_1": [], "quality_2": []}
+        for seed in range(TUNING_SEED, TUNING_SEED + self.draws):
+            g = torch.Generator().manual_seed(seed)
+            x = noise(self.recipe, self.ruler.real.shape, g)
+            for steps in (1, 2):
+                levels = self.recipe.student_sigmas(steps)
+                samples = cdedu.sample_consistency(state.result, x, levels, g)
+                out[f"quality_{steps}"].append(self.ruler.measure(samples)[self.ruler.first])
+        return {key: median(values) for key, values in out.items()}
+
+    def run(self, key: str, variant: Variant, rate: float, seed: int) -> dict[str, Any]:
         """One training and its measurements."""
-        recipe, teacher = recipe_of(self.name, key, variant, seed), self.teacher(variant.teacher, seed)
-        student, loss = self.beginning(variant, teacher, recipe), []
+        loss: list[float] = []
         out: dict[str, Any] = {}
         try:
-            for state in distill(recipe, teacher, self.data, student=student, distance=variant.distance):
+            for state in self.train(variant, rate, seed):
                 loss.append(state.loss)
-                if key == "default" and state.step == state.steps // 2:
+                if state.step == state.steps // 2:
                     out["half"] = self.quality(state.result)
         except FloatingPointError as error:
             return {"failed": str(error)}
@@ -216,7 +214,8 @@ class Table(Measure):
         if key == "default":
             out["raw"] = self.quality(state.model.eval().requires_grad_(False))
         if self.name == "toy":
-            out |= self.errors(state.result, teacher, recipe, self.ends(variant.teacher, seed))
+            ends = self.ends(variant.teacher, seed)
+            out |= self.errors(state.result, self.teacher(variant.teacher, seed), state.recipe, ends)
             if seed == 0 and key in SHOWN:
                 answers = state.result(self.z[:300], 80.0).detach()
                 out["samples"] = [[round(v, 3) for v in point] for point in answers.tolist()]
@@ -246,14 +245,28 @@ class Table(Measure):
             "teacher": self.sampler(lambda x, g: cdedu.sample_heun(self.given, x, grid))[first],
         }
         if self.name == "toy":
-            ends = self.ends("given", 0)
+            ends, sizes = self.ends("given", 0), (5, 9, 18, 36, 72)
             for solver, sample in (("heun", cdedu.sample_heun), ("euler", cdedu.sample_euler)):
-                walks = {
-                    n: sample(self.given, self.z, karras_sigmas(n), to_zero=False) for n in (5, 9, 18, 36, 72)
-                }
+                walks = {n: sample(self.given, self.z, karras_sigmas(n), to_zero=False) for n in sizes}
                 out[f"composed_{solver}"] = {
                     str(n): float((x - ends).square().sum(1).mean().sqrt()) for n, x in walks.items()
                 }
+        out["composed"] = {}
+        for key, changes in {
+            "n5": {"n": 5},
+            "n9": {"n": 9},
+            "default": {},
+            "rho1": {"rho": 1.0},
+            "rho3": {"rho": 3.0},
+        }.items():
+            levels = karras_sigmas(**{"n": 18} | changes)
+            out["composed"][key] = self.sampler(
+                lambda x, g, s=levels: cdedu.sample_heun(self.given, x, s, to_zero=False)
+            )[first]
+        levels = karras_sigmas(18)
+        out["composed"]["euler"] = self.sampler(
+            lambda x, g: cdedu.sample_euler(self.given, x, levels, to_zero=False)
+        )[first]
         return out
 
 
@@ -263,6 +276,17 @@ def exact_moons() -> GaussianMixture:
     upper = torch.stack([angle.cos(), angle.sin()], dim=1)
     lower = torch.stack([1 - angle.cos(), 0.5 - angle.sin()], dim=1)
     return GaussianMixture((torch.cat([upper, lower]) - torch.tensor([0.5, 0.25])) / 1.4, 0.06 / 1.4)
+
+
+def chosen(name: str, key: str, study: Bench) -> float | None:
+    """The rate of a row: of its finished runs, the one with the least product of both distances; None where all failed."""
+    tried = {rate: study.runs.get(f"{name}/tune/{key}/{rate:g}") for rate in RATES[name]}
+    products = {
+        rate: run["quality_1"] * run["quality_2"]
+        for rate, run in tried.items()
+        if run and "failed" not in run
+    }
+    return min(products, key=products.__getitem__) if products else None
 
 
 def summary(name: str, study: Bench) -> dict[str, Any]:
@@ -276,10 +300,13 @@ def summary(name: str, study: Bench) -> dict[str, Any]:
             "piece": variant.piece,
             "seeds": len(done),
             "failed": len(done) - len(good),
+            "rate": chosen(name, key, study),
         }
         for what in ("quality_1", "quality_2", "loss", "error", "median_error", "spread", "sum"):
             if good and what in good[0]:
                 row[what] = spread([run[what] for run in good])
+        if good:
+            row["half"] = {what: spread([run["half"][what] for run in good]) for what in good[0]["half"]}
         if good and "links" in good[0]:
             columns = zip(*(run["links"] for run in good), strict=True)
             row["links"] = [spread(list(column))["median"] for column in columns]
@@ -288,9 +315,13 @@ def summary(name: str, study: Bench) -> dict[str, Any]:
                 ("raw", "no sampling average", "average"),
                 ("half", "half the budget", "budget"),
             ):
-                rows[free] = {"label": label, "piece": piece, "seeds": len(good), "failed": 0} | {
-                    what: spread([run[free][what] for run in good]) for what in ("quality_1", "quality_2")
-                }
+                rows[free] = {
+                    "label": label,
+                    "piece": piece,
+                    "seeds": len(good),
+                    "failed": 0,
+                    "rate": row["rate"],
+                } | {what: spread([run[free][what] for run in good]) for what in ("quality_1", "quality_2")}
         rows[key] = row
     for row in rows.values():
         for steps in (1, 2):
@@ -304,22 +335,27 @@ def summary(name: str, study: Bench) -> dict[str, Any]:
 def main() -> None:
     """All data sets, or those named."""
     asked = arguments(__doc__, BUDGET, only={"nargs": "*", "help": "keys of variants, for a look"})
-    settings = {"budget": BUDGET, "stage": STAGE, "samples": SAMPLES, "draws": DRAWS}
+    settings = {"budget": BUDGET, "stage": STAGE, "rates": RATES, "samples": SAMPLES, "draws": DRAWS}
     recipe = {name: get_recipe(name).to_dict() for name in BUDGET}
     study = Bench("anatomy", __file__, asked, settings=settings, recipe=recipe)
     for name in asked.parts:
         table, variants = Table(name), VARIANTS[name]
+        keys = [key for key in variants if asked.only is None or key in asked.only]
+        for key, rate in product(keys, RATES[name]):
+            run = study.run(f"{name}/tune/{key}/{rate:g}", partial(table.tuning, variants[key], rate))
+            print(f"{name}/tune/{key}/{rate:g}", brief(run), flush=True)
         fixed = study.run(f"{name}/fixed", table.fixed)
 
         def one(arm: str, seed: int) -> dict[str, Any]:
             key = arm.partition("/")[2]
-            return table.run(key, variants[key], seed)  # noqa: B023
+            rate = chosen(name, key, study)  # noqa: B023
+            if rate is None:
+                return {"failed": "with every rate"}
+            return table.run(key, variants[key], rate, seed)  # noqa: B023
 
-        keys = [key for key in variants if asked.only is None or key in asked.only]
         for _ in study.arms([f"{name}/{key}" for key in keys], SEEDS, one):
-            pass
-        rows = {"budget": BUDGET[name], "seeds": SEEDS, "variants": summary(name, study)}
-        study.write(study.metrics | {name: fixed | rows})
+            plan = {"budget": BUDGET[name], "seeds": SEEDS, "rates": RATES[name]}
+            study.metrics[name] = fixed | plan | {"variants": summary(name, study)}
 
 
 if __name__ == "__main__":
