@@ -1,8 +1,9 @@
 """Chapter 5: `python scripts/studies/scratch_or_teacher.py`. Writes `results/scratch-or-teacher.json`.
 
 Consistency distillation from the teacher that comes with the course, and consistency training from random weights, at equal
-network evaluations: per image 6 (teacher 2, target 1, student 3) and 4 (target 1, student 3). Some twenty minutes on one core.
-What is finished is in the record; started again, the study goes on from there.
+network evaluations: per image 6 (teacher 2, target 1, student 3) and 4 (target 1, student 3). Then one long run of consistency
+training on the moons, with as many evaluations as teacher and student of the course took together. Some twenty-five minutes on one
+core. What is finished is in the record; started again, the study goes on from there.
 """
 
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from cdedu.evaluation import spread
 from cdedu.recipes import Recipe, get_recipe
 from cdedu.teacher import Teacher
 from cdedu.training import distill, train_consistency
-from scripts.studies.bench import Bench, Measure, arguments, bought
+from scripts.studies.bench import Bench, Measure, arguments, bought, noise
 
 COST = {"cd": 6, "ct": 4, "ct_huber": 4}
 """Evaluations an image; ``ct_huber`` is consistency training with the loss of iCT."""
@@ -35,6 +36,8 @@ class Task:
     """What differs from the recipe's student stage, for each method."""
     draws: int = 3
     """Sampling seeds, of which the median is taken for each student."""
+    long: dict[str, Any] | None = None
+    """What differs in the long run of consistency training, if there is one."""
 
     def budgets_of(self, method: str) -> tuple[int, ...]:
         """In pilot runs the loss of iCT was the better one with the largest budget, and the worse one with small ones."""
@@ -66,6 +69,34 @@ def runs(task: Task, measure: Measure, teacher: Teacher, study: Bench) -> Iterat
             stop = {recipe.student.steps: f"{name}/{method}/{seed}/{b}"}
             study.along(stop, partial(train_consistency, recipe, measure.data), value)
             yield
+
+
+def long_run(task: Task, measure: Measure, study: Bench) -> dict[str, Any]:
+    """Consistency training for the bill of teacher and student of the course, measured on the way, beside that student."""
+    recipe, name = task.recipe, task.recipe.name
+    total = (
+        3 * recipe.teacher.batch * recipe.teacher.steps
+        + COST["cd"] * recipe.student.batch * recipe.student.steps
+    )
+    recipe = bought(recipe, total, COST["ct"], 0, **task.long or {})
+    stage = recipe.student
+    stops = {stage.steps * k // 4: f"{name}/long/{k}" for k in (1, 2, 3, 4)}
+    z = noise(recipe, measure.ruler.real.shape, 100)
+
+    def row(model: nn.Module, _: float = 0.0) -> dict[str, Any]:
+        points = [
+            [round(v, 3) for v in point] for point in model(z[:1000], recipe.sigma_max).detach().tolist()
+        ]
+        return {"distance": first(measure, model, 0.0), "samples": points}
+
+    study.along(stops, partial(train_consistency, recipe, measure.data), row)
+    study.run(f"{name}/course", partial(row, cdedu.load(f"{name}-student")))
+    return {
+        "recipe": {"steps": stage.steps, **(task.long or {})},
+        "evaluations": [COST["ct"] * stage.batch * step for step in stops],
+        "ct": [study.runs[key]["distance"] for key in stops.values()],
+        "course": study.runs[f"{name}/course"]["distance"],
+    }
 
 
 def summary(task: Task, done: dict[str, Any], fixed: dict[str, float]) -> dict[str, Any]:
@@ -100,6 +131,13 @@ TASKS = [
                 "index": "lognormal",
             },
         },
+        long={
+            "batch": 512,
+            "lr": 2e-3,
+            "points": 81,
+            "distance": "pseudo_huber",
+            "index": "lognormal",
+        },
     ),
     Task(
         get_recipe("digits"),
@@ -127,7 +165,12 @@ def main() -> None:
         rows = {"floor": measure.floor(), "teacher": walked}
         fixed = {key: row[measure.ruler.first] for key, row in rows.items()}
         for _ in runs(task, measure, teacher, study):
-            study.write(study.metrics | {name: summary(task, study.runs, fixed)})
+            study.write(
+                study.metrics | {name: study.metrics.get(name, {}) | summary(task, study.runs, fixed)}
+            )
+        if task.long:
+            study.metrics[name]["long"] = long_run(task, measure, study)
+            study.write(study.metrics)
 
 
 if __name__ == "__main__":
