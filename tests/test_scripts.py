@@ -138,7 +138,7 @@ def test_anatomy(monkeypatch, tmp_path):
     few = {key: variants[key] for key in ("default", "none", "euler", "huber", "random")}
     plan = {
         "BUDGET": {"toy": 3072},
-        "SEEDS": 1,
+        "SEEDS": {"toy": 1},
         "DRAWS": 1,
         "SAMPLES": {"toy": 100},
         "VARIANTS": {"toy": few},

@@ -2,22 +2,24 @@
 
 Consistency distillation from the teacher that comes with the course, and consistency training from random weights, at equal
 network evaluations: per image 6 (teacher 2, target 1, student 3) and 4 (target 1, student 3). Then one long run of consistency
-training on the moons, with as many evaluations as teacher and student of the course took together. Some twenty-five minutes on one
-core. What is finished is in the record; started again, the study goes on from there.
+training on the moons, with twice as many evaluations as teacher and student of the course took together. Some twenty-five minutes
+on one core. What is finished is in the record; started again, the study goes on from there.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 import cdedu
 from cdedu.evaluation import spread
 from cdedu.recipes import Recipe, get_recipe
 from cdedu.teacher import Teacher
-from cdedu.training import distill, train_consistency
+from cdedu.training import State, distill, train_consistency
 from scripts.studies.bench import Bench, Measure, arguments, bought, noise
 
 COST = {"cd": 6, "ct": 4, "ct_huber": 4}
@@ -36,8 +38,8 @@ class Task:
     """What differs from the recipe's student stage, for each method."""
     draws: int = 3
     """Sampling seeds, of which the median is taken for each student."""
-    long: dict[str, Any] | None = None
-    """What differs in the long run of consistency training, if there is one."""
+    long: tuple[dict[str, Any], ...] = ()
+    """The halves of a long run of consistency training, if there is one: what differs from the recipe in each."""
 
     def budgets_of(self, method: str) -> tuple[int, ...]:
         """In pilot runs the loss of iCT was the better one with the largest budget, and the worse one with small ones."""
@@ -72,31 +74,45 @@ def runs(task: Task, measure: Measure, teacher: Teacher, study: Bench) -> Iterat
 
 
 def long_run(task: Task, measure: Measure, study: Bench) -> dict[str, Any]:
-    """Consistency training for the bill of teacher and student of the course, measured on the way, beside that student."""
+    """Consistency training with twice the bill of the course's teacher and student, beside that student.
+
+    Half of the evaluations go to the schedule of the grid at a high learning rate, half to its last grid at a low one; each half is
+    measured in its middle and at its end.
+    """
     recipe, name = task.recipe, task.recipe.name
-    total = (
-        3 * recipe.teacher.batch * recipe.teacher.steps
-        + COST["cd"] * recipe.student.batch * recipe.student.steps
-    )
-    recipe = bought(recipe, total, COST["ct"], 0, **task.long or {})
-    stage = recipe.student
-    stops = {stage.steps * k // 4: f"{name}/long/{k}" for k in (1, 2, 3, 4)}
+    stages = recipe.teacher, recipe.student
+    half = sum(cost * stage.batch * stage.steps for cost, stage in zip((3, COST["cd"]), stages, strict=True))
     z = noise(recipe, measure.ruler.real.shape, 100)
 
     def row(model: nn.Module, _: float = 0.0) -> dict[str, Any]:
-        points = [
-            [round(v, 3) for v in point] for point in model(z[:1000], recipe.sigma_max).detach().tolist()
-        ]
-        return {"distance": first(measure, model, 0.0), "samples": points}
+        points = model(z[:1000], recipe.sigma_max).tolist()
+        return {"distance": first(measure, model, 0.0), "samples": [[round(v, 3) for v in p] for p in points]}
 
-    study.along(stops, partial(train_consistency, recipe, measure.data), row)
-    study.run(f"{name}/course", partial(row, cdedu.load(f"{name}-student")))
-    return {
-        "recipe": {"steps": stage.steps, **(task.long or {})},
-        "evaluations": [COST["ct"] * stage.batch * step for step in stops],
-        "ct": [study.runs[key]["distance"] for key in stops.values()],
-        "course": study.runs[f"{name}/course"]["distance"],
-    }
+    out: dict[str, Any] = {"recipe": [], "evaluations": [], "ct": []}
+    keys, start = iter(range(1, 2 * len(task.long) + 1)), None
+    for part, changes in enumerate(task.long):
+        own = bought(recipe, half, COST["ct"], part, **changes)
+        steps = own.student.steps
+        stops = {steps // 2: f"{name}/long/{next(keys)}", steps: f"{name}/long/{next(keys)}"}
+        fixed = {"schedule": lambda k, steps, s0, s1: s1 + 1} if part else {}
+        last = Path("runs/scratch-or-teacher") / f"{name}-long-{part}.safetensors"
+
+        def train(
+            own: Recipe = own, start: Any = start, fixed: Any = fixed, last: Path = last
+        ) -> Iterator[State]:
+            for state in train_consistency(own, measure.data, start=start, **fixed):
+                if state.step == state.steps:
+                    cdedu.save(last, state.result, own, measure.data.train.shape[1:])
+                yield state
+
+        study.along(stops, train, torch.no_grad()(row))
+        start = cdedu.load(last) if last.is_file() else None
+        out["recipe"].append({"steps": steps, **changes})
+        out["evaluations"] += [half * part + COST["ct"] * own.student.batch * step for step in stops]
+        out["ct"] += [study.runs[key]["distance"] for key in stops.values()]
+    out["course"] = study.run(f"{name}/course", lambda: row(cdedu.load(f"{name}-student")))["distance"]
+    out["course_evaluations"] = half
+    return out
 
 
 def summary(task: Task, done: dict[str, Any], fixed: dict[str, float]) -> dict[str, Any]:
@@ -131,13 +147,10 @@ TASKS = [
                 "index": "lognormal",
             },
         },
-        long={
-            "batch": 512,
-            "lr": 2e-3,
-            "points": 81,
-            "distance": "pseudo_huber",
-            "index": "lognormal",
-        },
+        long=(
+            {"batch": 512, "lr": 2e-3, "points": 81, "distance": "pseudo_huber", "index": "lognormal"},
+            {"batch": 1024, "lr": 3e-4, "points": 151, "distance": "pseudo_huber", "index": "lognormal"},
+        ),
     ),
     Task(
         get_recipe("digits"),
