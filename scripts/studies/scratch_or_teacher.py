@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 import cdedu
@@ -82,12 +81,6 @@ def long_run(task: Task, measure: Measure, study: Bench) -> dict[str, Any]:
     recipe, name = task.recipe, task.recipe.name
     stages = recipe.teacher, recipe.student
     half = sum(cost * stage.batch * stage.steps for cost, stage in zip((3, COST["cd"]), stages, strict=True))
-    z = noise(recipe, measure.ruler.real.shape, 100)
-
-    def row(model: nn.Module, _: float = 0.0) -> dict[str, Any]:
-        points = model(z[:1000], recipe.sigma_max).tolist()
-        return {"distance": first(measure, model, 0.0), "samples": [[round(v, 3) for v in p] for p in points]}
-
     out: dict[str, Any] = {"recipe": [], "evaluations": [], "ct": []}
     keys, start = iter(range(1, 2 * len(task.long) + 1)), None
     for part, changes in enumerate(task.long):
@@ -105,13 +98,31 @@ def long_run(task: Task, measure: Measure, study: Bench) -> dict[str, Any]:
                     cdedu.save(last, state.result, own, measure.data.train.shape[1:])
                 yield state
 
-        study.along(stops, train, torch.no_grad()(row))
+        study.along(stops, train, partial(first, measure))
         start = cdedu.load(last) if last.is_file() else None
         out["recipe"].append({"steps": steps, **changes})
         out["evaluations"] += [half * part + COST["ct"] * own.student.batch * step for step in stops]
-        out["ct"] += [study.runs[key]["distance"] for key in stops.values()]
-    out["course"] = study.run(f"{name}/course", lambda: row(cdedu.load(f"{name}-student")))["distance"]
+        out["ct"] += [study.runs[key] for key in stops.values()]
+    course = cdedu.load(f"{name}-student")
+    out["course"] = study.run(f"{name}/course", partial(first, measure, course, 0.0))
     out["course_evaluations"] = half
+
+    def samples() -> dict[str, Any]:
+        z, levels = (
+            noise(recipe, (1000, *measure.ruler.shape), 100),
+            {k: recipe.student_sigmas(k) for k in (1, 2)},
+        )
+        return {
+            who: {
+                str(k): [
+                    [round(v, 3) for v in point] for point in cdedu.sample_consistency(model, z, s).tolist()
+                ]
+                for k, s in levels.items()
+            }
+            for who, model in (("ct", start), ("cd", course))
+        }
+
+    study.run(f"{name}/samples", samples)
     return out
 
 
