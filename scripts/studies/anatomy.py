@@ -26,7 +26,7 @@ from cdedu.solvers import euler_step, heun_step
 from cdedu.student import ConsistencyModel
 from cdedu.teacher import Teacher, preconditioning
 from cdedu.training import State, distill, train_teacher
-from scripts.studies.bench import Bench, Measure, arguments, bought, brief, noise
+from scripts.studies.bench import Bench, Measure, arguments, bought, brief, noise, protocols
 
 RECORDS = {"toy": "anatomy", "digits": "anatomy-digits"}
 BUDGET = {"toy": 1_152_000, "digits": 76_800}
@@ -338,7 +338,8 @@ def main() -> None:
         plan = {"budget": BUDGET[name], "rates": RATES[name]}
         settings = plan | {"stage": STAGE[name], "samples": SAMPLES[name], "draws": DRAWS}
         recipe = get_recipe(name).to_dict()
-        study = Bench(RECORDS[name], __file__, asked, name, settings=settings, recipe=recipe)
+        fixed_fields = {"settings": settings, "recipe": recipe, "protocol": protocols((name,), "brief")}
+        study = Bench(RECORDS[name], __file__, asked, name, **fixed_fields)
         table, variants = Table(name), VARIANTS[name]
         keys = [key for key in variants if asked.only is None or key in asked.only]
         for key, rate in product(keys, RATES[name] if len(RATES[name]) > 1 else ()):
