@@ -108,19 +108,12 @@ def long_run(task: Task, measure: Measure, study: Bench) -> dict[str, Any]:
     out["course_evaluations"] = half
 
     def samples() -> dict[str, Any]:
-        z, levels = (
-            noise(recipe, (1000, *measure.ruler.shape), 100),
-            {k: recipe.student_sigmas(k) for k in (1, 2)},
-        )
-        return {
-            who: {
-                str(k): [
-                    [round(v, 3) for v in point] for point in cdedu.sample_consistency(model, z, s).tolist()
-                ]
-                for k, s in levels.items()
-            }
-            for who, model in (("ct", start), ("cd", course))
-        }
+        """By model and number of steps, the coordinates of a thousand."""
+        z, out = noise(recipe, (1000, *measure.ruler.shape), 100), {}
+        for who, model in (("ct", start), ("cd", course)):
+            x = {k: cdedu.sample_consistency(model, z, recipe.student_sigmas(k)) for k in (1, 2)}
+            out[who] = {str(k): [[round(v, 3) for v in c] for c in v.T.tolist()] for k, v in x.items()}
+        return out
 
     study.run(f"{name}/samples", samples)
     return out
