@@ -101,7 +101,8 @@ def long_run(task: Task, measure: Measure, study: Bench) -> dict[str, Any]:
         study.along(stops, train, partial(first, measure))
         start = cdedu.load(last) if last.is_file() else None
         out["recipe"].append({"steps": steps, **changes})
-        out["evaluations"] += [half * part + COST["ct"] * own.student.batch * step for step in stops]
+        before = out["evaluations"][-1] if part else 0
+        out["evaluations"] += [before + COST["ct"] * own.student.batch * step for step in stops]
         out["ct"] += [study.runs[key] for key in stops.values()]
     course = cdedu.load(f"{name}-student")
     out["course"] = study.run(f"{name}/course", partial(first, measure, course, 0.0))
