@@ -230,6 +230,27 @@ def test_tradeoffs(monkeypatch, tmp_path):
     )
 
 
+def test_fair(monkeypatch, tmp_path):
+    def few(data, name="standard", **_):
+        return protocol_of(data, name, n=20, draws=1)
+
+    module = importlib.import_module("scripts.studies.fair")
+    monkeypatch.setattr(bench, "protocol_of", few)
+    monkeypatch.setattr(
+        module, "Ruler", lambda data, protocol=None: Ruler(data, protocol=protocol or few(data))
+    )
+    plan = {"EVALUATIONS": (1, 3), "STUDENT": (1,), "BUDGET": 6, "protocol_of": few}
+    made = study(monkeypatch, tmp_path, "studies.fair", "fair", "toy", **plan)["metrics"]["toy"]
+    known = read_record(ROOT / "results" / "fair.json")["metrics"]["toy"]
+    assert made.keys() == known.keys() and made["ddim"]["3"].keys() == known["ddim"]["3"].keys()
+    assert made["ddim"]["3"]["tuned"].keys() == known["ddim"]["3"]["tuned"].keys()
+    walks = {s: made[s]["3"]["tuned"]["sw"]["median"] for s in ("ddim", "dpm_solver", "heun")}
+    assert made["best"]["3"] == {"sampler": min(walks, key=walks.get), "distance": min(walks.values())}
+    mine = made["consistency"]["1"]["tuned"]["sw"]["median"]
+    assert made["ratio"]["1"]["3"] == min(walks.values()) / mine
+    assert made["worth"]["1"] in (None, 1, 3)
+
+
 def test_latent(monkeypatch, tmp_path):
     plan = {
         "FLOOR": {"steps": 1, "channels": [2]}, "SPACES": {"steps": 1, "points": [18], "lr": 2e-3}, "SEEDS": 1, "BATCH": 8,
@@ -382,7 +403,8 @@ def test_runs_that_are_killed_end_as_those_that_are_not():
     """A few of the kills; and each option says what it is."""
     script = [sys.executable, str(ROOT / "scripts" / "bench" / "kills.py")]
     options = {"capture_output": True, "text": True, "env": os.environ | {"PYTHONPATH": str(ROOT)}}
-    done = subprocess.run([*script, "--kills", "3"], **options)
-    assert done.returncode == 0 and done.stdout.startswith("3 kills (") and "0 losses" in done.stdout
+    done = subprocess.run([*script, "--kills", "9"], **options)
+    assert done.returncode == 0 and done.stdout.startswith("9 kills (") and "0 losses" in done.stdout
+    assert all(f"of {name}" in done.stdout for name in ("train", "distill", "export"))
     said = subprocess.run([*script, "--help"], **options).stdout
     assert "how often to kill" in said and "of what is killed, and when" in said

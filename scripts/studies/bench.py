@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from cdedu.checkpoints import sha256, shipped
 from cdedu.data import load_data
 from cdedu.evaluation import spread
 from cdedu.evaluation.comparison import Row, Ruler, Sampler
@@ -155,6 +156,15 @@ def pooled(rows: Sequence[Row]) -> Row:
 def protocols(names: Iterable[str], kind: str = "standard") -> dict[str, Any]:
     """The field ``protocol`` of a record: how samples of each of these recipes are measured."""
     return {name: protocol_of(load_data(get_recipe(name).data), kind).to_dict() for name in names}
+
+
+def weights(names: Iterable[str]) -> dict[str, str]:
+    """The field ``weights`` of a record: hashes of the shipped teachers and students of these recipes."""
+    return {
+        f"{name}-{role}": sha256(shipped(f"{name}-{role}"))
+        for name in names
+        for role in ("teacher", "student")
+    }
 
 
 def bought(recipe: Recipe, evaluations: float, cost: int, seed: int, **changes: Any) -> Recipe:

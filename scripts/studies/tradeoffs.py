@@ -35,6 +35,7 @@ from scripts.studies.bench import (
     protocols,
     spreads,
     trained,
+    weights,
 )
 
 CALLS = {
@@ -243,7 +244,15 @@ def main() -> None:
     asked = arguments(__doc__, timing={"action": "store_true", "help": "only the milliseconds, again"})
     settings = {"calls": CALLS, "student_calls": STUDENT_CALLS, "round": ROUND}
     recipe = {name: get_recipe(name).to_dict() for name in NAMES}
-    study = Bench("tradeoffs", __file__, asked, settings=settings, recipe=recipe, protocol=protocols(NAMES))
+    study = Bench(
+        "tradeoffs",
+        __file__,
+        asked,
+        settings=settings,
+        recipe=recipe,
+        protocol=protocols(NAMES),
+        weights=weights(NAMES),
+    )
     if not asked.timing:
         for name in reversed(NAMES):
             fixed(study, name)
