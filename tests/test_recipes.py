@@ -84,6 +84,19 @@ def test_the_teacher_of_cifar10_is_edms():
     assert (stage.log_sigma.mean, stage.log_sigma.std, recipe.network.dropout) == (-1.2, 1.2, 0.13)
 
 
+def test_the_teacher_of_imagenet64_is_edms_and_openai_mirrors_its_images():
+    """--duration=2500 --batch=4096 --ema=50 --lr=1e-4 --dropout=0.10 of NVlabs/edm; random_flip of openai/consistency_models."""
+    recipe, stage = recipes["imagenet64"], recipes["imagenet64"].teacher
+    assert (stage.steps - 1) * stage.batch < 2_500_000_000 <= stage.steps * stage.batch
+    assert stage.ema == pytest.approx(0.5 ** (stage.batch / 50e6), abs=1e-6)
+    assert stage.warmup == 10_000_000 // stage.batch
+    assert (stage.lr, recipe.network.dropout, recipe.flip) == (1e-4, 0.1, True)
+
+
+def test_easy_tuning_mirrors_no_images_as_in_ect():
+    assert not recipes["cifar10-easy"].flip and recipes["cifar10-ddpmpp"].flip
+
+
 def test_the_network_of_cifar10_is_openais_and_that_of_the_easy_recipe_is_ects():
     """configs/cifar10_ve_cd.py and cifar10_k_ve.py of openai/consistency_models_cifar10; ECT starts from EDM's DDPM++."""
     ncsnpp = Network("ncsnpp", 128, 4, (2, 2, 2), (16,), dropout=0.13)

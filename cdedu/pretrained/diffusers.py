@@ -115,7 +115,8 @@ def _schedule(config: dict[str, Any], folder: Path) -> tuple[Tensor, str]:
     name, prediction = config["_class_name"], config.get("prediction_type", "epsilon")
     if "Flow" in name or "flow" in str(prediction) or config.get("use_flow_sigmas"):
         raise ValueError(
-            f"{folder}: {name:.80} is flow matching, not a diffusion; its velocity has no noise level σ that this package knows"
+            f"{folder}: {name:.80} is flow matching, not a diffusion, and is not read from files. In Python its network v(x_t, t) is "
+            "the denoiser x_t − t·v at σ = t/(1 − t), with x_t = (1 − t)·x, and `distill` takes any denoiser"
         )
     if config.get("rescale_betas_zero_snr"):
         raise ValueError(
