@@ -111,7 +111,12 @@ TOY: dict[str, Variant] = {
     "n9": Variant("N = 9", "N", {"points": 9}),
     "switch": Variant("switch at ε", "boundary", student="switch"),
     "none": Variant("no boundary condition", "boundary", student="none"),
-    "none_random": Variant("no boundary condition, random start", "boundary", student="none from random"),
+    "none_random": Variant(
+        "no boundary condition, λ = 1, random start",
+        "boundary",
+        {"weight": "uniform"},
+        student="none from random",
+    ),
     "rho3": Variant("ρ = 3", "grid", recipe={"rho": 3.0}),
     "n5": Variant("N = 5", "N", {"points": 5}),
     "time": Variant("raw σ as time", "slip", student="time"),
