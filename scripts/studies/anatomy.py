@@ -8,8 +8,8 @@ moons, half an hour for the digits; started again, the study goes on where it st
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from itertools import chain, pairwise
 from typing import Any
 
@@ -19,13 +19,12 @@ from torch import Tensor, nn
 import cdedu
 from cdedu.course.measures.links import link_errors
 from cdedu.evaluation import spread
-from cdedu.mixture import GaussianMixture
 from cdedu.noise import SIGMA_MIN, karras_sigmas, sigma_like
 from cdedu.recipes import Recipe, get_recipe
 from cdedu.solvers import euler_step, heun_step
 from cdedu.student import ConsistencyModel
 from cdedu.teacher import Teacher, preconditioning
-from cdedu.training import State, distill, train_teacher
+from cdedu.training import State, distill
 from scripts.studies.bench import Bench, Measure, arguments, bought, brief, noise, protocols
 
 RECORDS = {"toy": "anatomy", "digits": "anatomy-digits"}
@@ -59,16 +58,12 @@ def gap(sigma: Tensor) -> Tensor:
 RULES: dict[str, Rule] = {
     "none": lambda s, c: (0 * s, torch.ones_like(s), c[2]),
     "switch": lambda s, c: ((gap(s) < 1e-8).to(s), (gap(s) >= 1e-8).to(s), c[2]),
-    "root": lambda s, c: (c[0], 0.5 * gap(s) / (0.25 + gap(s) ** 2).sqrt(), c[2]),
-    "out": lambda s, c: (c[0], 2 * c[1], c[2]),
-    "in": lambda s, c: (c[0], c[1], c[2] ** 2),
-    "time": lambda s, c: c,
 }
 """Other coefficients (c_skip, c_out, c_in) of a student, from σ and the right ones."""
 
 
 class Wrapped(nn.Module):
-    """c_skip x + c_out F(c_in x, c_noise) with the coefficients of a rule; ``time`` also tells the network σ as it is."""
+    """c_skip x + c_out F(c_in x, c_noise) with the coefficients of a rule."""
 
     def __init__(self, network: nn.Module, rule: str, noise_scale: float) -> None:
         super().__init__()
@@ -77,7 +72,7 @@ class Wrapped(nn.Module):
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         s = sigma_like(sigma, x)
         c_skip, c_out, c_in = RULES[self.rule](s, preconditioning(s, 0.5, SIGMA_MIN))
-        level = s if self.rule == "time" else self.noise_scale * s.log()
+        level = self.noise_scale * s.log()
         return c_skip * x + c_out * self.network(c_in * x, level.flatten().expand(len(x)))
 
 
@@ -88,14 +83,9 @@ class Variant:
     label: str
     piece: str
     stage: dict[str, Any] = field(default_factory=dict)
-    recipe: dict[str, Any] = field(default_factory=dict)
     student: str = "copy"
     """``copy`` of the teacher's network, ``random`` weights, or one of the rules, around a copy or a network ``from random``
     weights."""
-    teacher: str | int = "given"
-    """``given``, ``exact``, or the steps of its training."""
-    budget: float = 1.0
-    """In budgets."""
 
 
 TOY: dict[str, Variant] = {
@@ -105,10 +95,7 @@ TOY: dict[str, Variant] = {
     "uniform": Variant("λ = 1", "weight", {"weight": "uniform"}),
     "random": Variant("random start", "start", student="random"),
     "n72": Variant("N = 72", "N", {"points": 72}),
-    "mu9": Variant("μ = 0.9", "target", {"target_rate": 0.9}),
     "mu99": Variant("μ = 0.99", "target", {"target_rate": 0.99}),
-    "euler": Variant("Euler", "solver", {"solver": "euler"}),
-    "n9": Variant("N = 9", "N", {"points": 9}),
     "switch": Variant("switch at ε", "boundary", student="switch"),
     "none": Variant("no boundary condition", "boundary", student="none"),
     "none_random": Variant(
@@ -117,29 +104,19 @@ TOY: dict[str, Variant] = {
         {"weight": "uniform"},
         student="none from random",
     ),
-    "rho3": Variant("ρ = 3", "grid", recipe={"rho": 3.0}),
-    "n5": Variant("N = 5", "N", {"points": 5}),
-    "time": Variant("raw σ as time", "slip", student="time"),
-    "in": Variant("c_in without its root", "slip", student="in"),
-    "out": Variant("c_out without σ_d", "slip", student="out"),
-    "double": Variant("twice the budget", "budget", budget=2.0),
-    "n36": Variant("N = 36", "N", {"points": 36}),
-    "teacher300": Variant("teacher of 300 steps", "teacher", teacher=300),
-    "rho1": Variant("ρ = 1, even steps", "grid", recipe={"rho": 1.0}),
-    "root": Variant("(σ − ε)² under the root", "slip", student="root"),
-    "euler72": Variant("Euler, N = 72", "solver", {"solver": "euler", "points": 72}),
-    "exact": Variant("exact teacher", "teacher", teacher="exact"),
 }
-ON_DIGITS = ("default", "none", "n5", "euler", "huber", "uniform", "random")
-VARIANTS = {"toy": TOY, "digits": {key: TOY[key] for key in ON_DIGITS}}
+DIGITS = {key: TOY[key] for key in ("default", "none", "huber", "uniform", "random")} | {
+    "euler": Variant("Euler", "solver", {"solver": "euler"}),
+    "n5": Variant("N = 5", "N", {"points": 5}),
+}
+VARIANTS = {"toy": TOY, "digits": DIGITS}
 
 
 def recipe_of(name: str, variant: Variant, rate: float, seed: int) -> Recipe:
     """The recipe of one run, with as many steps as its budget buys."""
     changes = STAGE[name] | variant.stage | {"lr": rate}
     cost = 5 if changes.get("solver") == "euler" else 6
-    recipe = bought(get_recipe(name), BUDGET[name] * variant.budget, cost, seed, **changes)
-    return replace(recipe, **variant.recipe)
+    return bought(get_recipe(name), BUDGET[name], cost, seed, **changes)
 
 
 class Table(Measure):
@@ -150,27 +127,15 @@ class Table(Measure):
         self.name, self.given = name, cdedu.load(f"{name}-teacher")
         self.z = noise(self.recipe, (1000, *self.ruler.shape), 100)
 
-    @cache  # noqa: B019
-    def teacher(self, kind: str | int, seed: int) -> Any:
-        """The denoiser of a variant."""
-        if kind == "given":
-            return self.given
-        if kind == "exact":
-            return exact_moons()
-        stage = replace(self.recipe.teacher, steps=int(kind), batch=min(256, self.recipe.teacher.batch))
-        *_, state = train_teacher(replace(self.recipe, teacher=stage, seed=seed), self.data)
-        return state.result
-
-    @cache  # noqa: B019
+    @cached_property
     @torch.no_grad()
-    def ends(self, kind: str | int, seed: int) -> Tensor:
+    def ends(self) -> Tensor:
         """The ends of the teacher's paths from z, by 400 points of Heun."""
-        return cdedu.sample_heun(self.teacher(kind, seed), self.z, karras_sigmas(400), to_zero=False)
+        return cdedu.sample_heun(self.given, self.z, karras_sigmas(400), to_zero=False)
 
-    def beginning(self, variant: Variant, teacher: Any, recipe: Recipe) -> nn.Module:
+    def beginning(self, variant: Variant, recipe: Recipe) -> nn.Module:
         """The student before training."""
-        source: Teacher = teacher if isinstance(teacher, Teacher) else self.given
-        copy = ConsistencyModel.from_teacher(source)
+        copy = ConsistencyModel.from_teacher(self.given)
         if variant.student == "copy":
             return copy
         network = copy.network
@@ -187,9 +152,8 @@ class Table(Measure):
 
     def train(self, variant: Variant, rate: float, seed: int) -> Iterator[State]:
         """A run of a variant with one learning rate."""
-        recipe, teacher = recipe_of(self.name, variant, rate, seed), self.teacher(variant.teacher, seed)
-        student = self.beginning(variant, teacher, recipe)
-        return distill(recipe, teacher, self.data, student=student)
+        recipe = recipe_of(self.name, variant, rate, seed)
+        return distill(recipe, self.given, self.data, student=self.beginning(variant, recipe))
 
     def tuning(self, variant: Variant, rate: float) -> dict[str, Any]:
         """Distances in one step and in two after a run with one learning rate, with seeds that are not reported."""
@@ -219,20 +183,19 @@ class Table(Measure):
         if key == "default":
             out["raw"] = self.quality(state.model.eval().requires_grad_(False))
         if self.name == "toy":
-            ends = self.ends(variant.teacher, seed if isinstance(variant.teacher, int) else 0)
-            out |= self.errors(state.result, self.teacher(variant.teacher, seed), state.recipe, ends)
+            out |= self.errors(state.result, state.recipe)
             if seed == 0 and key in SHOWN:
                 answers = state.result(self.z[:300], 80.0).detach()
                 out["samples"] = [[round(v, 3) for v in point] for point in answers.tolist()]
         return out
 
     @torch.no_grad()
-    def errors(self, model: nn.Module, teacher: Any, recipe: Recipe, ends: Tensor) -> dict[str, Any]:
+    def errors(self, model: nn.Module, recipe: Recipe) -> dict[str, Any]:
         """Root-mean-square distance of one-step answers to the ends of the teacher's paths, and of each link."""
         answers = model(self.z, 80.0)
-        far = (answers - ends).square().sum(1)
+        far = (answers - self.ends).square().sum(1)
         solver = euler_step if recipe.student.solver == "euler" else heun_step
-        links = link_errors(model, teacher, self.z, recipe.sigmas(), solver)
+        links = link_errors(model, self.given, self.z, recipe.sigmas(), solver)
         return {
             "error": float(far.mean().sqrt()),
             "median_error": float(far.sqrt().median()),
@@ -250,7 +213,7 @@ class Table(Measure):
             "teacher": self.sampler(lambda x, g: cdedu.sample_heun(self.given, x, grid))[first],
         }
         if self.name == "toy":
-            ends, sizes = self.ends("given", 0), (5, 9, 18, 36, 72)
+            ends, sizes = self.ends, (5, 9, 18, 36, 72)
             for solver, sample in (("heun", cdedu.sample_heun), ("euler", cdedu.sample_euler)):
                 walks = {n: sample(self.given, self.z, karras_sigmas(n), to_zero=False) for n in sizes}
                 out[f"composed_{solver}"] = {
@@ -273,14 +236,6 @@ class Table(Measure):
             lambda x, g: cdedu.sample_euler(self.given, x, levels, to_zero=False)
         )[first]
         return out
-
-
-def exact_moons() -> GaussianMixture:
-    """The two moons as 96 Gaussians in a row, as in chapter 4."""
-    angle = torch.linspace(0, torch.pi, 48)
-    upper = torch.stack([angle.cos(), angle.sin()], dim=1)
-    lower = torch.stack([1 - angle.cos(), 0.5 - angle.sin()], dim=1)
-    return GaussianMixture((torch.cat([upper, lower]) - torch.tensor([0.5, 0.25])) / 1.4, 0.06 / 1.4)
 
 
 def chosen(name: str, key: str, study: Bench) -> float | None:
@@ -330,7 +285,11 @@ def summary(name: str, study: Bench) -> dict[str, Any]:
             if good and what in good[0]:
                 row[what] = spread([run[what] for run in good])
         prefix = f"{name}/tune/{key}/"
-        row["tried"] = {k.removeprefix(prefix): run for k, run in study.runs.items() if k.startswith(prefix)}
+        row["tried"] = [
+            {"rate": float(arm.removeprefix(prefix)), **run}
+            for arm, run in study.runs.items()
+            if arm.startswith(prefix)
+        ]
         if good and "links" in good[0]:
             columns = zip(*(run["links"] for run in good), strict=True)
             row["links"] = [spread(list(column))["median"] for column in columns]
