@@ -23,7 +23,7 @@ from cdedu.noise import SIGMA_MIN, karras_sigmas, sigma_like
 from cdedu.recipes import Recipe, get_recipe
 from cdedu.solvers import euler_step, heun_step
 from cdedu.student import ConsistencyModel
-from cdedu.teacher import Teacher, preconditioning
+from cdedu.teacher import preconditioning
 from cdedu.training import State, distill
 from scripts.studies.bench import Bench, Measure, arguments, bought, brief, noise, protocols
 
