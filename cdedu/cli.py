@@ -1,4 +1,4 @@
-"""The command line: ``cdedu plan | train | distill | sample | evaluate | distance | captions | export | grade``.
+"""The command line: ``cdedu plan | train | distill | sample | evaluate | distance | captions | export | grade | race``.
 
 A run lives in ``runs/<recipe>/``: ``teacher.safetensors`` and ``student.safetensors`` to use, ``*.state.safetensors`` to resume
 from. Every run leaves a record in ``results/runs/``, under a name of its own.
@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -21,9 +22,9 @@ import tyro
 
 from cdedu import checkpoints, fitting, samples
 from cdedu.checkpoints import WEIGHTS
-from cdedu.course.command import GradeFolder, PlanRun
+from cdedu.course.command import GradeFolder, PlanRun, RaceEntries
 from cdedu.data import SETS, TOYS, Dataset, load_data, to_unit
-from cdedu.files import read_header, sha256
+from cdedu.files import locked, read_header, sha256
 from cdedu.limits import Count, Pixels, Positive, Range, Rate, Seed, Weight, check_memory, check_ranges
 from cdedu.methods.guidance import Labelled
 from cdedu.pretrained import export_pipeline, load_teacher, locate
@@ -229,7 +230,13 @@ class Sample:
             "labels": labels.tolist() if labels is not None else None, "shape": shape, "recipe": recipe.to_dict(),
         }  # fmt: skip
         write = samples.write_folder if self.format == "png" else partial(samples.write_npz, labels=labels)
-        done = write(path, drawn, shape, self.number, batch, about)
+        what = f"command draws into {path}; wait for its end, or choose another --out"
+        with locked(path.with_name(f".{path.name}.lock"), what):
+            try:
+                done = write(path, drawn, shape, self.number, batch, about)
+            finally:
+                with suppress(OSError):  # Windows keeps a file that is open
+                    path.with_name(f".{path.name}.lock").unlink()
         print(f"{self.number} samples of {source} in {path}" + f", {done} of them from before" * (done > 0))
 
 
@@ -313,6 +320,7 @@ class Evaluate(_Command):
             facts = {
                 "device": str(runtime.device),
                 "seconds": time.perf_counter() - start,
+                "protocol": {recipe.name: metrics.pop("protocol")},
                 "metrics": metrics,
             }
             facts["runtime"] = runtime.describe()
@@ -671,7 +679,8 @@ def _model_source(wanted: str | None, folder: Path, recipe: Recipe, role: str) -
 
 Grade = Annotated[GradeFolder, tyro.conf.subcommand("grade")]
 Plan = Annotated[PlanRun, tyro.conf.subcommand("plan")]
-Command = Plan | Train | Distill | Sample | Evaluate | Distance | Captions | Export | Grade
+Race = Annotated[RaceEntries, tyro.conf.subcommand("race")]
+Command = Plan | Train | Distill | Sample | Evaluate | Distance | Captions | Export | Grade | Race
 
 
 def _option(field: str) -> str:

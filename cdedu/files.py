@@ -80,21 +80,23 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def held(lock: str | Path, busy: str) -> Iterator[None]:
-    """Inside, no other process holds this lock. A dead process holds none.
+def locked(lock: str | Path, what: str) -> Iterator[None]:
+    """Inside, nobody else on this machine is inside. The lock is the system's, which opens that of a dead process.
+
+    Args:
+        lock: a file that need not be there, and stays.
+        what: what another one is doing inside, and the remedy.
 
     Raises:
-        BlockingIOError: saying ``busy``, if another process holds it.
+        BlockingIOError: at once, if somebody is.
     """
-    guard = FileLock(lock, timeout=0)
+    Path(lock).parent.mkdir(parents=True, exist_ok=True)
     try:
-        guard.acquire()
+        held = FileLock(lock, timeout=0).acquire()
     except Timeout:
-        raise BlockingIOError(busy) from None
-    try:
+        raise BlockingIOError(f"another {what}") from None
+    with held:
         yield
-    finally:
-        guard.release()
 
 
 def sweep(folder: str | Path) -> list[Path]:
