@@ -1,4 +1,4 @@
-"""The command line: ``cdedu plan | train | distill | sample | evaluate | distance | captions | export | grade``.
+"""The command line: ``cdedu plan | train | distill | sample | evaluate | distance | captions | export | grade | race``.
 
 A run lives in ``runs/<recipe>/``: ``teacher.safetensors`` and ``student.safetensors`` to use, ``*.state.safetensors`` to resume
 from. Every run leaves a record in ``results/runs/``, under a name of its own.
@@ -20,7 +20,7 @@ import tyro
 
 from cdedu import checkpoints, fitting, samples
 from cdedu.checkpoints import WEIGHTS
-from cdedu.course.command import GradeFolder, PlanRun
+from cdedu.course.command import GradeFolder, PlanRun, RaceEntries
 from cdedu.data import Dataset, load_data, to_unit
 from cdedu.files import locked, read_header, sha256
 from cdedu.limits import Count, Pixels, Positive, Range, Rate, Seed, Weight, check_memory, check_ranges
@@ -646,7 +646,8 @@ def _model_source(wanted: str | None, folder: Path, recipe: Recipe, role: str) -
 
 Grade = Annotated[GradeFolder, tyro.conf.subcommand("grade")]
 Plan = Annotated[PlanRun, tyro.conf.subcommand("plan")]
-Command = Plan | Train | Distill | Sample | Evaluate | Distance | Captions | Export | Grade
+Race = Annotated[RaceEntries, tyro.conf.subcommand("race")]
+Command = Plan | Train | Distill | Sample | Evaluate | Distance | Captions | Export | Grade | Race
 
 
 def main() -> None:
