@@ -21,6 +21,7 @@ from cdedu.networks import MLP, unet
 from cdedu.networks.guided import WeightedUNet
 from cdedu.pretrained import DiffusersDenoiser, load_teacher
 from cdedu.recipes import Network, Recipe, StudentStage, TeacherStage
+from cdedu.samplers import sample_consistency
 from cdedu.student import ConsistencyModel, DenoiserStudent
 from cdedu.teacher import Teacher
 from cdedu.training import distill, train_teacher
@@ -53,6 +54,19 @@ def test_a_model_comes_back_bitwise(tmp_path, original):
     x = torch.randn(5, 2)
     assert back(x, 3.0).equal(original(x, 3.0))
     assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("clip", [1.0, 0.25, None])
+def test_a_student_that_is_clipped_stays_so(tmp_path, clip):
+    student, path = model(ConsistencyModel), tmp_path / "student.safetensors"
+    student.clip = clip
+    save(path, student, TINY, (2,))
+    assert load(path).clip == clip
+    x = 80 * torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+    ours, theirs = (
+        sample_consistency(f, x, (80.0, 0.8), torch.Generator().manual_seed(1)) for f in (load(path), student)
+    )
+    assert ours.equal(theirs) and (clip is None or ours.abs().max() <= clip)
 
 
 def test_what_the_network_is_told_of_the_noise_is_kept_and_older_files_mean_the_logarithm(tmp_path):

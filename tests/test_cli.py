@@ -22,6 +22,7 @@ from PIL import Image
 from cdedu import checkpoints, cli, runs, training
 from cdedu.data import Dataset, images
 from cdedu.evaluation import comparison
+from cdedu.files import locked
 from cdedu.limits import numbers
 from cdedu.networks import MLP
 from cdedu.recipes import Network, recipes
@@ -813,6 +814,25 @@ def test_guidance_without_what_it_needs_ends_with_code_2(cdedu, labelled, monkey
 def test_a_recipe_of_a_single_chapter_trains(cdedu, name):
     code, out, err = cdedu("train", name, "--max-steps", 1, "--batch", 4)
     assert code == 0 and f"runs/{name}/teacher.safetensors" in out, err
+
+
+@pytest.mark.parametrize(
+    "words, lock",
+    [
+        ("train toy --out run", "run/.lock"),
+        ("distill toy --out run", "run/.lock"),
+        ("sample toy --format npz --out many.npz", ".many.npz.lock"),
+        ("sample digits --format png --out many", ".many.lock"),
+    ],
+)
+def test_two_commands_never_write_in_one_place(cdedu, tmp_path, words, lock):
+    """Two that add to one file would both end well, with each other's samples in it."""
+    command = [*words.split(), *(["--number", 4, "--device", "cpu"] if "sample" in words else FAST)]
+    with locked(lock, ""):
+        code, _, err = cdedu(*command)
+        assert code == 2 and "cdedu: another " in err and "wait for its end" in err and "--out" in err, err
+        assert not [p for p in tmp_path.rglob("[!.]*") if p.is_file()]
+    assert cdedu(*command)[0] == 0
 
 
 def test_other_data_are_refused_by_a_state_and_the_weights_can_be_taken_along(cdedu, tmp_path):

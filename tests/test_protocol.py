@@ -15,9 +15,11 @@ DATA = Dataset("points", X[:60], X[60:])
 
 
 def test_names_stand_for_draws_of_held_out_samples():
+    many = Dataset("many", torch.zeros(9000, 2), torch.zeros(6000, 2))
     for name, (first, draws, part) in NAMED.items():
+        assert protocol_of(many, name).n == 6000 // part
         found = protocol_of(DATA, name)
-        assert (found.name, found.n, found.first_seed, found.draws) == (name, 30 // part, first, draws)
+        assert (found.name, found.n, found.first_seed, found.draws) == (name, 30, first, draws)
     assert protocol_of(DATA, draws=3) == protocol_of(DATA, "brief")
     assert protocol_of(DATA, n=1000) == protocol_of(DATA), "no more than there are held-out"
     assert protocol_of(DATA, n=20).name == protocol_of(DATA, draws=4).name == "own"
@@ -47,7 +49,7 @@ def test_a_ruler_draws_with_the_seeds_of_its_protocol():
 def test_the_line_says_size_draws_seeds_and_reference():
     several, one = protocol_of(DATA), protocol_of(DATA, "tuning")
     assert several.line == "30 samples in each of 5 draws (seeds 0 to 4), against 30 held-out ones"
-    assert one.line == "10 samples of 1 draw (seed 1000), against 10 held-out ones"
+    assert one.line == "30 samples of 1 draw (seed 1000), against 30 held-out ones"
     fields = several.to_dict()
     assert fields.pop("line") == several.line and Protocol(**fields) == several
 

@@ -10,7 +10,7 @@ import torch
 from cdedu.data import Dataset
 from cdedu.evaluation.comparison import Ruler
 from cdedu.evaluation.protocol import protocol_of
-from cdedu.evaluation.tuning import WALKS, _Search, draw_with, points_of, spaced, tune_sigmas
+from cdedu.evaluation.tuning import WALKS, _Remembering, _Search, draw_with, points_of, spaced, tune_sigmas
 from cdedu.mixture import GaussianMixture
 from cdedu.noise import karras_sigmas
 
@@ -95,6 +95,15 @@ def test_a_distance_is_that_of_fresh_samples_with_the_seeds_of_tuning():
         noise = torch.randn(TUNING.n, 2, generator=g)
         x = EXACT(sigma * noise if i == 0 else x + (sigma**2 - 0.002**2) ** 0.5 * noise, sigma)
     assert found.distance == pytest.approx(TUNING.measure(x)["sw"], rel=1e-4)
+
+
+def test_a_memory_tells_samples_apart_and_asks_once():
+    model = Counting()
+    once, x = _Remembering(model), torch.randn(2, 5, 2, generator=torch.Generator().manual_seed(0))
+    for part in (*x, *x):
+        for sigma in (0.5, 2.0):
+            assert once(part, sigma).equal(EXACT(part, sigma))
+    assert model.calls == 4
 
 
 def test_two_steps_gain_by_tuning_also_on_seeds_that_they_were_not_tuned_on():

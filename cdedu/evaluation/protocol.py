@@ -12,8 +12,11 @@ from cdedu.evaluation import classifier_of
 from cdedu.limits import Count, Seed, check_ranges
 
 NAMED = {"standard": (0, 5, 1), "brief": (0, 3, 1), "tuning": (1000, 1, 3)}
-"""Name → first sampling seed, number of draws, and the part of the held-out samples that a draw is as large as: all, or a third.
-``standard`` is for results, ``brief`` for studies with many trainings, and ``tuning`` for choosing: with its seeds nothing is reported."""
+"""Name → first sampling seed, number of draws, and the part of the held-out samples that a draw is as large as: all, or a third, though
+never below :data:`ENOUGH`. ``standard`` is for results, ``brief`` for studies with many trainings, and ``tuning`` for choosing: with its
+seeds nothing is reported."""
+ENOUGH = 1000
+"""With fewer samples a Fréchet distance is mostly its own bias, which is least for samples that vary least."""
 DRAWS = NAMED["standard"][1]
 
 
@@ -77,6 +80,10 @@ def protocol_of(
         raise ValueError(f"protocol {name!r} is not known; choose among {', '.join(NAMED)}")
     most = min(len(data.test), len(data.train))
     first, usual, part = NAMED[name]
-    size, number = min(n or most // part, most), usual if draws is None else draws
-    known = (key for key, (f, d, p) in NAMED.items() if (f, d, most // p) == (first, number, size))
+    size, number = min(n or max(most // part, ENOUGH), most), usual if draws is None else draws
+    known = (
+        key
+        for key, (f, d, p) in NAMED.items()
+        if (f, d, min(max(most // p, ENOUGH), most)) == (first, number, size)
+    )
     return Protocol(data.name, size, number, first, classifier_of(data), next(known, "own"))

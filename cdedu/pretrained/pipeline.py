@@ -35,7 +35,8 @@ def export_pipeline(
 ) -> Path:
     """Write network, scheduler and a model card; diffusers samples from them what this package samples.
 
-    The images are equal because the scheduler is told not to clip (``clip_denoised=False``) and has the recipe's noise grid.
+    The images are equal because the scheduler has the recipe's noise grid, and is told to clip (``clip_denoised``) only if the student
+    came with a scheduler that does.
 
     Args:
         student: a :class:`~cdedu.student.ConsistencyModel` over a ``UNet2DModel``, with ``noise_scale=250``.
@@ -64,7 +65,7 @@ def export_pipeline(
         raise FileExistsError(f"{folder} is there and not empty; nothing was written, choose another folder")
     levels = {"sigma_min": student.sigma_min, "sigma_max": recipe.sigma_max, "sigma_data": student.sigma_data}
     scheduler = CMStochasticIterativeScheduler(
-        recipe.student.points, rho=recipe.rho, clip_denoised=False, **levels
+        recipe.student.points, rho=recipe.rho, clip_denoised=student.clip is not None, **levels
     )
     size = net.config["sample_size"]
     shape = (net.config["in_channels"], *((size, size) if isinstance(size, int) else size))
@@ -209,6 +210,10 @@ def _unet(student: nn.Module) -> nn.Module:
         raise ValueError(
             f"export_pipeline: the network was trained on {student.noise_scale:g} {time}, but the pipeline will give it "
             f"{NOISE_SCALE:g} ln σ; train with noise_scale = {NOISE_SCALE:g}"
+        )
+    if student.clip not in (None, 1.0):
+        raise ValueError(
+            f"export_pipeline: clip = {student.clip!r}, but a pipeline clips to [−1, 1] or not at all"
         )
     return student.network.net
 

@@ -111,12 +111,12 @@ def known(results: Path, fixed: dict[str, Any]) -> dict[str, Any]:
     """Rows that chapter 12's study has measured of the same weights by the same protocol: they are not measured twice."""
     path = results / "tradeoffs.json"
     other = read_record(path) if path.is_file() else {}
-    if any(other.get(field) != fixed[field] for field in ("protocol", "weights")):
-        return {}
-    out = {f"{name}/floor": other["runs"].get(f"{name}/floor") for name in NAMES}
+    same = other.get("weights") == fixed["weights"]
+    names = [name for name in NAMES if same and other["protocol"].get(name) == fixed["protocol"][name]]
+    out = {f"{name}/floor": other["runs"].get(f"{name}/floor") for name in names}
     for sampler, k in rows():
         kind = "student" if sampler == "consistency" else sampler
-        found = {f"{name}/{sampler}/{k}/untuned": other["runs"].get(f"{name}/{kind}/{k}") for name in NAMES}
+        found = {f"{name}/{sampler}/{k}/untuned": other["runs"].get(f"{name}/{kind}/{k}") for name in names}
         out |= found
     return {key: {m: row[m] for m in METRICS if m in row} for key, row in out.items() if row}
 

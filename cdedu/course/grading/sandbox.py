@@ -433,10 +433,7 @@ def main() -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot
 
-    for module in (
-        "torch.fx.experimental.symbolic_shapes",
-        "torch.testing",
-    ):  # the first backward() would import the one
+    for module in core.LATE:  # the first gradient, or the first derivative by torch.func, would import them
         import_module(module)
     import_module("IPython.core.inputtransformer2")
     import cdedu.plotting  # noqa: F401
