@@ -11,7 +11,6 @@ import shutil
 import signal
 import sys
 import time
-from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ from cdedu import checkpoints, fitting, samples
 from cdedu.checkpoints import WEIGHTS
 from cdedu.course.command import GradeFolder, PlanRun, RaceEntries
 from cdedu.data import SETS, TOYS, Dataset, load_data, to_unit
-from cdedu.files import locked, read_header, sha256
+from cdedu.files import read_header, sha256
 from cdedu.limits import Count, Pixels, Positive, Range, Rate, Seed, Weight, check_memory, check_ranges
 from cdedu.methods.guidance import Labelled
 from cdedu.pretrained import export_pipeline, load_teacher, locate
@@ -230,13 +229,7 @@ class Sample:
             "labels": labels.tolist() if labels is not None else None, "shape": shape, "recipe": recipe.to_dict(),
         }  # fmt: skip
         write = samples.write_folder if self.format == "png" else partial(samples.write_npz, labels=labels)
-        what = f"command draws into {path}; wait for its end, or choose another --out"
-        with locked(path.with_name(f".{path.name}.lock"), what):
-            try:
-                done = write(path, drawn, shape, self.number, batch, about)
-            finally:
-                with suppress(OSError):  # Windows keeps a file that is open
-                    path.with_name(f".{path.name}.lock").unlink()
+        done = write(path, drawn, shape, self.number, batch, about)
         print(f"{self.number} samples of {source} in {path}" + f", {done} of them from before" * (done > 0))
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from cdedu import checkpoints, samples
 from cdedu.data import to_uint8
+from cdedu.files import locked
 from cdedu.networks import MLP
 from cdedu.noise import normal
 from cdedu.recipes import Network, recipes
@@ -160,6 +161,18 @@ def test_a_folder_of_anything_else_is_refused_and_left_alone(cdedu, student, cas
     code, out, err = cdedu(*words, "--number", 4, *more)
     assert code == 2 and message in err and len(err.splitlines()) == 1, err
     assert {p: p.read_bytes() for p in Path("a").iterdir()} == before
+
+
+@pytest.mark.parametrize("kind, out", [("npz", "a.npz"), ("png", "a"), ("png", "new/folder")])
+def test_two_processes_never_write_into_the_same_samples(cdedu, student, kind, out):
+    words = ["sample", student, "--number", 2, "--device", "cpu", "--format", kind, "--out", out]
+    Path(out).parent.mkdir(exist_ok=True)
+    with locked(Path(out).with_name(f".{Path(out).name}.lock"), ""):  # as another process would
+        code, _, err = cdedu(*words)
+    assert (
+        code == 2 and f"another process is writing {out}; wait for its end" in err and not Path(out).exists()
+    )
+    assert cdedu(*words)[0] == 0
 
 
 def test_a_folder_of_more_pictures_than_asked_for_is_refused(cdedu, student):
