@@ -18,11 +18,11 @@ HASHES = json.loads((ROOT / "cdedu" / "weights" / "hashes.json").read_text(encod
 PLACES = {
     ("digits", "real against real, fd"): (
         "digits.json:metrics.floor.fd", "tradeoffs.json:metrics.digits.floor.fd", "fair.json:metrics.digits.floor.fd",
-        "anatomy.json:metrics.digits.floor", "noise-scales.json:metrics.digits.floor.fd",
+        "anatomy-digits.json:metrics.digits.floor", "noise-scales.json:metrics.digits.floor.fd",
     ),
     ("digits", "teacher, Heun 35, fd"): (
         "digits.json:metrics.samplers.teacher_heun_35.fd", "tradeoffs.json:metrics.digits.samplers.heun/35.fd",
-        "fair.json:metrics.digits.heun.35.untuned.fd", "anatomy.json:metrics.digits.teacher",
+        "fair.json:metrics.digits.heun.35.untuned.fd", "anatomy-digits.json:metrics.digits.teacher",
         "noise-scales.json:metrics.digits.course_teacher.fd",
     ),
     ("digits", "teacher, DDIM 10, fd"): (
@@ -62,7 +62,10 @@ PLACES = {
 """(recipe, quantity) → where it stands; the protocol is the record's for that recipe."""
 WORDS = {"floor", "teacher", "course_teacher", "teacher_heun_35", "heun/35"}
 """Keys under which a record holds one of these quantities."""
-PAGES = ("02_paths", "03_teacher_student", "04_consistency", "06_digits", "09_noise_scales", "12_tradeoffs")
+PAGES = (
+    "02_paths", "03_teacher_student", "04_consistency", "05_scratch_or_teacher", "06_digits", "08_anatomy", "09_noise_scales",
+    "12_tradeoffs",
+)  # fmt: skip
 
 
 def value(records: dict[str, Any], place: str) -> dict[str, float] | None:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import os
 import re
 import shutil
@@ -10,12 +11,14 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import cdedu
 from cdedu import checkpoints
+from cdedu.data import load_data
 from cdedu.evaluation.comparison import Ruler, compare
 from cdedu.evaluation.protocol import protocol_of
 from cdedu.networks.classifiers import DigitsClassifier
@@ -136,10 +139,10 @@ def test_adversarial(monkeypatch, tmp_path):
 
 def test_anatomy(monkeypatch, tmp_path):
     variants = importlib.import_module("scripts.studies.anatomy").TOY
-    few = {key: variants[key] for key in ("default", "none", "euler", "huber_by_element", "lr_high")}
+    few = {key: variants[key] for key in ("default", "none", "huber", "random")}
     plan = {
         "BUDGET": {"toy": 3072},
-        "SEEDS": 1,
+        "SEEDS": {"toy": 1},
         "DRAWS": 1,
         "SAMPLES": {"toy": 100},
         "VARIANTS": {"toy": few},
@@ -150,6 +153,31 @@ def test_anatomy(monkeypatch, tmp_path):
         for record in (made, read_record(ROOT / "results" / "anatomy.json"))
     )
     assert row.keys() == known.keys() and made["metrics"]["toy"]["variants"].keys() == {*few, "raw", "half"}
+
+
+def test_a_row_of_the_anatomy_looks_for_its_rate_as_far_as_it_gets_better(monkeypatch):
+    module = importlib.import_module("scripts.studies.anatomy")
+
+    def tried(best, fails=()):
+        def tuning(variant, rate):
+            far = abs(math.log(rate / best))
+            return {"failed": "nan"} if rate in fails else {"quality_1": 1 + far, "quality_2": 2 + far}
+
+        runs = {}
+        bare = SimpleNamespace(runs=runs, run=lambda key, f: runs.setdefault(key, f()))
+        module.tune("toy", "l1", SimpleNamespace(tuning=tuning), bare)
+        return [float(key.rpartition("/")[2]) for key in runs], module.chosen("toy", "l1", bare)
+
+    inside, lower, higher = [2e-3, 6e-3, 1.8e-2], [7e-4, 2e-4], [5e-2, 0.15]
+    assert tried(6e-3) == (inside, 6e-3)
+    assert tried(7e-4) == (inside + lower, 7e-4) and tried(1.3e-3) == (inside + lower[:1], 2e-3)
+    assert tried(1.0) == (inside + higher, 0.15)
+    assert tried(5e-3, fails=(6e-3,)) == (inside + lower[:1], 2e-3)
+    assert tried(6e-3, fails=inside) == (inside, None)
+    reported = {
+        seed for name in ("standard", "brief") for seed in protocol_of(load_data("two_moons"), name).seeds
+    }
+    assert module.TUNING_SEED not in reported | {*range(max(module.SEEDS.values()))}
 
 
 def test_noise_scales(monkeypatch, tmp_path):
@@ -167,15 +195,32 @@ def test_noise_scales(monkeypatch, tmp_path):
 def test_scratch_or_teacher(monkeypatch, tmp_path):
     module = importlib.import_module("scripts.studies.scratch_or_teacher")
     tuned = module.TASKS[0].tuned | {"ct_huber": {**module.TASKS[0].tuned["ct_huber"], "batch": 64}}
-    tasks = [replace(module.TASKS[0], budgets=(2048, 4096, 6144), seeds=1, samples=60, draws=1, tuned=tuned)]
+    recipe = module.TASKS[0].recipe
+    recipe = replace(
+        recipe, teacher=replace(recipe.teacher, steps=2), student=replace(recipe.student, steps=2)
+    )
+    few = {"budgets": (2048, 4096, 6144), "seeds": 1, "samples": 60, "draws": 1}
+    tasks = [replace(module.TASKS[0], recipe=recipe, tuned=tuned, **few)]
     other = [replace(tasks[0], tuned=module.TASKS[1].tuned)]
     made = study(
         monkeypatch, tmp_path, "studies.scratch_or_teacher", "scratch-or-teacher", "toy", TASKS=tasks
     )
     known = read_record(ROOT / "results" / "scratch-or-teacher.json")["metrics"]["toy"]
     assert made["metrics"]["toy"].keys() == known.keys()
+    long = made["metrics"]["toy"]["long"]
+    assert long["evaluations"] == [4096, 8192, 12288, 16384] and long["course_evaluations"] == 9216
+    assert [part["steps"] for part in long["recipe"]] == [4, 2]
     with pytest.raises(SystemExit, match="other settings"):
         study(monkeypatch, tmp_path, "studies.scratch_or_teacher", "scratch-or-teacher", "toy", TASKS=other)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the race forks")
+def test_race(monkeypatch, tmp_path):
+    methods = {"cd": importlib.import_module("cdedu.course.race").METHODS["cd"]}
+    pilot = {"budget": 400, "training_seed": 100, "protocol": "tuning", "draws": 1}
+    plan = {"METHODS": methods, "BUDGET": 800, "PILOT": pilot, "TIMES": (1.0,), "TRIES": 1, "SEEDS": 1}
+    row = study(monkeypatch, tmp_path, "studies.race", "race", **plan)["metrics"]["entries"]["cd"]
+    assert row["evaluations"]["median"] == pytest.approx(768, rel=1e-3) and row["rate"] == 6e-4
 
 
 def test_tradeoffs(monkeypatch, tmp_path):
