@@ -311,6 +311,7 @@ class Evaluate(_Command):
             facts = {
                 "device": str(runtime.device),
                 "seconds": time.perf_counter() - start,
+                "protocol": {recipe.name: metrics.pop("protocol")},
                 "metrics": metrics,
             }
             facts["runtime"] = runtime.describe()

@@ -87,18 +87,19 @@ class Study:
         path: where the record is, or will be.
         command: what reproduces it.
         afresh: begin anew, whatever the record holds.
-        **fixed: fields of the record, as in :func:`write_record`; of those, ``settings`` must be the same when a study goes on.
+        **fixed: fields of the record, as in :func:`write_record`; of those, ``settings`` and ``protocol`` must be the same when a study
+            goes on.
 
     Raises:
-        ValueError: if the record was made with other settings.
+        ValueError: if the record was made with other settings or another protocol.
     """
 
     def __init__(self, path: str | Path, command: str, *, afresh: bool = False, **fixed: Any) -> None:
         self.path, self.command, self.fixed = Path(path), command, fixed
         old = read_record(path) if self.path.is_file() and not afresh else {}
-        settings = json.loads(json.dumps(fixed.get("settings")))
-        if old and old.get("settings") != settings:
-            raise ValueError(f"{path} was made with other settings; go on with those, or begin afresh")
+        for field, other in (("settings", "other settings"), ("protocol", "another protocol")):
+            if old and old.get(field) != json.loads(json.dumps(fixed.get(field))):
+                raise ValueError(f"{path} was made with {other}; go on with the old ones, or begin afresh")
         self.runs: dict[str, Any] = old.get("runs", {})
         self.metrics: dict[str, Any] = old.get("metrics", {})
         self._before, self._start = old.get("seconds") or 0.0, time.perf_counter()

@@ -17,6 +17,7 @@ import torch
 import cdedu
 from cdedu import checkpoints
 from cdedu.evaluation.comparison import Ruler, compare
+from cdedu.evaluation.protocol import protocol_of
 from cdedu.networks.classifiers import DigitsClassifier
 from cdedu.recipes import Network, recipes
 from cdedu.records import read_record
@@ -154,10 +155,8 @@ def test_anatomy(monkeypatch, tmp_path):
 def test_noise_scales(monkeypatch, tmp_path):
     module = importlib.import_module("scripts.studies.noise_scales")
     tasks = [replace(module.TASKS[0], refit=1, budgets=(3584, 7168))]
-    monkeypatch.setattr(bench, "Ruler", lambda data, n: Ruler(data, 60))
-    made = study(
-        monkeypatch, tmp_path, "studies.noise_scales", "noise-scales", "toy", TASKS=tasks, SEEDS=1, DRAWS=1
-    )
+    monkeypatch.setattr(bench, "protocol_of", lambda data, *_, **__: protocol_of(data, n=60, draws=1))
+    made = study(monkeypatch, tmp_path, "studies.noise_scales", "noise-scales", "toy", TASKS=tasks, SEEDS=1)
     known = read_record(ROOT / "results" / "noise-scales.json")["metrics"]["toy"]
     assert made["metrics"]["toy"].keys() == known.keys()
     assert made["metrics"]["toy"]["students"].keys() == known["students"].keys()
@@ -182,10 +181,11 @@ def test_scratch_or_teacher(monkeypatch, tmp_path):
 def test_tradeoffs(monkeypatch, tmp_path):
     few = {"ddpm": (1, 2), "ddim": (2,), "dpm_solver": (2,), "heun": (3,)}
     plan = {
-        "CALLS": few, "PAIRED": ("heun/3", "student/1"), "SAMPLES": {"digits": 40, "toy": 60}, "SEEDS": 2, "TRAINING_SEEDS": 1,
+        "CALLS": few, "PAIRED": ("heun/3", "student/1"), "TRAINING_SEEDS": 1,
         "ROUND": {"steps": 1, "batch": 8, "lr": 8e-4, "ema": 0.98, "first": 16}, "BUDGET": 32, "STUDENT_CALLS": (1, 2),
         "CT": {"batch": 8, "lr": 2e-3, "points": 41}, "timing": lambda: {},
     }  # fmt: skip
+    monkeypatch.setattr(bench, "protocol_of", lambda data, *_, **__: protocol_of(data, n=60, draws=1))
     made = study(monkeypatch, tmp_path, "studies.tradeoffs", "tradeoffs", **plan)["metrics"]
     known = read_record(ROOT / "results" / "tradeoffs.json")["metrics"]
     assert made.keys() == known.keys() and made["digits"].keys() == known["digits"].keys()

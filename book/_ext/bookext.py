@@ -33,7 +33,7 @@ MODULES = {
     "Data and networks": "data data.images data.pixels data.video data.points data.modes networks networks.edm networks.guided "
     "networks.latent networks.sets networks.classifiers networks.bounds",
     "A run, from recipe to file": "course.plan recipes limits runtime training checkpoints files records runs samples",
-    "Measuring": "evaluation evaluation.comparison evaluation.inception evaluation.distance evaluation.captions course.measures.video "
+    "Measuring": "evaluation evaluation.protocol evaluation.comparison evaluation.tuning evaluation.inception evaluation.distance evaluation.captions course.measures.video "
     "course.measures.points course.measures.modes course.measures.links",
     "Other methods": "methods.progressive methods.adversarial methods.dmd methods.latent methods.guidance",
     "Other people's models": "adapters pretrained pretrained.diffusers pretrained.edm pretrained.pickles pretrained.pipeline "

@@ -170,12 +170,17 @@ def share_recognised(classifier: nn.Module, x: Tensor, labels: Tensor, batch: in
     return float((seen == labels).float().mean())
 
 
+def classifier_of(data: Dataset) -> str | None:
+    """The name of the shipped classifier in whose features samples like these data are compared: their own, and CIFAR-10's for any
+    pictures of its size; None where points themselves are."""
+    cifar = "cifar10-jpeg-classifier" if tuple(data.train.shape[1:]) == (3, 32, 32) else None
+    return data.classifier or cifar
+
+
 def frozen_classifier(data: Dataset) -> DigitsClassifier | CifarClassifier | None:
-    """The classifier in whose features samples like these data are compared: their own, and CIFAR-10's for any pictures of its size;
-    None where points themselves are."""
-    if data.classifier:
-        return load(data.classifier).requires_grad_(False)
-    return cifar_classifier() if tuple(data.train.shape[1:]) == (3, 32, 32) else None
+    """The classifier that :func:`classifier_of` names."""
+    name = classifier_of(data)
+    return load(name).requires_grad_(False) if name else None
 
 
 @torch.no_grad()

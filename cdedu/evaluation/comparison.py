@@ -20,6 +20,7 @@ from cdedu.evaluation import (
     sliced_wasserstein,
     spread,
 )
+from cdedu.evaluation.protocol import DRAWS, Protocol, protocol_of
 from cdedu.recipes import Recipe
 from cdedu.runtime import Runtime
 from cdedu.samplers import Progress, sample_consistency, sample_ddpm, sample_euler, sample_heun
@@ -92,15 +93,15 @@ class Ruler:
     Args:
         data: its ``test`` part is what is compared with.
         n: how many samples; all of the smaller part by default.
+        protocol: how many samples and draws, and from which seeds; the data set's standard with ``n`` samples by default.
 
     Raises:
         ValueError: if fewer than 2 samples are left.
     """
 
-    def __init__(self, data: Dataset, n: int | None = None) -> None:
-        self.n = min(n or len(data.test), len(data.test), len(data.train))
-        if self.n < 2:
-            raise ValueError(f"{self.n} samples are too few to compare; use at least 2")
+    def __init__(self, data: Dataset, n: int | None = None, *, protocol: Protocol | None = None) -> None:
+        self.protocol = protocol_of(data, n=n) if protocol is None else protocol
+        self.n = self.protocol.n
         order = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))
         self.train, self.real = data.train, to_unit(data.test[order[: self.n]])
         self.shape = tuple(self.real.shape[1:])
@@ -121,12 +122,28 @@ class Ruler:
         precision, recall = precision_recall(self._features, fake, k=min(3, self.n - 1))
         return {"fd": fd, "kd": kd, "precision": precision, "recall": recall}
 
-    def over_seeds(self, draw: Callable[[torch.Generator], Tensor], seeds: int) -> Row:
-        """The metrics of ``draw(generator)`` for sampling seeds 0, 1, ..."""
-        runs = [self.measure(draw(torch.Generator().manual_seed(seed))) for seed in range(seeds)]
+    def over_seeds(self, draw: Callable[[torch.Generator], Tensor], seeds: int | None = None) -> Row:
+        """The metrics of ``draw(generator)`` over the protocol's sampling seeds, or over ``seeds`` of them."""
+        first = self.protocol.first_seed
+        chosen = self.protocol.seeds if seeds is None else range(first, first + seeds)
+        runs = [self.measure(draw(torch.Generator().manual_seed(seed))) for seed in chosen]
         return {key: spread([run[key] for run in runs]) for key in runs[0]}
 
-    def floor(self, seeds: int) -> Row:
+    @torch.no_grad()
+    def nearness(self, draw: Callable[[torch.Generator], Tensor]) -> float:
+        """The first metric alone of ``draw(generator)``, its median over the protocol's seeds; infinite where samples are no numbers."""
+
+        def one(seed: int) -> float:
+            x = draw(torch.Generator().manual_seed(seed)).cpu()
+            if not x.isfinite().all():
+                return math.inf
+            if self.classifier is None:
+                return sliced_wasserstein(self.real.flatten(1), x.flatten(1))
+            return frechet_distance(self._features, features(self.classifier, x))
+
+        return median(one(seed) for seed in self.protocol.seeds)
+
+    def floor(self, seeds: int | None = None) -> Row:
         """Real against real: training data, drawn at random, in place of samples."""
         n, x = self.n, self.train
         return self.over_seeds(lambda g: to_unit(x[torch.randperm(len(x), generator=g)[:n]]), seeds)
@@ -138,7 +155,7 @@ def compare(
     teacher: Denoiser,
     student: Denoiser,
     data: Dataset,
-    seeds: int = 5,
+    seeds: int = DRAWS,
     samples: int | None = None,
     progress: Progress | None = None,
     trial: bool = False,
@@ -147,16 +164,18 @@ def compare(
     """Distances to the held-out data: medians over sampling seeds, at equal sample sizes, beside the real-to-real floor.
 
     Args:
+        seeds, samples: draws, and samples of each; those of the data set's standard :class:`~cdedu.evaluation.protocol.Protocol` by
+            default.
         runtime: several processes share the samples; the main one measures them, and the others return nothing.
 
     Returns:
-        A dictionary with ``n``, ``floor``, ``samplers``, ``ratio`` and ``speed``. Each sampler has its number of evaluations and,
+        A dictionary with ``protocol``, ``n``, ``floor``, ``samplers``, ``ratio`` and ``speed``. Each sampler has its number of evaluations and,
         for each metric of :class:`Ruler`, ``median``, ``min`` and ``max``. ``ratio`` is of the students' distances to that of the
         first sampler, ``base``.
     """
     if seeds < 1:
         raise ValueError(f"seeds = {seeds}, but medians need at least one sampling seed")
-    ruler = Ruler(data, samples)
+    ruler = Ruler(data, protocol=protocol_of(data, n=samples, draws=seeds))
     runtime = runtime or Runtime(next(student.parameters()).device)  # type: ignore[attr-defined]
     n, shape, large, device = ruler.n, ruler.shape, ruler.large, runtime.device
     measured: dict[str, Any] = {}
@@ -164,9 +183,9 @@ def compare(
     for name, (evaluations, sampler) in rows if progress is None else progress(rows):
         drawn = partial(draw, sampler, recipe, shape, n, IMAGE_BATCH if large else BATCH, runtime)
         if runtime.main:
-            measured[name] = {"evaluations": evaluations, **ruler.over_seeds(drawn, seeds)}
+            measured[name] = {"evaluations": evaluations, **ruler.over_seeds(drawn)}
         else:
-            for seed in range(seeds):
+            for seed in ruler.protocol.seeds:
                 drawn(torch.Generator().manual_seed(seed))
     if not runtime.main:
         return {}
@@ -175,11 +194,12 @@ def compare(
     batch = 2 if trial else 16 if large and device.type == "cpu" else min(256, n)
     repeats = 1 if trial else 3 if large else 7
     return {
+        "protocol": ruler.protocol.to_dict(),
         "n": n,
         "seeds": seeds,
         "second_sigma": recipe.student.second_sigma,
         "features": None if ruler.classifier is None else type(ruler.classifier).__name__,
-        "floor": ruler.floor(seeds),
+        "floor": ruler.floor(),
         "samplers": measured,
         "trial": trial,
         "base": base,
@@ -242,8 +262,9 @@ def table(metrics: dict[str, Any]) -> str:
     for name, row in {"real against real": metrics["floor"], **metrics["samplers"]}.items():
         medians = " | ".join(f"{row[k]['median']:.4g}" for k in names)
         lines.append(f"| {name} | {row.get('evaluations', '')} | {medians} |".replace("|  |", "| |"))
+    lines.append(f"\nMedians: {metrics['protocol']['line']}.")
     ratio, batch = metrics["speed"]["ratio"], metrics["speed"]["batch"]
-    lines.append(f"\nOne step is {ratio:.1f} times as fast as the 18-point Heun teacher at batch {batch}.")
+    lines.append(f"One step is {ratio:.1f} times as fast as the 18-point Heun teacher at batch {batch}.")
     if metrics.get("trial"):
         lines.append("A trial with few evaluations, to see that all works; it says little of quality.")
     return "\n".join(lines)

@@ -23,7 +23,7 @@ from cdedu.solvers import euler_step, heun_step
 from cdedu.student import ConsistencyModel, DenoiserStudent
 from cdedu.teacher import Teacher, preconditioning
 from cdedu.training import distill, train_teacher
-from scripts.studies.bench import Bench, Measure, arguments, bought, noise
+from scripts.studies.bench import Bench, Measure, arguments, bought, noise, protocols
 
 BUDGET = {"toy": 1_152_000, "digits": 76_800}
 """Evaluations of a run: 750 steps of 256 points, 200 steps of 64 digits, with Heun."""
@@ -306,7 +306,8 @@ def main() -> None:
     asked = arguments(__doc__, BUDGET, only={"nargs": "*", "help": "keys of variants, for a look"})
     settings = {"budget": BUDGET, "stage": STAGE, "samples": SAMPLES, "draws": DRAWS}
     recipe = {name: get_recipe(name).to_dict() for name in BUDGET}
-    study = Bench("anatomy", __file__, asked, settings=settings, recipe=recipe)
+    protocol = protocols(BUDGET, "brief")
+    study = Bench("anatomy", __file__, asked, settings=settings, recipe=recipe, protocol=protocol)
     for name in asked.parts:
         table, variants = Table(name), VARIANTS[name]
         fixed = study.run(f"{name}/fixed", table.fixed)

@@ -15,8 +15,9 @@ from tqdm.auto import tqdm
 
 from cdedu.data import load_data
 from cdedu.evaluation import spread
-from cdedu.evaluation.comparison import Ruler, Sampler
-from cdedu.recipes import Recipe
+from cdedu.evaluation.comparison import Row, Ruler, Sampler
+from cdedu.evaluation.protocol import protocol_of
+from cdedu.recipes import Recipe, get_recipe
 from cdedu.records import Study
 from cdedu.samplers import sample_consistency
 from cdedu.solvers import euler_step
@@ -139,6 +140,23 @@ def medians(row: dict[str, dict[str, float]]) -> dict[str, float]:
     return {key: value["median"] for key, value in row.items()}
 
 
+def pooled(rows: Sequence[Row]) -> Row:
+    """Over trainings that each have a row of spreads over draws: the median of medians, and the ends of all draws."""
+    return {
+        key: {
+            "median": spread([row[key]["median"] for row in rows])["median"],
+            "min": min(row[key]["min"] for row in rows),
+            "max": max(row[key]["max"] for row in rows),
+        }
+        for key in rows[0]
+    }
+
+
+def protocols(names: Iterable[str], kind: str = "standard") -> dict[str, Any]:
+    """The field ``protocol`` of a record: how samples of each of these recipes are measured."""
+    return {name: protocol_of(load_data(get_recipe(name).data), kind).to_dict() for name in names}
+
+
 def bought(recipe: Recipe, evaluations: float, cost: int, seed: int, **changes: Any) -> Recipe:
     """A recipe with changes in its student's stage, and with the steps that ``evaluations`` buy, an image at ``cost``."""
     stage = replace(recipe.student, **changes)
@@ -162,33 +180,45 @@ def euler_walk(denoiser: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
 
 
 class Measure:
-    """The common ruler with a recipe's data, and what it says of samplers: medians over sampling seeds.
+    """The common ruler with a recipe's data, and what it says of samplers.
 
     Args:
         recipe: its data, noise range and levels of a student.
-        n: samples, as in :class:`~cdedu.evaluation.comparison.Ruler`.
-        draws: sampling seeds.
+        n, draws: samples and sampling seeds, where they shall not be the protocol's.
+        protocol: a name of :data:`~cdedu.evaluation.protocol.NAMED`.
     """
 
-    def __init__(self, recipe: Recipe, n: int | None = None, draws: int = 3) -> None:
-        self.recipe, self.data, self.draws = recipe, load_data(recipe.data), draws
-        self.ruler = Ruler(self.data, n)
+    def __init__(
+        self, recipe: Recipe, n: int | None = None, draws: int | None = None, protocol: str = "standard"
+    ) -> None:
+        self.recipe, self.data = recipe, load_data(recipe.data)
+        self.ruler = Ruler(self.data, protocol=protocol_of(self.data, protocol, n=n, draws=draws))
+        self.protocol = self.ruler.protocol
 
-    def sampler(self, sampler: Sampler) -> dict[str, float]:
-        """Of ``sampler(noise, generator)``, each metric's median."""
+    def over_draws(self, sampler: Sampler) -> Row:
+        """Of ``sampler(noise, generator)``, each metric's median and range over the draws."""
 
         def draw(g: torch.Generator) -> Tensor:
             return sampler(noise(self.recipe, self.ruler.real.shape, g), g)
 
-        return medians(self.ruler.over_seeds(draw, self.draws))
+        return self.ruler.over_seeds(draw)
 
-    def student(self, model: nn.Module, steps: Iterable[int]) -> dict[str, dict[str, float]]:
-        """Of a student in so many steps each."""
+    def sampler(self, sampler: Sampler) -> dict[str, float]:
+        """Of ``sampler(noise, generator)``, each metric's median."""
+        return medians(self.over_draws(sampler))
+
+    def student_over_draws(self, model: nn.Module, steps: Iterable[int]) -> dict[str, Row]:
+        """Of a student in so many steps each, median and range over the draws; :func:`pooled` joins those of several trainings."""
         levels = {str(k): self.recipe.student_sigmas(k) for k in steps}
         return {
-            k: self.sampler(lambda x, g, s=s: sample_consistency(model, x, s, g)) for k, s in levels.items()
+            k: self.over_draws(lambda x, g, s=s: sample_consistency(model, x, s, g))
+            for k, s in levels.items()
         }
+
+    def student(self, model: nn.Module, steps: Iterable[int]) -> dict[str, dict[str, float]]:
+        """Of a student in so many steps each, the medians."""
+        return {k: medians(row) for k, row in self.student_over_draws(model, steps).items()}
 
     def floor(self) -> dict[str, float]:
         """Of real against real."""
-        return medians(self.ruler.floor(self.draws))
+        return medians(self.ruler.floor())

@@ -20,7 +20,7 @@ from cdedu.evaluation import spread
 from cdedu.noise import LogNormal, improved_curriculum
 from cdedu.recipes import Recipe, get_recipe
 from cdedu.training import State, distill, train_consistency, train_teacher
-from scripts.studies.bench import Bench, Measure, arguments, bought
+from scripts.studies.bench import Bench, Measure, arguments, bought, protocols
 
 COST = {"cd": 6, "ect": 4, "ict": 4, "scd": 7, "sct": 6} | dict.fromkeys(
     ("ct", "ct_mu", "ct_huber", "ct_levels"), 4
@@ -28,8 +28,7 @@ COST = {"cd": 6, "ect": 4, "ict": 4, "scd": 7, "sct": 6} | dict.fromkeys(
 """Evaluations an image. From ``ct``, the first paper's consistency training, to ``ict`` one change is added at a time."""
 STEPS = (1, 2, 4)
 SEEDS = 5
-DRAWS = 3
-"""Sampling seeds, of which the median is taken for each student."""
+PROTOCOL = "brief"
 ICT = {"distance": "pseudo_huber", "weight": "inverse_gap", "index": "lognormal"}
 CT = {"batch": 256, "lr": 2e-3, "points": 41}
 CONTINUOUS = {"method": "continuous", "log_sigma": LogNormal(-1.0, 1.4)}
@@ -55,7 +54,7 @@ class Table(Measure):
     """The data, the teacher, and what is measured of a student."""
 
     def __init__(self, task: Task) -> None:
-        super().__init__(task.recipe, draws=DRAWS)
+        super().__init__(task.recipe, protocol=PROTOCOL)
         self.task, self.teacher = task, self._teacher(task.refit)
 
     def _teacher(self, refit: int) -> nn.Module:
@@ -100,7 +99,7 @@ def run(task: Task, table: Table, study: Bench, method: str, seed: int) -> None:
 
 def summary(task: Task, runs: dict[str, Any], fixed: dict[str, Any]) -> dict[str, Any]:
     """Medians and ranges over seeds of what is finished: method → steps → metric → a list in the order of the budgets."""
-    out: dict[str, Any] = {"seeds": SEEDS, "draws": DRAWS, "budgets": list(task.budgets), **fixed}
+    out: dict[str, Any] = {"seeds": SEEDS, "budgets": list(task.budgets), **fixed}
     out |= {"cost": COST, "refit": task.refit, "students": {}, "cpu_seconds": {}}
     for method in task.tuned:
         keys = [[f"{task.recipe.name}/{method}/{s}/{b}" for s in range(SEEDS)] for b in task.budgets]
@@ -158,7 +157,7 @@ def main() -> None:
         }
         for name, task in tasks.items()
     }  # fmt: skip
-    study = Bench("noise-scales", __file__, asked, settings=settings)
+    study = Bench("noise-scales", __file__, asked, settings=settings, protocol=protocols(tasks, PROTOCOL))
     for name in asked.parts:
         task = tasks[name]
         table = Table(task)

@@ -17,7 +17,7 @@ from cdedu.evaluation import spread
 from cdedu.recipes import Recipe, get_recipe
 from cdedu.teacher import Teacher
 from cdedu.training import distill, train_consistency
-from scripts.studies.bench import Bench, Measure, arguments, bought
+from scripts.studies.bench import Bench, Measure, arguments, bought, protocols
 
 COST = {"cd": 6, "ct": 4, "ct_huber": 4}
 """Evaluations an image; ``ct_huber`` is consistency training with the loss of iCT."""
@@ -116,7 +116,8 @@ def main() -> None:
     tasks = {task.recipe.name: task for task in TASKS}
     asked = arguments(__doc__, tasks)
     recipe = {"name": ", ".join(asked.parts)} | {name: t.recipe.to_dict() for name, t in tasks.items()}
-    study = Bench("scratch-or-teacher", __file__, asked, recipe=recipe)
+    protocol = protocols(tasks, "brief")
+    study = Bench("scratch-or-teacher", __file__, asked, recipe=recipe, protocol=protocol)
     for name in asked.parts:
         task, known = tasks[name], study.metrics.get(name)
         if known and known["tuned"] != task.tuned:

@@ -32,6 +32,7 @@ from scripts.studies.bench import (
     euler_walk,
     medians,
     noise,
+    protocols,
     spreads,
     trained,
 )
@@ -46,8 +47,8 @@ CALLS = {
 STUDENT_CALLS = (1, 2, 4)
 PAIRED = ("heun/35", "student/1", "student/2", "student/4", "ddim/18", "dpm_solver/18")
 """Of these the Fréchet distance is kept for each seed; the first is what the others are divided by."""
-SAMPLES = {"digits": 600, "toy": 2000}
-SEEDS, TRAINING_SEEDS = 5, 3
+NAMES = ("digits", "toy")
+TRAINING_SEEDS = 3
 ROUND: dict[str, Any] = {"steps": 200, "batch": 64, "lr": 8e-4, "ema": 0.98, "first": 16}
 """A round of progressive distillation, from 16 Euler steps to 8, 4, 2, 1."""
 
@@ -71,7 +72,7 @@ class Broad(Measure):
     """All metrics of a sampler, over sampling seeds: what the common ruler has, and diversity and memory beside it."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(get_recipe(name), SAMPLES[name])
+        super().__init__(get_recipe(name))
 
     @torch.no_grad()
     def metrics(self, x: Tensor) -> dict[str, float]:
@@ -87,7 +88,7 @@ class Broad(Measure):
     def real(self) -> dict[str, Any]:
         """Training data in place of samples; their memory is tested on those that are not among the set looked at."""
         train, n, runs = self.data.train, self.ruler.n, []
-        for seed in range(SEEDS):
+        for seed in self.protocol.seeds:
             order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
             runs.append(self.metrics(train[order[:n]]))
             if "memory" in runs[-1]:
@@ -98,7 +99,7 @@ class Broad(Measure):
     def seeds(self, sampler: Sampler) -> list[dict[str, float]]:
         """The metrics for each sampling seed."""
         out = []
-        for seed in range(SEEDS):
+        for seed in self.protocol.seeds:
             g = torch.Generator().manual_seed(seed)
             out.append(self.metrics(sampler(noise(self.recipe, self.ruler.real.shape, g), g)))
         return out
@@ -203,17 +204,17 @@ def timing() -> dict[str, Any]:
 def summary(study: Bench) -> dict[str, Any]:
     """The metrics of the record, from the runs that are finished."""
     runs = study.runs
-    metrics: dict[str, Any] = {"seeds": SEEDS, "training_seeds": TRAINING_SEEDS}
+    metrics: dict[str, Any] = {"training_seeds": TRAINING_SEEDS}
     if "timing" in study.metrics:
         metrics["timing"] = study.metrics["timing"]
-    for name in SAMPLES:
+    for name in NAMES:
         recipe, teacher = get_recipe(name), cdedu.load(f"{name}-teacher")
         shape = tuple(load_data(recipe.data).train.shape[1:])
         cost = {
             "teacher": 3 * recipe.teacher.batch * recipe.teacher.steps,
             "student": 6 * recipe.student.batch * recipe.student.steps,
         }
-        part = metrics[name] = {"n": SAMPLES[name], "flops": flops(teacher, shape), "training": cost}
+        part = metrics[name] = {"flops": flops(teacher, shape), "training": cost}
         part["parameters"] = sum(p.numel() for p in teacher.parameters())
         part["floor"] = runs.get(f"{name}/floor")
         part["samplers"] = {
@@ -240,11 +241,11 @@ def summary(study: Bench) -> dict[str, Any]:
 def main() -> None:
     """All parts, or the timing alone."""
     asked = arguments(__doc__, timing={"action": "store_true", "help": "only the milliseconds, again"})
-    settings = {"calls": CALLS, "student_calls": STUDENT_CALLS, "n": SAMPLES, "seeds": SEEDS, "round": ROUND}
-    recipe = {name: get_recipe(name).to_dict() for name in SAMPLES}
-    study = Bench("tradeoffs", __file__, asked, settings=settings, recipe=recipe)
+    settings = {"calls": CALLS, "student_calls": STUDENT_CALLS, "round": ROUND}
+    recipe = {name: get_recipe(name).to_dict() for name in NAMES}
+    study = Bench("tradeoffs", __file__, asked, settings=settings, recipe=recipe, protocol=protocols(NAMES))
     if not asked.timing:
-        for name in ("toy", "digits"):
+        for name in reversed(NAMES):
             fixed(study, name)
             study.write(summary(study))
         measure = Broad("digits")

@@ -71,9 +71,11 @@ def main() -> None:
 
     start = time.perf_counter()
     metrics = compare(recipe, teacher, student, data, progress=partial(tqdm, desc="evaluate"))
-    metrics["training_seconds"] = seconds
+    print(table(metrics))
+    protocol, metrics["training_seconds"] = metrics.pop("protocol"), seconds
     write_record(
         record,
+        protocol={name: protocol},
         metrics=metrics,
         command=command(__file__, name),
         recipe=recipe.to_dict(),
@@ -85,7 +87,6 @@ def main() -> None:
             role: checkpoints.sha256(checkpoints.shipped(f"{name}-{role}")) for role in ("teacher", "student")
         },
     )
-    print(table(metrics))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,106 @@
+"""Chapters 6 and 12: `python scripts/studies/fair.py`. Writes `results/fair.json`.
+
+Distance against evaluations where both sides are tuned: the teachers that come with the course under DDIM, DPM-Solver++(2M) and Heun, on
+EDM's grid and on one that `tune_sigmas` found, and their students on levels that it found with the same budget. Grids are chosen with
+the seeds of the protocol `tuning`, and measured with those of `standard`. Half an hour on a quiet core; what is finished is in the
+record, and the study goes on from there.
+"""
+
+from functools import partial
+from typing import Any
+
+from tqdm.auto import tqdm
+
+import cdedu
+from cdedu.checkpoints import sha256, shipped
+from cdedu.data import load_data
+from cdedu.evaluation.comparison import Ruler
+from cdedu.evaluation.protocol import protocol_of
+from cdedu.evaluation.tuning import BUDGET, Grid, draw_with, points_of, spaced, tune_sigmas
+from cdedu.recipes import get_recipe
+from scripts.studies.bench import Bench, arguments, brief, protocols
+
+EVALUATIONS = (2, 1, 4, 3, 5, 8, 10, 16, 35)
+"""In the order in which they are measured."""
+STUDENT = (1, 2, 4)
+NAMES = ("toy", "digits")
+
+
+def rows() -> list[tuple[str, int]]:
+    """Sampler and evaluations of each row. With one or two evaluations DPM-Solver++ is DDIM, and Heun walks in odd numbers."""
+    out = []
+    for k in EVALUATIONS:
+        out += [("ddim", k)] + [("consistency", k)] * (k in STUDENT)
+        out += [("dpm_solver", k)] * (k > 2) + [("heun", k)] * (k > 1 and k % 2)
+    return out
+
+
+class Frontier:
+    """One data set: its ruler, a ruler for tuning, and the shipped models."""
+
+    def __init__(self, name: str) -> None:
+        self.recipe, data = get_recipe(name), load_data(get_recipe(name).data)
+        self.ruler, self.tuning = Ruler(data), Ruler(data, protocol=protocol_of(data, "tuning"))
+        self.teacher, self.student = cdedu.load(f"{name}-teacher"), cdedu.load(f"{name}-student")
+
+    def model(self, sampler: str) -> Any:
+        return self.student if sampler == "consistency" else self.teacher
+
+    def untuned(self, sampler: str, k: int) -> Grid:
+        """EDM's grid, or the recipe's levels of a student."""
+        if sampler == "consistency":
+            return self.recipe.student_sigmas(k)
+        return spaced(points_of(sampler, k), self.recipe.sigma_min, self.recipe.sigma_max, self.recipe.rho)
+
+    def tune(self, sampler: str, k: int) -> dict[str, Any]:
+        """The grid that a search finds."""
+        with tqdm(total=BUDGET, desc=f"{self.recipe.name} {sampler} {k}", leave=False) as bar:
+
+            def tried(spent: int, sigmas: Grid, distance: float) -> None:
+                bar.update(spent - bar.n)
+
+            ends = {"sigma_min": self.recipe.sigma_min, "sigma_max": self.recipe.sigma_max}
+            found = tune_sigmas(self.model(sampler), sampler, k, self.tuning, tried=tried, **ends)
+        return found.__dict__ | {"sigmas": list(found.sigmas)}
+
+    def measure(self, sampler: str, sigmas: Grid) -> dict[str, Any]:
+        """All metrics of a grid, by the standard protocol."""
+        return self.ruler.over_seeds(draw_with(self.model(sampler), sampler, sigmas, self.ruler))
+
+
+def summary(name: str, runs: dict[str, Any]) -> dict[str, Any]:
+    """Sampler → evaluations → metrics on the grids ``untuned`` and ``tuned``, and the ``search`` for the latter."""
+    out: dict[str, Any] = {"floor": runs.get(f"{name}/floor")}
+    for sampler, k in rows():
+        key = f"{name}/{sampler}/{k}"
+        row = {kind: runs[f"{key}/{kind}"] for kind in ("untuned", "tuned") if f"{key}/{kind}" in runs}
+        if f"{key}/search" in runs:
+            row["search"] = runs[f"{key}/search"]
+        if row:
+            out.setdefault(sampler, {})[str(k)] = row
+    return out
+
+
+def main() -> None:
+    """All data sets, or those named."""
+    asked = arguments(__doc__, NAMES)
+    settings = {"evaluations": sorted(EVALUATIONS), "student": STUDENT, "budget": BUDGET}
+    tuning = protocols(NAMES, "tuning")
+    weights = {f"{n}-{r}": sha256(shipped(f"{n}-{r}")) for n in NAMES for r in ("teacher", "student")}
+    fixed = {"protocol": protocols(NAMES), "tuning": tuning, "weights": weights}
+    study = Bench("fair", __file__, asked, settings=settings, **fixed)
+    for name in asked.parts:
+        frontier = Frontier(name)
+        study.run(f"{name}/floor", frontier.ruler.floor)
+        for sampler, k in rows():
+            key = f"{name}/{sampler}/{k}"
+            found = study.run(f"{key}/search", partial(frontier.tune, sampler, k))
+            grids = {"tuned": tuple(found["sigmas"]), "untuned": frontier.untuned(sampler, k)}
+            for kind, sigmas in grids.items():
+                row = study.run(f"{key}/{kind}", partial(frontier.measure, sampler, sigmas))
+                print(key, kind, brief(sigmas), brief(row[frontier.ruler.first]), flush=True)
+            study.write(study.metrics | {name: summary(name, study.runs)})
+
+
+if __name__ == "__main__":
+    main()
