@@ -11,7 +11,7 @@ NUMPY ?= 2.0.2
 wide lab execute selftest bench mutants: export HF_HUB_OFFLINE = 1
 wide: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup book test check weekly wide lint lab exercises selftest execute glue bench mutants colab zip handout pdf reproducible links lock clean
+.PHONY: help setup book test check weekly wide lint lab exercises selftest execute glue bench mutants colab zip weights handout pdf reproducible links lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -65,6 +65,9 @@ colab: $(STAMP)  ## run the notebooks with another torch and numpy, as Colab doe
 
 zip: book  ## pack the built book, to read offline
 	@$(BIN)/python scripts/book/release.py zip
+
+weights: $(STAMP)  ## pack the weights that come with the course, with their records
+	@$(BIN)/python scripts/book/release.py weights
 
 handout: book  ## pack what students get: notebooks, package, book and points
 	@$(BIN)/python scripts/book/handout.py

@@ -1,8 +1,10 @@
 """Publishing: the branch that Pages serves, the offline zip, the workflows."""
 
+import json
 import re
 import shutil
 import subprocess
+from hashlib import sha256
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -10,6 +12,8 @@ import pytest
 import yaml
 from conftest import ROOT
 
+import cdedu
+from cdedu.checkpoints import WEIGHTS
 from scripts.book import release
 
 
@@ -131,3 +135,46 @@ def test_the_zip_of_a_book_is_the_same_every_time(tmp_path: Path) -> None:
     with ZipFile(tmp_path / "one.zip") as archive:
         assert archive.namelist() == [f"{release.NAME}/a/b.html", f"{release.NAME}/index.html"]
         assert archive.read(f"{release.NAME}/index.html") == b"index.html"
+
+
+# --- the weights and the changes of a release ------------------------------------------------------
+
+
+def test_the_weights_of_a_release_are_whole(tmp_path: Path) -> None:
+    """Every model loads from the unpacked files, whose sums are right; the zip of the same files is the same."""
+    release.write_weights(tmp_path / "one.zip")
+    release.write_weights(tmp_path / "two.zip")
+    assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
+    with ZipFile(tmp_path / "one.zip") as archive:
+        archive.extractall(tmp_path)
+    folder = tmp_path / f"{release.NAME}-weights"
+    sums = dict(reversed(line.split("  ")) for line in (folder / "SHA256").read_text().splitlines())
+    files = {
+        p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file() and p.name != "SHA256"
+    }
+    assert sums == {name: sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+    models = sorted(path.stem for path in folder.glob("weights/*.safetensors"))
+    assert models == sorted(json.loads((WEIGHTS / "hashes.json").read_text(encoding="utf-8")))
+    for name in models:
+        assert type(cdedu.load(folder / "weights" / f"{name}.safetensors")) is type(cdedu.load(name))
+
+
+def test_damaged_weights_are_not_released(tmp_path: Path) -> None:
+    shutil.copytree(WEIGHTS, tmp_path / "cdedu" / "weights")
+    with (tmp_path / "cdedu" / "weights" / "toy-student.safetensors").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(
+        SystemExit, match=r"toy-student\.safetensors is missing or not what hashes\.json says"
+    ):
+        release.write_weights(tmp_path / "out.zip", tmp_path)
+    assert not (tmp_path / "out.zip").exists()
+
+
+def test_a_release_says_what_changed() -> None:
+    text = "# Changes\n\n## Unreleased\n\n- c\n\n## 1.10 – 2027\n\n- b\n\n## 1.1\n- a\n"
+    assert release.changes(text, "v1.10") == "- b\n"
+    assert release.changes(text, "1.1") == "- a\n"
+    with pytest.raises(SystemExit, match=r"no part '## 1' for the tag v1;"):
+        release.changes(text, "v1")
+    ours = (release.ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert release.changes(ours, cdedu.__version__), "a version without a part in CHANGELOG.md"

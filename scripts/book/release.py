@@ -1,20 +1,26 @@
-"""What a release carries besides the pages: the book as one zip to read offline, and as one PDF.
+"""What a release carries besides the pages: the book as one zip to read offline, and as one PDF; the weights, with their records.
 
-    python scripts/book/release.py zip    _build/consistency-distillation.zip
-    python scripts/book/release.py pdf    _build/consistency-distillation.pdf (needs Chromium)
+    python scripts/book/release.py zip        _build/consistency-distillation.zip
+    python scripts/book/release.py pdf        _build/consistency-distillation.pdf (needs Chromium)
+    python scripts/book/release.py weights    _build/consistency-distillation-weights.zip
+    python scripts/book/release.py changes v1.0    what CHANGELOG.md says of that version, printed
 
-Both come from the built book (`make book`). The zip of a book is the same every time.
+The first two come from the built book (`make book`). A zip of the same files is the same every time.
 """
 
 import argparse
 import io
+import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from hashlib import sha256
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -42,14 +48,69 @@ OUTWARD = """([site, book]) => { for (const a of document.querySelectorAll('a[hr
     if (a.href.startsWith(site) && !a.getAttribute('href').startsWith('#')) a.href = book + a.href.slice(site.length); }"""
 
 
-def write_zip(path: Path, html: Path) -> None:
-    """Every file of the book, in order, without a date."""
+ABOUT_WEIGHTS = """The weights of the course on consistency distillation, version {version}.
+
+weights/   one safetensors file a model; the header says recipe and shape
+results/   the record of each training: recipe, seed, commit, data, hardware, date, and what was measured
+SHA256     of every file: sha256sum -c SHA256
+
+The models that the package has come with it by their names, cdedu.load("digits-student"). A file is loaded by its path:
+
+    cdedu sample weights/digits-student.safetensors --steps 1
+
+Apache-2.0, see LICENSE.
+"""
+
+
+def write_files(path: Path, name: str, files: dict[str, bytes]) -> None:
+    """A zip of a folder ``name`` with these files, in order, without a date."""
     with ZipFile(path.with_suffix(".tmp"), "w") as archive:
-        for file in sorted(p for p in html.rglob("*") if p.is_file() and p.name != ".buildinfo"):
-            entry = ZipInfo(f"{NAME}/{file.relative_to(html).as_posix()}")
+        for file, content in sorted(files.items()):
+            entry = ZipInfo(f"{name}/{file}")
             entry.compress_type, entry.external_attr = ZIP_DEFLATED, 0o644 << 16
-            archive.writestr(entry, file.read_bytes())
+            archive.writestr(entry, content)
     path.with_suffix(".tmp").replace(path)
+
+
+def write_zip(path: Path, html: Path) -> None:
+    """Every file of the book."""
+    files = (p for p in html.rglob("*") if p.is_file() and p.name != ".buildinfo")
+    write_files(path, NAME, {file.relative_to(html).as_posix(): file.read_bytes() for file in files})
+
+
+def write_weights(path: Path, root: Path = ROOT) -> None:
+    """Every shipped model whose hash is as it was written down, the records, and their own hashes.
+
+    Raises:
+        SystemExit: if a file is missing or is not the one that was shipped.
+    """
+    folder = root / "cdedu" / "weights"
+    files = {}
+    for name, shipped in json.loads((folder / "hashes.json").read_text(encoding="utf-8")).items():
+        file = folder / f"{name}.safetensors"
+        if not file.is_file() or sha256(file.read_bytes()).hexdigest() != shipped:
+            sys.exit(
+                f"release: {file.name} is missing or not what hashes.json says; `git checkout {file.relative_to(root)}`"
+            )
+        files[f"weights/{file.name}"] = file.read_bytes()
+    files |= {f"results/{file.name}": file.read_bytes() for file in (root / "results").glob("*.json")}
+    files["LICENSE"] = (root / "LICENSE").read_bytes()
+    files["README.txt"] = ABOUT_WEIGHTS.format(version=version("cdedu")).encode()
+    sums = (f"{sha256(content).hexdigest()}  {name}\n" for name, content in sorted(files.items()))
+    write_files(path, f"{NAME}-weights", files | {"SHA256": "".join(sums).encode()})
+
+
+def changes(text: str, tag: str) -> str:
+    """The part of a changelog under ``## 1.0``, for the tag ``v1.0``.
+
+    Raises:
+        SystemExit: if there is none.
+    """
+    number = tag.removeprefix("v")
+    found = re.search(rf"^## {re.escape(number)}(?: [^\n]*)?\n(.*?)(?=^## |\Z)", text, re.M | re.S)
+    if not found:
+        sys.exit(f"release: CHANGELOG.md has no part '## {number}' for the tag {tag}; write one")
+    return found[1].strip() + "\n"
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -122,12 +183,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("kind", choices=("zip", "pdf"))
-    kind = parser.parse_args().kind
-    if not (HTML / "index.html").is_file():
-        sys.exit("release: the book is not built; run `make book` first")
-    path = HTML.parent / f"{NAME}.{kind}"
-    {"zip": write_zip, "pdf": write_pdf}[kind](path, HTML)
+    parser.add_argument("kind", choices=("zip", "pdf", "weights", "changes"))
+    parser.add_argument("tag", nargs="?", help="of the version whose changes are printed")
+    asked = parser.parse_args()
+    kind: str = asked.kind
+    if kind == "changes":
+        print(
+            changes((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), asked.tag or version("cdedu")),
+            end="",
+        )
+        return 0
+    if kind == "weights":
+        path = ROOT / "_build" / f"{NAME}-weights.zip"
+        path.parent.mkdir(exist_ok=True)
+        write_weights(path)
+    else:
+        if not (HTML / "index.html").is_file():
+            sys.exit("release: the book is not built; run `make book` first")
+        path = HTML.parent / f"{NAME}.{kind}"
+        {"zip": write_zip, "pdf": write_pdf}[kind](path, HTML)
     print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1e6:.1f} MB")
     return 0
 
