@@ -35,7 +35,7 @@ PLANS = {
     "modes": {"budget": 819_200, "batch": 256, "seeds": 5, "looks": 12, "n": 5000},
     "digits": {"budget": 48_000, "batch": 64, "seeds": 3, "looks": 4, "n": 600},
 }
-LONG: dict[str, dict[str, Any]] = {"modes": {"times": 8, "seeds": 3, "methods": ("cd", "add", "blind")}}
+LONG: dict[str, dict[str, Any]] = {"modes": {"times": 8, "seeds": 2, "methods": ("cd", "add")}}
 """What runs with so many times the budget, at the rates of the short runs."""
 LAYERS = {
     "modes": (["network.layers.1", "network.layers.3", "network.layers.5"], 0.1),
