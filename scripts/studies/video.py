@@ -26,7 +26,7 @@ from scripts.weights.ship import ship
 
 RECORDS = {"clips": "video", "frames": "video", "channels": "video", "points": "points3d"}
 PLANS: dict[str, Any] = {
-    "video": {"n": 600, "seeds": {"clips": 2, "frames": 3, "channels": 3}},
+    "video": {"n": 600, "seeds": {"clips": 1, "frames": 3, "channels": 3}},
     "points3d": {"steps": 800, "batch": 64, "seeds": 5, "n": 150},
 }
 STEPS = {"one": 1, "two": 2, "four": 4}
