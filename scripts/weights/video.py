@@ -2,7 +2,7 @@
 
 Of single frames of moving digits, of clips, and of clouds of points. The teacher of clips begins as that of frames, with layers for time
 put in that change nothing yet, and then all of it is trained. Weights are kept in half precision; what the study measures is what is
-kept, and `scripts/studies/video.py` makes their students. Some seven minutes on one core for clips, two for each of the others.
+kept, and `scripts/studies/video.py` makes their students. Some three minutes on one core for clips, two for each of the others.
 """
 
 import cdedu
