@@ -221,6 +221,8 @@ def _describe(model: nn.Module) -> tuple[dict[str, Any], nn.Module]:
     if kind is None or not isinstance(model, kind):
         raise TypeError(f"save: a {name} is none of {', '.join(known)}, nor a DenoiserStudent over one")
     what: dict[str, Any] = {"class": name, **{key: getattr(model, key) for key in _arguments(kind)}}
+    if getattr(model, "clip", None) is not None:
+        what["clip"] = model.clip
     if name in _WHOLE:
         return what, model
     network: nn.Module = model.network  # type: ignore[assignment,no-redef]
@@ -253,7 +255,10 @@ def _rebuild(what: dict[str, Any], network: nn.Module | None) -> nn.Module:
     kind = (_WHOLE if network is None else _AROUND)[what["class"]]
     make = kind if network is None else partial(kind, network)
     hints = {key: signature(kind).parameters[key].annotation for key in _arguments(kind) if key in what}
-    return make(**{key: _value(key, hint, what[key]) for key, hint in hints.items()})
+    model: nn.Module = make(**{key: _value(key, hint, what[key]) for key, hint in hints.items()})
+    if "clip" in what:
+        model.clip = _value("clip", float, what["clip"])
+    return model
 
 
 def _value(key: str, kind: Any, value: Any) -> Any:
@@ -293,7 +298,7 @@ def load_state(path: str | Path, recipe: Recipe, role: str) -> Resume:
         bounds.whole("step", header.get("step"), 0, 2**53)
         if not isinstance(then, dict):
             raise ValueError(f"recipe = {bounds.shown(then)}, but it must be an object")
-        check_weights({name: t for name, t in tensors.items() if not name.startswith("optimizer.")})
+        check_weights(tensors)
     except ValueError as error:
         raise ValueError(f"{path} is damaged, or it is no state of a run: {error}") from None
     # Fields that came later had their defaults, which is what an earlier recipe meant.

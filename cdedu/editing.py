@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from cdedu.noise import SIGMA_MIN, Sigma, karras_sigmas, normal
 from cdedu.samplers import sample_consistency
-from cdedu.teacher import Denoiser
+from cdedu.teacher import Denoiser, clipped
 
 Levels = Sequence[float] | Tensor
 SIGMAS = (80.0, *karras_sigmas(20, 0.2, 3.0).tolist())
@@ -36,7 +36,7 @@ class Projected:
     r"""A student whose every answer x becomes :math:`P y + (x - P x)`. Arguments as in :func:`edit`."""
 
     def __init__(self, student: Denoiser, known: Tensor, project: Callable[[Tensor], Tensor]) -> None:
-        self.student, self.project, self.fixed = student, project, project(known)
+        self.student, self.project, self.fixed = clipped(student), project, project(known)
         self.sigma_min = float(getattr(student, "sigma_min", SIGMA_MIN))
 
     def __call__(self, x: Tensor, sigma: Sigma, /, **cond: Any) -> Tensor:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -76,6 +77,26 @@ def replacing(path: str | Path) -> Iterator[Path]:
             with suppress(OSError):
                 temporary.unlink()
             _writing.discard(temporary.absolute())
+
+
+@contextmanager
+def locked(lock: str | Path, what: str) -> Iterator[None]:
+    """Inside, nobody else on this machine is inside. The lock is the system's, which opens that of a dead process.
+
+    Args:
+        lock: a file that need not be there, and stays.
+        what: what another one is doing inside, and the remedy.
+
+    Raises:
+        BlockingIOError: at once, if somebody is.
+    """
+    Path(lock).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        held = FileLock(lock, timeout=0).acquire()
+    except Timeout:
+        raise BlockingIOError(f"another {what}") from None
+    with held:
+        yield
 
 
 def sweep(folder: str | Path) -> list[Path]:

@@ -10,7 +10,17 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from cdedu.noise import SIGMA_MIN, add_noise, at_hand, check_grid, draw_steps, normal, per_sample, sigma_like
+from cdedu.noise import (
+    SIGMA_MIN,
+    add_noise,
+    at_hand,
+    check_grid,
+    draw_steps,
+    floating,
+    normal,
+    per_sample,
+    sigma_like,
+)
 from cdedu.perceptual import lpips as lpips
 from cdedu.perceptual import perceptual as perceptual
 from cdedu.solvers import Solver, heun_step
@@ -21,12 +31,12 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 def l1(a: Tensor, b: Tensor) -> Tensor:
     """Mean absolute difference of each sample: (B, ...) and (B, ...) → (B,)."""
-    return (a - b).abs().flatten(1).mean(1)
+    return _difference(a, b).abs().mean(1)
 
 
 def l2(a: Tensor, b: Tensor) -> Tensor:
     """Mean squared difference of each sample: (B, ...) and (B, ...) → (B,)."""
-    return (a - b).square().flatten(1).mean(1)
+    return _difference(a, b).square().mean(1)
 
 
 def pseudo_huber(a: Tensor, b: Tensor, c: float | None = None) -> Tensor:
@@ -38,7 +48,12 @@ def pseudo_huber(a: Tensor, b: Tensor, c: float | None = None) -> Tensor:
     Source: Song & Dhariwal 2023 (iCT), section 3.3.
     """
     c = 0.00054 * a[0].numel() ** 0.5 if c is None else c
-    return ((a - b).square().flatten(1).sum(1) + c**2).sqrt() - c
+    return (_difference(a, b).square().sum(1) + c**2).sqrt() - c
+
+
+def _difference(a: Tensor, b: Tensor) -> Tensor:
+    """The difference, (B, -1); of whole numbers in float32, since that of 8-bit pictures would wrap around."""
+    return (a.to(floating(a)) - b.to(floating(b))).flatten(1)
 
 
 DISTANCES: Mapping[str, Distance] = MappingProxyType(
@@ -201,8 +216,8 @@ def easy_consistency_loss(
 
     .. math:: \mathcal L = \frac{1}{\sigma - r}\,\big\|f_\theta(x_0 + \sigma z,\ \sigma) - f_{\theta^-}(x_0 + r z,\ r)\big\|_2
 
-    with r from :func:`easy_next_sigma`. At r = 0 the target is x0 and the target network is not asked. Levels below
-    ``sigma_min``, where our students end, are raised to it.
+    with r from :func:`easy_next_sigma`. At r = 0 the target is x0, the weight 1/σ, and the target network is not asked. Other levels
+    below ``sigma_min``, where our students end, are raised to it.
 
     Args:
         x0: (B, ...) data; sigma: (B,), for instance ``LogNormal(-1.1, 2.0).sample(B)``.
@@ -221,8 +236,11 @@ def easy_consistency_loss(
             return x0
         return torch.where(per_sample(known, x), target(x, level, **cond), x0)
 
+    def weight(sigma: Tensor, r: Tensor) -> Tensor:
+        return inverse_gap(sigma, torch.where(known, r, 0))
+
     norm = partial(pseudo_huber, c=1e-6)  # the root has no slope at 0
-    return _disagreement(student, goal, x, sigma, x_next, r, norm, inverse_gap, cond)
+    return _disagreement(student, goal, x, sigma, x_next, r, norm, weight, cond)
 
 
 def path_derivative(f: Denoiser, x: Tensor, sigma: Tensor, slope: Tensor, **cond: Any) -> tuple[Tensor, ...]:
@@ -292,7 +310,7 @@ def continuous_consistency_loss(
         c: of the normalisation; None leaves the tangent as it is.
         balance: a learned ln-weight w(σ) → (B,): the loss becomes :math:`e^w \mathcal L - w`, smallest where :math:`e^w = 1/\mathcal L`.
             Of this function alone: :func:`~cdedu.training.distill` trains no weights besides the student's, and refuses it; a method
-            of your own can train w along.
+            of your own can train w along. There is no prior weight in front of :math:`e^w`; SANA-Sprint's 1/σ is ``balance`` less ln σ.
 
     Source: Lu & Song 2024 (sCM), section 4 and algorithm 1, written in σ.
     """

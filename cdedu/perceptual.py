@@ -11,7 +11,9 @@ from torch.nn.functional import interpolate, normalize
 def lpips(a: Tensor, b: Tensor) -> Tensor:
     """Learned perceptual distance (VGG) of RGB images in [−1, 1]: (B, 3, H, W) twice → (B,).
 
-    Images are enlarged to 224 × 224 first, as for the paper's results. The VGG-16 weights (528 MB) are downloaded when this
+    Images with a side below 224 are enlarged to 224 × 224 first, as for the paper's results; larger ones stay as they are. Nothing is
+    clamped, so that what lies outside of [−1, 1] has a gradient. VGG pools by maxima here, as in the paper's code for CIFAR-10; its code
+    for ImageNet and LSUN pools by averages (``replace_pooling`` of piq's LPIPS). The VGG-16 weights (528 MB) are downloaded when this
     distance is first used.
 
     Raises:
@@ -28,8 +30,9 @@ def lpips(a: Tensor, b: Tensor) -> Tensor:
 
 
 def enlarged_distance(network: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
-    """What a network for 224 × 224 pixels says of two smaller images each: (B, 3, H, W) twice → (B,)."""
-    a, b = (interpolate(x.clamp(-1, 1), (224, 224), mode="bilinear") for x in (a, b))
+    """What a network made for 224 × 224 pixels says of two images each, enlarged where they are smaller: (B, 3, H, W) twice → (B,)."""
+    if min(a.shape[-2:]) < 224:
+        a, b = (interpolate(x, (224, 224), mode="bilinear") for x in (a, b))
     return network(a, b).flatten()
 
 

@@ -82,6 +82,37 @@ def image_grid(ax: Axes, x: Tensor, columns: int = 8, title: str | None = None, 
         ax.set_title(title)
 
 
+def quality_of_calls(ax: Axes, part: dict[str, Any], metric: str) -> None:
+    """Distance against evaluations, from a part of the record ``fair.json``: a teacher's samplers on EDM's grid (hollow, dashed) and on
+    tuned ones (filled), and its student (tuned); median, and range where tuned. What lies far above the others is cut off."""
+    lines = (
+        ("ddim", "untuned", "DDIM, EDM's grid", TEACHER, "o--"),
+        ("dpm_solver", "untuned", "DPM-Solver++, EDM's grid", TEACHER, "^--"),
+        ("heun", "untuned", "Heun, EDM's grid", TEACHER, "s--"),
+        ("ddim", "tuned", "DDIM, tuned", TEACHER, "o-"),
+        ("dpm_solver", "tuned", "DPM-Solver++, tuned", TEACHER, "^-"),
+        ("heun", "tuned", "Heun, tuned", TEACHER, "s-"),
+        ("consistency", "tuned", "student, tuned", STUDENT, "D-"),
+    )
+    for sampler, kind, label, color, style in lines:
+        rows = sorted(
+            ((int(k), row[kind][metric]) for k, row in part[sampler].items() if kind in row),
+            key=lambda row: row[0],
+        )
+        calls, middle = [k for k, _ in rows], [row["median"] for _, row in rows]
+        fill, width = (color, 1.8) if kind == "tuned" else ("none", 1.0)
+        ax.plot(calls, middle, style, color=color, mfc=fill, lw=width, ms=5.5, label=label)
+        if kind == "tuned":
+            ax.vlines(
+                calls, [row["min"] for _, row in rows], [row["max"] for _, row in rows], color=color, lw=1
+            )
+    floor = part["floor"][metric]["median"]
+    ax.axhline(floor, color=DATA, ls=":", label="real data")
+    ax.set(xscale="log", yscale="log", xlabel="calls", ylim=(0.85 * floor, 60 * floor))
+    ax.set_xticks([1, 2, 4, 8, 16, 35], ["1", "2", "4", "8", "16", "35"])
+    ax.minorticks_off()
+
+
 def save_samples(path: str | Path, x: Tensor, title: str) -> None:
     """A picture of samples, images or points, written atomically; images in a square of eight columns or more, no smaller than they
     are."""

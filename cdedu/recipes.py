@@ -1,5 +1,6 @@
 """Recipes: everything that a run depends on, frozen and printable. A results record holds the whole recipe."""
 
+import re
 import tomllib
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from cdedu import networks
+from cdedu.files import regular
 from cdedu.limits import Count, Positive, Range, Rate, Seed, Whole, check_ranges
+from cdedu.networks.bounds import check_network
 from cdedu.networks.edm import ADM, DDPMpp
 from cdedu.networks.guided import WeightedUNet
 from cdedu.networks.latent import LatentUNet
@@ -55,7 +58,9 @@ class Network(_Choices):
     """Guided as in LCM: the weight less 1, in a wider embedding."""
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raise a ValueError for pictures that the network cannot halve as often as it has to, with the next sizes that it can."""
+        """Raise a ValueError for numbers that no such network has, and for pictures that it cannot halve as often as it has to, with the
+        next sizes that it can."""
+        check_network(self, shape)
         if self.kind not in ("mlp", "set", "foreign"):
             networks.check_size(shape[1], shape[2], len(self.multipliers) - 1)
 
@@ -75,6 +80,10 @@ class Network(_Choices):
         if self.kind == "set":
             return SetNetwork(self.width, self.depth)
         if self.kind not in ("unet", "video"):
+            if self.width < 4:
+                raise ValueError(
+                    f"network: width = {self.width}, but kind {self.kind!r} normalises groups of 4 channels; make it wider"
+                )
             for level, times in enumerate(self.multipliers):
                 if self.kind == "adm" and shape[1] >> level in self.attention and self.width * times < 64:
                     raise ValueError(
@@ -184,6 +193,11 @@ class Recipe:
                 "there are no labels to leave out"
             )
         self.sigmas()
+        if not self.sigma_min <= self.student.second_sigma < self.sigma_max:
+            raise ValueError(
+                f"recipe {self.name!r:.80}: student.second_sigma = {self.student.second_sigma:g}, but it must be at least sigma_min = "
+                f"{self.sigma_min:g} and below sigma_max = {self.sigma_max:g}"
+            )
 
     def _check_parts(self) -> None:
         parts = {"": self, **{f"{name}.": getattr(self, name) for name in ("network", "teacher", "student")}}
@@ -252,17 +266,35 @@ def read_recipes(path: str | Path) -> dict[str, Recipe]:
     """
     found: dict[str, Recipe] = {}
     try:
-        for name, table in tomllib.loads(Path(path).read_text(encoding="utf-8")).items():
+        for name, table in tomllib.loads(regular(path, "recipe").read_text(encoding="utf-8-sig")).items():
+            if not isinstance(table, dict):
+                raise ValueError(
+                    f"{name} = {table!r:.60} is outside any table; the first line of a recipe is its name, such as [mine]"
+                )
+            if not _NAME.fullmatch(name):
+                raise ValueError(
+                    f"recipe {name!r:.80}: files are named after it, so give letters, digits and -_.+ only, 60 at most"
+                )
             like = table.pop("like", None)
+            if not isinstance(like, str | None):
+                raise ValueError(
+                    f"recipe {name!r}: like = {like!r:.60}, but it must be the name of one recipe"
+                )
             base = (found if like in found else recipes)[like] if like else Recipe(name, data="")
             found[name] = Recipe.from_dict(_changed(base.to_dict(), {**table, "name": name}))
             if not found[name].data:
                 raise ValueError(f"recipe {name!r} does not say its data")
     except KeyError as error:
         raise ValueError(f"{path}: the recipe {error} that {name!r} is like is not known") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no text in UTF-8; save it as such") from None
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
     return found
+
+
+_NAME = re.compile(r"\w[\w.+-]{0,59}")
+"""Of a recipe in a file."""
 
 
 def _changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

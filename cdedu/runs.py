@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from cdedu import checkpoints, records
 from cdedu.data import Dataset
-from cdedu.files import replacing, sweep
+from cdedu.files import locked, replacing, sweep
 from cdedu.noise import Generators, normal
 from cdedu.recipes import Recipe
 from cdedu.runtime import Runtime
@@ -149,6 +148,12 @@ class Run:
             for number, handler in previous.items():
                 signal.signal(number, handler)
         if state is None:
+            done, last = self.resume[1] if self.resume else 0, getattr(self.recipe, self.role).steps
+            if done > last and not self.path.is_file():
+                raise ValueError(
+                    f"{self.state_path} is at step {done:,}, beyond --max-steps {last:,}; give {done:,} or more, or use its weights as "
+                    "they are: commands take this file, too, as --weights, --teacher or --student"
+                )
             print("nothing to do: the run had already reached its last step")
         elif self.runtime.main:
             self._finish(state, losses, first, time.perf_counter() - start)
@@ -190,22 +195,35 @@ class Run:
             "images_per_second": (state.step - first) * self.batch / seconds,
             "peak_gpu_memory_mb": self._gpu_memory(),
         }
+        name = f"{self.recipe.name}-{self.role}"
+        weights = {"file": str(self.path), "sha256": checkpoints.sha256(self.path)}
+        before = self._recorded(name, weights) if self.resume else []
         record = write_run_record(
             self.results,
-            f"{self.recipe.name}-{self.role}",
+            name,
             self.recipe,
             self.data,
             device=str(self.runtime.device),
             seconds=seconds,
             metrics=metrics,
-            weights={"file": str(self.path), "sha256": checkpoints.sha256(self.path)},
+            weights=weights,
             resumed_at=self.resume[1] if self.resume else None,
             runtime=self.runtime.describe(),
             **self.known(),
         )
+        for old in before:
+            old.unlink()
         # Last, so that a run cut short before this line can still be resumed to its end.
         self._save(state)
         print(f"{self.path} (record: {record})")
+
+    def _recorded(self, name: str, weights: dict[str, str]) -> list[Path]:
+        """Records of just this end: of a run that was killed after its record was written, and before its state was."""
+        found = []
+        for path in self.results.glob(f"{name}-*.json"):
+            with suppress(ValueError, TypeError, OSError):  # somebody else's file
+                found += [path] if records.read_record(path).get("weights") == weights else []
+        return found
 
     def _gpu_memory(self) -> int | None:
         if self.runtime.device.type != "cuda":
@@ -303,16 +321,10 @@ def alone(folder: Path) -> Iterator[None]:
     Raises:
         BlockingIOError: if another run is at work there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        with lock:
-            sweep(folder)
-            yield
-    except Timeout:
-        raise BlockingIOError(
-            f"another run is at work in {folder}; wait for its end, or choose another folder with --out"
-        ) from None
+    what = f"run is at work in {folder}; wait for its end, or choose another folder with --out"
+    with locked(folder / ".lock", what):
+        sweep(folder)
+        yield
 
 
 def writable(folder: Path) -> None:

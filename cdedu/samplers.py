@@ -2,6 +2,8 @@
 
 Every sampler takes a denoiser and pure noise scaled to the first noise level, ``x = sigmas[0] * z``, and returns data in the
 shape of x. ``progress`` wraps the loop (``tqdm.auto.tqdm`` for a bar); ``callback(x, sigma)`` sees every intermediate state.
+``clip`` clamps every guess to [−clip, clip], as openai's samplers do with 1 and EDM's never. By default the denoiser decides: a published
+consistency model whose file says so is clipped, all others are not (:func:`~cdedu.teacher.clipped`).
 
 There is one loop down a noise grid, in :func:`sampler`; what is written here besides is what a step does.
 """
@@ -18,14 +20,14 @@ from torch import Generator, Tensor
 
 from cdedu.noise import SIGMA_MIN, Generators, check_grid, normal, sigma_like
 from cdedu.solvers import euler_step, heun_step
-from cdedu.teacher import Denoiser
+from cdedu.teacher import Denoiser, clipped
 
 Progress = Callable[[Sequence[Any]], Iterable[Any]]
 Callback = Callable[[Tensor, float], None]
 Step = Callable[..., Tensor]
 """``step(denoiser, x, sigma, sigma_next, **cond)``: x at ``sigma_next``, both levels numbers; such as :func:`~cdedu.solvers.euler_step`."""
 Sampler = Callable[..., Tensor]
-"""``sampler(denoiser, x, sigmas, to_zero=True, *, progress=None, callback=None, **cond)``: walks x down a noise grid, from noise to data."""
+"""``sampler(denoiser, x, sigmas, to_zero=True, *, clip=None, progress=None, callback=None, **cond)``: walks x down a noise grid to data."""
 
 
 def sampler(solver: Callable[[], Step]) -> Sampler:
@@ -42,10 +44,12 @@ def sampler(solver: Callable[[], Step]) -> Sampler:
         sigmas: Tensor,
         to_zero: bool = True,
         *,
+        clip: float | None = None,
         progress: Progress | None = None,
         callback: Callback | None = None,
         **cond: Any,
     ) -> Tensor:
+        denoiser = clipped(denoiser, clip)
         step, levels = solver(), check_grid(torch.as_tensor(sigmas).cpu()).tolist() + [0.0] * to_zero
         pairs = list(itertools.pairwise(levels))
         if callback:
@@ -156,6 +160,7 @@ def sample_consistency(
     sigmas: Sequence[float] | Tensor = (80.0,),
     generator: Generators = None,
     *,
+    clip: float | None = None,
     progress: Progress | None = None,
     callback: Callback | None = None,
     **cond: Any,
@@ -175,7 +180,7 @@ def sample_consistency(
     Source: Song et al. 2023, algorithm 1.
     """
     eps = float(getattr(student, "sigma_min", SIGMA_MIN))
-    levels = [float(s) for s in sigmas]
+    student, levels = clipped(student, clip), [float(s) for s in sigmas]
     check_grid(torch.tensor(levels, dtype=torch.float64), points=1)
     sigma_like(levels[-1], x, sigma_min=eps)
     with torch.no_grad():

@@ -36,6 +36,9 @@ class ConsistencyModel(Preconditioned):
     Source: Song et al. 2023, eq. 5 and appendix C.
     """
 
+    clip: float | None = None
+    """Samplers clamp the answers to [−clip, clip]; 1 in a published model whose scheduler has ``clip_denoised``."""
+
     def __init__(
         self,
         network: nn.Module,

@@ -14,6 +14,26 @@ class Denoiser(Protocol):
     def __call__(self, x: Tensor, sigma: Sigma, /, **cond: Any) -> Tensor: ...
 
 
+def clipped(denoiser: Denoiser, clip: float | None = None) -> Denoiser:
+    """The denoiser with its guesses clamped to [−clip, clip]; by default to its attribute ``clip``, and not at all where it has none.
+
+    ``math.inf`` leaves alone what would be clipped.
+
+    Raises:
+        ValueError: for a ``clip`` that is not positive.
+    """
+    most = getattr(denoiser, "clip", None) if clip is None else clip
+    if not isinstance(most, int | float):
+        return denoiser
+    if not most > 0:
+        raise ValueError(f"clip = {most}, but it must be positive: guesses are clamped to [−clip, clip]")
+
+    def within(x: Tensor, sigma: Sigma, /, **cond: Any) -> Tensor:
+        return denoiser(x, sigma, **cond).clamp(-most, most)
+
+    return within
+
+
 def preconditioning(sigma: Tensor, sigma_data: float, sigma_min: float = 0.0) -> tuple[Tensor, ...]:
     r"""The coefficients that wrap a network: ``(c_skip, c_out, c_in)``, each of sigma's shape.
 

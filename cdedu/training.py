@@ -254,8 +254,8 @@ def train_consistency(
     recipe: Recipe,
     data: Dataset | None = None,
     *,
-    s0: int = 2,
-    schedule: Callable[[int, int, int, int], int] = curriculum,
+    s0: int | None = None,
+    schedule: Callable[[int, int, int, int], int] | None = None,
     distance: Distance | None = None,
     device: str | torch.device = "cpu",
     resume: Resume | None = None,
@@ -270,8 +270,8 @@ def train_consistency(
     Args:
         recipe: its ``student`` part and its noise range. ``points`` is the *last* N, s₁ + 1, and ``target_rate`` is μ₀; at 0
             the student itself is the target throughout. ``solver`` is not used.
-        s0: the first N.
-        schedule: N(k), called with k, K, s₀ and s₁: :func:`~cdedu.noise.curriculum`, or iCT's
+        s0: the first N; 2 by default.
+        schedule: N(k), called with k, K, s₀ and s₁: :func:`~cdedu.noise.curriculum`, the default, or iCT's
             :func:`~cdedu.noise.improved_curriculum`.
         distance: your own d, (B, ...), (B, ...) → (B,), in place of the recipe's.
         data, device, resume, start, runtime: as in :func:`train_teacher`.
@@ -289,18 +289,22 @@ def train_consistency(
             "method 'distillation' or 'continuous'"
         )
 
-    def points(step: int) -> int:
-        return schedule(step, stage.steps, s0, stage.points - 1)
-
     without_grid = stage.method == "continuous"
+    first, scheduled = 2 if s0 is None else s0, schedule or curriculum
+
+    def points(step: int) -> int:
+        return scheduled(step, stage.steps, first, stage.points - 1)
+
     loss = continuous if without_grid else partial(consistency, points=points, distance=distance)
-    _taken(recipe, loss, distance=distance)
-    if stage.points <= s0 and not without_grid:
+    # A target that follows takes its rate from N(k), also where there is no grid.
+    used = {} if stage.target_rate else {"s0": s0, "schedule": schedule}
+    _taken(recipe, loss, distance=distance, **used)
+    if stage.points <= first and not without_grid:
         raise ValueError(
             f"recipe {recipe.name!r}: student.points = {stage.points} is the last N of consistency training and must be "
-            f"above the first, s0 = {s0}"
+            f"above the first, s0 = {first}"
         )
-    options = {"resume": resume, "rate": lambda step: target_rate(points(step), s0, stage.target_rate)}
+    options = {"resume": resume, "rate": lambda step: target_rate(points(step), first, stage.target_rate)}
     state = begin(recipe, "student", new_student(recipe, data), runtime, start)
     return train(state, data, runtime, loss, **options)
 
@@ -409,9 +413,9 @@ def _takes(method: Callable[..., Tensor], name: str) -> bool:
 
 
 def _taken(recipe: Recipe, method: Callable[..., Tensor], **options: Any) -> None:
-    """Refuse what the method would silently not use: the guidance weight is the teacher's."""
+    """Refuse what the method would silently not use: the guidance weight is the teacher's, what makes a grid that of its points."""
     for name, value in options.items():
-        needed = "teacher" if name == "guidance" else name
+        needed = {"guidance": "teacher", "s0": "points", "schedule": "points"}.get(name, name)
         if value is not None and not _takes(method, needed):
             others = [repr(known) for known, function in METHODS.items() if _takes(function, needed)]
             raise ValueError(

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Mutant(NamedTuple):
-    """A mistake: ``old`` in ``cdedu/<file>`` becomes ``new``; one of ``tests`` must fail."""
+    """A mistake: ``old`` in ``cdedu/<file>``, or in a module of the book, becomes ``new``; one of ``tests`` must fail."""
 
     name: str
     pitfall: str
@@ -34,7 +34,13 @@ class Mutant(NamedTuple):
     new: str
     tests: list[str]
 
+    @property
+    def path(self) -> Path:
+        """Of the source."""
+        return ROOT / self.file if self.file.startswith(BOOK) else ROOT / "cdedu" / self.file
 
+
+BOOK = "book/_ext/"
 MUTANTS = [
     Mutant(**table) for table in tomllib.loads((ROOT / "tests" / "mutants.toml").read_text())["mutant"]
 ]
@@ -42,10 +48,10 @@ MUTANTS = [
 
 def mutated(mutant: Mutant) -> str:
     """The source with the mistake in it."""
-    text = (ROOT / "cdedu" / mutant.file).read_text()
+    text = mutant.path.read_text()
     if text.count(mutant.old) != 1:
         raise ValueError(
-            f"{mutant.name}: its text occurs {text.count(mutant.old)} times in cdedu/{mutant.file}, want once; mend MUTANTS"
+            f"{mutant.name}: its text occurs {text.count(mutant.old)} times in {mutant.path}, want once; mend MUTANTS"
         )
     return text.replace(mutant.old, mutant.new)
 
@@ -62,15 +68,19 @@ def run(tests: list[str], file: str | None = None, text: str = "") -> tuple[int,
         copy = Path(folder) / "cdedu"
         shutil.copytree(ROOT / "cdedu", copy, ignore=shutil.ignore_patterns("__pycache__", "weights"))
         (copy / "weights").symlink_to(ROOT / "cdedu" / "weights")
+        places = {"cdedu": copy}
         if file:
-            (copy / file).write_text(text)
+            mistaken = Path(folder, Path(file).name) if file.startswith(BOOK) else copy / file
+            mistaken.write_text(text)
+            places |= {mistaken.stem: Path(folder)} if file.startswith(BOOK) else {}
         sys.path.insert(0, folder)
         options = f"-x -q --tb=no -o addopts= --rootdir {ROOT} -p no:cacheprovider"
         output = io.StringIO()
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             status = int(pytest.main([*options.split(), *(f"{ROOT}/tests/{test}" for test in tests)]))
-        if Path(sys.modules["cdedu"].__file__ or "").parent != copy:
-            return 99, "the tests did not import the copy"
+        for name, place in places.items():
+            if name in sys.modules and Path(sys.modules[name].__file__ or "").parent != place:
+                return 99, "the tests did not import the copy"
         return status, output.getvalue()
 
 

@@ -1,6 +1,7 @@
 """Checkpoints: exact, atomic, and never unpickled."""
 
 import json
+import math
 import os
 import pickle
 import subprocess
@@ -21,6 +22,7 @@ from cdedu.networks import MLP, unet
 from cdedu.networks.guided import WeightedUNet
 from cdedu.pretrained import DiffusersDenoiser, load_teacher
 from cdedu.recipes import Network, Recipe, StudentStage, TeacherStage
+from cdedu.samplers import sample_consistency
 from cdedu.student import ConsistencyModel, DenoiserStudent
 from cdedu.teacher import Teacher
 from cdedu.training import distill, train_teacher
@@ -53,6 +55,19 @@ def test_a_model_comes_back_bitwise(tmp_path, original):
     x = torch.randn(5, 2)
     assert back(x, 3.0).equal(original(x, 3.0))
     assert [p.name for p in path.parent.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("clip", [1.0, 0.25, None])
+def test_a_student_that_is_clipped_stays_so(tmp_path, clip):
+    student, path = model(ConsistencyModel), tmp_path / "student.safetensors"
+    student.clip = clip
+    save(path, student, TINY, (2,))
+    assert load(path).clip == clip
+    x = 80 * torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+    ours, theirs = (
+        sample_consistency(f, x, (80.0, 0.8), torch.Generator().manual_seed(1)) for f in (load(path), student)
+    )
+    assert ours.equal(theirs) and (clip is None or ours.abs().max() <= clip)
 
 
 def test_what_the_network_is_told_of_the_noise_is_kept_and_older_files_mean_the_logarithm(tmp_path):
@@ -106,6 +121,23 @@ def test_a_state_from_before_a_field_existed_goes_on(tmp_path):
     assert load_state(path, TINY, "student")[1] == 1
     with pytest.raises(ValueError, match="teacher.warmup = 0, now it is 5"):
         load_state(path, replace(TINY, teacher=replace(TINY.teacher, warmup=5)), "student")
+
+
+@pytest.mark.parametrize("part", ["model", "average", "optimizer"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_state_with_a_number_that_is_none_is_damaged(tmp_path, part, value):
+    path = tmp_path / "s.safetensors"
+    steps = distill(TINY, model())
+    next(steps)
+    save_state(path, next(steps))
+    tensors, header = read_tensors(path)
+    name = next(n for n, t in tensors.items() if n.startswith(part) and t.is_floating_point() and t.ndim)
+    tensors[name].view(-1)[0] = value
+    write_tensors(path, tensors, header)
+    with pytest.raises(
+        ValueError, match=f"damaged, or it is no state of a run: tensor '{part}.* holds NaN or infinity"
+    ):
+        load_state(path, TINY, "student")
 
 
 def test_what_is_no_model_is_not_saved(tmp_path):

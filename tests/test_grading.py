@@ -23,10 +23,21 @@ import numpy as np
 import pytest
 import torch
 from hostile.submissions import HANDED_OUT, MUTE, STUBBORN, solved, with_cell
+from torch.utils._pytree import tree_flatten
 
 from cdedu.course import checks
 from cdedu.course.checks import core
-from cdedu.course.grading import Limits, folder, grade_folder, judge, notebooks, results, wire, workers
+from cdedu.course.grading import (
+    Limits,
+    derivatives,
+    folder,
+    grade_folder,
+    judge,
+    notebooks,
+    results,
+    wire,
+    workers,
+)
 from cdedu.course.grading.notebooks import Handout, read_notebook
 from scripts.book import exercises as script
 
@@ -309,9 +320,19 @@ def theirs():
         yield made
 
 
-@pytest.mark.parametrize(("chapter", "only"), [("01", "noise"), ("04", "consistency-spy")])
+DERIVED = {
+    "04": "consistency-spy",
+    "09": "scales",
+    "15": "adversarial-renoise",
+    "16": "points-score",
+    "17": "frontier-flow",
+}
+"""Chapter → its exercises that hand out functions whose derivatives are taken, by `backward` and by `torch.func`."""
+
+
+@pytest.mark.parametrize(("chapter", "only"), {"01": "noise", **DERIVED}.items())
 def test_verdicts_are_those_of_the_checks_in_the_notebook(theirs, chapter, only):
-    """Prepared answers, through the other process: right stays right, wrong keeps its diagnosis; the second takes gradients."""
+    """The solution and prepared answers, through the other process: right stays right, wrong keeps its diagnosis."""
     source = next((ROOT / "exercises" / "source").glob(f"{chapter}_*.ipynb"))
     cells = nbformat.read(source, as_version=4).cells
     here = {"__name__": "notebook"}
@@ -324,15 +345,21 @@ def test_verdicts_are_those_of_the_checks_in_the_notebook(theirs, chapter, only)
             assert peer.request("run", "prepared", source, 60) == {}
         tried = 0
         for name in (n for c in cells if (n := c.metadata.get("exercise", "")).startswith(only)):
-            task = checks.exercises()[name]
-            for kind, answers in (("right", script.answers()[name].right), ("wrong", script.answers()[name].wrong)):  # fmt: skip
+            task, prepared = checks.exercises()[name], script.answers()[name]
+            solution = script.Answer("", {})
+            for kind, answers in (
+                ("solved", [solution]),
+                ("right", prepared.right),
+                ("wrong", prepared.wrong),
+            ):
                 for i, answer in enumerate(answers):
                     take = f"globals().update({{n: solution[n] for n in {task.answers!r}}})\n"
-                    take += script.take(name, kind, i, task.answers[0])
+                    take += script.take(name, kind, i, task.answers[0]) if answer is not solution else ""
                     assert peer.request("run", "answer", take, 60) == {}
                     space = peer.request("answers", list(task.answers), 10_007)
                     got, own = (core.judge(task, s, 1, 60) for s in (space, here | answer.values))
                     peer.forget()
+                    assert (own.status == "right") == (kind != "wrong"), (name, i, own)
                     assert (got.status, got.key) == (own.status, own.key), (name, answer.key, got)
                     # A prepared answer's own line is known here, where it lies in a file, and not there.
                     said = [re.sub(" in the line `.*?`", "", result.message) for result in (got, own)]
@@ -521,6 +548,21 @@ def magics(theirs):
     with theirs.sandbox() as peer:
         peer.deadline = time.monotonic() + 60
         return {s: (peer.request("run", "clear", "globals().pop('x', 0)", 30), peer.request("run", "cell", s, 30), peer.request("answers", ["x"], 0).get("x"))[-1] for s in sources}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "@torch.compile\ndef f(x):\n    return 2 * x\nx = float(f(torch.ones(())))",
+        "x = float(torch.compile(torch.nn.Identity(), fullgraph=True)(2 * torch.ones(())))",
+        "f = torch.nn.Identity()\nf.compile()\nx = float(f(2 * torch.ones(())))",
+    ],
+)
+def test_what_is_compiled_runs_as_it_is_where_no_compiler_may_be_started(theirs, source):
+    with theirs.sandbox() as peer:
+        peer.deadline = time.monotonic() + 60
+        assert peer.request("run", "cell", "import torch\n" + source, 60) == {}
+        assert peer.request("answers", ["x"], 0)["x"] == 2.0
 
 
 def test_an_error_below_a_magic_is_said_with_its_line(theirs):
@@ -736,10 +778,132 @@ def test_a_gradient_may_be_asked_for_by_name_on_either_side(line):
         lambda value, w, u, unused: (value.backward(), w.grad, u.grad, unused.grad)[1:],
     ):
         assert grads(*graph(lent)) == grads(*graph(lambda f: f))
-    value, w, _, _ = graph(lent)
-    (slope,) = torch.autograd.grad(value, w, create_graph=True)
-    with pytest.raises(RuntimeError, match="differentiate twice"):
+    curvatures = []
+    for value, w, u, _ in (graph(lent), graph(lambda f: f)):
+        (slope,) = torch.autograd.grad(value, w, create_graph=True)
         slope.backward()
+        curvatures.append((w.grad, u.grad))
+    assert curvatures[0] == curvatures[1] and curvatures[0][1] != 0
+
+
+A = torch.tensor([[0.5, -1.0], [2.0, 0.3]])
+X, V, T = (
+    torch.tensor([[0.1, 0.7], [-1.2, 0.4], [0.9, 2.0]]),
+    torch.tensor([[1.0, -0.5], [0.2, 2.0], [0.0, 1.0]]),
+    torch.tensor([0.3, 0.1, 2.0]),
+)
+ONES = torch.ones_like(T)
+
+
+def curved(x):
+    return (x @ A).sin() * (x**3).sum(-1, keepdim=True)
+
+
+def of_level(x, t):
+    return (x @ A).sin() * (2 * t)[:, None].cos() + x * x
+
+
+def twice(f, x):
+    """A function of a function."""
+    return (f(x) * f(2 * x)).sum()
+
+
+def along(f, x, v):
+    """It takes derivatives itself."""
+    return torch.func.jvp(f, (x,), (v,))
+
+
+DERIVATIVES = {
+    "jvp": (of_level, lambda f: torch.func.jvp(f, (X, T), (V, ONES))),
+    "jvp, under no_grad": (of_level, torch.no_grad()(lambda f: torch.func.jvp(f, (X, T), (V, ONES)))),
+    "jvp, of a function without gradients": (torch.no_grad()(of_level), lambda f: torch.func.jvp(f, (X, T), (V, ONES))),
+    "vjp": (of_level, lambda f: torch.func.vjp(f, X, T)[1](V)),
+    "grad": (of_level, lambda f: torch.func.grad(lambda x: f(x, T).sum())(X)),
+    "grad of grad": (of_level, lambda f: torch.func.grad(lambda t: torch.func.grad(lambda x: f(x, t).square().sum())(X).sum())(T)),
+    "vmap": (curved, lambda f: torch.vmap(f)(X)),
+    "vmap of vmap": (curved, lambda f: torch.vmap(torch.vmap(f))(torch.stack([X, V]))),
+    "vmap of grad": (curved, lambda f: torch.vmap(torch.func.grad(lambda x: f(x).sum()))(X)),
+    "grad of vmap": (curved, lambda f: torch.func.grad(lambda x: torch.vmap(f)(x).sum())(X)),
+    "vmap of jvp": (curved, lambda f: torch.vmap(lambda x, v: along(f, x, v))(X, V)),
+    "jvp of vmap": (curved, lambda f: along(torch.vmap(f), X, V)),
+    "grad of jvp": (curved, lambda f: torch.func.grad(lambda x: along(f, x, V)[1].sum())(X)),
+    "jvp of grad": (curved, lambda f: along(torch.func.grad(lambda x: f(x).sum()), X, V)),
+    "jacrev": (curved, lambda f: torch.func.jacrev(f)(X[0])),
+    "jacfwd": (curved, lambda f: torch.func.jacfwd(f)(X[0])),
+    "jacrev of jacrev": (curved, lambda f: torch.func.jacrev(torch.func.jacrev(f))(X[0])),
+    "hessian": (curved, lambda f: torch.func.hessian(f)(X[0])),
+    "grad of what vmap weighs": (curved, lambda f: torch.vmap(lambda u: torch.func.grad(lambda x: (u * f(x)).sum())(X[0]))(V)),
+    "grad of what a function closes over": (twice, lambda f: torch.func.grad(lambda w: f(lambda x: w * x.sin(), X))(T[0])),
+    "and of its argument": (twice, lambda f: torch.func.grad(lambda w: f(lambda x: w * x.sin(), w * X))(T[0])),
+    "twice of what it closes over": (twice, lambda f: torch.func.grad(torch.func.grad(lambda w: f(lambda x: w**3 * x, X)))(T[0])),
+    "jvp of a function of a function": (twice, lambda f: along(lambda x: f(torch.sin, x), X, V)),
+    "vmap of a function of a function": (twice, lambda f: torch.vmap(lambda x: f(torch.sin, x))(X)),
+    "jvp on the other side": (along, lambda f: f(lambda x: x.sin() * x.sum(), X, V)),
+    "jvp on the other side, without gradients": (along, lambda f: f(torch.no_grad()(curved), X, V)),
+    "jvp on the other side, under vmap": (along, lambda f: torch.vmap(lambda x, v: f(lambda x: x.sin() * x.sum(), x, v))(X, V)),
+    "several values": (lambda x: {"a": x.sin(), "b": [x.argmax(), x**2]}, lambda f: torch.vmap(f)(X)),
+    "double backwards": (curved, lambda f: torch.autograd.functional.jvp(f, X, V)),
+    "second derivatives by autograd": (curved, lambda f: torch.autograd.functional.hessian(lambda x: f(x).sum(), X[0])),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("opaque", [False, True])
+@pytest.mark.parametrize("name", DERIVATIVES)
+def test_derivatives_go_through_the_line_as_if_it_were_not_there(line, name, opaque):
+    here, there = line
+    there.opaque = opaque
+    function, of = DERIVATIVES[name]
+    there._operations["make"] = lambda: function
+    got, want = tree_flatten(of(here.request("make"))), tree_flatten(of(function))
+    assert got[1] == want[1]
+    for a, b in zip(got[0], want[0], strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_what_a_function_closes_over_goes_no_further_forwards_and_that_is_said(line):
+    here, there = line
+    there._operations["make"] = lambda: twice
+    f = here.request("make")
+    for transformed in (lambda value: torch.vmap(value)(T), lambda value: along(value, T[0], T[0])):
+        with pytest.raises(TypeError, match=r"closes over a tensor .* give it as an argument"):
+            transformed(lambda w: f(lambda x: w * x, X))
+
+
+@pytest.mark.parametrize(
+    ("form", "tensors", "ways"),
+    [
+        ([[derivatives.SLOT], {}], [X], [["none"]]),
+        ([[derivatives.SLOT], {}], [X], [["jvp", [7]]]),
+        ([[derivatives.SLOT], {}], [X], [["vmap", ["x"], "error"]]),
+        ([[derivatives.SLOT], {}], [X], [["vjp", 10**9, [0]]]),
+        ([[derivatives.SLOT] * 2, {}], [X], []),
+        (derivatives.SLOT, [X], []),
+        (None, None, None),
+    ],
+)
+def test_a_forged_transform_is_an_error_like_any_other(line, form, tensors, ways):
+    here, there = line
+    there.opaque = True
+    there._operations["make"] = lambda: torch.sin
+    f = here.request("make")
+    with pytest.raises(RuntimeError, match="^the function that was handed in could not do this$"):
+        here.request("transformed", 1, form, tensors, ways)
+    assert torch.equal(f(X), X.sin())
+
+
+def test_transforms_of_a_function_have_an_end(line):
+    """Each may double what is to be computed."""
+    here, there = line
+    there._operations["make"] = lambda: torch.sin
+
+    def derivative(f, n):
+        return (lambda x: along(derivative(f, n - 1), x, torch.ones(()))[1]) if n else f
+
+    got = derivative(here.request("make"), derivatives.MOST)(T[0])
+    torch.testing.assert_close(got, -T[0].sin())
+    with pytest.raises(ValueError, match="too many"):
+        derivative(here.request("make"), derivatives.MOST + 1)(T[0])
+    assert derivatives.MOST == 6, "the derivative above is of the sixth order"
 
 
 def test_objects_of_an_answer_keep_their_attributes_and_those_of_the_grader_none(line):
@@ -1069,6 +1233,17 @@ def test_results_do_not_go_among_the_submissions(tmp_path):
     (tmp_path / "a.ipynb").write_text(json.dumps({"cells": []}))
     with pytest.raises(ValueError, match="another --out"):
         grade_folder(HANDED_OUT, tmp_path, tmp_path / "out")
+
+
+def test_results_that_cannot_be_written_are_said_with_a_remedy(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.ipynb").write_text(json.dumps({"cells": []}))
+    (tmp_path / "b").write_text("in the way")
+    for out in (tmp_path / "b", tmp_path / "b" / "grades"):
+        with pytest.raises(
+            OSError, match=f"cannot write {out}: a part of this path is a file, .*choose another folder"
+        ):
+            grade_folder(HANDED_OUT, tmp_path / "in", out)
 
 
 def test_the_command_names_what_is_wrong(tmp_path, monkeypatch, capsys):

@@ -75,6 +75,15 @@ def test_distances_are_those_of_whole_samples():
         assert pseudo_huber(a, b, 2.0)[i].item() == pytest.approx(math.hypot(norm, 2) - 2)
 
 
+@pytest.mark.parametrize("distance", [l1, l2, pseudo_huber])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int64])
+def test_distances_of_whole_numbers_are_those_of_the_same_numbers(distance, dtype):
+    """8-bit pictures would wrap around: 0 − 100 is 156."""
+    a, b = torch.tensor([[0, 3, 100], [7, 7, 7]]), torch.tensor([[100, 0, 0], [0, 100, 7]])
+    got = distance(a.to(dtype), b.to(dtype))
+    assert got.dtype == torch.float32 and got.equal(distance(a.float(), b.float()))
+
+
 def test_whole_image_pseudo_huber_is_not_the_elementwise_one():
     """All 64 pixels differ by 1: the norm is 8, while the elementwise sum would be 64 and its mean 1."""
     assert pseudo_huber(torch.ones(1, 1, 8, 8), torch.zeros(1, 1, 8, 8)).item() == pytest.approx(8, rel=1e-3)
@@ -92,6 +101,27 @@ def test_lpips_refuses_what_is_not_rgb_and_says_what_is_missing_offline(monkeypa
     perceptual._lpips_network.cache_clear()
     with pytest.raises(RuntimeError, match="vgg16-397923af.pth.*no network.*pseudo_huber"):
         lpips(torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 64), (256, 256)])
+def test_lpips_resizes_as_openai_does_and_clamps_nothing(size):
+    """Its two lines, with another network in the place of VGG: what is smaller than 256 becomes 224 × 224, bilinearly."""
+
+    def network(a, b):
+        return (a - b + 50).square().flatten(1).sum(1)[:, None, None, None]
+
+    g = torch.Generator().manual_seed(0)
+    a = (2 * torch.randn(2, 3, *size, generator=g)).requires_grad_()
+    b = 2 * torch.randn(2, 3, *size, generator=g)
+    larger = [
+        torch.nn.functional.interpolate(x, size=224, mode="bilinear") if x.shape[-1] < 256 else x
+        for x in (a, b)
+    ]
+    got, theirs = perceptual.enlarged_distance(network, a, b), network(*larger).flatten()
+    torch.testing.assert_close(got, theirs)
+    slopes = [torch.autograd.grad(value.sum(), a)[0] for value in (got, theirs)]
+    torch.testing.assert_close(*slopes)
+    assert (slopes[0][a.abs() > 1] != 0).all()
 
 
 def test_denoising_loss_is_edms():
@@ -367,7 +397,26 @@ def test_easy_consistency_at_r_0_regresses_on_clean_data_and_asks_no_target():
     x0, z, sigma = torch.randn(4, 2), torch.randn(4, 2), torch.tensor([0.01, 0.1, 0.5, 1.0])
     loss = easy_consistency_loss(student, target, x0, sigma, noise=z, q=2)
     distance = (student(x0 + sigma[:, None] * z, sigma) - x0).norm(dim=1)
-    assert torch.allclose(loss, distance / (sigma - 0.002), rtol=1e-4)
+    assert torch.allclose(loss, distance / sigma, rtol=1e-4)
+
+
+def test_the_easy_loss_is_ects_on_both_sides_of_r_0():
+    """Its loss, written out again: levels t, r = max(0, ...), targets x0 where r = 0, its c under the root, and the weight 1/(t − r)."""
+
+    def f(x, sigma):
+        return x / (1 + sigma.reshape(-1, 1) ** 2) + 0.1 * sigma.reshape(-1, 1)
+
+    g = torch.Generator().manual_seed(0)
+    t = (-1.1 + 2.0 * torch.randn(400, generator=g, dtype=F64)).exp().clamp(min=0.0025)
+    x0, z = torch.randn(2, 400, 2, generator=g, dtype=F64)
+    r = (t * (1 - (1 + 8 * torch.sigmoid(-t)) / 2)).clamp(min=0)
+    target = torch.where(r[:, None] > 0, f(x0 + r[:, None] * z, r), x0)
+    c, squared = 1e-6, (f(x0 + t[:, None] * z, t) - target).square().sum(1)
+    ect = ((squared + c**2).sqrt() - c) / (t - r)
+    got = easy_consistency_loss(f, f, x0, t, noise=z, q=2, stage=0)
+    assert (r == 0).sum() > 100 and (r > 0.002).sum() > 30
+    known = (r == 0) | (r > 0.002)  # in between, our students' ε is above r
+    torch.testing.assert_close(got[known], ect[known])
 
 
 # The continuous limit
@@ -520,6 +569,19 @@ def test_the_tangent_is_normalised_sample_by_sample_and_the_learned_weight_has_i
         continuous_consistency_loss(f, f, x0, sigma, noise=z, balance=lambda s: w + (-got.log() - w).detach()).sum(), w
     )[0]  # fmt: skip
     assert best.abs().max() < 1e-9
+
+
+def test_the_learned_weight_takes_in_a_prior_such_as_sanas():
+    """SANA-Sprint's loss is e^−v/σ ‖·‖² + v with a learned v(σ): ours with w = −v − ln σ, but for a constant."""
+    f, (x0, z, sigma) = ConsistencyModel(Net(0)), points()
+    v = torch.randn(8, dtype=F64, requires_grad=True)
+    plain = continuous_consistency_loss(f, f, x0, sigma, noise=z)
+    theirs = (-v).exp() / sigma * plain + v
+    got = continuous_consistency_loss(f, f, x0, sigma, noise=z, balance=lambda s: -v - s.log())
+    assert torch.allclose(got, theirs + sigma.log(), rtol=1e-9)
+    for of in (v, next(f.parameters())):
+        slopes = [torch.autograd.grad(loss.sum(), of, retain_graph=True)[0] for loss in (got, theirs)]
+        assert torch.allclose(*slopes, rtol=1e-9)
 
 
 def test_the_continuous_loss_gives_no_gradient_to_target_and_teacher_and_the_same_dropout_to_both():

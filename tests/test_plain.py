@@ -79,13 +79,23 @@ def test_myst_becomes_markdown(myst: str, markdown: str, plain: Plain) -> None:
     assert plain.text(myst, "book/two") == markdown
 
 
-def test_nothing_is_resolved_twice(plain: Plain) -> None:
+@pytest.mark.parametrize(
+    ("myst", "there"),
+    [
+        ("{eq}`eq-b`", "[(2)](../index.html#equation-eq-b)"),
+        ("{ref}`here`", "[Here](../index.html#here)"),
+        ("{doc}`one`", "[One page](../book/one.html)"),
+        ("{chapter}`One <one>`", "[One](../book/one.html)"),
+        ("{term}`teacher`", "[teacher](../book/reference/glossary.html#term-teacher)"),
+        ("[it](one.md#a)", "[it](../book/one.html#a)"),
+        ("``{eq}`eq-b` ``", "``{eq}`eq-b` ``"),
+    ],
+)
+def test_nothing_is_resolved_twice(myst: str, there: str, plain: Plain) -> None:
     """The links of slides are relative, and so look like links of the project."""
     relative = Plain.__new__(Plain)
     vars(relative).update(vars(plain), site="..")
-    text = "{eq}`eq-b`, {doc}`one`, [it](one.md), ``{eq}`eq-b` ``"
-    there = "[(2)](../index.html#equation-eq-b), [One page](../book/one.html), [it](../book/one.html), ``{eq}`eq-b` ``"
-    assert relative.text(text, "book/two") == there
+    assert relative.text(myst, "book/two") == there
 
 
 def test_sources_have_their_authors(plain: Plain) -> None:

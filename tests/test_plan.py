@@ -141,6 +141,9 @@ def test_lpips_is_vgg_three_times_over():
     got = lpips_footprint((3, 32, 32))
     assert got.flops == pytest.approx(3 * vgg, rel=0.01) and got.parameters == pytest.approx(14.7e6, rel=0.01)
     assert 60e6 < got.activations < 200e6
+    assert lpips_footprint((3, 64, 64)).flops == got.flops, "both are enlarged to 224 pixels"
+    large = lpips_footprint((3, 256, 256))  # is not shrunk to them
+    assert large.flops == pytest.approx(got.flops * (256 / 224) ** 2, rel=1e-3)
 
 
 def test_hours_follow_from_work_peak_and_share():

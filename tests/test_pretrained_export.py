@@ -67,6 +67,41 @@ def test_images_are_equal_in_one_and_several_steps(tmp_path, classes, eps):
     assert wanted.std() > 0.05  # pictures, not a flat grey that anything equals
 
 
+@pytest.mark.parametrize("says", [True, False, None])
+def test_a_published_student_is_clipped_as_its_scheduler_says(tmp_path, says):
+    """As diffusers does; a scheduler that says nothing of it clips there. What is exported again says the same."""
+    folder, grid = (
+        export_pipeline(student(), tmp_path / "a", recipe=recipe()),
+        recipe().sigmas(18).double().tolist(),
+    )
+    place = folder / "scheduler" / "scheduler_config.json"
+    config = json.loads(place.read_text())
+    del config["clip_denoised"]
+    place.write_text(json.dumps(config | ({} if says is None else {"clip_denoised": says})))
+    pipe, back = ConsistencyModelPipeline.from_pretrained(folder), load_teacher(folder)
+    assert back.clip == (None if says is False else 1.0)
+    for timesteps in (None, [11, 0], [14, 9, 4, 0]):
+        levels = [grid[i] for i in sorted(timesteps or [0])]
+        assert (theirs(pipe, timesteps, 0) - ours(back, levels, 0)).abs().max() <= 1e-5
+    by_hand = [ours(lambda x, s: back(x, s).clamp(-1, 1), levels, 0), ours(back, levels, 0)]
+    assert torch.equal(*by_hand) == (says is not False)
+    again = export_pipeline(back, tmp_path / "b", recipe=recipe())
+    config = json.loads((again / "scheduler" / "scheduler_config.json").read_text())
+    assert config["clip_denoised"] is (says is not False)
+
+
+def test_clipping_that_is_no_clipping_is_refused(tmp_path):
+    folder = export_pipeline(student(), tmp_path / "a", recipe=recipe())
+    place = folder / "scheduler" / "scheduler_config.json"
+    place.write_text(place.read_text().replace('"clip_denoised": false', '"clip_denoised": "no"'))
+    with pytest.raises(ValueError, match="clip_denoised = 'no', but it must be true or false"):
+        load_teacher(folder)
+    model = student()
+    model.clip = 0.5
+    with pytest.raises(ValueError, match=r"clip = 0.5, but a pipeline clips to \[−1, 1\] or not at all"):
+        export_pipeline(model, tmp_path / "b", recipe=recipe())
+
+
 def test_clipping_is_off_because_it_changes_images(tmp_path):
     folder = export_pipeline(student(), tmp_path / "a", recipe=recipe())
     config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())

@@ -14,8 +14,10 @@ X = torch.randn(90, 2, generator=torch.Generator().manual_seed(0))
 DATA = Dataset("points", X[:60], X[60:])
 
 
-def test_names_stand_for_draws_of_all_held_out_samples():
-    for name, (first, draws) in NAMED.items():
+def test_names_stand_for_draws_of_held_out_samples():
+    many = Dataset("many", torch.zeros(9000, 2), torch.zeros(6000, 2))
+    for name, (first, draws, part) in NAMED.items():
+        assert protocol_of(many, name).n == 6000 // part
         found = protocol_of(DATA, name)
         assert (found.name, found.n, found.first_seed, found.draws) == (name, 30, first, draws)
     assert protocol_of(DATA, draws=3) == protocol_of(DATA, "brief")
@@ -45,7 +47,7 @@ def test_a_ruler_draws_with_the_seeds_of_its_protocol():
 
 
 def test_the_line_says_size_draws_seeds_and_reference():
-    several, one = protocol_of(DATA), protocol_of(DATA, "tuning", draws=1)
+    several, one = protocol_of(DATA), protocol_of(DATA, "tuning")
     assert several.line == "30 samples in each of 5 draws (seeds 0 to 4), against 30 held-out ones"
     assert one.line == "30 samples of 1 draw (seed 1000), against 30 held-out ones"
     fields = several.to_dict()

@@ -55,6 +55,24 @@ def test_a_run_leaves_weights_a_state_and_a_record_of_all_that_it_depends_on(run
     assert checkpoints.load_state(run.state_path, RECIPE, "teacher")[1] == 6
 
 
+@pytest.mark.parametrize("other", ["", "{", '{"weights": {"sha256": "of another run"}}'])
+def test_a_run_that_was_killed_after_its_record_leaves_one(run, monkeypatch, other):
+    """Resumed, it ends with the same weights; the records of others stay."""
+    run.results.mkdir()
+    (kept := run.results / "tiny-teacher-of-others.json").write_text(other)
+    half = next(s for s in states() if s.step == 4)
+    resumed = replace(run, resume=({name: t.clone() for name, t in half.tensors().items()}, 4))
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_save", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run.drive(states())
+    (first,) = {*run.results.iterdir()} - {kept}
+    resumed.drive(train_teacher(RECIPE, DATA, resume=resumed.resume))
+    (second,) = {*run.results.iterdir()} - {kept}
+    assert second != first and json.loads(second.read_text())["resumed_at"] == 4
+    assert kept.read_text() == other
+
+
 def test_speed_counts_the_steps_since_the_resumption(run, monkeypatch):
     """A run that is resumed for its last two steps has not made six in that time."""
     half = next(s for s in states() if s.step == 4)

@@ -327,8 +327,34 @@ def test_a_sampler_of_ones_own_is_a_function_that_gives_a_step():
     assert (sample_half.__name__, sample_half.__doc__) == ("sample_half", "Goes half of the way.")
 
 
+@pytest.mark.parametrize("sample", [*SAMPLERS, sample_consistency])
+def test_clip_clamps_every_guess_and_nothing_else(sample):
+    g = torch.Generator()
+    x, grid, seen = 80 * torch.randn(5, 2, generator=g.manual_seed(0), dtype=F64), [80.0, 5.0, 0.5], []
+
+    def guess(x: torch.Tensor, sigma: float) -> torch.Tensor:
+        return x / (1 + sigma / 8)
+
+    def clamped(x: torch.Tensor, sigma: float) -> torch.Tensor:
+        seen.append(guess(x, sigma))
+        return seen[-1].clamp(-1.5, 1.5)
+
+    def walk(denoiser, **options):
+        if sample in (sample_ddpm, sample_consistency):
+            options["generator"] = g.manual_seed(1)
+        return sample(denoiser, x, torch.tensor(grid, dtype=F64), **options)
+
+    assert torch.equal(walk(guess, clip=1.5), walk(clamped))
+    assert max(y.abs().max() for y in seen) > 1.5 and not torch.equal(walk(guess), walk(guess, clip=1.5))
+    guess.clip = 1.5  # as a published consistency model says
+    assert torch.equal(walk(guess), walk(clamped))
+    assert torch.equal(walk(guess, clip=math.inf), walk(lambda x, sigma: guess(x, sigma)))
+    with pytest.raises(ValueError, match=r"clip = 0, but it must be positive"):
+        walk(guess, clip=0)
+
+
 def test_help_shows_every_argument_of_a_sampler():
-    names = "denoiser x sigmas to_zero progress callback generator cond"
+    names = "denoiser x sigmas to_zero clip progress callback generator cond"
     assert " ".join(inspect.signature(sample_ddpm).parameters) == names
     for other in (sample_euler, sample_heun, sample_dpm_solver):
         assert " ".join(inspect.signature(other).parameters) == names.replace(" generator", "")

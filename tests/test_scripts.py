@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import os
 import re
 import shutil
@@ -10,12 +11,14 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import cdedu
 from cdedu import checkpoints
+from cdedu.data import load_data
 from cdedu.evaluation.comparison import Ruler, compare
 from cdedu.evaluation.protocol import protocol_of
 from cdedu.networks.classifiers import DigitsClassifier
@@ -139,10 +142,10 @@ def test_adversarial(monkeypatch, tmp_path):
 
 def test_anatomy(monkeypatch, tmp_path):
     variants = importlib.import_module("scripts.studies.anatomy").TOY
-    few = {key: variants[key] for key in ("default", "none", "euler", "huber_by_element", "lr_high")}
+    few = {key: variants[key] for key in ("default", "none", "huber", "random")}
     plan = {
         "BUDGET": {"toy": 3072},
-        "SEEDS": 1,
+        "SEEDS": {"toy": 1},
         "DRAWS": 1,
         "SAMPLES": {"toy": 100},
         "VARIANTS": {"toy": few},
@@ -153,6 +156,31 @@ def test_anatomy(monkeypatch, tmp_path):
         for record in (made, read_record(ROOT / "results" / "anatomy.json"))
     )
     assert row.keys() == known.keys() and made["metrics"]["toy"]["variants"].keys() == {*few, "raw", "half"}
+
+
+def test_a_row_of_the_anatomy_looks_for_its_rate_as_far_as_it_gets_better(monkeypatch):
+    module = importlib.import_module("scripts.studies.anatomy")
+
+    def tried(best, fails=()):
+        def tuning(variant, rate):
+            far = abs(math.log(rate / best))
+            return {"failed": "nan"} if rate in fails else {"quality_1": 1 + far, "quality_2": 2 + far}
+
+        runs = {}
+        bare = SimpleNamespace(runs=runs, run=lambda key, f: runs.setdefault(key, f()))
+        module.tune("toy", "l1", SimpleNamespace(tuning=tuning), bare)
+        return [float(key.rpartition("/")[2]) for key in runs], module.chosen("toy", "l1", bare)
+
+    inside, lower, higher = [2e-3, 6e-3, 1.8e-2], [7e-4, 2e-4], [5e-2, 0.15]
+    assert tried(6e-3) == (inside, 6e-3)
+    assert tried(7e-4) == (inside + lower, 7e-4) and tried(1.3e-3) == (inside + lower[:1], 2e-3)
+    assert tried(1.0) == (inside + higher, 0.15)
+    assert tried(5e-3, fails=(6e-3,)) == (inside + lower[:1], 2e-3)
+    assert tried(6e-3, fails=inside) == (inside, None)
+    reported = {
+        seed for name in ("standard", "brief") for seed in protocol_of(load_data("two_moons"), name).seeds
+    }
+    assert module.TUNING_SEED not in reported | {*range(max(module.SEEDS.values()))}
 
 
 def test_noise_scales(monkeypatch, tmp_path):
@@ -170,13 +198,21 @@ def test_noise_scales(monkeypatch, tmp_path):
 def test_scratch_or_teacher(monkeypatch, tmp_path):
     module = importlib.import_module("scripts.studies.scratch_or_teacher")
     tuned = module.TASKS[0].tuned | {"ct_huber": {**module.TASKS[0].tuned["ct_huber"], "batch": 64}}
-    tasks = [replace(module.TASKS[0], budgets=(2048, 4096, 6144), seeds=1, samples=60, draws=1, tuned=tuned)]
+    recipe = module.TASKS[0].recipe
+    recipe = replace(
+        recipe, teacher=replace(recipe.teacher, steps=2), student=replace(recipe.student, steps=2)
+    )
+    few = {"budgets": (2048, 4096, 6144), "seeds": 1, "samples": 60, "draws": 1}
+    tasks = [replace(module.TASKS[0], recipe=recipe, tuned=tuned, **few)]
     other = [replace(tasks[0], tuned=module.TASKS[1].tuned)]
     made = study(
         monkeypatch, tmp_path, "studies.scratch_or_teacher", "scratch-or-teacher", "toy", TASKS=tasks
     )
     known = read_record(ROOT / "results" / "scratch-or-teacher.json")["metrics"]["toy"]
     assert made["metrics"]["toy"].keys() == known.keys()
+    long = made["metrics"]["toy"]["long"]
+    assert long["evaluations"] == [4096, 8192, 12288, 16384] and long["course_evaluations"] == 9216
+    assert [part["steps"] for part in long["recipe"]] == [4, 2]
     with pytest.raises(SystemExit, match="other settings"):
         study(monkeypatch, tmp_path, "studies.scratch_or_teacher", "scratch-or-teacher", "toy", TASKS=other)
 
@@ -195,6 +231,27 @@ def test_tradeoffs(monkeypatch, tmp_path):
     assert (
         made["digits"]["progressive"]["samplers"].keys() == known["digits"]["progressive"]["samplers"].keys()
     )
+
+
+def test_fair(monkeypatch, tmp_path):
+    def few(data, name="standard", **_):
+        return protocol_of(data, name, n=20, draws=1)
+
+    module = importlib.import_module("scripts.studies.fair")
+    monkeypatch.setattr(bench, "protocol_of", few)
+    monkeypatch.setattr(
+        module, "Ruler", lambda data, protocol=None: Ruler(data, protocol=protocol or few(data))
+    )
+    plan = {"EVALUATIONS": (1, 3), "STUDENT": (1,), "BUDGET": 6, "protocol_of": few}
+    made = study(monkeypatch, tmp_path, "studies.fair", "fair", "toy", **plan)["metrics"]["toy"]
+    known = read_record(ROOT / "results" / "fair.json")["metrics"]["toy"]
+    assert made.keys() == known.keys() and made["ddim"]["3"].keys() == known["ddim"]["3"].keys()
+    assert made["ddim"]["3"]["tuned"].keys() == known["ddim"]["3"]["tuned"].keys()
+    walks = {s: made[s]["3"]["tuned"]["sw"]["median"] for s in ("ddim", "dpm_solver", "heun")}
+    assert made["best"]["3"] == {"sampler": min(walks, key=walks.get), "distance": min(walks.values())}
+    mine = made["consistency"]["1"]["tuned"]["sw"]["median"]
+    assert made["ratio"]["1"]["3"] == min(walks.values()) / mine
+    assert made["worth"]["1"] in (None, 1, 3)
 
 
 def test_latent(monkeypatch, tmp_path):
@@ -349,7 +406,8 @@ def test_runs_that_are_killed_end_as_those_that_are_not():
     """A few of the kills; and each option says what it is."""
     script = [sys.executable, str(ROOT / "scripts" / "bench" / "kills.py")]
     options = {"capture_output": True, "text": True, "env": os.environ | {"PYTHONPATH": str(ROOT)}}
-    done = subprocess.run([*script, "--kills", "3"], **options)
-    assert done.returncode == 0 and done.stdout.startswith("3 kills (") and "0 losses" in done.stdout
+    done = subprocess.run([*script, "--kills", "9"], **options)
+    assert done.returncode == 0 and done.stdout.startswith("9 kills (") and "0 losses" in done.stdout
+    assert all(f"of {name}" in done.stdout for name in ("train", "distill", "export"))
     said = subprocess.run([*script, "--help"], **options).stdout
     assert "how often to kill" in said and "of what is killed, and when" in said

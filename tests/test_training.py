@@ -529,6 +529,18 @@ def test_a_learned_weight_that_nobody_would_train_is_refused(method):
         next(distill(recipe, fresh_teacher(), DATA, balance=torch.zeros_like))
 
 
+@pytest.mark.parametrize("option", [{"s0": 3}, {"s0": 2}, {"schedule": improved_curriculum}])
+def test_a_schedule_of_grids_is_refused_where_there_is_no_grid(option):
+    """But for a target that follows, whose rate is that of the schedule."""
+    limit = replace(TINY, student=replace(TINY.student, method="continuous", target_rate=0.0))
+    with pytest.raises(
+        ValueError, match=rf"method 'continuous' does not use {next(iter(option))}=; leave it out$"
+    ):
+        next(train_consistency(limit, DATA, **option))
+    following = replace(limit, student=replace(limit.student, target_rate=0.9))
+    assert next(train_consistency(following, DATA, **option)).target is not None
+
+
 def test_easy_tuning_needs_a_start_and_is_no_method_of_training_from_nothing():
     with pytest.raises(
         ValueError, match="method = 'easy' tunes a student that starts from a teacher; use distill"

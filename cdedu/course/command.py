@@ -1,7 +1,8 @@
-"""``cdedu plan`` and ``cdedu grade``."""
+"""``cdedu plan``, ``cdedu grade`` and ``cdedu race``."""
 
+import secrets
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -93,3 +94,52 @@ class GradeFolder:
         )
         for protection in sorted({g.protection for g in grades if g.protection}):
             print(protection)
+
+
+@dataclass(frozen=True)
+class RaceEntries:
+    """Race ways to distil the teacher of digits with one budget of network evaluations: a table, a row for each entry."""
+
+    entries: tyro.conf.Positional[tuple[str, ...]]
+    """Files of Python that define train(teacher, data, budget, generator), folders of them, or the course's own methods by name, such
+    as cd."""
+    budget: Annotated[int, Range(1000, 10**8)] = 24_000
+    """Network evaluations of each entry: 1 a picture for a forward pass, 2 for a backward pass."""
+    training_seed: Seed = 0
+    """Of the generator that entries get."""
+    seed: Seed | None = None
+    """First sampling seed of the ruler; drawn by chance by default, so that no entry can know it."""
+    draws: Count = 5
+    """How often samples are drawn and measured."""
+    seconds: Annotated[int, Range(1, 86_400)] | None = None
+    """Processor time of each entry; three times what the budget takes on this machine by default."""
+    jobs: Annotated[int, Range(1, 256)] = 1
+    """Entries that run at once."""
+    out: Path | None = None
+    """A table for spreadsheets (.csv), with the reasons of those that got no row."""
+    own_risk: bool = False
+    """Race also where there are no Linux namespaces to hold entries back: they could read and change your files."""
+
+    def __call__(self) -> None:
+        if sys.platform == "win32":
+            raise ValueError("the race runs on Linux and macOS; on Windows use WSL")
+        from cdedu.course.race import Race, run, table
+        from cdedu.data import load_data
+        from cdedu.evaluation.protocol import protocol_of
+
+        usual = protocol_of(load_data("digits"), draws=self.draws)
+        first = secrets.randbits(31) if self.seed is None else self.seed
+        protocol = replace(usual, first_seed=first, name="own")
+        with Race(self.budget, self.training_seed, protocol, self.seconds, self.own_risk) as race:
+            print(race.judge.protection)
+            rows, refused = run(race, self.entries, self.jobs, self.out)
+        if rows:
+            print(
+                f"\n{table(rows)}\n\nFréchet distance, median and range over {self.draws} draws (seeds from {first})."
+            )
+        for row in rows:
+            print(f"\n{row.name} printed:\n{row.printed}" if row.printed else "", end="")
+        for reason in refused.values():
+            print(f"no row: {reason}", file=sys.stderr)
+        if not rows:
+            raise ValueError("no entry has got a row")

@@ -83,7 +83,9 @@ def _digest(x: Tensor) -> str:
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Images in [−1, 1] as 8-bit integers, rounded."""
+    """Images in [−1, 1] as 8-bit integers, rounded; what is uint8 stays as it is."""
+    if x.dtype == torch.uint8:
+        return x
     return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 

@@ -11,9 +11,12 @@ from cdedu.data import Dataset
 from cdedu.evaluation import classifier_of
 from cdedu.limits import Count, Seed, check_ranges
 
-NAMED = {"standard": (0, 5), "brief": (0, 3), "tuning": (1000, 1)}
-"""Name → first sampling seed and number of draws, of all held-out samples each. ``standard`` is for results, ``brief`` for studies with
-many trainings, and ``tuning`` for choosing: with its seeds nothing is reported."""
+NAMED = {"standard": (0, 5, 1), "brief": (0, 3, 1), "tuning": (1000, 1, 3)}
+"""Name → first sampling seed, number of draws, and the part of the held-out samples that a draw is as large as: all, or a third, though
+never below :data:`ENOUGH`. ``standard`` is for results, ``brief`` for studies with many trainings, and ``tuning`` for choosing: with its
+seeds nothing is reported."""
+ENOUGH = 1000
+"""With fewer samples a Fréchet distance is mostly its own bias, which is least for samples that vary least."""
 DRAWS = NAMED["standard"][1]
 
 
@@ -67,7 +70,7 @@ def protocol_of(
     Args:
         data: its held-out part says how many samples there are at most, its classifier the features.
         name: one of :data:`NAMED`.
-        n: samples of a draw; as many as there are held-out ones by default, and never more than those or the training data.
+        n: samples of a draw; by default as the name says, and never more than held-out samples or training data.
         draws: of the samples, where it shall not be as many as the name says.
 
     Raises:
@@ -76,7 +79,11 @@ def protocol_of(
     if name not in NAMED:
         raise ValueError(f"protocol {name!r} is not known; choose among {', '.join(NAMED)}")
     most = min(len(data.test), len(data.train))
-    first, usual = NAMED[name]
-    size, number = min(n or most, most), usual if draws is None else draws
-    known = {key for key, value in NAMED.items() if value == (first, number) and size == most}
-    return Protocol(data.name, size, number, first, classifier_of(data), known.pop() if known else "own")
+    first, usual, part = NAMED[name]
+    size, number = min(n or max(most // part, ENOUGH), most), usual if draws is None else draws
+    known = (
+        key
+        for key, (f, d, p) in NAMED.items()
+        if (f, d, min(max(most // p, ENOUGH), most)) == (first, number, size)
+    )
+    return Protocol(data.name, size, number, first, classifier_of(data), next(known, "own"))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cdedu.evaluation.comparison import Ruler
 from cdedu.evaluation.protocol import NAMED
-from cdedu.noise import RHO, SIGMA_MAX, SIGMA_MIN, karras_sigmas
+from cdedu.noise import RHO, SIGMA_MAX, SIGMA_MIN, Sigma, karras_sigmas
 from cdedu.samplers import sample_consistency, sample_dpm_solver, sample_euler, sample_heun
 from cdedu.teacher import Denoiser
 
@@ -102,10 +102,10 @@ class _Remembering:
         self.model, self.answers = model, dict[tuple[float, bytes], Tensor]()
         self.sigma_min = getattr(model, "sigma_min", SIGMA_MIN)
 
-    def __call__(self, x: Tensor, sigma: Any) -> Tensor:
-        key = float(sigma), hashlib.sha256(x.numpy()).digest()
+    def __call__(self, x: Tensor, sigma: Sigma, **cond: Any) -> Tensor:
+        key = float(sigma), hashlib.sha256(x.numpy().tobytes()).digest()
         if key not in self.answers:
-            self.answers[key] = self.model(x, sigma)
+            self.answers[key] = self.model(x, sigma, **cond)
         return self.answers[key]
 
 
@@ -146,7 +146,10 @@ def draw_with(
 
     def draw(g: torch.Generator) -> Tensor:
         x = sigmas[0] * torch.randn((ruler.n, *ruler.shape), generator=g)
-        return walk(model, x, levels, g)
+        if len(sigmas) > 1:
+            return walk(model, x, levels, g)
+        with torch.no_grad():  # of whatever sampler, one step to 0 is one guess
+            return model(x, sigmas[0])
 
     return draw
 
@@ -186,7 +189,7 @@ def tune_sigmas(
     points = points_of(sampler, evaluations)
     if budget < evaluations:
         raise ValueError(f"budget = {budget}, but one grid costs {evaluations} evaluations a sample")
-    first, draws = NAMED["standard"]
+    first, draws, _ = NAMED["standard"]
     if {*ruler.protocol.seeds} & {*range(first, first + draws)}:
         raise ValueError(
             f"a grid must not be chosen with the seeds that results are reported with, {first} to {first + draws - 1}; "

@@ -32,7 +32,8 @@ RECIPE = "recipe.json"
 def load_diffusers(folder: str | Path) -> DiffusersDenoiser | ConsistencyModel:
     """A pipeline saved by diffusers: a DDPM as a teacher, a consistency model as a student, in float32 and evaluation mode.
 
-    ``model.header`` holds the shape of a sample and the number of labels, and the recipe of a student that was exported here. Weights
+    ``model.header`` holds the shape of a sample and the number of labels, and the recipe of a student that was exported here; ``model.clip`` what the
+    scheduler of a student says of clipping, which the samplers follow. Weights
     are read from safetensors files, or from older ones of torch that hold nothing else; nothing is executed. The folder is as
     ``save_pretrained`` leaves it, with ``unet/`` and ``scheduler/`` in it; or a ``checkpoint-…`` of diffusers' training script, of
     which the average ``unet_ema/`` is taken where there is one, and the scheduler of the folder around it.
@@ -64,11 +65,12 @@ def load_diffusers(folder: str | Path) -> DiffusersDenoiser | ConsistencyModel:
         raise ValueError(f"{folder} cannot be used: {_reason(error)}") from None
     model: DiffusersDenoiser | ConsistencyModel
     if levels:
-        sigma_data, sigma_min, sigma_max = levels
+        sigma_data, sigma_min, sigma_max, clip = levels
         model = ConsistencyModel(
             UNet(_read_unet(unet, unet_config)), sigma_data, sigma_min, noise_scale=250.0
         )
         model.sigma_max = sigma_max  # type: ignore[assignment]
+        model.clip = 1.0 if clip else None
     else:
         alphas, prediction = _schedule(config, folder)
         network = _read_unet(unet, unet_config)
@@ -93,15 +95,18 @@ def _scheduler(folder: Path) -> Path:
     return folder / "scheduler" if (folder / "scheduler").is_dir() else folder
 
 
-def _levels(config: dict[str, Any]) -> tuple[float, float, float] | None:
-    """σ_d, ε and σ_max of a consistency model's scheduler; None for another."""
+def _levels(config: dict[str, Any]) -> tuple[float, float, float, bool] | None:
+    """σ_d, ε and σ_max of a consistency model's scheduler, and whether it clips; None for another."""
     if config["_class_name"] != "CMStochasticIterativeScheduler":
         return None
     known = {"sigma_data": 0.5, "sigma_min": 0.002, "sigma_max": 80.0} | config
     found = [bounds.number(key, known[key], 1e-6, 1e6) for key in ("sigma_data", "sigma_min", "sigma_max")]
     if found[1] >= found[2]:
         raise ValueError(f"sigma_min = {found[1]} is not below sigma_max = {found[2]}")
-    return found[0], found[1], found[2]
+    clip = config.get("clip_denoised", True)
+    if type(clip) is not bool:
+        raise ValueError(f"clip_denoised = {bounds.shown(clip)}, but it must be true or false")
+    return found[0], found[1], found[2], clip
 
 
 _SCHEDULE = "num_train_timesteps beta_start beta_end beta_schedule trained_betas".split()
@@ -115,7 +120,8 @@ def _schedule(config: dict[str, Any], folder: Path) -> tuple[Tensor, str]:
     name, prediction = config["_class_name"], config.get("prediction_type", "epsilon")
     if "Flow" in name or "flow" in str(prediction) or config.get("use_flow_sigmas"):
         raise ValueError(
-            f"{folder}: {name:.80} is flow matching, not a diffusion; its velocity has no noise level σ that this package knows"
+            f"{folder}: {name:.80} is flow matching, not a diffusion, and is not read from files. In Python its network v(x_t, t) is "
+            "the denoiser x_t − t·v at σ = t/(1 − t), with x_t = (1 − t)·x, and `distill` takes any denoiser"
         )
     if config.get("rescale_betas_zero_snr"):
         raise ValueError(

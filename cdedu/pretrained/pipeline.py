@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +36,8 @@ def export_pipeline(
 ) -> Path:
     """Write network, scheduler and a model card; diffusers samples from them what this package samples.
 
-    The images are equal because the scheduler is told not to clip (``clip_denoised=False``) and has the recipe's noise grid.
+    The images are equal because the scheduler has the recipe's noise grid, and is told to clip (``clip_denoised``) only if the student
+    came with a scheduler that does.
 
     Args:
         student: a :class:`~cdedu.student.ConsistencyModel` over a ``UNet2DModel``, with ``noise_scale=250``.
@@ -47,12 +49,16 @@ def export_pipeline(
         push_to_hub: upload to this repository, ``owner/name``, once the folder is written.
 
     Raises:
-        ValueError: for a student that a pipeline cannot hold.
+        ValueError: for a student that a pipeline cannot hold, a licence that the hub does not read, and metrics that are none.
         FileExistsError: if the folder is not empty; nothing is overwritten.
         OSError: if the folder cannot be written, or the upload fails; the folder stays then.
     """
     from diffusers import CMStochasticIterativeScheduler, ConsistencyModelPipeline
 
+    if license is not None and not re.fullmatch(r"[\w.+-]+", license):
+        raise ValueError(
+            f"export_pipeline: license = {license!r:.60}, but the hub spells it in one word, such as apache-2.0"
+        )
     student, folder = _at(student, guidance), Path(folder)
     net = _unet(student)
     header = getattr(student, "header", None) or Header(())
@@ -64,7 +70,7 @@ def export_pipeline(
         raise FileExistsError(f"{folder} is there and not empty; nothing was written, choose another folder")
     levels = {"sigma_min": student.sigma_min, "sigma_max": recipe.sigma_max, "sigma_data": student.sigma_data}
     scheduler = CMStochasticIterativeScheduler(
-        recipe.student.points, rho=recipe.rho, clip_denoised=False, **levels
+        recipe.student.points, rho=recipe.rho, clip_denoised=student.clip is not None, **levels
     )
     size = net.config["sample_size"]
     shape = (net.config["in_channels"], *((size, size) if isinstance(size, int) else size))
@@ -163,7 +169,12 @@ def _measured(metrics: dict[str, Any] | None) -> str:
     if "samplers" in metrics:
         from cdedu.evaluation.comparison import table
 
-        return f"Medians over {metrics['seeds']} sampling seeds, {metrics['n']} samples each.\n\n{table(metrics)}"
+        try:
+            return f"Medians over {metrics['seeds']} sampling seeds, {metrics['n']} samples each.\n\n{table(metrics)}"
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise ValueError(
+                "export_pipeline: these metrics are not as `cdedu evaluate` records them"
+            ) from None
     rows = "\n".join(f"| {name} | {value} |" for name, value in metrics.items())
     return f"| | |\n|---|---|\n{rows}"
 
@@ -209,6 +220,10 @@ def _unet(student: nn.Module) -> nn.Module:
         raise ValueError(
             f"export_pipeline: the network was trained on {student.noise_scale:g} {time}, but the pipeline will give it "
             f"{NOISE_SCALE:g} ln σ; train with noise_scale = {NOISE_SCALE:g}"
+        )
+    if student.clip not in (None, 1.0):
+        raise ValueError(
+            f"export_pipeline: clip = {student.clip!r}, but a pipeline clips to [−1, 1] or not at all"
         )
     return student.network.net
 

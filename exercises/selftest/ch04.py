@@ -256,6 +256,15 @@ def row_by_row_in_place(guess, x, sigma, eps):
     return out
 
 
+@unusual("consistency-anchor")
+def of_each_sample_by_vmap(guess, x, sigma, eps):
+    def one(point, level):
+        w = 0.25 / (0.25 + (level - eps) ** 2)
+        return w * point + (1 - w) * guess(point[None], level[None])[0]
+
+    return torch.vmap(one)(x, sigma)
+
+
 @fragile("consistency-anchor", "rounding")
 def from_the_guess(guess, x, sigma, eps):
     g, w = guess(x, sigma), (eps / sigma)[:, None]
@@ -289,6 +298,29 @@ def by_the_library(loss):
     levels = karras_sigmas(18)
     torch.testing.assert_close(student.level, levels[i])
     torch.testing.assert_close(target.level, levels[i + 1])
+
+
+@unusual("consistency-spy")
+def by_torch_func(loss):
+    """Gradients by both scales at once, of functions that close over them."""
+    i, x0, z = torch.arange(17), torch.zeros(17, 2), torch.randn(17, 2)
+    asked = {}
+
+    def value(w):
+        def network(who):
+            def f(x, sigma):
+                asked[who] = sigma
+                return w[who] * x
+
+            return f
+
+        return loss(network("student"), network("target"), x0, z, i).sum()
+
+    one = torch.tensor(1.0)
+    slopes = torch.func.grad(value)({"student": one, "target": one})
+    assert slopes["student"] != 0 and slopes["target"] == 0
+    levels = karras_sigmas(18)
+    assert torch.equal(asked["student"], levels[i]) and torch.equal(asked["target"], levels[i + 1])
 
 
 @fragile("consistency-spy", "refuses some right")

@@ -238,12 +238,39 @@ def by_vmap(F, x_t, t, velocity, r, sigma_data):
     return torch.vmap(one)(x_t, t, velocity)
 
 
+@unusual("scales-tangent")
+def by_both_jacobians(F, x_t, t, velocity, r, sigma_data):
+    """The one forwards, the other backwards."""
+
+    def one(x, a):
+        return F(x[None] / sigma_data, a[None])[0]
+
+    jx, jt = torch.vmap(torch.func.jacrev(one, 0))(x_t, t), torch.vmap(torch.func.jacfwd(one, 1))(x_t, t)
+    change = torch.einsum("bij,bj->bi", jx, velocity) + jt
+    return formula(F(x_t / sigma_data, t), change, x_t, t, velocity, r, sigma_data)
+
+
 @fragile("scales-tangent", "value")
 def a_difference_too_small(F, x_t, t, velocity, r, sigma_data):
     h = 1e-6
     value = F(x_t / sigma_data, t)
     change = (F((x_t + h * velocity) / sigma_data, t + h) - value) / h
     return formula(value, change, x_t, t, velocity, r, sigma_data)
+
+
+@unusual("scales-still")
+@torch.no_grad()
+def without_gradients(loss):
+    """The loss is told forwards how f changes, though nothing here keeps a graph."""
+    x, sigma, D = points()
+
+    @torch.no_grad()
+    def bent(x, sigma):
+        return (x / (1 + sigma[:, None])).sin()
+
+    alone = torch.cat([loss(bent, *(v[None] for v in one)) for one in zip(x, sigma, D, strict=True)])
+    assert torch.allclose(loss(bent, x, sigma, D), alone, atol=1e-3)
+    assert loss(exact, x, sigma, D).max() < 1e-3
 
 
 @unusual("scales-still")

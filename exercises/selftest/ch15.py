@@ -214,6 +214,23 @@ def by_the_library(term):
     assert teacher.w.grad is None
 
 
+@unusual("adversarial-renoise")
+def by_torch_func(term):
+    g = torch.Generator().manual_seed(5)
+    fake, x0, noise = torch.randn(3, 6, 2, generator=g).unbind(0)
+    tau = torch.linspace(0.2, 3, 6)
+    weight, noisy = torch.rsqrt(1 + tau**2)[:, None], fake + tau[:, None] * noise
+
+    levels = []
+
+    def loss(fake, scale):
+        return term(lambda x, level: (levels.append(level), scale * x)[1], fake, x0, tau, noise).sum()
+
+    assert torch.allclose(torch.func.grad(loss)(fake, 3.0), (fake - 3 * noisy) * weight, atol=1e-3)
+    assert torch.func.grad(loss, argnums=1)(fake, torch.tensor(3.0)).abs() < 1e-3
+    assert all(torch.allclose(level.flatten(), tau) for level in levels)
+
+
 @fragile("adversarial-renoise", "refuses some right")
 def to_the_last_bit(term):
     g, seen = torch.Generator().manual_seed(0), []

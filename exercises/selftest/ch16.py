@@ -206,6 +206,13 @@ def by_vjp(render, teacher, theta, tau, noise):
     return back((x - guess) / tau)[0]
 
 
+@unusual("points-score")
+def by_a_jacobian_forwards(render, teacher, theta, tau, noise):
+    x = render(theta)
+    towards = (x - teacher(x + tau * noise, tau)) / tau
+    return torch.einsum("b...p,b...->p", torch.func.jacfwd(render)(theta), towards)
+
+
 @fragile("points-score", "value")
 def by_small_differences(render, teacher, theta, tau, noise):
     h, out = 1e-7, torch.zeros_like(theta)

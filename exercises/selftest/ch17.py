@@ -138,6 +138,16 @@ unusual("frontier-table", hours=Decimal(140), pair="(a)")
 
 
 @unusual("frontier-flow")
+def of_each_sample_by_vmap(v, x, sigma):
+    def one(point, level):
+        t = level / (1 + level)
+        x_t = (1 - t) * point
+        return x_t - t * v(x_t[None], t[None])[0]
+
+    return torch.vmap(one)(x, sigma)
+
+
+@unusual("frontier-flow")
 def by_the_ends_of_the_line(v, x, sigma):
     """The noise end first, then the clean one from both; keywords, double, in place."""
     t = torch.sigmoid(torch.log(sigma.double()))

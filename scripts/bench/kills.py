@@ -9,6 +9,7 @@ run without any kill ends with. Prints the count, and ends with 1 if one is lost
 import argparse
 import contextlib
 import io
+import itertools
 import os
 import random
 import signal
@@ -28,10 +29,11 @@ from cdedu.checkpoints import load, read_tensors
 FAST = "toy --max-steps 12 --batch 32 --device cpu --results results".split()
 JOBS = {
     "train": ["train", *FAST, "--out"],
-    "distill": ["distill", *FAST, "--teacher", "whole-train/teacher.safetensors", "--out"],
+    "distill": ["distill", *FAST, "--teacher", "whole/train/teacher.safetensors", "--out"],
     "export": ["export", "digits-student"],
 }
-"""Command lines that lack the folder to write into. Each is first run whole, in this order, into ``whole-<name>``."""
+"""Command lines that lack the folder to write into. Each is first run whole, in this order, into
+``whole/<name>``, and then killed in ``<number>/<name>``: a model card names its folder."""
 
 
 def call(words: list[str]) -> int:
@@ -108,13 +110,14 @@ def main() -> None:
         jobs = {}
         for name, words in JOBS.items():
             start = time.monotonic()
-            finished([*words, f"whole-{name}"])
+            finished([*words, f"whole/{name}"])
             jobs[name] = words, time.monotonic() - start
         with tqdm(total=asked.kills, desc="kills") as bar:
-            while kills.total() < asked.kills:
-                name = chance.choice([*jobs])
-                (words, seconds), out, before = jobs[name], Path(f"{name}-{kills.total()}"), 0
-                for _ in range(min(3, asked.kills - kills.total())):
+            for name in itertools.cycle(jobs):
+                if kills.total() == asked.kills:
+                    break
+                (words, seconds), out, before = jobs[name], Path(f"{kills.total()}/{name}"), 0
+                for _ in range(min(chance.randint(1, 3), asked.kills - kills.total())):
                     if not killed([*words, str(out)], chance.uniform(0, seconds)):
                         break
                     kills[name] += 1
@@ -131,7 +134,7 @@ def main() -> None:
                 done = whole(out) == 12 if name != "export" else (out / "model_index.json").is_file()
                 if not done:
                     finished([*words, str(out)])
-                here, there = contents(out), contents(Path(f"whole-{name}"))
+                here, there = contents(out), contents(Path(f"whole/{name}"))
                 # How often a run was saved decides what the state before the last is.
                 here, there = ({k: v for k, v in c.items() if "previous" not in k} for c in (here, there))
                 if here != there:

@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from cdedu.checkpoints import sha256, shipped
 from cdedu.data import load_data
 from cdedu.evaluation import spread
 from cdedu.evaluation.comparison import Row, Ruler, Sampler
@@ -152,9 +153,21 @@ def pooled(rows: Sequence[Row]) -> Row:
     }
 
 
-def protocols(names: Iterable[str], kind: str = "standard") -> dict[str, Any]:
-    """The field ``protocol`` of a record: how samples of each of these recipes are measured."""
-    return {name: protocol_of(load_data(get_recipe(name).data), kind).to_dict() for name in names}
+def protocols(
+    names: Iterable[str], kind: str = "standard", sizes: Mapping[str, int | None] | None = None
+) -> dict[str, Any]:
+    """The field ``protocol`` of a record: how samples of each of these recipes are measured, with draws of these sizes."""
+    sets, n = {name: load_data(get_recipe(name).data) for name in names}, sizes or {}
+    return {name: protocol_of(data, kind, n=n.get(name)).to_dict() for name, data in sets.items()}
+
+
+def weights(names: Iterable[str]) -> dict[str, str]:
+    """The field ``weights`` of a record: hashes of the shipped teachers and students of these recipes."""
+    return {
+        f"{name}-{role}": sha256(shipped(f"{name}-{role}"))
+        for name in names
+        for role in ("teacher", "student")
+    }
 
 
 def bought(recipe: Recipe, evaluations: float, cost: int, seed: int, **changes: Any) -> Recipe:

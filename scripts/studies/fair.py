@@ -7,23 +7,25 @@ record, and the study goes on from there.
 """
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
 import cdedu
-from cdedu.checkpoints import sha256, shipped
 from cdedu.data import load_data
 from cdedu.evaluation.comparison import Ruler
 from cdedu.evaluation.protocol import protocol_of
 from cdedu.evaluation.tuning import BUDGET, Grid, draw_with, points_of, spaced, tune_sigmas
 from cdedu.recipes import get_recipe
-from scripts.studies.bench import Bench, arguments, brief, protocols
+from cdedu.records import read_record
+from scripts.studies.bench import Bench, arguments, brief, protocols, weights
 
 EVALUATIONS = (2, 1, 4, 3, 5, 8, 10, 16, 35)
 """In the order in which they are measured."""
 STUDENT = (1, 2, 4)
-NAMES = ("toy", "digits")
+NAMES = ("digits", "toy")
+METRICS = ("sw", "fd", "kd", "precision", "recall")
 
 
 def rows() -> list[tuple[str, int]]:
@@ -60,7 +62,9 @@ class Frontier:
                 bar.update(spent - bar.n)
 
             ends = {"sigma_min": self.recipe.sigma_min, "sigma_max": self.recipe.sigma_max}
-            found = tune_sigmas(self.model(sampler), sampler, k, self.tuning, tried=tried, **ends)
+            found = tune_sigmas(
+                self.model(sampler), sampler, k, self.tuning, budget=BUDGET, tried=tried, **ends
+            )
         return found.__dict__ | {"sigmas": list(found.sigmas)}
 
     def measure(self, sampler: str, sigmas: Grid) -> dict[str, Any]:
@@ -78,7 +82,43 @@ def summary(name: str, runs: dict[str, Any]) -> dict[str, Any]:
             row["search"] = runs[f"{key}/search"]
         if row:
             out.setdefault(sampler, {})[str(k)] = row
-    return out
+    return out | against(out)
+
+
+def against(part: dict[str, Any]) -> dict[str, Any]:
+    """The best tuned walk of the teacher for each number of evaluations, and the student beside it.
+
+    ``best`` is of the samplers whose rows are finished, by the median. ``ratio`` has, for the student in 1, 2 and 4 evaluations, how many
+    times as far from the data that walk is, and ``worth`` the fewest evaluations with which a walk is as near as the student.
+    """
+    best: dict[str, Any] = {}
+    for sampler, k in rows():
+        row = part.get(sampler, {}).get(str(k), {}).get("tuned")
+        if row and sampler != "consistency":
+            first = next(iter(row))
+            if str(k) not in best or row[first]["median"] < best[str(k)]["distance"]:
+                best[str(k)] = {"sampler": sampler, "distance": row[first]["median"]}
+    ratio, worth = {}, {}
+    for k, row in part.get("consistency", {}).items():
+        if mine := row.get("tuned"):
+            mine = mine[next(iter(mine))]["median"]
+            ratio[k] = {n: walk["distance"] / mine for n, walk in best.items()}
+            worth[k] = min((int(n) for n, r in ratio[k].items() if r <= 1), default=None)
+    return {"best": dict(sorted(best.items(), key=lambda item: int(item[0]))), "ratio": ratio, "worth": worth}
+
+
+def known(results: Path, fixed: dict[str, Any]) -> dict[str, Any]:
+    """Rows that chapter 12's study has measured of the same weights by the same protocol: they are not measured twice."""
+    path = results / "tradeoffs.json"
+    other = read_record(path) if path.is_file() else {}
+    same = other.get("weights") == fixed["weights"]
+    names = [name for name in NAMES if same and other["protocol"].get(name) == fixed["protocol"][name]]
+    out = {f"{name}/floor": other["runs"].get(f"{name}/floor") for name in names}
+    for sampler, k in rows():
+        kind = "student" if sampler == "consistency" else sampler
+        found = {f"{name}/{sampler}/{k}/untuned": other["runs"].get(f"{name}/{kind}/{k}") for name in names}
+        out |= found
+    return {key: {m: row[m] for m in METRICS if m in row} for key, row in out.items() if row}
 
 
 def main() -> None:
@@ -86,9 +126,9 @@ def main() -> None:
     asked = arguments(__doc__, NAMES)
     settings = {"evaluations": sorted(EVALUATIONS), "student": STUDENT, "budget": BUDGET}
     tuning = protocols(NAMES, "tuning")
-    weights = {f"{n}-{r}": sha256(shipped(f"{n}-{r}")) for n in NAMES for r in ("teacher", "student")}
-    fixed = {"protocol": protocols(NAMES), "tuning": tuning, "weights": weights}
+    fixed = {"protocol": protocols(NAMES), "tuning": tuning, "weights": weights(NAMES)}
     study = Bench("fair", __file__, asked, settings=settings, **fixed)
+    study.runs = known(asked.results, fixed) | study.runs
     for name in asked.parts:
         frontier = Frontier(name)
         study.run(f"{name}/floor", frontier.ruler.floor)

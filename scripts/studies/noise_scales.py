@@ -71,10 +71,10 @@ class Table(Measure):
         return {**self.student(model, STEPS), "cpu_seconds": round(seconds, 1)}
 
     def fixed(self) -> dict[str, Any]:
-        """The teacher, and real against real at the same size."""
-        grid = self.recipe.sigmas(18)
+        """The teachers and the course's student, and real against real at the same size."""
+        grid, student = self.recipe.sigmas(18), cdedu.load(f"{self.recipe.name}-student")
         teachers = {"teacher": self.teacher, "course_teacher": cdedu.load(f"{self.recipe.name}-teacher")}
-        return {"floor": self.floor()} | {
+        return {"floor": self.floor(), "course_student": self.student(student, STEPS)} | {
             name: self.sampler(lambda x, g, t=t: cdedu.sample_heun(t, x, grid))
             for name, t in teachers.items()
         }

@@ -1,13 +1,15 @@
 """Chapter 5: `python scripts/studies/scratch_or_teacher.py`. Writes `results/scratch-or-teacher.json`.
 
 Consistency distillation from the teacher that comes with the course, and consistency training from random weights, at equal
-network evaluations: per image 6 (teacher 2, target 1, student 3) and 4 (target 1, student 3). Some twenty minutes on one core.
-What is finished is in the record; started again, the study goes on from there.
+network evaluations: per image 6 (teacher 2, target 1, student 3) and 4 (target 1, student 3). Then one long run of consistency
+training on the moons, with twice as many evaluations as teacher and student of the course took together. Some twenty-five minutes
+on one core. What is finished is in the record; started again, the study goes on from there.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -16,8 +18,8 @@ import cdedu
 from cdedu.evaluation import spread
 from cdedu.recipes import Recipe, get_recipe
 from cdedu.teacher import Teacher
-from cdedu.training import distill, train_consistency
-from scripts.studies.bench import Bench, Measure, arguments, bought, protocols
+from cdedu.training import State, distill, train_consistency
+from scripts.studies.bench import Bench, Measure, arguments, bought, noise, protocols
 
 COST = {"cd": 6, "ct": 4, "ct_huber": 4}
 """Evaluations an image; ``ct_huber`` is consistency training with the loss of iCT."""
@@ -35,6 +37,8 @@ class Task:
     """What differs from the recipe's student stage, for each method."""
     draws: int = 3
     """Sampling seeds, of which the median is taken for each student."""
+    long: tuple[dict[str, Any], ...] = ()
+    """The halves of a long run of consistency training, if there is one: what differs from the recipe in each."""
 
     def budgets_of(self, method: str) -> tuple[int, ...]:
         """In pilot runs the loss of iCT was the better one with the largest budget, and the worse one with small ones."""
@@ -66,6 +70,54 @@ def runs(task: Task, measure: Measure, teacher: Teacher, study: Bench) -> Iterat
             stop = {recipe.student.steps: f"{name}/{method}/{seed}/{b}"}
             study.along(stop, partial(train_consistency, recipe, measure.data), value)
             yield
+
+
+def long_run(task: Task, measure: Measure, study: Bench) -> dict[str, Any]:
+    """Consistency training with twice the bill of the course's teacher and student, beside that student.
+
+    Half of the evaluations go to the schedule of the grid at a high learning rate, half to its last grid at a low one; each half is
+    measured in its middle and at its end.
+    """
+    recipe, name = task.recipe, task.recipe.name
+    stages = recipe.teacher, recipe.student
+    half = sum(cost * stage.batch * stage.steps for cost, stage in zip((3, COST["cd"]), stages, strict=True))
+    out: dict[str, Any] = {"recipe": [], "evaluations": [], "ct": []}
+    keys, start = iter(range(1, 2 * len(task.long) + 1)), None
+    for part, changes in enumerate(task.long):
+        own = bought(recipe, half, COST["ct"], part, **changes)
+        steps = own.student.steps
+        stops = {steps // 2: f"{name}/long/{next(keys)}", steps: f"{name}/long/{next(keys)}"}
+        fixed = {"schedule": lambda k, steps, s0, s1: s1 + 1} if part else {}
+        last = Path("runs/scratch-or-teacher") / f"{name}-long-{part}.safetensors"
+
+        def train(
+            own: Recipe = own, start: Any = start, fixed: Any = fixed, last: Path = last
+        ) -> Iterator[State]:
+            for state in train_consistency(own, measure.data, start=start, **fixed):
+                if state.step == state.steps:
+                    cdedu.save(last, state.result, own, measure.data.train.shape[1:])
+                yield state
+
+        study.along(stops, train, partial(first, measure))
+        start = cdedu.load(last) if last.is_file() else None
+        out["recipe"].append({"steps": steps, **changes})
+        before = out["evaluations"][-1] if part else 0
+        out["evaluations"] += [before + COST["ct"] * own.student.batch * step for step in stops]
+        out["ct"] += [study.runs[key] for key in stops.values()]
+    course = cdedu.load(f"{name}-student")
+    out["course"] = study.run(f"{name}/course", partial(first, measure, course, 0.0))
+    out["course_evaluations"] = half
+
+    def samples() -> dict[str, Any]:
+        """By model and number of steps, the coordinates of a thousand."""
+        z, out = noise(recipe, (1000, *measure.ruler.shape), 100), {}
+        for who, model in (("ct", start), ("cd", course)):
+            x = {k: cdedu.sample_consistency(model, z, recipe.student_sigmas(k)) for k in (1, 2)}
+            out[who] = {str(k): [[round(v, 3) for v in c] for c in v.T.tolist()] for k, v in x.items()}
+        return out
+
+    study.run(f"{name}/samples", samples)
+    return out
 
 
 def summary(task: Task, done: dict[str, Any], fixed: dict[str, float]) -> dict[str, Any]:
@@ -100,6 +152,10 @@ TASKS = [
                 "index": "lognormal",
             },
         },
+        long=(
+            {"batch": 512, "lr": 2e-3, "points": 81, "distance": "pseudo_huber", "index": "lognormal"},
+            {"batch": 1024, "lr": 3e-4, "points": 151, "distance": "pseudo_huber", "index": "lognormal"},
+        ),
     ),
     Task(
         get_recipe("digits"),
@@ -128,7 +184,12 @@ def main() -> None:
         rows = {"floor": measure.floor(), "teacher": walked}
         fixed = {key: row[measure.ruler.first] for key, row in rows.items()}
         for _ in runs(task, measure, teacher, study):
-            study.write(study.metrics | {name: summary(task, study.runs, fixed)})
+            study.write(
+                study.metrics | {name: study.metrics.get(name, {}) | summary(task, study.runs, fixed)}
+            )
+        if task.long:
+            study.metrics[name]["long"] = long_run(task, measure, study)
+            study.write(study.metrics)
 
 
 if __name__ == "__main__":

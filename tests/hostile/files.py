@@ -447,6 +447,12 @@ for key, value, says in (
     ("norm_num_groups", 7, "cannot be read"),
     ("attention_head_dim", "a", "attention_head_dim = 'a'"),
     ("act_fn", "exec", "cannot be read"),
+    ("norm_eps", "x", "norm_eps = 'x', but it must be a number from 0 to 1"),
+    ("norm_eps", [1e-5], "norm_eps = a list"),
+    ("mid_block_scale_factor", "x", "mid_block_scale_factor = 'x'"),
+    ("downsample_padding", 1.5, "downsample_padding = 1.5"),
+    ("freq_shift", {}, "freq_shift = a dict"),
+    ("dropout", "x", "dropout = 'x'"),
     ("time_embedding_dim", 10**9, "time_embedding_dim = 1000000000"),
 ):
     add(f"unet {key} {str(value)[:12]}", says, with_value, NETWORK, key, value)

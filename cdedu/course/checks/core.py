@@ -115,8 +115,13 @@ def exercise(
     return register
 
 
-LATE = ("torch.fx.experimental.symbolic_shapes", "torch._dynamo", "torch.testing")
-"""What :func:`import_ahead` imports, by name: importing starts no thread, so that a process can still fork."""
+LATE = (
+    "torch.fx.experimental.symbolic_shapes",
+    "torch._dynamo",
+    "torch._decomp.decompositions_for_jvp",
+    "torch.testing",
+)
+"""What gradients, ``torch.func`` and comparisons lead to, by name: importing starts no thread, so that a process can still fork."""
 
 
 @cache

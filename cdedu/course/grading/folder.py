@@ -20,7 +20,7 @@ from cdedu.course.grading.judge import Limits, Task, hidden_tests
 from cdedu.course.grading.notebooks import Handout
 from cdedu.course.grading.results import Grade, Gradebook, gradebook, page, report, table, write
 from cdedu.course.grading.workers import Work, graded
-from cdedu.files import sha256
+from cdedu.files import disk_errors, sha256
 
 TOOLS = {".ipynb_checkpoints", "__MACOSX", "__pycache__", ".DS_Store"}
 """What nobody handed in, and nobody needs to hear of."""
@@ -173,8 +173,9 @@ def grade_folder(
     students, left_out = submissions(folder, handout.name)
     if out.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{out} lies in the folder of the submissions; give another --out")
-    for name in ("feedback", "state"):
-        (out / name).mkdir(parents=True, exist_ok=True)
+    with disk_errors(out):
+        for name in ("feedback", "state"):
+            (out / name).mkdir(parents=True, exist_ok=True)
     seed = _seed(out / "state" / "seed") if seed is None else seed
     task = Task(handout.exercises, handout.given_cells, (seed, seed + 1, seed + 2), tests, limits or Limits())
     pages = _pages(students)

@@ -95,8 +95,8 @@ def _leave_users() -> None:
         Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1", encoding="ascii")
 
 
-def _leave_files(base: str, paths: list[str], memory: str) -> None:
-    """A root of its own: Python and libraries, read-only, and a scratch folder in memory."""
+def _leave_files(base: str, paths: list[str], memory: str, hidden: Iterable[str] = ()) -> None:
+    """A root of its own: Python and libraries, read-only, and a scratch folder in memory. ``hidden``: folders of them that are empty."""
     _call("unshare", _MOUNT)
     _call("mount", None, "/", None, _REC | _PRIVATE, None)
     _call("mount", "tmpfs", base, "tmpfs", _NOSUID | _NODEV, f"size={memory},mode=755")
@@ -111,6 +111,9 @@ def _leave_files(base: str, paths: list[str], memory: str) -> None:
         _call("mount", os.path.realpath(path), str(inside), None, _BIND | _REC, None)
         if not path.startswith("/dev/"):  # mount_setattr: with all that is mounted below
             _call("syscall", 442, -100, str(inside), 0x8000, ctypes.byref(read_only), 32)
+    for folder in hidden:
+        if os.path.isdir(base + folder):
+            _call("mount", "tmpfs", base + folder, "tmpfs", _NOSUID | _NODEV | 1, "mode=755")
     for name in ("/proc", "/tmp", "/dev/shm", SCRATCH):
         Path(base + name).mkdir(parents=True, exist_ok=True)
         os.chmod(base + name, 0o777)
@@ -150,11 +153,15 @@ def limit(memory_mb: int, **others: int) -> None:
                 raise
 
 
-def _refuse(noted: list[str], scratch: str, paths: list[str], native: bool) -> None:
-    """Audit hooks: what is refused is noted. ``native``: also refuse to call into libraries by hand."""
+def _refuse(
+    noted: list[str], scratch: str, paths: list[str], native: bool, hidden: Iterable[str] = ()
+) -> None:
+    """Audit hooks: what is refused is noted. ``native``: also refuse to call into libraries by hand. ``hidden``: folders among ``paths``
+    that are not to be read."""
     inside = (os.path.realpath(scratch), "/dev/null", "/dev/shm")
     system = ("/dev/urandom", "/dev/random", "/dev/zero", "/proc/cpuinfo", "/proc/meminfo", "/proc/sys/kernel/random/boot_id", "/proc/stat", "/sys/devices/system/cpu", f"/proc/{os.getpid()}")  # fmt: skip
     seen = (*inside, *system, *{*paths, *map(os.path.realpath, paths)})
+    unseen = tuple(map(os.path.realpath, hidden))
     changing = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
     realpath, fsdecode, below = os.path.realpath, os.fsdecode, _below
     processes = ("subprocess.Popen", "os.system", "os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn")  # fmt: skip
@@ -180,7 +187,7 @@ def _refuse(noted: list[str], scratch: str, paths: list[str], native: bool) -> N
             writes = flags & changing if isinstance(flags, int) else set(str(mode)) & set("wax+")
             if writes and outside(path, inside):
                 refuse(f"write to {fsdecode(path)!r}")
-            if outside(path, seen):
+            if outside(path, seen) or not outside(path, unseen):
                 refuse(f"read {fsdecode(path)!r}")
         elif event in files or event in pairs:
             for path in arguments[: 1 + (event in pairs)]:
@@ -360,7 +367,7 @@ def _submission(fd: int, order: dict[str, Any], scratch: str) -> None:
         CORE=0,
     )
     if order.get("hooks", True):
-        _refuse(notebook.noted, scratch, order["paths"], native=not order["namespaces"])
+        _refuse(notebook.noted, scratch, order["paths"], not order["namespaces"], order.get("hidden", ()))
     builtins.input = lambda *_: ""
     with contextlib.suppress(Gone):
         notebook.serve()
@@ -379,7 +386,7 @@ def _guard(fd: int, order: dict[str, Any]) -> None:
             try:
                 os.setsid()
                 if order["namespaces"]:
-                    _leave_files(base, order["paths"], f"{4 * FILE_MB}m")
+                    _leave_files(base, order["paths"], f"{4 * FILE_MB}m", order.get("hidden", ()))
                     _drop_rights(uid)
                     scratch = SCRATCH
                 else:
@@ -426,10 +433,7 @@ def main() -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot
 
-    for module in (
-        "torch.fx.experimental.symbolic_shapes",
-        "torch.testing",
-    ):  # the first backward() would import the one
+    for module in core.LATE:  # the first gradient, or the first derivative by torch.func, would import them
         import_module(module)
     import_module("IPython.core.inputtransformer2")
     import cdedu.plotting  # noqa: F401

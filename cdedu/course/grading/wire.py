@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Generator, Tensor
-from torch.autograd.function import once_differentiable
 
 from cdedu.course.checks.core import _nothing, _TooLong, empty
+from cdedu.course.grading.derivatives import CLOSED, SLOT, Leaf, Link, Look, call, is_carried, transformed
 
 LARGEST = 2**25
 """Bytes of a message's tensors, and of its text 32 times less; more is neither built nor read."""
@@ -65,44 +65,6 @@ class Remote:
     """A stand-in for an object of the other side; what could be called there can be called here."""
 
 
-class _Link(torch.autograd.Function):
-    """In a graph, the place of a tensor that the other side computed: ``inputs`` are ours from which it did so."""
-
-    @staticmethod
-    def forward(ctx: Any, peer: "Peer", key: int, keys: list[int], value: Tensor, *inputs: Tensor) -> Tensor:
-        ctx.peer, ctx.key, ctx.keys = peer, key, keys
-        return value.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """The other side's part of the chain rule; of ``value`` too, so that its hook runs where leaves get their gradients."""
-        # Asked for our part alone: what lies behind this link, the other side goes through itself.
-        if ctx.peer.asked:
-            return (None,) * (4 + len(ctx.keys))
-        found = ctx.peer.request("gradients", ctx.key, gradient, ctx.keys) if ctx.keys else []
-        return None, None, None, gradient, *found
-
-
-def _behind(value: Tensor, peer: "Peer") -> tuple[list[Tensor], list[int]]:
-    """From what a tensor was computed on this side: leaves of ours, and by its key there each tensor that came from the other."""
-    if value.grad_fn is None:
-        return [value], []
-    leaves, keys, todo, seen = list[Tensor](), list[int](), [value.grad_fn], set[Any]()
-    while todo:
-        node = todo.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if getattr(node, "peer", None) is peer:
-            keys.append(node.key)  # type: ignore[attr-defined]
-        elif hasattr(node, "variable"):
-            leaves.append(node.variable)
-        else:
-            todo += [before for before, _ in node.next_functions if before is not None]
-    return leaves, keys
-
-
 class Peer:
     """One end of the line: a connected socket, and what is done for the other side.
 
@@ -124,6 +86,7 @@ class Peer:
             "call": self._called,
             "gradients": self._gradients,
             "accumulate": self._accumulate,
+            "transformed": lambda key, *given: transformed(self._objects[key], *given),
         }
         if not opaque:
             self._operations["attribute"] = lambda key, name: getattr(self._objects[key], name)
@@ -133,6 +96,7 @@ class Peer:
         self.asked = False
         """Whether the other side is being told a gradient."""
         self._next, self._buffer, self._room = 0, bytearray(), 0
+        self._anchor = torch.zeros((), requires_grad=True)
 
     def line(self, error: BaseException) -> str | None:
         """The line of the notebook in an exception's traceback."""
@@ -177,6 +141,8 @@ class Peer:
 
     def call(self, key: int, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """Call a function of the other side; what it changes in its arguments changes here as well."""
+        if is_carried((arguments, options)):
+            return call(self, key, arguments, options)
         value, changes = self.request("call", key, list(arguments), options)
         given = dict(enumerate(arguments)) | options
         for name, new in changes:
@@ -194,16 +160,18 @@ class Peer:
         value = self._objects[key](*arguments, **options)
         return value, [(n, given[n]) for n, old in before.items() if not torch.equal(old, _state(given[n]))]
 
-    def _gradients(self, key: int, gradient: Tensor, keys: list[int]) -> list[Tensor | None]:
-        """Of a tensor of ours, by those of the other side from which it was computed."""
+    def _gradients(self, key: int, gradient: Tensor, keys: list[int], again: bool) -> list[Tensor | None]:
+        """Of a tensor of ours, by those of the other side from which it was computed; ``again``: to be differentiated themselves."""
         with self._asked():
             links = [self._links[k] for k in keys]
-            return list(torch.autograd.grad(self._objects[key], links, gradient, True, allow_unused=True))
+            return list(
+                torch.autograd.grad(self._objects[key], links, gradient, True, again, allow_unused=True)
+            )
 
     def _accumulate(self, key: int, gradient: Tensor) -> None:
         """What ``backward`` on the other side means for leaves here."""
         with self._asked():
-            if leaves := _behind(self._objects[key], self)[0]:
+            if leaves := Look.at(self._objects[key]).behind(self)[0]:
                 torch.autograd.backward(self._objects[key], gradient, True, inputs=leaves)
 
     @contextlib.contextmanager
@@ -327,8 +295,8 @@ class Peer:
             )
             self._take(32 * length)
             return simple
-        if value is ...:
-            return {"is": "ellipsis"}
+        if value is ... or value is SLOT:
+            return {"is": "ellipsis" if value is ... else "slot"}
         if isinstance(value, tuple | list):
             return {"is": "tuple" if isinstance(value, tuple) else "list", "of": [inner(v) for v in value]}
         if isinstance(value, dict):
@@ -336,10 +304,19 @@ class Peer:
         if isinstance(value, Generator):
             return {"is": "generator", "blob": self._blob(value.get_state(), blobs)}
         if isinstance(value, Tensor) and value.dtype in DTYPES.values() and not value.is_sparse:
+            look = Look.at(value, partial(self._blob, blobs=blobs))
+            if look.carried:
+                raise TypeError(CLOSED)
             kind = str(value.dtype).removeprefix("torch.")
-            facts = {"is": "tensor", "dtype": kind, "shape": list(value.shape), "blob": self._blob(value, blobs), "key": None}  # fmt: skip
-            if value.requires_grad:
-                facts |= {"key": self._keep(value), "of": _behind(value, self)[1]}
+            facts = {
+                "is": "tensor",
+                "dtype": kind,
+                "shape": list(value.shape),
+                "blob": look.used,
+                "key": None,
+            }
+            if look.tracked:
+                facts |= {"key": self._keep(value), "of": look.behind(self)[1]}
             return facts
         facts = {
             "is": "object",
@@ -370,8 +347,8 @@ class Peer:
         if depth > DEEPEST:
             raise ValueError("depth")
         kind, inner = value["is"], partial(self._decode, blobs=blobs, depth=depth + 1)
-        if kind == "ellipsis":
-            return ...
+        if kind in ("ellipsis", "slot"):
+            return ... if kind == "ellipsis" else SLOT
         if kind in ("tuple", "list"):
             return (tuple if kind == "tuple" else list)(map(inner, value["of"]))
         if kind == "dict":
@@ -416,14 +393,10 @@ class Peer:
         if value["key"] is None or not torch.is_grad_enabled() or not plain.is_floating_point():
             return plain
         key = int(value["key"])
-        plain.requires_grad_().register_hook(partial(self._tell, key))
         ours = {int(k): self._objects[k] for k in value["of"] if k in self._objects}
-        self._links[key] = linked = _Link.apply(self, key, list(ours), plain, *ours.values())
+        leaf = Leaf.apply(self, key, self._anchor, plain)
+        self._links[key] = linked = Link.apply(self, key, list(ours), leaf, *ours.values())
         return linked.clone()  # which may be changed in place
-
-    def _tell(self, key: int, gradient: Tensor) -> None:
-        """The other side's leaves get their gradients where those of this side do."""
-        self.request("accumulate", key, gradient)
 
 
 def _array(value: dict[str, Any], blobs: list[bytes]) -> Any:

@@ -314,3 +314,20 @@ def beyond_attention(draw: Random) -> Drawn:
         },
         "Positions times frames, pairs times frames squared; hence attention over space and over time apart.",
     )  # fmt: skip
+
+
+def frontier_clock(draw: Random) -> Drawn:
+    t = draw.choice([0.6, 0.75, 0.8, 0.9])
+    return Drawn(
+        f"A flow paper mixes x_t = (1 − t) x₀ + t z. Which σ of ours is its t = {t:g}?",
+        t / (1 - t),
+        {
+            t: "Divide x_t by 1 − t first, so that x₀ stands alone.",
+            (1 - t) / t: "Turned round: t = 0 is clean data.",
+            t
+            / math.sqrt(
+                (1 - t) ** 2 + t**2
+            ): "That would keep the variance; here x₀ is to have the factor 1.",
+        },
+        "x_t = (1 − t)(x₀ + σ z) with σ = t/(1 − t).",
+    )

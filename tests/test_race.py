@@ -1,0 +1,501 @@
+"""The race: the meter, the budget, entries that get a row, and those that must not."""
+
+import copy
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from safetensors.torch import save
+
+import cdedu
+from cdedu import add_noise, karras_sigmas, losses
+from cdedu.data import load_data
+from cdedu.evaluation.meter import Meter
+from cdedu.evaluation.protocol import protocol_of
+from cdedu.methods.flow_map import FlowMap, mean_flow_loss
+from cdedu.methods.progressive import progressive_loss
+from cdedu.noise import LogNormal, draw_steps
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the race forks")
+if sys.platform != "win32":
+    from cdedu.course.race import METHODS, EntryError, Race, run, table
+    from cdedu.course.race.inside import Budget, OutOfBudget, code_lines
+    from cdedu.course.race.outside import LINES, found_in, read_entry, walk
+
+SHAPE = (1, 8, 8)
+PAGE = ROOT / "book" / "reference" / "race.md"
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return cdedu.load("digits-teacher").requires_grad_(False)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+# --- the meter -------------------------------------------------------------------------------------
+
+
+def test_a_forward_pass_counts_one_a_sample_and_training_three(teacher):
+    student, x = cdedu.ConsistencyModel.from_teacher(teacher), torch.zeros(4, *SHAPE)
+    with Meter(teacher, SHAPE) as meter:
+        teacher(x, 1.0)
+        assert meter.evaluations == 4
+        student(x, 1.0).sum().backward()
+    assert meter.evaluations == pytest.approx(16, rel=1e-3)
+    teacher(x, 1.0)
+    assert meter.evaluations == pytest.approx(16, rel=1e-3)  # outside of its block nothing counts
+
+
+@pytest.mark.parametrize(
+    ("cost", "loss"),
+    [
+        (6, lambda f, d, x: losses.distillation_loss(f, f, d, x, karras_sigmas(18))),
+        (5, lambda f, d, x: losses.distillation_loss(f, f, d, x, karras_sigmas(18), solver=cdedu.euler_step)),
+        (4, lambda f, d, x: losses.consistency_training_loss(f, f, x, karras_sigmas(18))),
+        (7, lambda f, d, x: losses.continuous_consistency_loss(f, f, x, torch.ones(len(x)), teacher=d)),
+    ],
+)
+def test_losses_cost_what_the_chapters_say(teacher, cost, loss):
+    student, x = cdedu.ConsistencyModel.from_teacher(teacher), torch.zeros(3, *SHAPE)
+    with Meter(teacher, SHAPE) as meter:
+        loss(student, teacher, x).mean().backward()
+    assert meter.evaluations == pytest.approx(3 * cost, rel=1e-3)
+
+
+def test_a_network_in_parts_and_under_other_names_counts_the_same(teacher):
+    bare = copy.deepcopy(teacher.network.net)
+    with Meter(teacher, SHAPE) as meter:
+        torch.nn.functional.conv2d(torch.zeros(1, *SHAPE), bare.conv_in.weight, padding=1)
+        part = meter.evaluations
+        bare.forward.__func__(bare, torch.zeros(1, *SHAPE), torch.zeros(1))
+    assert 0 < part < 0.1
+    assert meter.evaluations == pytest.approx(1 + part)
+
+
+def test_what_multiplies_no_matrices_is_no_unit():
+    with pytest.raises(ValueError, match="so nothing can be counted by it; give a network"):
+        Meter(type("Wave", (torch.nn.Module,), {"forward": lambda self, x, s: x.sin()})(), (2,))
+
+
+# --- the budget ------------------------------------------------------------------------------------
+
+
+def test_the_loop_ends_before_a_step_that_no_longer_fits(teacher):
+    x, seen = torch.zeros(10, *SHAPE), []
+    with Budget(teacher, SHAPE, 35) as budget:
+        for progress in budget:
+            seen.append(progress)
+            teacher(x, 1.0)
+    assert seen == pytest.approx([0, 10 / 35, 20 / 35])
+    assert (budget.evaluations, budget.left) == (30, 5)
+
+
+def test_catching_what_ends_the_budget_does_not_help(teacher):
+    student = cdedu.ConsistencyModel.from_teacher(teacher)
+    optimizer = torch.optim.SGD(student.parameters(), 0.1)
+    with Budget(teacher, SHAPE, 20) as budget:
+        for _ in range(5):
+            try:
+                optimizer.zero_grad()
+                student(torch.ones(4, *SHAPE), 1.0).square().mean().backward()
+                optimizer.step()
+            except OutOfBudget as end:
+                assert "the budget of 20 evaluations is spent; loop with `for progress in budget:`" in str(
+                    end
+                )  # noqa: PT017
+                spent, weights = budget.evaluations, copy.deepcopy(student.state_dict())
+    assert 20 <= budget.evaluations == spent < 20.5
+    assert all(torch.equal(weights[key], t) for key, t in student.state_dict().items())
+
+
+def test_the_limit_cannot_be_moved_and_a_loop_without_networks_ends(teacher):
+    budget = Budget(teacher, SHAPE, 10)
+    with pytest.raises(AttributeError):
+        budget.limit = 20
+    with pytest.raises(ValueError, match="a step of the loop over the budget evaluated no network"), budget:
+        for _ in budget:
+            pass
+
+
+# --- what is read ----------------------------------------------------------------------------------
+
+
+def test_lines_are_those_of_code():
+    assert (
+        code_lines('"""Doc."""\n\n# comment\nx = [\n    1,\n]\n\n\ndef f():\n    "doc"\n    return x\n') == 5
+    )
+    for name in METHODS:
+        assert code_lines(read_entry(name)[1]) <= 40
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("e.txt", "", "e.txt is no entry; give a file that ends in .py, or one of add, cd, ct"),
+        ("e.py", "def train(:\n", "e.py, line 1: it is no Python"),
+        ("e.py", "x = 1\n" * 101, f"e.py has 101 lines of code, and an entry {LINES} at most; leave out"),
+        (
+            "e.py",
+            f"x = '{'a' * 20_000}'",
+            "e.py has 20,006 bytes, and an entry 20,000 at most; train inside the race",
+        ),
+        ("e.py", "x = 1\0", "e.py: it is no Python"),
+    ],
+)
+def test_what_is_no_entry_is_said_before_anything_runs(tmp_path, file, text, said):
+    (tmp_path / file).write_text(text)
+    with pytest.raises(EntryError) as error:
+        read_entry(tmp_path / file)
+    assert said in str(error.value)
+
+
+def test_folders_names_and_what_is_missing(tmp_path):
+    for name in ("b.py", "a.py", "_helper.py", "note.txt"):
+        (tmp_path / name).write_text("")
+    assert [Path(p).name for p in found_in([str(tmp_path), "cd"])] == ["a.py", "b.py", "cd"]
+    (tmp_path / "empty").mkdir()
+    for places, said in (
+        ([str(tmp_path / "empty")], "there is no entry in"),
+        (["nowhere.py"], "there is no nowhere.py; give a file"),
+        ([], "no entry is given"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            found_in(places)
+
+
+# --- what comes back -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def race():
+    protocol = replace(protocol_of(load_data("digits"), n=60, draws=2), first_seed=7)
+    with Race(budget=1200, protocol=protocol, seconds=40) as found:
+        yield found
+
+
+def result(student, **changes):
+    """What an honest process sends."""
+    weights = {key: t.contiguous().clone() for key, t in student.state_dict().items()}
+    facts = {key: getattr(student, key, None) for key in ("sigma_data", "sigma_min", "noise_scale", "angle")}
+    data = torch.frombuffer(bytearray(save(weights)), dtype=torch.uint8)
+    return {"kind": type(student).__name__, "weights": data, "levels": None, **facts, **changes}
+
+
+def larger(student):
+    student.extra = torch.nn.Linear(2, 2)
+    return student
+
+
+def spoiled(student):
+    with torch.no_grad():
+        next(student.parameters()).view(-1)[0] = torch.nan
+    return student
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda s: result(larger(s)), "the student's extra.bias has the shape (2,), the teacher's None"),
+        (lambda s: result(spoiled(s)), "a lower learning rate may help"),
+        (
+            lambda s: result(s, kind="Tensor"),
+            "train returned a Tensor; return a ConsistencyModel, Teacher, FlowMap",
+        ),
+        (lambda s: result(s, kind=["Teacher"]), "train returned a ['Teacher']; return a"),
+        (
+            lambda s: result(s, sigma_data=torch.ones(2)),
+            "the student's sigma_data is tensor([1., 1.]), the race's 0.5",
+        ),
+        (lambda s: result(s, kind="__class__"), "train returned a __class__"),
+        (lambda s: result(s, weights=torch.zeros(9, dtype=torch.uint8)), "its weights cannot be read"),
+        (lambda s: result(s, sigma_min=0.5), "the student's sigma_min is 0.5, the race's 0.002"),
+        (lambda s: result(s, levels=[0.8, 80.0]), "the levels are [0.8, 80.0], but they are two, falling"),
+        (lambda s: result(s, levels=[90.0, 0.8]), "at most 80 and above 0.002"),
+        (lambda s: result(s, levels="80"), "such as (80.0, 0.8)"),
+    ],
+)
+def test_a_student_that_is_none_is_refused_with_place_and_remedy(race, teacher, change, said):
+    with pytest.raises(EntryError) as error:
+        race.student("e.py", change(cdedu.ConsistencyModel.from_teacher(teacher)))
+    assert said in str(error.value) and str(error.value).startswith("e.py: ")
+
+
+@pytest.mark.parametrize("make", [cdedu.ConsistencyModel.from_teacher, copy.deepcopy, FlowMap.from_teacher])
+def test_a_student_comes_back_as_it_was(race, teacher, make):
+    sent = make(teacher)
+    with torch.no_grad():
+        for p in sent.parameters():
+            p += 0.01 * torch.randn(p.shape, generator=generator())
+    back, levels = race.student("e.py", result(sent))
+    assert levels == (80.0, 0.8)
+    x = 80 * torch.randn(3, *SHAPE, generator=generator())
+    one, two = (walk(m.requires_grad_(False), x, levels, generator(1)) for m in (sent, back))
+    assert torch.equal(one, two) and not torch.equal(one, x)
+
+
+def test_samples_that_are_no_pictures_have_no_distance(race, teacher, monkeypatch):
+    student = cdedu.ConsistencyModel.from_teacher(teacher)
+    monkeypatch.setattr(student, "forward", lambda x, sigma: x * torch.inf)
+    monkeypatch.setattr(
+        race, "train", lambda name, source: {"evaluations": 1.0, "seconds": 1.0, "printed": ""}
+    )
+    monkeypatch.setattr(race, "student", lambda name, found: (student, (80.0, 0.8)))
+    with pytest.raises(
+        EntryError, match=r"cd.py: its samples cannot be measured \(they hold NaN or infinity\); a lower"
+    ):
+        race.enter("cd")
+
+
+# --- entries, in the sandbox -----------------------------------------------------------------------
+
+HONEST = "import cdedu\n\n\ndef train(teacher, data, budget, generator):\n    {}\n    return cdedu.ConsistencyModel.from_teacher(teacher)\n"
+
+
+def enter(race, folder, text):
+    (folder / "mine.py").write_text(text)
+    return race.enter(str(folder / "mine.py"))
+
+
+def test_a_method_of_the_course_gets_a_row(race):
+    row = race.enter("cd")
+    assert row.name == "cd" and row.lines == code_lines(read_entry("cd")[1])
+    assert 384 * 3 == pytest.approx(row.evaluations, rel=1e-3)  # 64 pictures at 6, three times
+    assert row.distance["2"]["fd"]["median"] < row.distance["1"]["fd"]["median"]
+    assert "| cd |" in table([row]) and table([row]).count("\n") == 2
+
+
+def test_an_entry_sees_the_training_half_alone_and_cannot_bend_the_ruler(race, tmp_path):
+    plain = enter(race, tmp_path, HONEST.format("print(tuple(data.shape), '\\x1b[2J')"))
+    assert plain.printed == "(1197, 1, 8, 8) [2J"  # what a terminal would obey is taken out
+    bent = "import cdedu.evaluation as e; e.frechet_distance = lambda x, y: 0.0; e.features = None"
+    assert enter(race, tmp_path, HONEST.format(bent)).distance == plain.distance
+    assert plain.distance["1"]["fd"]["median"] > 500 and plain.evaluations == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            "cdedu.load('digits-student')",
+            "line 5, `cdedu.load('digits-student')`: ",
+        ),  # trained a hundred times as long
+        ("cdedu.load('digits-classifier')", "line 5, "),  # the ruler's own eyes
+        ("import cdedu.data; cdedu.data.load_data('digits')", "line 5, "),  # the test half
+        ("open(cdedu.__file__.replace('__init__.py', 'weights/hashes.json'))", "line 5, "),
+        (
+            "import threading; threading.Thread(target=print).start()",
+            "start a thread: not allowed in the race",
+        ),
+        (
+            "type(budget).__torch_dispatch__ = lambda s, f, t, a=(), k=None: f(*a, **(k or {}))",
+            "the meter no longer counts",
+        ),
+        ("import os; os.fork()", "start another process"),
+        (
+            "teacher(data, 1.0), teacher(data, 1.0)",
+            "the budget of 1,200 evaluations is spent; loop with `for progress in",
+        ),
+        ("budget.limit = 10**9", "AttributeError"),
+        ("print('loss', 3)\n    1 / 0", "ZeroDivisionError: division by zero (it printed last: loss 3)"),
+        ("return data", "train returned a Tensor; return a ConsistencyModel"),
+        ("return larger_than(teacher)", "NameError: name 'larger_than' is not defined"),
+    ],
+)
+def test_a_cheat_gets_no_row_and_hears_why(race, tmp_path, line, said):
+    with pytest.raises(EntryError) as error:
+        enter(race, tmp_path, HONEST.format(line))
+    assert said in str(error.value) and str(error.value).startswith("mine.py: ")
+
+
+def test_a_file_without_train_and_a_line_that_fails(race, tmp_path):
+    with pytest.raises(
+        EntryError, match=r"mine.py: there is no function train; write def train\(teacher, data, budget"
+    ):
+        enter(race, tmp_path, "x = 1\n")
+    with pytest.raises(EntryError, match=r"mine.py: line 2, `1 / 0`: ZeroDivisionError"):
+        enter(race, tmp_path, "x = 1\n1 / 0\n")
+
+
+def test_round_the_meter_the_clock_is_the_wall(race, tmp_path, monkeypatch):
+    monkeypatch.setattr(race, "seconds", 2)
+    endless = HONEST.format(
+        "x = data.flatten(1)\n    while True:\n        (x[:, None] * x[None, :50]).sum(2)"
+    )
+    with pytest.raises(
+        EntryError, match="its process ended .after 2 seconds of computing, the most that an entry may use"
+    ):
+        enter(race, tmp_path, endless)
+
+
+def test_a_forged_count_is_looked_at(race, monkeypatch):
+    said = {"evaluations": 2000.0, "seconds": 1.0}
+    monkeypatch.setattr(
+        "cdedu.course.grading.wire.Peer.request",
+        lambda self, what, *_: {"race": lambda *_: said} if what == "answers" else {},
+    )
+    with pytest.raises(EntryError, match=r"mine.py: spent 2,000 evaluations of 1,200; stop with the loop"):
+        race.train("mine.py", "")
+    said["evaluations"] = float("nan")
+    with pytest.raises(EntryError, match="evaluations = nan, but it is a number"):
+        race.train("mine.py", "")
+
+
+def test_a_folder_gives_rows_and_reasons_in_a_table(race, tmp_path):
+    (tmp_path / "good.py").write_text(HONEST.format("pass"))
+    (tmp_path / "bad.py").write_text("")
+    rows, refused = run(race, [str(tmp_path)], jobs=2, out=tmp_path / "table.csv")
+    assert [row.name for row in rows] == ["good"] and len(refused) == 1
+    lines = (tmp_path / "table.csv").read_text(encoding="utf-8-sig").splitlines()
+    assert lines[0].startswith("entry,fd_1_median,fd_1_min") and lines[1].startswith("good,")
+    assert lines[2].startswith("bad,,,") and "there is no function train" in lines[2]
+
+
+def test_the_example_of_the_page_gets_a_row(race, tmp_path):
+    code = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(code) == 1
+    row = enter(race, tmp_path, code[0])
+    assert 0 < row.evaluations <= 1200
+
+
+# --- the course's methods --------------------------------------------------------------------------
+
+
+class FirstError(Exception):
+    """Ends a training at its first backward pass."""
+
+
+def first_loss(name, teacher, data, monkeypatch):
+    """The first loss that a method's file goes back from, with seed 0."""
+    space, seen = {}, []
+
+    def backward(self, *_, **__):
+        seen.append(float(self.detach()))
+        raise FirstError
+
+    torch.manual_seed(0)
+    exec(compile(read_entry(name)[1], name, "exec"), space)  # noqa: S102
+    monkeypatch.setattr(torch.Tensor, "backward", backward)
+    with pytest.raises(FirstError), Budget(teacher, SHAPE, 4000) as budget:
+        space["train"](teacher, data, budget, generator())
+    return seen[0]
+
+
+def expected(name, teacher, data):
+    """The same from the package's losses, with what they draw given to them."""
+    g = generator()
+    f = cdedu.ConsistencyModel.from_teacher(teacher)
+    if name in ("ct", "ict"):
+        torch.manual_seed(0)
+        network = cdedu.recipes.recipes["digits"].network.build(SHAPE)
+        f = cdedu.ConsistencyModel(network, 0.5, noise_scale=250.0)
+    x0 = data[torch.randint(len(data), (64,), generator=g)]
+
+    def drawn(weights):
+        return {"index": draw_steps(weights, 64, g), "noise": torch.randn(x0.shape, generator=g)}
+
+    if name == "cd":
+        more = drawn(torch.ones(17))
+        return losses.distillation_loss(
+            f, f, teacher, x0, karras_sigmas(18), weight=losses.inverse_gap, **more
+        )
+    if name == "ct":
+        return losses.consistency_training_loss(
+            f, f, x0, torch.tensor([80, 0.002]), weight=losses.inverse_gap, **drawn(torch.ones(1))
+        )
+    if name == "ict":
+        sigmas = karras_sigmas(11)
+        more = drawn(LogNormal(-1.1, 2.0).grid_weights(sigmas))
+        return losses.consistency_training_loss(
+            f, f, x0, sigmas, weight=losses.inverse_gap, distance=losses.pseudo_huber, **more
+        )
+    if name == "progressive":
+        return progressive_loss(teacher, teacher, x0, karras_sigmas(8), **drawn(torch.ones(4)))
+    spread = {"ect": LogNormal(-1.1, 2.0), "scd": LogNormal(-1.0, 1.4)}[name]
+    sigma = spread.sample(64, g).clamp(0.002, 80)
+    noise = torch.randn(x0.shape, generator=g)
+    if name == "ect":
+        return losses.easy_consistency_loss(f, f, x0, sigma, noise=noise, q=256)
+    return losses.continuous_consistency_loss(f, f, x0, sigma, teacher=teacher, noise=noise, ratio=0.0)
+
+
+@pytest.mark.parametrize("name", ["cd", "ct", "ict", "ect", "scd", "progressive"])
+def test_the_first_loss_of_a_method_is_the_packages(name, teacher, monkeypatch):
+    data = load_data("digits").train
+    with torch.no_grad():
+        want = float(expected(name, teacher, data).mean())
+    assert first_loss(name, teacher, data, monkeypatch) == pytest.approx(want, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS) if sys.platform != "win32" else [])
+def test_every_method_of_the_course_trains(name, teacher):
+    data, space = load_data("digits").train, {}
+    exec(compile(read_entry(name)[1], name, "exec"), space)  # noqa: S102
+    assert isinstance(space["RATE"], float)
+    with Budget(teacher, SHAPE, 1600) as budget:
+        found = space["train"](teacher, data, budget, generator())
+    student = found[0] if isinstance(found, tuple) else found
+    before = student.state_dict()["network.net.conv_in.weight"]
+    assert not torch.equal(before, teacher.network.net.conv_in.weight) and before.isfinite().all()
+    assert 500 < budget.evaluations <= 1600
+
+
+# --- a student with two levels ---------------------------------------------------------------------
+
+
+def test_a_flow_map_starts_as_its_teacher_and_a_jump_of_no_length_is_none(teacher):
+    student, x = FlowMap.from_teacher(teacher), torch.randn(3, *SHAPE, generator=generator())
+    with torch.no_grad():
+        assert torch.allclose(student.guess(x, 2.0, 0.3), teacher(x, 2.0), atol=1e-6)
+        assert torch.equal(student(x, 2.0, 2.0), x)
+        assert torch.allclose(student(x, 2.0, 0.3), cdedu.euler_step(teacher, x, 2.0, 0.3), atol=1e-5)
+
+
+class Exact:
+    """g of the exact path of a Gaussian with mean m and deviation d; or one that ignores s."""
+
+    sigma_data = 0.5
+
+    def __init__(self, m, d, ignores=False):
+        self.m, self.d, self.ignores = m, d, ignores
+
+    def guess(self, x, sigma, s):
+        s = torch.full_like(s, 1e-9) if self.ignores else s
+        r, scale = s / sigma, ((s**2 + self.d**2) / (sigma**2 + self.d**2)).sqrt()
+        return ((self.m + scale[:, None] * (x - self.m)) - r[:, None] * x) / (1 - r)[:, None]
+
+
+def test_the_exact_path_is_a_zero_of_mean_flow_and_one_that_ignores_s_is_not():
+    m, d = torch.tensor([[0.3, -0.2]]).double(), 0.4
+    sigma = torch.logspace(-1, 1.9, 50).double()
+    s = sigma * torch.linspace(0.01, 0.9, 50).double()
+    x0 = m + d * torch.randn(50, 2, generator=generator()).double()
+    noise = torch.randn(50, 2, generator=generator(1)).double()
+    exact = cdedu.GaussianMixture(m, d)
+    assert mean_flow_loss(Exact(m, d), exact, x0, sigma, s, noise=noise).max() < 1e-12
+    assert mean_flow_loss(Exact(m, d, True), exact, x0, sigma, s, noise=noise).max() > 1e-6
+    with pytest.raises(ValueError, match="s must not be above sigma"):
+        mean_flow_loss(Exact(m, d), exact, x0, sigma, 2 * sigma, noise=noise)
+
+
+def test_at_s_equal_to_sigma_mean_flow_is_denoising_towards_the_teacher(teacher):
+    student, g = FlowMap.from_teacher(teacher), generator()
+    x0, sigma, noise = (
+        torch.rand(4, *SHAPE, generator=g),
+        torch.tensor([0.1, 0.5, 2.0, 9.0]),
+        torch.randn(4, *SHAPE, generator=g),
+    )
+    with torch.no_grad():
+        for p in student.parameters():
+            p += 0.01 * torch.randn(p.shape, generator=g)
+        x = add_noise(x0, sigma, noise)
+        want = losses.edm_weight(sigma, 0.5) * losses.l2(student.guess(x, sigma, sigma), teacher(x, sigma))
+        assert torch.allclose(
+            mean_flow_loss(student, teacher, x0, sigma, sigma, noise=noise), want, rtol=1e-4
+        )
