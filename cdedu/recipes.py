@@ -40,7 +40,8 @@ class Network(_Choices):
     """Which network, and how large."""
 
     kind: Literal["mlp", "unet", "ddpmpp", "ncsnpp", "adm", "video", "set", "foreign"] = "mlp"
-    """``video`` takes clips of grey frames, ``set`` clouds of points; ``foreign`` is the network of somebody else's teacher, which a checkpoint describes in its own words."""
+    """``video`` takes clips of grey frames, ``set`` clouds of points; ``foreign`` is the network of somebody else's teacher, which a
+    checkpoint describes in its own words."""
     width: Count = 128
     """Hidden units (mlp, set), channels at the finest resolution before the multipliers (image networks)."""
     depth: Count = 3
@@ -75,6 +76,10 @@ class Network(_Choices):
             raise ValueError("a foreign network comes with its teacher; no recipe can build it")
         if self.guided and self.kind != "unet":
             raise ValueError(f"the guidance weight as an input needs a unet, not {self.kind}")
+        if self.kind == "video" and self.classes:
+            raise ValueError(
+                f"network.classes = {self.classes}, but a network for clips takes no labels; use 0"
+            )
         if self.kind == "mlp":
             return networks.MLP(shape[0], self.width, self.depth, self.classes)
         if self.kind == "set":
