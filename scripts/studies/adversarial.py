@@ -32,7 +32,7 @@ COST = {"cd": 6, "add": 8, "blind": 8, "seen": 8, "game": 7, "dmd": 8}
 """Evaluations an image. ``game`` is ADD without distillation term; the discriminator of ``blind`` is not told the noise level; that of ``seen``
 looks at the features that the distance is measured in."""
 PLANS = {
-    "modes": {"budget": 819_200, "batch": 256, "seeds": 3, "looks": 12, "n": 5000},
+    "modes": {"budget": 819_200, "batch": 256, "seeds": 5, "looks": 12, "n": 5000},
     "digits": {"budget": 48_000, "batch": 64, "seeds": 3, "looks": 4, "n": 600},
 }
 LONG: dict[str, dict[str, Any]] = {"modes": {"times": 8, "seeds": 1, "methods": ("cd", "add")}}
