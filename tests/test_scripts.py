@@ -137,7 +137,7 @@ def test_adversarial(monkeypatch, tmp_path):
     assert made["metrics"].keys() == known.keys() and made["metrics"]["add"].keys() == known["add"].keys()
     arms = ("cd", "add", "game", "blind", "dmd", "cd-long", "add-long")
     assert made["runs"].keys() == {"fixed", *(f"{arm}/0" for arm in arms)}
-    assert made["metrics"]["cd-long"]["steps"] == 2 * made["metrics"]["cd"]["steps"]
+    assert made["metrics"]["cd-long"]["steps"] == 2 * 128 // (6 * 8)
 
 
 def test_anatomy(monkeypatch, tmp_path):
