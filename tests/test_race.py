@@ -19,6 +19,7 @@ from cdedu.evaluation.protocol import protocol_of
 from cdedu.methods.flow_map import FlowMap, mean_flow_loss
 from cdedu.methods.progressive import progressive_loss
 from cdedu.noise import LogNormal, draw_steps
+from cdedu.records import read_record
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the race forks")
 if sys.platform != "win32":
@@ -431,6 +432,14 @@ def test_the_first_loss_of_a_method_is_the_packages(name, teacher, monkeypatch):
     with torch.no_grad():
         want = float(expected(name, teacher, data).mean())
     assert first_loss(name, teacher, data, monkeypatch) == pytest.approx(want, rel=1e-4)
+
+
+def test_a_method_has_the_rate_that_its_pilots_chose():
+    entries = read_record(ROOT / "results" / "race.json")["metrics"]["entries"]
+    files = {
+        name: float(re.search(r"^RATE = (.+)$", read_entry(name)[1], re.MULTILINE)[1]) for name in METHODS
+    }
+    assert {name: row["rate"] for name, row in entries.items()} == files
 
 
 @pytest.mark.parametrize("name", sorted(METHODS) if sys.platform != "win32" else [])

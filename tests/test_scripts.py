@@ -217,6 +217,15 @@ def test_scratch_or_teacher(monkeypatch, tmp_path):
         study(monkeypatch, tmp_path, "studies.scratch_or_teacher", "scratch-or-teacher", "toy", TASKS=other)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="the race forks")
+def test_race(monkeypatch, tmp_path):
+    methods = {"cd": importlib.import_module("cdedu.course.race").METHODS["cd"]}
+    pilot = {"budget": 400, "training_seed": 100, "protocol": "tuning", "draws": 1}
+    plan = {"METHODS": methods, "BUDGET": 800, "PILOT": pilot, "TIMES": (1.0,), "TRIES": 1, "SEEDS": 1}
+    row = study(monkeypatch, tmp_path, "studies.race", "race", **plan)["metrics"]["entries"]["cd"]
+    assert row["evaluations"]["median"] == pytest.approx(768, rel=1e-3) and row["rate"] == 6e-4
+
+
 def test_tradeoffs(monkeypatch, tmp_path):
     few = {"ddpm": (1, 2), "ddim": (2,), "dpm_solver": (2,), "heun": (3,)}
     plan = {

@@ -12,7 +12,7 @@ from cdedu.methods.adversarial import (
 )
 from cdedu.student import EMA
 
-RATE = 2e-4
+RATE = 6e-4
 
 
 def train(teacher, data, budget, generator):

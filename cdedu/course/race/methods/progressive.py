@@ -8,7 +8,7 @@ from cdedu import karras_sigmas
 from cdedu.methods.progressive import progressive_loss
 from cdedu.student import EMA
 
-RATE = 8e-4
+RATE = 2.4e-3
 
 
 def train(teacher, data, budget, generator):
