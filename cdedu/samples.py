@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -144,10 +144,17 @@ def write_npz(
         return done
 
 
-def _alone(out: Path) -> AbstractContextManager[None]:
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
     """Inside, no other process writes samples of this name: two would append to one file."""
     what = f"process is writing {out}; wait for its end, or choose another --out"
-    return locked(out.with_name(f".{out.name}.lock"), what)
+    lock = out.with_name(f".{out.name}.lock")
+    with locked(lock, what):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows keeps a file that is open
+                lock.unlink()
 
 
 def _first(done: int, number: int, batch: int) -> int:

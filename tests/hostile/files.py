@@ -112,7 +112,7 @@ for place, value, says in (
     ("recipe.network.classes", 10**12, r"network\.classes = 1000000000000"),
     ("recipe.network.multipliers", [1] * 10**6, r"network\.multipliers is a tuple of 1000000"),
     ("recipe.student.points", 10**10, r"student\.points = 10000000000"),
-    ("recipe.rho", 1e-300, "OverflowError"),
+    ("recipe.rho", 1e-300, "cannot be computed with rho"),
     ("recipe", None, "was written by another version"),
     ("recipe", [], "recipe = a list, but it must be an object"),
     ("recipe.network", "unet", "another version"),
