@@ -18,6 +18,7 @@ from cdedu.networks.edm import ADM, DDPMpp
 from cdedu.networks.guided import WeightedUNet
 from cdedu.networks.latent import LatentUNet
 from cdedu.networks.sets import SetNetwork
+from cdedu.networks.video import VideoUNet
 from cdedu.noise import RHO, SIGMA_MAX, SIGMA_MIN, LogNormal, karras_sigmas
 
 
@@ -38,8 +39,9 @@ class _Choices:
 class Network(_Choices):
     """Which network, and how large."""
 
-    kind: Literal["mlp", "unet", "ddpmpp", "ncsnpp", "adm", "set", "foreign"] = "mlp"
-    """``set`` takes clouds of points; ``foreign`` is the network of somebody else's teacher, which a checkpoint describes in its own words."""
+    kind: Literal["mlp", "unet", "ddpmpp", "ncsnpp", "adm", "video", "set", "foreign"] = "mlp"
+    """``video`` takes clips of grey frames, ``set`` clouds of points; ``foreign`` is the network of somebody else's teacher, which a
+    checkpoint describes in its own words."""
     width: Count = 128
     """Hidden units (mlp, set), channels at the finest resolution before the multipliers (image networks)."""
     depth: Count = 3
@@ -64,7 +66,7 @@ class Network(_Choices):
             networks.check_size(shape[1], shape[2], len(self.multipliers) - 1)
 
     def build(self, shape: tuple[int, ...]) -> nn.Module:
-        """The network for data of this shape: (dim,), (channels, height, width) or, of a set, (points, 3).
+        """The network for data of this shape: (dim,), (channels, height, width), of clips (frames, height, width), of a set (points, 3).
 
         Raises:
             ValueError: see :meth:`check`; for attention of too few channels, and for a network that no recipe can build.
@@ -74,11 +76,15 @@ class Network(_Choices):
             raise ValueError("a foreign network comes with its teacher; no recipe can build it")
         if self.guided and self.kind != "unet":
             raise ValueError(f"the guidance weight as an input needs a unet, not {self.kind}")
+        if self.kind == "video" and self.classes:
+            raise ValueError(
+                f"network.classes = {self.classes}, but a network for clips takes no labels; use 0"
+            )
         if self.kind == "mlp":
             return networks.MLP(shape[0], self.width, self.depth, self.classes)
         if self.kind == "set":
             return SetNetwork(self.width, self.depth)
-        if self.kind != "unet":
+        if self.kind not in ("unet", "video"):
             if self.width < 4:
                 raise ValueError(
                     f"network: width = {self.width}, but kind {self.kind!r} normalises groups of 4 channels; make it wider"
@@ -95,7 +101,10 @@ class Network(_Choices):
         widths = tuple(self.width * m for m in self.multipliers)
         attention = tuple(shape[1] >> level in self.attention for level in range(len(widths)))
         options = {"classes": self.classes, "dropout": self.dropout}
-        net = networks.unet((shape[1], shape[2]), shape[0], widths, self.depth, attention, **options)
+        channels = 1 if self.kind == "video" else shape[0]
+        net = networks.unet((shape[1], shape[2]), channels, widths, self.depth, attention, **options)
+        if self.kind == "video":
+            return VideoUNet(net.net, shape[0])
         if not self.guided:
             return net
         return LatentUNet(net, 0.0, 0.0) if self.lcm else WeightedUNet(net)

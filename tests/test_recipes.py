@@ -10,7 +10,7 @@ from cdedu.losses import DISTANCES
 from cdedu.networks import UNet
 from cdedu.recipes import Network, Recipe, StudentStage, get_recipe, read_recipes, recipes
 
-SIZES = {"toy": (2,), "modes": (2,), "points": (48, 3), "digits": (1, 8, 8), "labelled-digits": (1, 8, 8), "latent-digits": (2, 4, 4), "clips": (6, 14, 14), "frames": (1, 14, 14), "tinted-digits": (3, 8, 8), "imagenet64": (3, 64, 64), "lsun256": (3, 256, 256)}  # fmt: skip
+SIZES = {"toy": (2,), "modes": (2,), "points": (48, 3), "digits": (1, 8, 8), "labelled-digits": (1, 8, 8), "latent-digits": (2, 4, 4), "clips": (6, 14, 14), "channels": (6, 14, 14), "frames": (1, 14, 14), "tinted-digits": (3, 8, 8), "imagenet64": (3, 64, 64), "lsun256": (3, 256, 256)}  # fmt: skip
 
 
 def network(name: str) -> torch.nn.Module:
@@ -34,9 +34,10 @@ def test_a_recipe_comes_back_from_json_and_builds_its_network(name):
         "ncsnpp": "DDPMpp",
         "adm": "ADM",
         "set": "SetNetwork",
+        "video": "VideoUNet",
     }[recipe.network.kind] == type(network(name)).__name__
     assert recipe.student.distance in DISTANCES
-    assert recipe.noise_scale == (250 if recipe.network.kind == "unet" else 0.25)
+    assert recipe.noise_scale == (250 if recipe.network.kind in ("unet", "video") else 0.25)
 
 
 @pytest.mark.parametrize("part", ["network", "teacher", "student"])
