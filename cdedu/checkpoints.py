@@ -298,7 +298,7 @@ def load_state(path: str | Path, recipe: Recipe, role: str) -> Resume:
         bounds.whole("step", header.get("step"), 0, 2**53)
         if not isinstance(then, dict):
             raise ValueError(f"recipe = {bounds.shown(then)}, but it must be an object")
-        check_weights({name: t for name, t in tensors.items() if not name.startswith("optimizer.")})
+        check_weights(tensors)
     except ValueError as error:
         raise ValueError(f"{path} is damaged, or it is no state of a run: {error}") from None
     # Fields that came later had their defaults, which is what an earlier recipe meant.

@@ -4,13 +4,14 @@ A run lives in ``runs/<recipe>/``: ``teacher.safetensors`` and ``student.safeten
 from. Every run leaves a record in ``results/runs/``, under a name of its own.
 """
 
+import io
 import math
 import os
 import shutil
 import signal
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,8 +22,8 @@ import tyro
 from cdedu import checkpoints, fitting, samples
 from cdedu.checkpoints import WEIGHTS
 from cdedu.course.command import GradeFolder, PlanRun, RaceEntries
-from cdedu.data import Dataset, load_data, to_unit
-from cdedu.files import locked, read_header, sha256
+from cdedu.data import SETS, TOYS, Dataset, load_data, to_unit
+from cdedu.files import read_header, sha256
 from cdedu.limits import Count, Pixels, Positive, Range, Rate, Seed, Weight, check_memory, check_ranges
 from cdedu.methods.guidance import Labelled
 from cdedu.pretrained import export_pipeline, load_teacher, locate
@@ -187,7 +188,8 @@ class Sample:
         device = pick_device(self.device)
         _check_out(self.out, self.format)
         known = self.recipe in recipes or self.recipe.endswith(".toml")
-        if not known and (Path(self.recipe).exists() or "/" in self.recipe):
+        a_file = "/" in self.recipe or self.recipe.endswith((".safetensors", ".pkl"))
+        if not known and (a_file or Path(self.recipe).exists()):
             recipe, source, folder = None, self.recipe, Path("runs") / Path(self.recipe).stem
         else:
             recipe = get_recipe(self.recipe)
@@ -227,9 +229,7 @@ class Sample:
             "labels": labels.tolist() if labels is not None else None, "shape": shape, "recipe": recipe.to_dict(),
         }  # fmt: skip
         write = samples.write_folder if self.format == "png" else partial(samples.write_npz, labels=labels)
-        what = f"command draws into {path}; wait for its end, or choose another --out"
-        with locked(path.with_name(f".{path.name}.lock"), what):
-            done = write(path, drawn, shape, self.number, batch, about)
+        done = write(path, drawn, shape, self.number, batch, about)
         print(f"{self.number} samples of {source} in {path}" + f", {done} of them from before" * (done > 0))
 
 
@@ -317,6 +317,7 @@ class Evaluate(_Command):
                 "metrics": metrics,
             }
             facts["runtime"] = runtime.describe()
+            facts["sha256"] = {role: _digest(source) for role, source in sources.items()}
             record = write_run_record(
                 self.results, f"{recipe.name}-evaluate", recipe, data, **facts, **sources
             )
@@ -344,7 +345,7 @@ class Export:
     def __call__(self) -> None:
         student = load_teacher(self.weights)
         writable(self.folder if self.folder.is_dir() else self.folder.absolute().parent)
-        metrics = read_record(self.record)["metrics"] if self.record else None
+        metrics = _figures_of(self.record, student, self.weights) if self.record else None
         options = {"metrics": metrics, "license": self.license, "push_to_hub": self.push_to_hub}
         export_pipeline(student, self.folder, guidance=self.guidance, **options)
         print(
@@ -493,6 +494,11 @@ def _height_width(size: tuple[int] | tuple[int, int] | None) -> tuple[int, int] 
 
 def _data(command: _Command, name: str) -> Dataset:
     """The data set that a command names, or its recipe."""
+    if name == command.data and (name in SETS or name in TOYS) and Path(name).exists():
+        print(
+            f"--data {name} is the data set of the course; for what is called so here, give ./{name}",
+            file=sys.stderr,
+        )
     size = _height_width(command.size)
     return load_data(name, command.test_data, size, command.fit, command.channels)
 
@@ -587,6 +593,22 @@ def _digest(source: str) -> str:
     return sha256(files[0] if path.is_dir() else path)
 
 
+def _figures_of(path: Path, model: Any, source: str) -> dict[str, Any]:
+    """The metrics of a record, if they are of these weights as far as it says."""
+    record = read_record(path)
+    theirs, measured = record.get("recipe"), record.get("sha256")
+    if isinstance(measured, dict) and measured.get("student") != _digest(source):
+        raise ValueError(
+            f"{path} was measured on {record.get('student')}, whose weights are not those of {source}; measure these"
+        )
+    ours = model.header.recipe
+    if isinstance(theirs, dict) and ours and theirs.get("name") != ours.name:
+        raise ValueError(
+            f"{path} is of recipe {theirs.get('name')!r}, but {source} of {ours.name!r}; measure these weights"
+        )
+    return dict(record["metrics"])
+
+
 def _runtime(command: _Command, recipe: Recipe, begun: dict[str, Any] | None = None) -> Runtime:
     """One process here, or one of several where torchrun or accelerate launch started us.
 
@@ -600,6 +622,10 @@ def _runtime(command: _Command, recipe: Recipe, begun: dict[str, Any] | None = N
             f"WORLD_SIZE = {world!r}, but it is a number of processes; unset it, or start with torchrun"
         )
     several = int(world) > 1
+    if several and not os.environ.get("MASTER_ADDR"):
+        raise ValueError(
+            f"WORLD_SIZE = {world}, but nothing says where the other processes are; start with torchrun, or unset it"
+        )
     if precision == "auto" and begun is not None:
         # Earlier versions did not note it; on a CPU it was fp32.
         precision = begun.get("precision", "fp32" if device.type == "cpu" else "auto")
@@ -650,35 +676,41 @@ Race = Annotated[RaceEntries, tyro.conf.subcommand("race")]
 Command = Plan | Train | Distill | Sample | Evaluate | Distance | Captions | Export | Grade | Race
 
 
+def _option(field: str) -> str:
+    return "--" + field.replace("_", "-")
+
+
 def main() -> None:
     """Entry point: errors in the input end with exit code 2 and one or two lines, never with a traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]  # a σ, where there is none
+    for name in ("stdout", "stderr"):
+        if (stream := getattr(sys, name)) is None:  # closed by whoever started us, as in cdedu ... >&-
+            setattr(sys, name, io.StringIO())
+        else:
+            stream.reconfigure(errors="backslashreplace")  # a σ, where there is none
     command = tyro.cli(
         Command, prog="cdedu", description=f"Consistency distillation. Recipes: {', '.join(recipes)}."
     )  # type: ignore[call-overload]
     try:
-        check_ranges(command, lambda field: "--" + field.replace("_", "-"))
+        check_ranges(command, _option)
+        for empty in (f.name for f in fields(command) if getattr(command, f.name) == ""):
+            raise ValueError(f"{_option(empty)} is empty; give it a value, or leave it out")
         command()
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
-    except torch.OutOfMemoryError as error:
-        first = str(error).splitlines()[0]
-        code, what = (
-            1,
-            f"memory ran out ({first}); use --micro-batch in training, a lower --batch elsewhere, or --device cpu",
-        )
     except (FloatingPointError, MemoryError) as error:
         code, what = 1, str(error)
     except (ValueError, OSError, ImportError) as error:
         code, what = 2, str(error)
     except RuntimeError as error:
-        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        first, code = (str(error).splitlines() or [""])[0], 1
+        if (
+            isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in first
+        ):  # the latter on a CPU
+            what = f"memory ran out ({first:.200}); use --micro-batch in training, a lower --batch elsewhere, a smaller network, or --device cpu"
+        elif type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            what = f"the networks could not be compiled ({first:.200}); add --compile False"
+        else:
             raise
-        code, what = (
-            1,
-            f"the networks could not be compiled ({str(error).splitlines()[0]:.200}); add --compile False",
-        )
     else:
         return
     print(f"cdedu: {what}", file=sys.stderr)

@@ -53,7 +53,13 @@ def karras_sigmas(
             f"got n = {n}, {sigma_min}, {sigma_max} and {rho}"
         )
     ramp = torch.linspace(0, 1, n, dtype=torch.float64)
-    sigmas = (sigma_max ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
+    try:
+        high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    except OverflowError:
+        raise ValueError(
+            f"a noise grid up to {sigma_max:g} cannot be computed with rho = {rho:g}; rho is 7 in EDM"
+        ) from None
+    sigmas = (high + ramp * (low - high)) ** rho
     sigmas[0], sigmas[-1] = sigma_max, sigma_min
     sigmas = sigmas.to(device=device, dtype=dtype)
     if not (sigmas[:-1] > sigmas[1:]).all():

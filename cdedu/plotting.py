@@ -84,7 +84,7 @@ def image_grid(ax: Axes, x: Tensor, columns: int = 8, title: str | None = None, 
 
 def quality_of_calls(ax: Axes, part: dict[str, Any], metric: str) -> None:
     """Distance against evaluations, from a part of the record ``fair.json``: a teacher's samplers on EDM's grid (hollow, dashed) and on
-    tuned ones (filled), and its student (tuned); median, and range where tuned. What lies far above the others is cut off."""
+    tuned ones (filled), and its student in the same way; median, and range where tuned. What lies far above the others is cut off."""
     lines = (
         ("ddim", "untuned", "DDIM, EDM's grid", TEACHER, "o--"),
         ("dpm_solver", "untuned", "DPM-Solver++, EDM's grid", TEACHER, "^--"),
@@ -92,6 +92,7 @@ def quality_of_calls(ax: Axes, part: dict[str, Any], metric: str) -> None:
         ("ddim", "tuned", "DDIM, tuned", TEACHER, "o-"),
         ("dpm_solver", "tuned", "DPM-Solver++, tuned", TEACHER, "^-"),
         ("heun", "tuned", "Heun, tuned", TEACHER, "s-"),
+        ("consistency", "untuned", "student, its recipe's levels", STUDENT, "D--"),
         ("consistency", "tuned", "student, tuned", STUDENT, "D-"),
     )
     for sampler, kind, label, color, style in lines:

@@ -1,5 +1,6 @@
 """Recipes: everything that a run depends on, frozen and printable. A results record holds the whole recipe."""
 
+import re
 import tomllib
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
@@ -10,11 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from cdedu import networks
+from cdedu.files import regular
 from cdedu.limits import Count, Positive, Range, Rate, Seed, Whole, check_ranges
+from cdedu.networks.bounds import check_network
 from cdedu.networks.edm import ADM, DDPMpp
 from cdedu.networks.guided import WeightedUNet
 from cdedu.networks.latent import LatentUNet
 from cdedu.networks.sets import SetNetwork
+from cdedu.networks.video import VideoUNet
 from cdedu.noise import RHO, SIGMA_MAX, SIGMA_MIN, LogNormal, karras_sigmas
 
 
@@ -35,8 +39,9 @@ class _Choices:
 class Network(_Choices):
     """Which network, and how large."""
 
-    kind: Literal["mlp", "unet", "ddpmpp", "ncsnpp", "adm", "set", "foreign"] = "mlp"
-    """``set`` takes clouds of points; ``foreign`` is the network of somebody else's teacher, which a checkpoint describes in its own words."""
+    kind: Literal["mlp", "unet", "ddpmpp", "ncsnpp", "adm", "video", "set", "foreign"] = "mlp"
+    """``video`` takes clips of grey frames, ``set`` clouds of points; ``foreign`` is the network of somebody else's teacher, which a
+    checkpoint describes in its own words."""
     width: Count = 128
     """Hidden units (mlp, set), channels at the finest resolution before the multipliers (image networks)."""
     depth: Count = 3
@@ -54,12 +59,14 @@ class Network(_Choices):
     """Guided as in LCM: the weight less 1, in a wider embedding."""
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raise a ValueError for pictures that the network cannot halve as often as it has to, with the next sizes that it can."""
+        """Raise a ValueError for numbers that no such network has, and for pictures that it cannot halve as often as it has to, with the
+        next sizes that it can."""
+        check_network(self, shape)
         if self.kind not in ("mlp", "set", "foreign"):
             networks.check_size(shape[1], shape[2], len(self.multipliers) - 1)
 
     def build(self, shape: tuple[int, ...]) -> nn.Module:
-        """The network for data of this shape: (dim,), (channels, height, width) or, of a set, (points, 3).
+        """The network for data of this shape: (dim,), (channels, height, width), of clips (frames, height, width), of a set (points, 3).
 
         Raises:
             ValueError: see :meth:`check`; for attention of too few channels, and for a network that no recipe can build.
@@ -69,11 +76,19 @@ class Network(_Choices):
             raise ValueError("a foreign network comes with its teacher; no recipe can build it")
         if self.guided and self.kind != "unet":
             raise ValueError(f"the guidance weight as an input needs a unet, not {self.kind}")
+        if self.kind == "video" and self.classes:
+            raise ValueError(
+                f"network.classes = {self.classes}, but a network for clips takes no labels; use 0"
+            )
         if self.kind == "mlp":
             return networks.MLP(shape[0], self.width, self.depth, self.classes)
         if self.kind == "set":
             return SetNetwork(self.width, self.depth)
-        if self.kind != "unet":
+        if self.kind not in ("unet", "video"):
+            if self.width < 4:
+                raise ValueError(
+                    f"network: width = {self.width}, but kind {self.kind!r} normalises groups of 4 channels; make it wider"
+                )
             for level, times in enumerate(self.multipliers):
                 if self.kind == "adm" and shape[1] >> level in self.attention and self.width * times < 64:
                     raise ValueError(
@@ -86,7 +101,10 @@ class Network(_Choices):
         widths = tuple(self.width * m for m in self.multipliers)
         attention = tuple(shape[1] >> level in self.attention for level in range(len(widths)))
         options = {"classes": self.classes, "dropout": self.dropout}
-        net = networks.unet((shape[1], shape[2]), shape[0], widths, self.depth, attention, **options)
+        channels = 1 if self.kind == "video" else shape[0]
+        net = networks.unet((shape[1], shape[2]), channels, widths, self.depth, attention, **options)
+        if self.kind == "video":
+            return VideoUNet(net.net, shape[0])
         if not self.guided:
             return net
         return LatentUNet(net, 0.0, 0.0) if self.lcm else WeightedUNet(net)
@@ -180,6 +198,11 @@ class Recipe:
                 "there are no labels to leave out"
             )
         self.sigmas()
+        if not self.sigma_min <= self.student.second_sigma < self.sigma_max:
+            raise ValueError(
+                f"recipe {self.name!r:.80}: student.second_sigma = {self.student.second_sigma:g}, but it must be at least sigma_min = "
+                f"{self.sigma_min:g} and below sigma_max = {self.sigma_max:g}"
+            )
 
     def _check_parts(self) -> None:
         parts = {"": self, **{f"{name}.": getattr(self, name) for name in ("network", "teacher", "student")}}
@@ -248,17 +271,35 @@ def read_recipes(path: str | Path) -> dict[str, Recipe]:
     """
     found: dict[str, Recipe] = {}
     try:
-        for name, table in tomllib.loads(Path(path).read_text(encoding="utf-8")).items():
+        for name, table in tomllib.loads(regular(path, "recipe").read_text(encoding="utf-8-sig")).items():
+            if not isinstance(table, dict):
+                raise ValueError(
+                    f"{name} = {table!r:.60} is outside any table; the first line of a recipe is its name, such as [mine]"
+                )
+            if not _NAME.fullmatch(name):
+                raise ValueError(
+                    f"recipe {name!r:.80}: files are named after it, so give letters, digits and -_.+ only, 60 at most"
+                )
             like = table.pop("like", None)
+            if not isinstance(like, str | None):
+                raise ValueError(
+                    f"recipe {name!r}: like = {like!r:.60}, but it must be the name of one recipe"
+                )
             base = (found if like in found else recipes)[like] if like else Recipe(name, data="")
             found[name] = Recipe.from_dict(_changed(base.to_dict(), {**table, "name": name}))
             if not found[name].data:
                 raise ValueError(f"recipe {name!r} does not say its data")
     except KeyError as error:
         raise ValueError(f"{path}: the recipe {error} that {name!r} is like is not known") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no text in UTF-8; save it as such") from None
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
     return found
+
+
+_NAME = re.compile(r"\w[\w.+-]{0,59}")
+"""Of a recipe in a file."""
 
 
 def _changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

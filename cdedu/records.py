@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from cdedu.files import replacing
+from cdedu.files import regular, replacing
 
 
 def write_record(
@@ -69,8 +69,18 @@ def to_json(value: Any, depth: int = 0) -> str:
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
-    """A record as written by :func:`write_record`."""
-    return dict(json.loads(Path(path).read_text(encoding="utf-8")))
+    """A record as written by :func:`write_record`.
+
+    Raises:
+        FileNotFoundError, ValueError: if there is none, naming the file.
+    """
+    try:
+        record = json.loads(regular(path, "record").read_text(encoding="utf-8"))
+        if not isinstance(record, dict) or not isinstance(record.get("metrics"), dict):
+            raise ValueError("it has no table of metrics")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no results record, such as `cdedu evaluate` leaves: {error}") from None
+    return record
 
 
 class Study:

@@ -148,6 +148,12 @@ class Run:
             for number, handler in previous.items():
                 signal.signal(number, handler)
         if state is None:
+            done, last = self.resume[1] if self.resume else 0, getattr(self.recipe, self.role).steps
+            if done > last and not self.path.is_file():
+                raise ValueError(
+                    f"{self.state_path} is at step {done:,}, beyond --max-steps {last:,}; give {done:,} or more, or use its weights as "
+                    "they are: commands take this file, too, as --weights, --teacher or --student"
+                )
             print("nothing to do: the run had already reached its last step")
         elif self.runtime.main:
             self._finish(state, losses, first, time.perf_counter() - start)

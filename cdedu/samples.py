@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cdedu.data import to_uint8
-from cdedu.files import replacing
+from cdedu.files import disk_errors, locked, replacing
 from cdedu.limits import size
 from cdedu.recipes import Recipe
 from cdedu.runs import walk
@@ -77,17 +78,21 @@ def write_folder(
 
     if not is_picture(shape):
         raise ValueError(f"samples of shape {shape} are no pictures; write them with --format npz")
-    _check_same(folder / ABOUT, about, _strangers(folder))
-    done, block = _whole(folder, number), 4096  # bytes: what a small file takes on most disks
-    _space(folder, (number - done) * -(-math.prod(shape) // block) * block, f"{number - done:,} pictures")
-    _note(folder / ABOUT, about)
-    for numbers, x in batches(drawn, done, number, batch):
-        for i, pixels in zip(numbers, to_uint8(x).permute(0, 2, 3, 1).numpy(), strict=True):
-            path = folder / f"{i:06}.png"
-            temporary = folder / f".{path.name}.tmp"
-            Image.fromarray(pixels if shape[0] == 3 else pixels[..., 0]).save(temporary, "PNG")
-            os.replace(temporary, path)  # not synced to the disk: each that is not whole is drawn again
-    return done
+    with _alone(folder):
+        _check_same(folder / ABOUT, about, _strangers(folder, number))
+        done, block = _whole(folder, number), 4096  # bytes: what a small file takes on most disks
+        _space(folder, (number - done) * -(-math.prod(shape) // block) * block, f"{number - done:,} pictures")
+        _note(folder / ABOUT, about)
+        for numbers, x in batches(drawn, done, number, batch):
+            for i, pixels in zip(numbers, to_uint8(x).permute(0, 2, 3, 1).numpy(), strict=True):
+                path = folder / f"{i:06}.png"
+                temporary = folder / f".{path.name}.tmp"
+                with disk_errors(path):
+                    Image.fromarray(pixels if shape[0] == 3 else pixels[..., 0]).save(temporary, "PNG")
+                    os.replace(
+                        temporary, path
+                    )  # not synced to the disk: each that is not whole is drawn again
+        return done
 
 
 def write_npz(
@@ -105,37 +110,51 @@ def write_npz(
     What is drawn goes into a file beside it, ``.part``, so that no more than a batch is in memory. Arguments and errors are as in
     :func:`write_folder`; ``labels`` take turns.
     """
-    if path.exists():
-        raise FileExistsError(f"{path} is there already; choose another --out, or remove it")
-    picture = is_picture(shape)
-    sample = (*shape[1:], shape[0]) if picture else shape
-    kind = np.dtype(np.uint8 if picture else np.float32)
-    each = math.prod(sample) * kind.itemsize
-    part, told = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.json")
-    _check_same(told, about, [part.name] if part.exists() and not told.exists() else [])
-    done = min(part.stat().st_size // each, number) if part.exists() else 0
-    _space(
-        path.parent,
-        (2 * number - done) * each,
-        f"{number:,} samples, and once more while they are put together,",
-    )
-    _note(told, about)
-    with open(part, "ab") as file:
-        file.truncate(_first(done, number, batch) * each)
-        for _, x in batches(drawn, done, number, batch):
-            file.write(
-                (to_uint8(x).permute(0, 2, 3, 1).contiguous() if picture else x.float()).numpy().tobytes()
-            )
-            file.flush()
-            os.fsync(file.fileno())
-    arrays = {"arr_0": np.memmap(part, kind, "r", shape=(number, *sample))}
-    if labels is not None:
-        arrays["arr_1"] = labels[torch.arange(number) % len(labels)].numpy()
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
-    part.unlink()
-    told.unlink()
-    return done
+    with _alone(path):
+        if path.exists():
+            raise FileExistsError(f"{path} is there already; choose another --out, or remove it")
+        picture = is_picture(shape)
+        sample = (*shape[1:], shape[0]) if picture else shape
+        kind = np.dtype(np.uint8 if picture else np.float32)
+        each = math.prod(sample) * kind.itemsize
+        part, told = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.json")
+        _check_same(told, about, [part.name] if part.exists() and not told.exists() else [])
+        done = min(part.stat().st_size // each, number) if part.exists() else 0
+        _space(
+            path.parent,
+            (2 * number - done) * each,
+            f"{number:,} samples, and once more while they are put together,",
+        )
+        _note(told, about)
+        with open(part, "ab") as file:
+            file.truncate(_first(done, number, batch) * each)
+            for _, x in batches(drawn, done, number, batch):
+                x = to_uint8(x).permute(0, 2, 3, 1).contiguous() if picture else x.float()
+                with disk_errors(part):
+                    file.write(x.numpy().tobytes())
+                    file.flush()
+                    os.fsync(file.fileno())
+        arrays = {"arr_0": np.memmap(part, kind, "r", shape=(number, *sample))}
+        if labels is not None:
+            arrays["arr_1"] = labels[torch.arange(number) % len(labels)].numpy()
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **arrays)
+        part.unlink()
+        told.unlink()
+        return done
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Inside, no other process writes samples of this name: two would append to one file."""
+    what = f"process is writing {out}; wait for its end, or choose another --out"
+    lock = out.with_name(f".{out.name}.lock")
+    with locked(lock, what):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows keeps a file that is open
+                lock.unlink()
 
 
 def _first(done: int, number: int, batch: int) -> int:
@@ -170,13 +189,13 @@ def _whole(folder: Path, number: int) -> int:
     return number
 
 
-def _strangers(folder: Path) -> list[str]:
-    """What a folder holds that is no numbered picture."""
+def _strangers(folder: Path, number: int) -> list[str]:
+    """What a folder holds that is no picture with a number below ``number``: it would be counted as one of them."""
     names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
     known = (ABOUT in names) * [ABOUT]
     return [
         name for name in names
-        if name not in known and not (known and name.endswith(".png") and name[:-4].isdecimal())
+        if name not in known and not (known and name.endswith(".png") and name[:-4].isdecimal() and int(name[:-4]) < number)
         and not (name.startswith(".") and name.endswith(".tmp"))
     ]  # fmt: skip
 
@@ -185,7 +204,7 @@ def _check_same(told: Path, about: dict[str, Any], others: list[str]) -> None:
     """Raise a FileExistsError if what is there was made otherwise, or is something else."""
     if others:
         raise FileExistsError(
-            f"{told.parent} holds {others[0]}, which this command did not write; choose another --out"
+            f"{told.parent} holds {others[0]}, which this command does not write; choose another --out"
         )
     if not told.exists():
         return

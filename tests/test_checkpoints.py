@@ -1,6 +1,7 @@
 """Checkpoints: exact, atomic, and never unpickled."""
 
 import json
+import math
 import os
 import pickle
 import subprocess
@@ -120,6 +121,23 @@ def test_a_state_from_before_a_field_existed_goes_on(tmp_path):
     assert load_state(path, TINY, "student")[1] == 1
     with pytest.raises(ValueError, match="teacher.warmup = 0, now it is 5"):
         load_state(path, replace(TINY, teacher=replace(TINY.teacher, warmup=5)), "student")
+
+
+@pytest.mark.parametrize("part", ["model", "average", "optimizer"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_state_with_a_number_that_is_none_is_damaged(tmp_path, part, value):
+    path = tmp_path / "s.safetensors"
+    steps = distill(TINY, model())
+    next(steps)
+    save_state(path, next(steps))
+    tensors, header = read_tensors(path)
+    name = next(n for n, t in tensors.items() if n.startswith(part) and t.is_floating_point() and t.ndim)
+    tensors[name].view(-1)[0] = value
+    write_tensors(path, tensors, header)
+    with pytest.raises(
+        ValueError, match=f"damaged, or it is no state of a run: tensor '{part}.* holds NaN or infinity"
+    ):
+        load_state(path, TINY, "student")
 
 
 def test_what_is_no_model_is_not_saved(tmp_path):

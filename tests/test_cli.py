@@ -287,6 +287,10 @@ def test_precision_and_parts_reach_the_run_and_its_record(cdedu):
             torch.OutOfMemoryError("CUDA out of memory. Tried\nmore"),
             "memory ran out (CUDA out of memory. Tried)",
         ),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried\nmore"),
+            "memory ran out ([enforce fail] DefaultCPUAllocator",
+        ),
         (MemoryError("cuda has too little memory"), "cdedu: cuda has too little memory"),
     ],
 )
@@ -578,6 +582,17 @@ def test_a_number_of_processes_that_is_none_is_refused(cdedu, monkeypatch, world
     assert code == 2 and f"WORLD_SIZE = '{world}', but it is a number of processes" in err
 
 
+def test_a_number_of_processes_alone_says_not_where_they_are(cdedu, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    code, _, err = cdedu("train", "toy", *FAST)
+    assert (
+        code == 2
+        and "WORLD_SIZE = 2, but nothing says where the other processes are; start with torchrun, or unset it"
+        in err
+    )
+
+
 def test_inception_without_its_library_is_refused_before_work(cdedu, monkeypatch):
     def work(*_, **__):
         raise AssertionError("work was begun")
@@ -672,6 +687,96 @@ def test_a_ddpm_of_diffusers_becomes_a_pipeline_of_one_step(cdedu, ddpm, monkeyp
 
 
 @pytest.mark.parametrize(
+    "record, message",
+    [
+        ("{", "record.json is no results record"),
+        ("", "record.json is no results record"),
+        ("[]", "it has no table of metrics"),
+        ("3", "it has no table of metrics"),
+        ('{"seconds": 3}', "it has no table of metrics"),
+        ('{"metrics": [1, 2]}', "it has no table of metrics"),
+        ('{"metrics": {"samplers": 5}}', "these metrics are not as `cdedu evaluate` records them"),
+        ('{"metrics": {"samplers": {}, "seeds": 1, "n": 2}}', "these metrics are not as"),
+        (
+            '{"metrics": {"fd": 1}, "recipe": {"name": "toy"}}',
+            "record.json is of recipe 'toy', but digits-student of 'digits'",
+        ),
+        (
+            '{"metrics": {"fd": 1}, "sha256": {"student": "0"}}',
+            "whose weights are not those of digits-student; measure these",
+        ),
+    ],
+)
+def test_figures_that_are_none_or_of_other_weights_come_into_no_card(cdedu, record, message):
+    Path("record.json").write_text(record)
+    code, _, err = cdedu("export", "digits-student", "pipe", "--record", "record.json")
+    assert code == 2 and message in err and not Path("pipe").exists()
+
+
+@pytest.mark.parametrize(
+    "words, option",
+    [
+        (["train", "toy", "--data", ""], "--data"),
+        (["distill", "toy", "--teacher", ""], "--teacher"),
+        (["sample", "toy", "--weights", ""], "--weights"),
+        (["evaluate", "toy", "--student", ""], "--student"),
+        (["export", ""], "--weights"),
+    ],
+)
+def test_an_option_without_its_value_is_not_taken_for_none(cdedu, words, option):
+    """As a script gives it whose variable is not set: the course's own data or weights would be used in its place."""
+    code, _, err = cdedu(*words, *["pipe"] * (words[0] == "export"))
+    assert code == 2 and f"{option} is empty; give it a value, or leave it out" in err
+    assert not Path("runs").exists()
+
+
+def test_a_folder_that_is_called_as_a_data_set_is_spoken_of(cdedu):
+    Path("two_moons").mkdir()
+    code, _, err = cdedu("train", "toy", *FAST, "--data", "two_moons", "--out", "a")
+    assert (
+        code == 0
+        and "--data two_moons is the data set of the course; for what is called so here, give ./two_moons"
+        in err
+    )
+    code, _, err = cdedu("train", "toy", *FAST, "--out", "b")
+    assert code == 0 and "two_moons" not in err
+    code, _, err = cdedu("train", "toy", *FAST, "--data", "./two_moons", "--out", "c")
+    assert code == 2 and "two_moons holds no picture" in err
+
+
+def test_a_run_that_was_stopped_beyond_the_wanted_end_is_not_said_to_be_done(cdedu, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt(patch, "teacher", 2)
+        assert cdedu("train", "toy", *FAST)[0] == 130
+    code, _, err = cdedu("train", "toy", *FAST, "--max-steps", 1, "--resume")
+    assert (
+        code == 2
+        and "teacher.state.safetensors is at step 2, beyond --max-steps 1; give 2 or more, or use its weights"
+        in err
+    )
+
+
+@pytest.mark.parametrize("name", ["gone.safetensors", "gone/model.pkl"])
+def test_a_file_that_is_not_there_is_taken_for_no_recipe(cdedu, name):
+    code, _, err = cdedu("sample", name)
+    assert code == 2 and f"there is no checkpoint {name}" in err
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_closed_stream_is_no_error(cdedu, monkeypatch, closed):
+    monkeypatch.setattr(sys, closed, None)
+    assert cdedu("plan", "toy", "--gpu", "t4")[0] == 0
+
+
+@pytest.mark.parametrize("license", ["a: b", "mit\n---\n# mine", "[mit]"])
+def test_a_licence_is_one_word_of_the_cards_header(cdedu, license):
+    code, _, err = cdedu("export", "digits-student", "pipe", "--license", license)
+    assert (
+        code == 2 and "the hub spells it in one word, such as apache-2.0" in err and not Path("pipe").exists()
+    )
+
+
+@pytest.mark.parametrize(
     "words, message",
     [
         (["export", "digits-teacher", "x"], "Teacher is not of the form"),
@@ -731,8 +836,8 @@ def test_a_guided_student_over_the_teachers_own_network(cdedu, labelled, monkeyp
     code, out, err = cdedu(*compared, "--guidance", 2)
     assert code == 0 and "student_1" in out, err
     for words, message in {
-        ("sample", path): "takes the guidance weight as an input; give --guidance, from 1 to 4",
-        tuple(compared): "takes the guidance weight as an input; give --guidance, from 1 to 4",
+        ("sample", path): "takes the guidance weight as an input, from 1 to 4; give --guidance in that range",
+        tuple(compared): "takes the guidance weight as an input, from 1 to 4; give --guidance in that range",
         ("sample", path, "--guidance", 2, "--label", 11): "--label = '11', but parts/student.safetensors knows the labels 0 to 10",
         ("sample", path, "--guidance", -1): "--guidance = -1.0, but it must be at least 0",
         ("export", path, "x"): "DenoiserStudent is not of the form",

@@ -92,6 +92,14 @@ def test_pictures_are_read_a_batch_at_a_time(tmp_path):
     assert np.array_equal(torch.cat(parts).permute(0, 2, 3, 1), x)
 
 
+def spoilt(path):
+    """The file with a byte of its first array changed."""
+    content = bytearray(path.read_bytes())
+    content[200] ^= 255
+    path.write_bytes(content)
+    return path
+
+
 REFUSED = {
     "nothing there": (lambda t: t / "gone", OSError, "there is no folder .*gone"),
     "no file": (lambda t: t / "gone.npz", OSError, "there is no file .*gone.npz"),
@@ -101,8 +109,15 @@ REFUSED = {
     "nothing known": (lambda t: npz_of(t / "x.npz", images=np.zeros(3)), ValueError, "neither arr_0 nor mu and sigma, but images.npy"),
     "objects": (lambda t: npz_of(t / "x.npz", mu=np.array([{}]), sigma=np.zeros((1, 1))), ValueError, "mu and sigma cannot be read"),
     "other features": (lambda t: npz_of(t / "x.npz", mu=np.zeros(9), sigma=np.eye(9)), ValueError, "has features 64, .* has 9"),
-    "no square": (lambda t: npz_of(t / "x.npz", mu=np.zeros(9), sigma=np.eye(8)), ValueError, r"are no finite \(d,\) and \(d, d\)"),
-    "no numbers": (lambda t: npz_of(t / "x.npz", mu=np.full(64, np.nan), sigma=np.eye(64)), ValueError, "are no finite"),
+    "no square": (lambda t: npz_of(t / "x.npz", mu=np.zeros(9), sigma=np.eye(8)), ValueError, r"are no \(d,\) and \(d, d\)"),
+    "no features": (lambda t: npz_of(t / "x.npz", mu=np.zeros(0), sigma=np.zeros((0, 0))), ValueError, r"are no \(d,\) and \(d, d\)"),
+    "no numbers": (lambda t: npz_of(t / "x.npz", mu=np.full(64, np.nan), sigma=np.eye(64)), ValueError, "hold NaN or infinity"),
+    "complex": (lambda t: npz_of(t / "x.npz", mu=np.zeros(64, complex), sigma=np.eye(64)), ValueError, "mu and sigma cannot be read"),
+    "negative variances": (lambda t: npz_of(t / "x.npz", mu=np.zeros(64), sigma=-np.eye(64)), ValueError, "sigma is no covariance"),
+    "one-sided": (lambda t: npz_of(t / "x.npz", mu=np.zeros(64), sigma=np.eye(64) + np.eye(64, k=1)), ValueError, "sigma is no covariance"),
+    "beyond float64": (lambda t: npz_of(t / "x.npz", mu=np.full(64, 1e200), sigma=np.eye(64)), ValueError, "distance is not finite"),
+    "changed on the way": (lambda t: spoilt(npz_of(t / "x.npz", arr_0=arrays(10, 8, 1, 1))), ValueError, "x.npz is no .npz file, or it is damaged"),
+    "statistics changed on the way": (lambda t: spoilt(npz_of(t / "x.npz", mu=np.zeros(64), sigma=np.eye(64))), ValueError, "it is damaged"),
     "one picture": (lambda t: npz_of(t / "x.npz", arr_0=np.zeros((1, 8, 8, 1), np.uint8)), ValueError, "1 pictures are too few"),
     "another size": (lambda t: npz_of(t / "x.npz", arr_0=np.zeros((9, 32, 32, 3), np.uint8)), ValueError, "only sets that were made alike"),
     "no features of ours": (lambda t: npz_of(t / "x.npz", arr_0=np.zeros((9, 9, 9, 3), np.uint8)), ValueError, "grey pictures of 9 × 9"),

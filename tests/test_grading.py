@@ -550,6 +550,21 @@ def magics(theirs):
         return {s: (peer.request("run", "clear", "globals().pop('x', 0)", 30), peer.request("run", "cell", s, 30), peer.request("answers", ["x"], 0).get("x"))[-1] for s in sources}  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "@torch.compile\ndef f(x):\n    return 2 * x\nx = float(f(torch.ones(())))",
+        "x = float(torch.compile(torch.nn.Identity(), fullgraph=True)(2 * torch.ones(())))",
+        "f = torch.nn.Identity()\nf.compile()\nx = float(f(2 * torch.ones(())))",
+    ],
+)
+def test_what_is_compiled_runs_as_it_is_where_no_compiler_may_be_started(theirs, source):
+    with theirs.sandbox() as peer:
+        peer.deadline = time.monotonic() + 60
+        assert peer.request("run", "cell", "import torch\n" + source, 60) == {}
+        assert peer.request("answers", ["x"], 0)["x"] == 2.0
+
+
 def test_an_error_below_a_magic_is_said_with_its_line(theirs):
     with theirs.sandbox() as peer:
         peer.deadline = time.monotonic() + 60

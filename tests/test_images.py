@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -112,6 +113,18 @@ def truncated() -> bytes:
     return encoded(pixels(64, 64))[:2000]
 
 
+@pytest.mark.parametrize("asked", [None, "~/here", "~nobody-of-this-name/here"])
+def test_who_has_no_home_has_a_cache_all_the_same(monkeypatch, asked):
+    def homeless(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    monkeypatch.delenv("CDEDU_CACHE", raising=False)
+    if asked:
+        monkeypatch.setenv("CDEDU_CACHE", asked)
+    assert images._cache() == Path(tempfile.gettempdir()) / "cdedu"
+
+
 @pytest.mark.parametrize("content", [b"", b"no picture", truncated()], ids=["empty", "text", "truncated"])
 @pytest.mark.parametrize("make", [folder_of, zip_of])
 def test_a_damaged_picture_is_named(tmp_path, content, make):
@@ -215,7 +228,7 @@ def test_the_cache_is_used_the_second_time_and_made_anew_when_a_file_changes(tmp
     calls, decode = [], images.decode
     monkeypatch.setattr(images, "decode", lambda name, *rest: (calls.append(name), decode(name, *rest))[1])
     first, again = image_folder(path), image_folder(path)
-    assert set(calls) == {"a/1.png", "b/2.png"} and again.images.equal(first.images)
+    assert set(calls) == {f"{path}/a/1.png", f"{path}/b/2.png"} and again.images.equal(first.images)
     assert again.labels.tolist() == [0, 1] and again.classes == ["a", "b"]
     new = pixels()
     (path / "a/1.png").write_bytes(encoded(new))
@@ -246,6 +259,61 @@ def test_a_class_has_one_number_in_training_and_held_out_pictures(tmp_path):
     assert data.load_data(str(train), test).test_labels.tolist() == [1, 2]
     flat = zip_of(tmp_path / "c.zip", {"1.png": encoded(pixels())})
     assert data.load_data(str(train), flat).test_labels is None, "pictures without folders have no class"
+
+
+@pytest.mark.parametrize(
+    "names", [["cat\\1.png", "dog\\1.png"], ["a\\cat\\1.png", "a/dog/1.png"], ["cat\\1.png", "dog/1.png"]]
+)
+def test_a_zip_with_the_separators_of_windows_has_the_same_classes(tmp_path, names):
+    path = tmp_path / "w.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in [*names, "__MACOSX\\dog\\._1.png", "empty\\"]:
+            info = zipfile.ZipInfo()
+            info.filename = name  # which ZipInfo would mend on Windows
+            archive.writestr(info, encoded(pixels()) if name in names else b"")
+    found = image_folder(path)
+    assert (found.classes, found.labels.tolist()) == (["cat", "dog"], [0, 1])
+
+
+@pytest.mark.parametrize(
+    "files, said",
+    [
+        (["1.png", "2.png"], ""),
+        (["1.png", "2.gif"], "f: of 2 pictures 1 of a kind that is not read (.gif) are left out; save them as .png"),
+        (["a/1.png", "a/2.TIFF", "b/3.heic", "b/4.tiff"], "of 4 pictures 3 of a kind that is not read (.heic, .tiff) are left out"),
+        (["1.png", ".2.gif", "@eaDir/3.gif", "notes.txt"], ""),
+    ],
+)  # fmt: skip
+def test_pictures_of_kinds_that_are_not_read_are_left_out_with_a_word(tmp_path, capsys, files, said):
+    path = folder_of(tmp_path / "f", {name: encoded(pixels()) for name in files})
+    image_folder(path)
+    err = capsys.readouterr().err
+    assert said in err and bool(err) == bool(said)
+    for name in files:
+        if name.endswith(".png"):
+            (path / name).unlink()
+    with pytest.raises(
+        FileNotFoundError, match="holds no picture .*" + (r"\), but \d of a kind" if said else r"\)$")
+    ):
+        image_folder(path)
+
+
+@pytest.mark.parametrize(
+    "make, words", [(os.mkfifo, "is a pipe"), (lambda p: p.symlink_to("/dev/zero"), "is a device")]
+)
+def test_neither_a_pipe_nor_a_device_is_read_for_ever(tmp_path, make, words):
+    make(tmp_path / "a.zip")
+    with pytest.raises(ValueError, match=f"{words}, not a file; give the path of a folder or zip"):
+        image_folder(tmp_path / "a.zip")
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG"])
+def test_what_is_no_picture_is_named_with_its_place_and_no_address(tmp_path, content):
+    path = folder_of(tmp_path / "f", {"a/1.png": encoded(pixels()), "b/2.png": content})
+    with pytest.raises(
+        ValueError, match=r"f/b/2\.png is no picture that can be read \(its content is of no known kind\)$"
+    ):
+        image_folder(path)
 
 
 @pytest.mark.parametrize(

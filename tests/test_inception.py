@@ -22,7 +22,9 @@ def test_images_become_8_bit_as_they_were_read():
     x = torch.tensor([-3.0, -1.0, -0.002, 0.0, 0.0039, 0.99, 1.0, 7.0])
     assert inception.to_uint8(x).tolist() == [0, 0, 127, 128, 128, 254, 255, 255]
     every = torch.arange(256, dtype=torch.uint8)
-    assert inception.to_uint8(every.float() / 127.5 - 1).equal(every) and inception.to_uint8(every).equal(every)
+    assert inception.to_uint8(every.float() / 127.5 - 1).equal(every) and inception.to_uint8(every).equal(
+        every
+    )
 
 
 def test_all_samples_meet_the_whole_training_set(monkeypatch):

@@ -41,7 +41,41 @@ def test_a_mode_with_a_few_strays_is_not_hit():
 
 def test_samples_between_the_modes_belong_to_none():
     x = (GRID.means[0] + GRID.means[1]).expand(10, 2) / 2
-    assert mode_coverage(x, GRID) == {"near": 0.0, "hit": 0, "effective": 0.0}
+    found = mode_coverage(x, GRID)
+    assert found.pop("blur") == pytest.approx(1 - math.exp(-(3.5**2) / 2), abs=1e-4)
+    assert found == {"near": 0.0, "hit": 0, "effective": 0.0}
+
+
+def around_the_modes(scale, dim=2):
+    """Draws whose modes are ``scale`` times as wide as they should be, and what they are compared with."""
+    mixture = GaussianMixture(10 * torch.eye(4, dim), 0.5)
+    wide = GaussianMixture(mixture.means, 0.5 * scale)
+    return wide.sample(40_000, torch.Generator().manual_seed(0)), mixture
+
+
+def test_blur_is_the_gap_of_two_rayleigh_distributions():
+    for scale in (2.0, 1.3, 0.7):
+        x, mixture = around_the_modes(scale)
+        r = torch.linspace(0, 6, 6001)
+        gap = (1 - (-(r**2) / 2).exp()) - (1 - (-((r / scale) ** 2) / 2).exp())
+        assert mode_coverage(x, mixture)["blur"] == pytest.approx(gap[gap.abs().argmax()].item(), abs=0.01)
+
+
+def test_blur_agrees_with_scipy_in_more_dimensions():
+    from scipy.stats import chi, kstest
+
+    x, mixture = around_the_modes(1.2, dim=5)
+    u = torch.cdist(x, mixture.means).amin(1) / 0.5
+    assert mode_coverage(x, mixture)["blur"] == pytest.approx(
+        kstest(u.numpy(), chi(5).cdf).statistic, abs=1e-4
+    )
+
+
+def test_uniform_noise_has_every_mode_and_is_blurred():
+    x = 1.7 * torch.rand(5000, 2, generator=torch.Generator().manual_seed(0)) - 0.85
+    found, true = mode_coverage(x, GRID), mode_coverage(mode_data(GRID).test, GRID)
+    assert found["hit"] == 25 and found["effective"] > 24.8  # no count of modes tells it from data
+    assert found["blur"] > 0.5 and abs(true["blur"]) < 0.03
 
 
 def test_data_are_the_same_each_time():

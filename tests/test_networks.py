@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cdedu.networks import MLP, unet
+from cdedu.networks import MLP, bounds, unet
 from cdedu.recipes import Network, get_recipe
 
 
@@ -122,3 +122,20 @@ def test_a_network_of_a_rectangle_has_the_weights_of_a_square_one(kind):
     y = wide(x, c)
     assert y.shape == x.shape and torch.allclose(square(x, c), y)
     assert not torch.allclose(wide(x[..., :16], c), y[..., :16], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("norm_eps", "x"),
+        ("norm_eps", -1e-5),
+        ("mid_block_scale_factor", [1]),
+        ("freq_shift", {}),
+        ("dropout", 2),
+    ],
+)
+def test_a_configuration_of_diffusers_has_numbers_where_it_computes_with_them(key, value):
+    config = dict(unet(8, 1, (8, 16)).net.config)
+    bounds.check_unet(config)
+    with pytest.raises(ValueError, match=f"{key} = .*, but it must be a number from"):
+        bounds.check_unet(config | {key: value})

@@ -10,7 +10,7 @@ from cdedu.losses import DISTANCES
 from cdedu.networks import UNet
 from cdedu.recipes import Network, Recipe, StudentStage, get_recipe, read_recipes, recipes
 
-SIZES = {"toy": (2,), "modes": (2,), "points": (48, 3), "digits": (1, 8, 8), "labelled-digits": (1, 8, 8), "latent-digits": (2, 4, 4), "clips": (6, 14, 14), "frames": (1, 14, 14), "tinted-digits": (3, 8, 8), "imagenet64": (3, 64, 64), "lsun256": (3, 256, 256)}  # fmt: skip
+SIZES = {"toy": (2,), "modes": (2,), "points": (48, 3), "digits": (1, 8, 8), "labelled-digits": (1, 8, 8), "latent-digits": (2, 4, 4), "clips": (6, 14, 14), "channels": (6, 14, 14), "frames": (1, 14, 14), "tinted-digits": (3, 8, 8), "imagenet64": (3, 64, 64), "lsun256": (3, 256, 256)}  # fmt: skip
 
 
 def network(name: str) -> torch.nn.Module:
@@ -34,9 +34,10 @@ def test_a_recipe_comes_back_from_json_and_builds_its_network(name):
         "ncsnpp": "DDPMpp",
         "adm": "ADM",
         "set": "SetNetwork",
+        "video": "VideoUNet",
     }[recipe.network.kind] == type(network(name)).__name__
     assert recipe.student.distance in DISTANCES
-    assert recipe.noise_scale == (250 if recipe.network.kind == "unet" else 0.25)
+    assert recipe.noise_scale == (250 if recipe.network.kind in ("unet", "video") else 0.25)
 
 
 @pytest.mark.parametrize("part", ["network", "teacher", "student"])
@@ -196,6 +197,16 @@ def test_a_recipe_of_your_own_is_another_one_with_changes(tmp_path):
         ('data = ""', r"recipe 'mine' does not say its data"),
         ('like = "digist"', r"the recipe 'digist' that 'mine' is like is not known"),
         ("seed = ", r"mine.toml: "),
+        ('like = ["digits"]', r"recipe 'mine': like = \['digits'\], but it must be the name of one recipe"),
+        (
+            "student = { second_sigma = 80.0 }",
+            r"student.second_sigma = 80, but it must be at least sigma_min = 0.002 and below sigma_max = 80",
+        ),
+        (
+            "student = { second_sigma = 1e-9 }",
+            r"student.second_sigma = 1e-09, but it must be at least sigma_min",
+        ),
+        ("rho = 1e-300", r"mine.toml: a noise grid up to 80 cannot be computed with rho = 1e-300"),
     ],
 )
 def test_a_slip_in_a_file_is_named_with_its_place(tmp_path, line, words):
@@ -204,6 +215,55 @@ def test_a_slip_in_a_file_is_named_with_its_place(tmp_path, line, words):
     with pytest.raises(ValueError, match=words) as caught:
         get_recipe(str(path))
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["../up", "a/b", "/tmp/a", "", ".hidden", "a\\nb", "a\\u0000b", "x" * 61, "two words"]
+)
+def test_a_recipe_is_called_as_its_files_can_be(tmp_path, name):
+    path = tmp_path / "mine.toml"
+    path.write_text(f'["{name}"]\ndata = "digits"\n')
+    with pytest.raises(ValueError, match="mine.toml: recipe .*: files are named after it, so give letters"):
+        get_recipe(str(path))
+
+
+def test_a_file_is_text_of_tables(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('\ufeff[mine]\nlike = "digits"\n', encoding="utf-8")  # as Notepad saves it
+    assert get_recipe(str(path)) == replace(recipes["digits"], name="mine")
+    path.write_text('[mine]\nlike = "digits"\n', encoding="utf-16")
+    with pytest.raises(ValueError, match="mine.toml is no text in UTF-8"):
+        get_recipe(str(path))
+    path.write_text('data = "digits"\n[mine]\nseed = 3\n')
+    with pytest.raises(ValueError, match="data = 'digits' is outside any table; the first line"):
+        get_recipe(str(path))
+    with pytest.raises(ValueError, match="is a folder, not a file"):
+        (tmp_path / "folder.toml").mkdir()
+        get_recipe(str(tmp_path / "folder.toml"))
+
+
+@pytest.mark.parametrize(
+    "recipe, network, words",
+    [
+        ("digits", {"multipliers": ()}, "multipliers is a tuple of 0, but it must be a list of 1 to 8"),
+        (
+            "digits",
+            {"width": 10**20},
+            "width = 100000000000000000000, but it must be a whole number from 1 to 8192",
+        ),
+        ("toy", {"width": 10**6}, "width = 1000000, but it must be"),
+        ("toy", {"depth": 10**7}, "depth = 10000000, but it must be"),
+        (
+            "digits",
+            {"kind": "ddpmpp", "width": 3},
+            "width = 3, but kind 'ddpmpp' normalises groups of 4 channels",
+        ),
+    ],
+)
+def test_a_network_that_nobody_can_build_is_refused_before_it_is_built(recipe, network, words):
+    shape = (2,) if recipe == "toy" else (1, 8, 8)
+    with pytest.raises(ValueError, match=words):
+        replace(recipes[recipe].network, **network).build(shape)
 
 
 @pytest.mark.parametrize(

@@ -42,21 +42,21 @@ PLACES = {
         "fair.json:metrics.digits.consistency.2.untuned.fd",
     ),
     ("toy", "real against real, sw"): (
-        "toy.json:metrics.floor.sw", "fair.json:metrics.toy.floor.sw",
+        "toy.json:metrics.floor.sw", "tradeoffs.json:metrics.toy.floor.sw", "fair.json:metrics.toy.floor.sw",
         "anatomy.json:metrics.toy.floor", "noise-scales.json:metrics.toy.floor.sw", "scratch-or-teacher.json:metrics.toy.floor",
     ),
     ("toy", "teacher, Heun 35, sw"): (
         "toy.json:metrics.samplers.teacher_heun_35.sw",
-        "fair.json:metrics.toy.heun.35.untuned.sw", "anatomy.json:metrics.toy.teacher",
+        "tradeoffs.json:metrics.toy.samplers.heun/35.sw", "fair.json:metrics.toy.heun.35.untuned.sw", "anatomy.json:metrics.toy.teacher",
         "noise-scales.json:metrics.toy.course_teacher.sw", "scratch-or-teacher.json:metrics.toy.teacher",
     ),
     ("toy", "teacher, DDIM 2, sw"): (
         "toy.json:metrics.samplers.teacher_ddim_2.sw",
-        "fair.json:metrics.toy.ddim.2.untuned.sw",
+        "tradeoffs.json:metrics.toy.samplers.ddim/2.sw", "fair.json:metrics.toy.ddim.2.untuned.sw",
     ),
     ("toy", "student in 1, sw"): (
         "toy.json:metrics.samplers.student_1.sw",
-        "fair.json:metrics.toy.consistency.1.untuned.sw",
+        "tradeoffs.json:metrics.toy.samplers.student/1.sw", "fair.json:metrics.toy.consistency.1.untuned.sw",
     ),
 }  # fmt: skip
 """(recipe, quantity) → where it stands; the protocol is the record's for that recipe."""

@@ -11,6 +11,7 @@ from PIL import Image
 
 from cdedu import checkpoints, samples
 from cdedu.data import to_uint8
+from cdedu.files import locked
 from cdedu.networks import MLP
 from cdedu.noise import normal
 from cdedu.recipes import Network, recipes
@@ -137,8 +138,8 @@ OTHERS = {
     "more steps": (["--steps", 2], "with steps = 1, now it is 2"),
     "one class": (["--label", 1], "with labels = [0, 1, 2], now it is [1]"),
     "other weights": (["--weights"], "with sha256 = "),
-    "a stranger": (["notes.txt"], "a holds notes.txt, which this command did not write; choose another --out"),
-    "pictures of somebody else": (["samples.json"], "a holds 000000.png, which this command did not write"),
+    "a stranger": (["notes.txt"], "a holds notes.txt, which this command does not write; choose another --out"),
+    "pictures of somebody else": (["samples.json"], "a holds 000000.png, which this command does not write"),
 }  # fmt: skip
 
 
@@ -160,6 +161,27 @@ def test_a_folder_of_anything_else_is_refused_and_left_alone(cdedu, student, cas
     code, out, err = cdedu(*words, "--number", 4, *more)
     assert code == 2 and message in err and len(err.splitlines()) == 1, err
     assert {p: p.read_bytes() for p in Path("a").iterdir()} == before
+
+
+@pytest.mark.parametrize("kind, out", [("npz", "a.npz"), ("png", "a"), ("png", "new/folder")])
+def test_two_processes_never_write_into_the_same_samples(cdedu, student, kind, out):
+    words = ["sample", student, "--number", 2, "--device", "cpu", "--format", kind, "--out", out]
+    Path(out).parent.mkdir(exist_ok=True)
+    with locked(Path(out).with_name(f".{Path(out).name}.lock"), ""):  # as another process would
+        code, _, err = cdedu(*words)
+    assert (
+        code == 2 and f"another process is writing {out}; wait for its end" in err and not Path(out).exists()
+    )
+    assert cdedu(*words)[0] == 0
+
+
+def test_a_folder_of_more_pictures_than_asked_for_is_refused(cdedu, student):
+    """Whoever reads the folder would count them all."""
+    words = ["sample", student, "--device", "cpu", "--format", "png", "--out", "a", "--number"]
+    assert cdedu(*words, 3)[0] == 0
+    code, _, err = cdedu(*words, 2)
+    assert code == 2 and "a holds 000002.png, which this command does not write; choose another --out" in err
+    assert len(list(Path("a").glob("*.png"))) == 3
 
 
 def test_more_samples_of_the_same_command_join_those_that_are_there(cdedu, student):

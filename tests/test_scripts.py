@@ -131,10 +131,13 @@ def test_arms_go_on_and_their_rows_grow(tmp_path, monkeypatch):
 
 def test_adversarial(monkeypatch, tmp_path):
     plan = {"budget": 128, "batch": 8, "seeds": 1, "looks": 1, "n": 60}
-    made = study(monkeypatch, tmp_path, "studies.adversarial", "adversarial", "modes", PLANS={"modes": plan})
+    long = {"modes": {"times": 2, "seeds": 1, "methods": ("cd", "add")}}
+    made = study(monkeypatch, tmp_path, "studies.adversarial", "adversarial", "modes", PLANS={"modes": plan}, LONG=long)  # fmt: skip
     known = read_record(ROOT / "results" / "adversarial.json")["metrics"]
     assert made["metrics"].keys() == known.keys() and made["metrics"]["add"].keys() == known["add"].keys()
-    assert made["runs"].keys() == {"fixed", *(f"{m}/0" for m in ("cd", "add", "game", "blind", "dmd"))}
+    arms = ("cd", "add", "game", "blind", "dmd", "cd-long", "add-long")
+    assert made["runs"].keys() == {"fixed", *(f"{arm}/0" for arm in arms)}
+    assert made["metrics"]["cd-long"]["steps"] == 2 * 128 // (6 * 8)
 
 
 def test_anatomy(monkeypatch, tmp_path):

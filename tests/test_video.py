@@ -18,6 +18,8 @@ from cdedu.data.video import (
     single_frames,
 )
 from cdedu.mixture import GaussianMixture
+from cdedu.networks import unet
+from cdedu.networks.video import TimeLayer, VideoUNet
 from cdedu.recipes import recipes
 from cdedu.training import distill
 
@@ -102,8 +104,60 @@ def test_a_distilled_student_of_clips_has_the_teachers_frames():
     z = 80 * torch.randn(2, 6, 14, 14, generator=seeded())
     out = cdedu.sample_consistency(state.result, z, (80.0, 1.0), seeded(1))
     assert out.shape == z.shape and out.isfinite().all()
-    with pytest.raises(RuntimeError):  # another number of frames is another network
+    with pytest.raises(ValueError, match=r"want clips \(B, 6, H, W\)"):  # another number is another network
         cdedu.sample_consistency(state.result, z[:, :5])
+
+
+# --- a network for pictures, with layers for time ----------------------------------------------------
+
+
+def picture_teacher():
+    torch.manual_seed(0)
+    return cdedu.Teacher(recipes["frames"].network.build((1, 14, 14)), noise_scale=250.0)
+
+
+def awake(teacher, frames=6):
+    """With layers for time that do something."""
+    clips = cdedu.Teacher(VideoUNet(teacher.network.net, frames), noise_scale=250.0)
+    for module in clips.modules():
+        if isinstance(module, TimeLayer):
+            torch.nn.init.normal_(module.last.weight, std=0.1)
+    return clips
+
+
+def test_before_training_it_is_the_network_for_pictures_frame_by_frame():
+    pictures, x = picture_teacher(), torch.randn(3, 6, 14, 14, generator=seeded())
+    clips = cdedu.Teacher(VideoUNet(pictures.network.net, 6), noise_scale=250.0)
+    sigma = torch.tensor([0.1, 1.0, 10.0])
+    expected = FrameByFrame(pictures)(x, sigma)
+    torch.testing.assert_close(clips(x, sigma), expected)
+    assert (awake(pictures)(x, sigma) - expected).abs().mean() > 1e-3
+    torch.testing.assert_close(FrameByFrame(pictures)(x, sigma), expected)  # what it was made of is untouched
+
+
+def test_a_frame_hears_of_all_frames_of_its_own_clip_and_of_no_other():
+    clips, x = awake(picture_teacher()), torch.randn(2, 6, 14, 14, generator=seeded())
+    for frame in range(6):
+        other = x.clone()
+        other[0, frame] += torch.randn(14, 14, generator=seeded(1))
+        change = (clips(other, 1.0) - clips(x, 1.0)).abs().sum((2, 3))
+        assert (change[0] > 1e-3).all() and (change[1] < 1e-3).all()
+
+
+def test_a_time_layer_is_a_small_network_at_each_place():
+    torch.manual_seed(0)
+    layer, h = TimeLayer(8, frames=3, width=5), torch.randn(2 * 3, 8, 4, 4, generator=seeded())
+    torch.nn.init.normal_(layer.last.weight)
+    seen = layer.norm(h).reshape(2, 3 * 8, 4, 4)[1, :, 2, 3]
+    first, last = layer.first.weight[..., 0, 0], layer.last.weight[..., 0, 0]
+    told = last @ torch.nn.functional.silu(first @ seen + layer.first.bias) + layer.last.bias
+    torch.testing.assert_close(layer(h)[3:, :, 2, 3].flatten(), h[3:, :, 2, 3].flatten() + told)
+
+
+def test_the_network_for_clips_is_loaded_as_it_was_saved(tmp_path):
+    clips, x = awake(picture_teacher()), torch.randn(2, 6, 14, 14, generator=seeded())
+    cdedu.save(tmp_path / "clips.safetensors", clips, RECIPE, (6, 14, 14))
+    torch.testing.assert_close(cdedu.load(tmp_path / "clips.safetensors")(x, 2.0), clips(x, 2.0))
 
 
 # --- the noise of a clip -----------------------------------------------------------------------------
@@ -170,6 +224,8 @@ def test_a_breath_of_grey_does_not_pull_the_centre():
         (lambda: speed(torch.zeros(2, 1, 2)), "no speed to measure; give at least 2"),
         (lambda: speed(torch.zeros(2, 2)), r"shape \(B, T, d\)"),
         (lambda: ClipRuler(DATA).measure(DATA.test[:10]), "10 clips, but 600 real ones"),
+        (lambda: replace(RECIPE.network, classes=3).build((6, 14, 14)), "a network for clips takes no labels"),
+        (lambda: VideoUNet(unet(14, 3, (8,)).net, 6), "takes pictures of 3 channels, want grey ones"),
     ],
 )  # fmt: skip
 def test_bad_input(call, message):

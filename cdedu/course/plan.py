@@ -416,7 +416,9 @@ def _card(gpu: str, peak: float | None, memory: float | None) -> tuple[str, Card
 
 def _local_name() -> str:
     if not torch.cuda.is_available():
-        raise ValueError(f"there is no GPU here; say which one to plan for: --gpu {', '.join(CARDS)}")
+        raise ValueError(
+            f"there is no GPU here; say which one to plan for: --gpu {', '.join(CARDS)}, or any other name with --peak and --memory"
+        )
     return torch.cuda.get_device_name()
 
 

@@ -6,7 +6,9 @@ import io
 import json
 import os
 import shutil
+import sys
 import tarfile
+import tempfile
 import urllib.error
 import urllib.request
 import zipfile
@@ -25,8 +27,19 @@ from cdedu.files import disk_errors, read_tensors, regular, sha256, write_tensor
 from cdedu.limits import PIXELS
 
 Fit = Literal["crop", "pad", "stretch"]
-CACHE = Path(os.environ.get("CDEDU_CACHE", "~/.cache/cdedu")).expanduser()
+
+
+def _cache() -> Path:
+    try:
+        return Path(os.environ.get("CDEDU_CACHE", "~/.cache/cdedu")).expanduser()
+    except RuntimeError:  # nobody's home is known, as where a container runs for a user whom it does not know
+        return Path(tempfile.gettempdir()) / "cdedu"
+
+
+CACHE = _cache()
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+NOT_READ = {".avif", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".tga", ".tif", ".tiff"}
+"""Pictures too, which are left out with a word."""
 NO_DATA = {"__MACOSX", "__pycache__", "@eaDir", "@tmp", "@Recycle", "#recycle", "$RECYCLE.BIN", "lost+found"}
 """Folders that systems and tools make for themselves, beside those whose names begin with a dot."""
 
@@ -90,8 +103,13 @@ def image_folder(
         order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0))
         pictures = [pictures[i] for i in order.tolist()]
     file, names = CACHE / f"images-{key}.npy", [name for name, _ in pictures]
+
+    def decoded(i: int) -> np.ndarray:
+        name, read = pictures[i]
+        return decode(f"{path}/{name}", read, size, fit, channels)
+
     try:
-        write_pixels(file, len(pictures), lambda i: decode(*pictures[i], size, fit, channels), path.name)
+        write_pixels(file, len(pictures), decoded, path.name)
     except MisfitError as error:
         raise ValueError(
             f"{path}: {names[error.args[0]]} differs in size from {names[0]}; give a size to crop and resize to"
@@ -203,9 +221,9 @@ def picture_files(folder: Path) -> list[str]:
     return [name for name, _ in _pictures(folder)]
 
 
-def _is_picture(name: str) -> bool:
+def _is_picture(name: str, suffixes: set[str] = SUFFIXES) -> bool:
     """By its ending, and neither hidden nor in a place that no person made."""
-    return Path(name).suffix.lower() in SUFFIXES and not any(_no_data(part) for part in Path(name).parts)
+    return Path(name).suffix.lower() in suffixes and not any(_no_data(part) for part in Path(name).parts)
 
 
 def _no_data(name: str) -> bool:
@@ -237,17 +255,29 @@ def _pictures(path: Path) -> list[tuple[str, Callable[[], bytes]]]:
         readers = {name: (path / name).read_bytes for name in _files(path)}
     else:
         try:
-            archive = zipfile.ZipFile(path)
+            archive = zipfile.ZipFile(regular(path, "folder or zip"))
         except zipfile.BadZipFile:
             raise ValueError(f"{path} is neither a folder nor a zip, or the zip is damaged") from None
-        readers = {name: partial(archive.read, name) for name in archive.namelist() if name[-1:] != "/"}
+        # Some programs on Windows write its own separator into a zip: the folders are classes all the same.
+        names = [(name.replace("\\", "/"), name) for name in archive.namelist()]
+        readers = {name: partial(archive.read, stored) for name, stored in names if name[-1:] != "/"}
+    other = sorted(Path(name).suffix.lower() for name in readers if _is_picture(name, NOT_READ))
+    kinds = f"{len(other)} of a kind that is not read ({', '.join(dict.fromkeys(other))})"
     if found := [(name, readers[name]) for name in sorted(readers) if _is_picture(name)]:
         for name, _ in found if path.is_dir() else ():
             regular(
                 path / name, "picture"
             )  # neither a link to nothing, nor a pipe, from which one would read for ever
+        if other:
+            print(
+                f"{path}: of {len(found) + len(other)} pictures {kinds} are left out; save them as .png",
+                file=sys.stderr,
+            )
         return found
-    raise FileNotFoundError(f"{path} holds no picture ({', '.join(sorted(SUFFIXES))})")
+    raise FileNotFoundError(
+        f"{path} holds no picture ({', '.join(sorted(SUFFIXES))})"
+        + f", but {kinds}; save them as .png" * bool(other)
+    )
 
 
 def decode(
@@ -264,13 +294,15 @@ def decode(
     Raises:
         ValueError: for bytes that are no picture, or grey values of 32 bits, of which nobody knows which one is white.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(read())) as picture:
             upright = _eight_bits(ImageOps.exif_transpose(picture), picture.format)
             # By way of RGBA, as palettes with transparency want it; transparent pixels keep the colour that is stored.
             rgb = (upright.convert("RGBA") if upright.has_transparency_data else upright).convert("RGB")
+    except UnidentifiedImageError:
+        raise ValueError(f"{name} is no picture that can be read (its content is of no known kind)") from None
     except Exception as error:
         # zipfile and Pillow have many kinds, for damaged, encrypted and monstrous files.
         raise ValueError(f"{name} is no picture that can be read ({error})") from None

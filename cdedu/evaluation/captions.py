@@ -117,7 +117,7 @@ def encode_folder(
     folder = Path(folder)
 
     def look(part: Sequence[str]) -> Tensor:
-        pictures = [decode(name, (folder / name).read_bytes, size) for name in part]
+        pictures = [decode(f"{folder}/{name}", (folder / name).read_bytes, size) for name in part]
         return encode(torch.from_numpy(np.stack(pictures)))
 
     return _encoded(look, picture_files(folder) if names is None else names, batch)

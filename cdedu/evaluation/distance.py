@@ -6,7 +6,9 @@ from 50,000 on.
 
 import math
 import zipfile
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -66,7 +68,10 @@ def between(
 def gaussian_distance(a: Moments, b: Moments) -> float:
     r"""Squared Fréchet distance of two Gaussians; the formula is that of :func:`~cdedu.evaluation.frechet_distance`."""
     root = torch.linalg.eigvals(a.sigma @ b.sigma).sqrt().real.sum()
-    return float((a.mu - b.mu).square().sum() + a.sigma.trace() + b.sigma.trace() - 2 * root)
+    distance = float((a.mu - b.mu).square().sum() + a.sigma.trace() + b.sigma.trace() - 2 * root)
+    if not math.isfinite(distance):
+        raise ValueError("the distance is not finite; mean or covariance of one of the two is too large")
+    return distance
 
 
 @torch.no_grad()
@@ -109,7 +114,7 @@ def _from_folder(folder: Path, names: list[str], batch: int) -> Iterator[Tensor]
     first = None
     for start in tqdm(range(0, len(names), batch), desc=folder.name, delay=2):
         part = names[start : start + batch]
-        decoded = [decode(name, (folder / name).read_bytes) for name in part]
+        decoded = [decode(f"{folder}/{name}", (folder / name).read_bytes) for name in part]
         first = decoded[0].shape if first is None else first
         for name, picture in zip(part, decoded, strict=True):
             if picture.shape != first:
@@ -147,29 +152,39 @@ def _statistics(path: Path) -> Moments | None:
         if "arr_0.npy" in names:
             return None
         raise ValueError(f"{path} holds neither arr_0 nor mu and sigma, but {', '.join(sorted(names)[:5])}")
-    with np.load(path, allow_pickle=False) as arrays:
+    with _opened(path), np.load(path, allow_pickle=False) as arrays:
         try:
-            mu, sigma = (torch.from_numpy(np.asarray(arrays[name], np.float64)) for name in ("mu", "sigma"))
+            mu, sigma = (
+                torch.from_numpy(arrays[name].astype(np.float64, casting="same_kind"))
+                for name in ("mu", "sigma")
+            )
         except (ValueError, TypeError, EOFError) as error:
             raise ValueError(f"{path}: mu and sigma cannot be read ({error})") from None
-    if (
-        mu.ndim != 1
-        or sigma.shape != (len(mu), len(mu))
-        or not (mu.isfinite().all() and sigma.isfinite().all())
-    ):
+    if mu.ndim != 1 or not len(mu) or sigma.shape != (len(mu), len(mu)):
         raise ValueError(
-            f"{path}: mu {tuple(mu.shape)} and sigma {tuple(sigma.shape)} are no finite (d,) and (d, d)"
+            f"{path}: mu {tuple(mu.shape)} and sigma {tuple(sigma.shape)} are no (d,) and (d, d)"
         )
+    if not (mu.isfinite().all() and sigma.isfinite().all()):
+        raise ValueError(f"{path}: mu and sigma hold NaN or infinity")
+    size = float(sigma.abs().max())
+    if (
+        not torch.allclose(sigma, sigma.T, rtol=0, atol=1e-6 * size)
+        or torch.linalg.eigvalsh(sigma)[0] < -1e-6 * size
+    ):
+        raise ValueError(f"{path}: sigma is no covariance, which is symmetric and has no eigenvalue below 0")
     return Moments(mu, sigma)
 
 
-def _opened(path: Path) -> zipfile.ZipFile:
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """A ``.npz`` file; what is found to be damaged in it only while it is read is a ValueError, too."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:
-        return zipfile.ZipFile(path)
-    except zipfile.BadZipFile:
-        raise ValueError(f"{path} is no .npz file, or it is damaged") from None
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"{path} is no .npz file, or it is damaged ({error})") from None
 
 
 def _header(file: zipfile.ZipExtFile, path: Path) -> tuple[tuple[int, ...], np.dtype]:

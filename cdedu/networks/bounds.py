@@ -91,9 +91,18 @@ def check_unet(config: Mapping[str, Any]) -> None:
     # All others: those that become a size are no larger than these.
     more = {"num_class_embeds": CLASSES, "num_train_timesteps": (1, 100_000), "time_embedding_dim": WIDTHS}
     more |= dict.fromkeys(("attention_head_dim", "norm_num_groups", "attn_norm_num_groups"), WIDTHS)
+    more |= {"downsample_padding": (0, 16)}
     for key, (low, high) in more.items():
         if config.get(key) is not None:
             whole(key, config[key], low, high)
+    for key, (below, above) in {
+        "norm_eps": (0, 1),
+        "dropout": (0, 1),
+        "mid_block_scale_factor": (0, 1e6),
+        "freq_shift": (-1e6, 1e6),
+    }.items():
+        if config.get(key) is not None:
+            number(key, config[key], below, above)
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -48,12 +49,16 @@ def export_pipeline(
         push_to_hub: upload to this repository, ``owner/name``, once the folder is written.
 
     Raises:
-        ValueError: for a student that a pipeline cannot hold.
+        ValueError: for a student that a pipeline cannot hold, a licence that the hub does not read, and metrics that are none.
         FileExistsError: if the folder is not empty; nothing is overwritten.
         OSError: if the folder cannot be written, or the upload fails; the folder stays then.
     """
     from diffusers import CMStochasticIterativeScheduler, ConsistencyModelPipeline
 
+    if license is not None and not re.fullmatch(r"[\w.+-]+", license):
+        raise ValueError(
+            f"export_pipeline: license = {license!r:.60}, but the hub spells it in one word, such as apache-2.0"
+        )
     student, folder = _at(student, guidance), Path(folder)
     net = _unet(student)
     header = getattr(student, "header", None) or Header(())
@@ -164,7 +169,12 @@ def _measured(metrics: dict[str, Any] | None) -> str:
     if "samplers" in metrics:
         from cdedu.evaluation.comparison import table
 
-        return f"Medians over {metrics['seeds']} sampling seeds, {metrics['n']} samples each.\n\n{table(metrics)}"
+        try:
+            return f"Medians over {metrics['seeds']} sampling seeds, {metrics['n']} samples each.\n\n{table(metrics)}"
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise ValueError(
+                "export_pipeline: these metrics are not as `cdedu evaluate` records them"
+            ) from None
     rows = "\n".join(f"| {name} | {value} |" for name, value in metrics.items())
     return f"| | |\n|---|---|\n{rows}"
 

@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -153,12 +153,9 @@ def pooled(rows: Sequence[Row]) -> Row:
     }
 
 
-def protocols(
-    names: Iterable[str], kind: str = "standard", sizes: Mapping[str, int | None] | None = None
-) -> dict[str, Any]:
-    """The field ``protocol`` of a record: how samples of each of these recipes are measured, with draws of these sizes."""
-    sets, n = {name: load_data(get_recipe(name).data) for name in names}, sizes or {}
-    return {name: protocol_of(data, kind, n=n.get(name)).to_dict() for name, data in sets.items()}
+def protocols(names: Iterable[str], kind: str = "standard") -> dict[str, Any]:
+    """The field ``protocol`` of a record: how samples of each of these recipes are measured."""
+    return {name: protocol_of(load_data(get_recipe(name).data), kind).to_dict() for name in names}
 
 
 def weights(names: Iterable[str]) -> dict[str, str]:

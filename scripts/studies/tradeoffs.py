@@ -48,8 +48,7 @@ CALLS = {
 STUDENT_CALLS = (1, 2, 4)
 PAIRED = ("heun/35", "student/1", "student/2", "student/4", "ddim/18", "dpm_solver/18")
 """Of these the Fréchet distance is kept for each seed; the first is what the others are divided by."""
-SAMPLES = {"digits": None, "toy": 2000}
-"""Of a draw, where not all that are held out: precision and recall look at every pair."""
+NAMES = ("digits", "toy")
 TRAINING_SEEDS = 3
 ROUND: dict[str, Any] = {"steps": 200, "batch": 64, "lr": 8e-4, "ema": 0.98, "first": 16}
 """A round of progressive distillation, from 16 Euler steps to 8, 4, 2, 1."""
@@ -74,7 +73,7 @@ class Broad(Measure):
     """All metrics of a sampler, over sampling seeds: what the common ruler has, and diversity and memory beside it."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(get_recipe(name), SAMPLES[name])
+        super().__init__(get_recipe(name))
 
     @torch.no_grad()
     def metrics(self, x: Tensor) -> dict[str, float]:
@@ -209,7 +208,7 @@ def summary(study: Bench) -> dict[str, Any]:
     metrics: dict[str, Any] = {"training_seeds": TRAINING_SEEDS}
     if "timing" in study.metrics:
         metrics["timing"] = study.metrics["timing"]
-    for name in SAMPLES:
+    for name in NAMES:
         recipe, teacher = get_recipe(name), cdedu.load(f"{name}-teacher")
         shape = tuple(load_data(recipe.data).train.shape[1:])
         cost = {
@@ -244,18 +243,18 @@ def main() -> None:
     """All parts, or the timing alone."""
     asked = arguments(__doc__, timing={"action": "store_true", "help": "only the milliseconds, again"})
     settings = {"calls": CALLS, "student_calls": STUDENT_CALLS, "round": ROUND}
-    recipe = {name: get_recipe(name).to_dict() for name in SAMPLES}
+    recipe = {name: get_recipe(name).to_dict() for name in NAMES}
     study = Bench(
         "tradeoffs",
         __file__,
         asked,
         settings=settings,
         recipe=recipe,
-        protocol=protocols(SAMPLES, sizes=SAMPLES),
-        weights=weights(SAMPLES),
+        protocol=protocols(NAMES),
+        weights=weights(NAMES),
     )
     if not asked.timing:
-        for name in reversed(SAMPLES):
+        for name in reversed(NAMES):
             fixed(study, name)
             study.write(summary(study))
         measure = Broad("digits")

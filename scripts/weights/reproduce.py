@@ -31,6 +31,7 @@ ELSEWHERE = {
 ELSEWHERE |= {
     "latent-digits": ELSEWHERE["labelled-digits"],
     "frames": ELSEWHERE["clips"],
+    "channels": "scripts/studies/video.py",
     "points": ELSEWHERE["clips"],
 }
 """Whose weights are made in another way."""

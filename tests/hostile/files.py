@@ -112,7 +112,7 @@ for place, value, says in (
     ("recipe.network.classes", 10**12, r"network\.classes = 1000000000000"),
     ("recipe.network.multipliers", [1] * 10**6, r"network\.multipliers is a tuple of 1000000"),
     ("recipe.student.points", 10**10, r"student\.points = 10000000000"),
-    ("recipe.rho", 1e-300, "OverflowError"),
+    ("recipe.rho", 1e-300, "cannot be computed with rho"),
     ("recipe", None, "was written by another version"),
     ("recipe", [], "recipe = a list, but it must be an object"),
     ("recipe.network", "unet", "another version"),
@@ -447,6 +447,12 @@ for key, value, says in (
     ("norm_num_groups", 7, "cannot be read"),
     ("attention_head_dim", "a", "attention_head_dim = 'a'"),
     ("act_fn", "exec", "cannot be read"),
+    ("norm_eps", "x", "norm_eps = 'x', but it must be a number from 0 to 1"),
+    ("norm_eps", [1e-5], "norm_eps = a list"),
+    ("mid_block_scale_factor", "x", "mid_block_scale_factor = 'x'"),
+    ("downsample_padding", 1.5, "downsample_padding = 1.5"),
+    ("freq_shift", {}, "freq_shift = a dict"),
+    ("dropout", "x", "dropout = 'x'"),
     ("time_embedding_dim", 10**9, "time_embedding_dim = 1000000000"),
 ):
     add(f"unet {key} {str(value)[:12]}", says, with_value, NETWORK, key, value)

@@ -1,4 +1,4 @@
-"""How many known modes a set of samples reaches."""
+"""How many known modes a set of samples reaches, and how well it draws each."""
 
 import torch
 from torch import Tensor
@@ -16,12 +16,21 @@ def mode_coverage(x: Tensor, mixture: GaussianMixture) -> dict[str, float]:
 
     .. math:: \text{effective} = \exp\Big(-\sum_k p_k \ln p_k\Big)
 
+    None of these sees how the samples lie within a mode, which *blur* does. P(r) is the share of the samples that lie within r standard
+    deviations of their nearest mode. The greatest gap to the share of true draws is a signed Kolmogorov-Smirnov distance:
+
+    .. math:: \text{blur} = P_\text{true}(r^*) - P(r^*), \qquad r^* = \arg\max_r |P_\text{true}(r) - P(r)|, \qquad
+              P_\text{true}(r) = 1 - e^{-r^2/2}
+
+    (in two dimensions). It is 0 for true draws, near 1 for samples between the modes, and negative where samples crowd in the middle
+    of their mode.
+
     Args:
         x: (n, ...) samples.
         mixture: with equal weights.
 
     Returns:
-        ``near``, a share; ``hit``, a number of modes; ``effective``, which is 0 if no sample is near.
+        ``near``, a share; ``hit``, a number of modes; ``effective``, which is 0 if no sample is near; ``blur``, between −1 and 1.
 
     Raises:
         ValueError: for a mixture whose weights differ, or samples of another shape.
@@ -37,8 +46,16 @@ def mode_coverage(x: Tensor, mixture: GaussianMixture) -> dict[str, float]:
     near = distance <= 3 * mixture.stds[which]
     found = which[near]
     due = len(x) / k
+    # What should be even between 0 and 1: the share of true draws that lie nearer to their mode.
+    true = torch.special.gammainc(
+        torch.tensor(x[0].numel() / 2), (distance / mixture.stds[which]).square() / 2
+    )
+    steps = torch.linspace(0, 1, len(x) + 1)
+    true = true.sort().values.cpu()
+    far, crowded = (true - steps[:-1]).max(), (steps[1:] - true).max()
     return {
         "near": float(near.float().mean()),
         "hit": int((torch.bincount(found, minlength=k) >= due / 10).sum()),
         "effective": effective_classes(found, k) if len(found) else 0.0,
+        "blur": float(far if far >= crowded else -crowded),
     }
