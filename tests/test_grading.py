@@ -555,6 +555,7 @@ def magics(theirs):
     [
         "@torch.compile\ndef f(x):\n    return 2 * x\nx = float(f(torch.ones(())))",
         "x = float(torch.compile(torch.nn.Identity(), fullgraph=True)(2 * torch.ones(())))",
+        "@torch.compile(dynamic=True)\ndef f(x):\n    return 2 * x\nx = float(f(torch.ones(())))",
         "f = torch.nn.Identity()\nf.compile()\nx = float(f(2 * torch.ones(())))",
     ],
 )

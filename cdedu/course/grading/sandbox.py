@@ -423,6 +423,11 @@ def _say(fd: int, why: object = "", ended_by: int = 0) -> None:
 # --- the process that forks ----------------------------------------------------------------------
 
 
+def _as_it_is(model: Any = None, **_: Any) -> Any:
+    """What ``torch.compile`` gives, and its decorator with options, of which none changes what is computed."""
+    return _as_it_is if model is None else model
+
+
 def main() -> None:
     """Import once, then fork for every order that comes with a socket."""
     control = socket.socket(fileno=int(sys.argv[1]))
@@ -440,6 +445,7 @@ def main() -> None:
 
     core.exercises()
     matplotlib.pyplot.show = lambda *_, **__: None
+    torch.compile = _as_it_is  # no compiler may be started here, and the answer is the same
     space: dict[str, Any] = {"display": lambda *_, **__: None}
     for source in json.loads(sys.argv[2]):  # what was handed out, so that no submission waits for its imports
         with contextlib.suppress(Exception), contextlib.redirect_stdout(None):
