@@ -104,7 +104,7 @@ class Network(_Choices):
         channels = 1 if self.kind == "video" else shape[0]
         net = networks.unet((shape[1], shape[2]), channels, widths, self.depth, attention, **options)
         if self.kind == "video":
-            return VideoUNet(net.net, shape[0])
+            return VideoUNet(net.net, shape[0], copied=False)
         if not self.guided:
             return net
         return LatentUNet(net, 0.0, 0.0) if self.lcm else WeightedUNet(net)

@@ -47,9 +47,10 @@ class VideoUNet(nn.Module):
     At the start it treats each frame as the network for pictures does, and knows nothing of the others.
 
     Args:
-        net: for pictures of one channel; it is copied.
+        net: for pictures of one channel.
         frames: T.
         width: hidden units of the layers for time.
+        copied: whether the network is copied, or becomes a part of this one.
 
     Raises:
         ValueError: for a network of pictures with colours.
@@ -57,14 +58,14 @@ class VideoUNet(nn.Module):
     Source: Ho et al. 2022 (video diffusion), and Blattmann et al. 2023 for the start; their layers are attention, these are not.
     """
 
-    def __init__(self, net: nn.Module, frames: int, width: int = 32) -> None:
+    def __init__(self, net: nn.Module, frames: int, width: int = 32, copied: bool = True) -> None:
         super().__init__()
         channels = net.conv_in.in_channels
         if channels != 1:
             raise ValueError(
                 f"VideoUNet: the network takes pictures of {channels} channels, want grey ones, of 1"
             )
-        self.frames, self.net = frames, copy.deepcopy(net)
+        self.frames, self.net = frames, copy.deepcopy(net) if copied else net
         for part in (*self.net.down_blocks, self.net.mid_block, *self.net.up_blocks):
             for i, block in enumerate(part.resnets):
                 part.resnets[i] = InTime(block, TimeLayer(block.out_channels, frames, width))
