@@ -349,7 +349,7 @@ def run(
     """Race many entries; the rows, and for those without one the reason.
 
     Args:
-        places: as for ``found_in``.
+        places: files, folders of them, and names of :data:`METHODS`.
         jobs: how many at once.
         out: a CSV file, written anew after each entry.
     """
