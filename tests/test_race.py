@@ -296,7 +296,7 @@ def test_an_entry_sees_the_training_half_alone_and_cannot_bend_the_ruler(race, t
         ),
         (
             "type(budget).__torch_dispatch__ = lambda s, f, t, a=(), k=None: f(*a, **(k or {}))",
-            "the meter no longer counts",
+            "`__torch_dispatch__` reaches behind",
         ),
         ("import os; os.fork()", "start another process"),
         (
@@ -312,7 +312,45 @@ def test_an_entry_sees_the_training_half_alone_and_cannot_bend_the_ruler(race, t
 def test_a_cheat_gets_no_row_and_hears_why(race, tmp_path, line, said):
     with pytest.raises(EntryError) as error:
         enter(race, tmp_path, HONEST.format(line))
-    assert said in str(error.value) and str(error.value).startswith("mine.py: ")
+    assert said in str(error.value) and str(error.value).startswith("mine.py")
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("budget.__exit__(None, None, None)", "__exit__"),
+        ("from torch.utils._python_dispatch import _disable_current_modes", "_disable_current_modes"),
+        ("torch._C._DisableTorchDispatch()", "_C"),
+        ("import torch._C as c", "_C"),
+        ("object.__setattr__(budget, 'limit', 1e9)", "__setattr__"),
+        ("getattr(budget, '__ex' + 'it__')(None, None, None)", "getattr"),
+        ("import sys; sys._getframe(1)", "_getframe"),
+        ("from importlib import import_module", "importlib"),
+        ("__builtins__", "__builtins__"),
+    ],
+)
+def test_a_name_behind_the_meter_is_refused_before_anything_runs(tmp_path, line, name):
+    path = tmp_path / "mine.py"
+    path.write_text(HONEST.format(line), encoding="utf-8")
+    with pytest.raises(
+        EntryError, match=rf"mine.py, line \d+: `{name}` reaches behind what entries are given"
+    ):
+        read_entry(path)
+
+
+def test_a_meter_that_was_changed_is_found_out_by_itself(race):
+    """Of an entry that got past the names."""
+    line = "type(budget).__torch_dispatch__ = lambda s, f, t, a=(), k=None: f(*a, **(k or {}))"
+    with pytest.raises(EntryError, match="the meter no longer counts"):
+        race.train("mine.py", HONEST.format(line))
+
+
+def test_own_names_and_public_ones_are_an_entrys_affair(tmp_path):
+    path = tmp_path / "mine.py"
+    own = "_own = 1\n    for _ in range(2): pass\n    class Net(torch.nn.Module):\n        def __init__(self):\n            super().__init__()"
+    path.write_text(HONEST.format(own), encoding="utf-8")
+    assert read_entry(path)[0] == "mine.py"
+    assert all(read_entry(method) for method in METHODS)
 
 
 def test_a_file_without_train_and_a_line_that_fails(race, tmp_path):

@@ -1,5 +1,6 @@
 """The race's own side: send an entry into the sandbox, check the student that comes back, sample and measure it."""
 
+import ast
 import copy
 import csv
 import io
@@ -97,7 +98,37 @@ def read_entry(path: Path | str) -> tuple[str, str]:
         raise EntryError(
             f"{path.name} has {lines} lines of code, and an entry {LINES} at most; leave out what does not train"
         )
+    for line, name in private_names(source):
+        raise EntryError(
+            f"{path.name}, line {line}: `{name}` reaches behind what entries are given, past the meter for instance; use public names "
+            "alone, as the course's methods do"
+        )
     return path.name, source
+
+
+_SPECIAL = {"__init__", "__call__", "__len__", "__getitem__", "__name__", "__file__"}
+_DOORS = (
+    "getattr setattr delattr vars globals locals exec eval compile __import__ importlib ctypes inspect gc operator builtins pickle"
+).split()
+
+
+def private_names(source: str) -> list[tuple[int, str]]:
+    """Line and name wherever code reaches for a private attribute or module, or for a way to do so by a text. Names that the file gives
+    to its own functions and variables are its own affair."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        names: list[str] = []
+        if isinstance(node, ast.Attribute):
+            names = [node.attr]
+        elif isinstance(node, ast.Import):
+            names = [part for alias in node.names for part in alias.name.split(".")]
+        elif isinstance(node, ast.ImportFrom):
+            names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+        elif isinstance(node, ast.Name):
+            names = [node.id] if node.id in _DOORS or node.id.startswith("__") else []
+        private = (n for n in names if (n.startswith("_") and n not in _SPECIAL) or n in _DOORS)
+        found += [(getattr(node, "lineno", 0), name) for name in private]
+    return sorted(found)
 
 
 class Race:
