@@ -76,7 +76,7 @@ def read_record(path: str | Path) -> dict[str, Any]:
     """
     try:
         record = json.loads(regular(path, "record").read_text(encoding="utf-8"))
-        if not isinstance(record, dict) or not isinstance(record.get("metrics"), dict):
+        if not isinstance(record, dict) or not (isinstance(record.get("metrics"), dict) or "runs" in record):
             raise ValueError("it has no table of metrics")
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no results record, such as `cdedu evaluate` leaves: {error}") from None
