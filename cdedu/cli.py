@@ -692,8 +692,8 @@ def main() -> None:
     )  # type: ignore[call-overload]
     try:
         check_ranges(command, _option)
-        for empty in (f.name for f in fields(command) if getattr(command, f.name) == ""):
-            raise ValueError(f"{_option(empty)} is empty; give it a value, or leave it out")
+        if empty := [f.name for f in fields(command) if getattr(command, f.name) == ""]:
+            raise ValueError(f"{_option(empty[0])} is empty; give it a value, or leave it out")
         command()
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None

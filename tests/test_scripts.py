@@ -202,7 +202,8 @@ def test_scratch_or_teacher(monkeypatch, tmp_path):
     recipe = replace(
         recipe, teacher=replace(recipe.teacher, steps=2), student=replace(recipe.student, steps=2)
     )
-    few = {"budgets": (2048, 4096, 6144), "seeds": 1, "samples": 60, "draws": 1}
+    few = {"budgets": (2048, 4096, 6144), "seeds": 1}
+    monkeypatch.setattr(bench, "protocol_of", lambda data, *_, **__: protocol_of(data, n=60, draws=1))
     tasks = [replace(module.TASKS[0], recipe=recipe, tuned=tuned, **few)]
     other = [replace(tasks[0], tuned=module.TASKS[1].tuned)]
     made = study(

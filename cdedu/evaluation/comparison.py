@@ -1,7 +1,7 @@
 """Teacher against student: the measurements that the book quotes, the same for the command line and the scripts."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from statistics import median
 from typing import Any
@@ -113,35 +113,35 @@ class Ruler:
             self._features = features(self.classifier, self.real)
 
     @torch.no_grad()
-    def measure(self, x: Tensor) -> dict[str, float]:
-        """All metrics of the samples x, (n, ...)."""
+    def measure(self, x: Tensor, first_alone: bool = False) -> dict[str, float]:
+        """All metrics of the samples x, (n, ...), or only the ``first``."""
         if self.classifier is None:
             return {"sw": sliced_wasserstein(self.real.flatten(1), x.cpu().flatten(1))}
         fake = features(self.classifier, x.cpu())
-        fd, kd = frechet_distance(self._features, fake), kernel_distance(self._features, fake)
+        found = {"fd": frechet_distance(self._features, fake)}
+        if first_alone:
+            return found
         precision, recall = precision_recall(self._features, fake, k=min(3, self.n - 1))
-        return {"fd": fd, "kd": kd, "precision": precision, "recall": recall}
+        kd = kernel_distance(self._features, fake)
+        return {**found, "kd": kd, "precision": precision, "recall": recall}
 
     def over_seeds(self, draw: Callable[[torch.Generator], Tensor], seeds: int | None = None) -> Row:
         """The metrics of ``draw(generator)`` over the protocol's sampling seeds, or over ``seeds`` of them."""
-        first = self.protocol.first_seed
-        chosen = self.protocol.seeds if seeds is None else range(first, first + seeds)
-        runs = [self.measure(draw(torch.Generator().manual_seed(seed))) for seed in chosen]
+        runs = [self.measure(x) for x in self._drawn(draw, seeds)]
         return {key: spread([run[key] for run in runs]) for key in runs[0]}
 
     @torch.no_grad()
     def nearness(self, draw: Callable[[torch.Generator], Tensor]) -> float:
         """The first metric alone of ``draw(generator)``, its median over the protocol's seeds; infinite where samples are no numbers."""
+        return median(
+            self.measure(x, first_alone=True)[self.first] if x.isfinite().all() else math.inf
+            for x in self._drawn(draw)
+        )
 
-        def one(seed: int) -> float:
-            x = draw(torch.Generator().manual_seed(seed)).cpu()
-            if not x.isfinite().all():
-                return math.inf
-            if self.classifier is None:
-                return sliced_wasserstein(self.real.flatten(1), x.flatten(1))
-            return frechet_distance(self._features, features(self.classifier, x))
-
-        return median(one(seed) for seed in self.protocol.seeds)
+    def _drawn(self, draw: Callable[[torch.Generator], Tensor], seeds: int | None = None) -> Iterator[Tensor]:
+        first = self.protocol.first_seed
+        for seed in self.protocol.seeds if seeds is None else range(first, first + seeds):
+            yield draw(torch.Generator().manual_seed(seed))
 
     def floor(self, seeds: int | None = None) -> Row:
         """Real against real: training data, drawn at random, in place of samples."""

@@ -79,11 +79,12 @@ def protocol_of(
     if name not in NAMED:
         raise ValueError(f"protocol {name!r} is not known; choose among {', '.join(NAMED)}")
     most = min(len(data.test), len(data.train))
-    first, usual, part = NAMED[name]
-    size, number = min(n or max(most // part, ENOUGH), most), usual if draws is None else draws
-    known = (
-        key
-        for key, (f, d, p) in NAMED.items()
-        if (f, d, min(max(most // p, ENOUGH), most)) == (first, number, size)
-    )
+
+    def usual(name: str) -> tuple[int, int, int]:
+        first, draws, part = NAMED[name]
+        return first, draws, min(max(most // part, ENOUGH), most)
+
+    first, number, size = usual(name)
+    number, size = number if draws is None else draws, min(n or size, most)
+    known = (key for key in NAMED if usual(key) == (first, number, size))
     return Protocol(data.name, size, number, first, classifier_of(data), next(known, "own"))

@@ -16,11 +16,13 @@ from torch import nn
 
 import cdedu
 from cdedu.evaluation import spread
+from cdedu.evaluation.protocol import Protocol
 from cdedu.recipes import Recipe, get_recipe
 from cdedu.teacher import Teacher
 from cdedu.training import State, distill, train_consistency
 from scripts.studies.bench import Bench, Measure, arguments, bought, noise, protocols
 
+PROTOCOL = "brief"
 COST = {"cd": 6, "ct": 4, "ct_huber": 4}
 """Evaluations an image; ``ct_huber`` is consistency training with the loss of iCT."""
 
@@ -32,11 +34,8 @@ class Task:
     recipe: Recipe
     budgets: tuple[int, ...]
     seeds: int
-    samples: int
     tuned: dict[str, dict[str, Any]]
     """What differs from the recipe's student stage, for each method."""
-    draws: int = 3
-    """Sampling seeds, of which the median is taken for each student."""
     long: tuple[dict[str, Any], ...] = ()
     """The halves of a long run of consistency training, if there is one: what differs from the recipe in each."""
 
@@ -120,9 +119,9 @@ def long_run(task: Task, measure: Measure, study: Bench) -> dict[str, Any]:
     return out
 
 
-def summary(task: Task, done: dict[str, Any], fixed: dict[str, float]) -> dict[str, Any]:
+def summary(task: Task, done: dict[str, Any], protocol: Protocol, fixed: dict[str, float]) -> dict[str, Any]:
     """Medians and ranges over seeds of what is finished, a list in the order of the budgets."""
-    out: dict[str, Any] = {"seeds": task.seeds, "draws": task.draws, "n": task.samples, **fixed}
+    out: dict[str, Any] = {"seeds": task.seeds, "draws": protocol.draws, "n": protocol.n, **fixed}
     out["teacher_evaluations"] = 3 * task.recipe.teacher.batch * task.recipe.teacher.steps
     out["budgets"], out["tuned"] = list(task.budgets), task.tuned
     for method in task.tuned:
@@ -140,7 +139,6 @@ TASKS = [
         get_recipe("toy"),
         budgets=(576_000, 1_152_000, 2_304_000, 4_608_000),
         seeds=5,
-        samples=5000,
         tuned={
             "cd": {"batch": 256, "lr": 2e-3},
             "ct": {"batch": 256, "lr": 2e-3, "points": 151},
@@ -161,7 +159,6 @@ TASKS = [
         get_recipe("digits"),
         budgets=(76_800,),
         seeds=3,
-        samples=600,
         tuned={"cd": {"batch": 64, "lr": 6e-4}, "ct": {"batch": 64, "lr": 2e-3, "points": 41}},
     ),
 ]
@@ -172,20 +169,21 @@ def main() -> None:
     tasks = {task.recipe.name: task for task in TASKS}
     asked = arguments(__doc__, tasks)
     recipe = {"name": ", ".join(asked.parts)} | {name: t.recipe.to_dict() for name, t in tasks.items()}
-    protocol = protocols(tasks, "brief")
+    protocol = protocols(tasks, PROTOCOL)
     study = Bench("scratch-or-teacher", __file__, asked, recipe=recipe, protocol=protocol)
     for name in asked.parts:
         task, known = tasks[name], study.metrics.get(name)
         if known and known["tuned"] != task.tuned:
             raise SystemExit(f"{study.path} holds {name} with other settings; start with --afresh")
-        measure, teacher = Measure(task.recipe, task.samples, task.draws), cdedu.load(f"{name}-teacher")
+        measure, teacher = Measure(task.recipe, protocol=PROTOCOL), cdedu.load(f"{name}-teacher")
         grid = task.recipe.sigmas(18)
         walked = measure.sampler(lambda x, g: cdedu.sample_heun(teacher, x, grid))  # noqa: B023
         rows = {"floor": measure.floor(), "teacher": walked}
         fixed = {key: row[measure.ruler.first] for key, row in rows.items()}
         for _ in runs(task, measure, teacher, study):
             study.write(
-                study.metrics | {name: study.metrics.get(name, {}) | summary(task, study.runs, fixed)}
+                study.metrics
+                | {name: study.metrics.get(name, {}) | summary(task, study.runs, measure.protocol, fixed)}
             )
         if task.long:
             study.metrics[name]["long"] = long_run(task, measure, study)

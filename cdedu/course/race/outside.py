@@ -98,7 +98,8 @@ def read_entry(path: Path | str) -> tuple[str, str]:
         raise EntryError(
             f"{path.name} has {lines} lines of code, and an entry {LINES} at most; leave out what does not train"
         )
-    for line, name in private_names(source):
+    if private := private_names(source):
+        line, name = private[0]
         raise EntryError(
             f"{path.name}, line {line}: `{name}` reaches behind what entries are given, past the meter for instance; use public names "
             "alone, as the course's methods do"
