@@ -123,20 +123,19 @@ class RaceEntries:
     def __call__(self) -> None:
         if sys.platform == "win32":
             raise ValueError("the race runs on Linux and macOS; on Windows use WSL")
-        from cdedu.course.race import Race, run, table
+        from cdedu.course.race import Race, found_in, run, table
         from cdedu.data import load_data
         from cdedu.evaluation.protocol import protocol_of
 
+        names = found_in(self.entries)  # before the models are loaded
         usual = protocol_of(load_data("digits"), draws=self.draws)
         first = secrets.randbits(31) if self.seed is None else self.seed
         protocol = replace(usual, first_seed=first, name="own")
         with Race(self.budget, self.training_seed, protocol, self.seconds, self.own_risk) as race:
             print(race.judge.protection)
-            rows, refused = run(race, self.entries, self.jobs, self.out)
+            rows, refused = run(race, names, self.jobs, self.out)
         if rows:
-            print(
-                f"\n{table(rows)}\n\nFréchet distance, median and range over {self.draws} draws (seeds from {first})."
-            )
+            print(f"\n{table(rows)}\n\nFréchet distance, median and range: {protocol.line}.")
         for row in rows:
             print(f"\n{row.name} printed:\n{row.printed}" if row.printed else "", end="")
         for reason in refused.values():

@@ -5,6 +5,6 @@ An entry is a file of Python with a function ``train`` (``methods/`` has the cou
 measured outside, by ``outside.py``, with noise that the entry has not seen.
 """
 
-from cdedu.course.race.outside import METHODS, Entry, EntryError, Race, run, table
+from cdedu.course.race.outside import METHODS, Entry, EntryError, Race, found_in, run, table
 
-__all__ = ["METHODS", "Entry", "EntryError", "Race", "run", "table"]
+__all__ = ["METHODS", "Entry", "EntryError", "Race", "found_in", "run", "table"]

@@ -381,7 +381,7 @@ def run(
     """Race many entries; the rows, and for those without one the reason.
 
     Args:
-        places: files, folders of them, and names of :data:`METHODS`.
+        places: as for :func:`found_in`.
         jobs: how many at once.
         out: a CSV file, written anew after each entry.
     """
