@@ -108,7 +108,11 @@ def conditioned(
     if guidance is not None and not guidance >= 0:
         raise ValueError(f"--guidance = {guidance:g}, but a guidance weight must not be negative")
     student = is_student(model)
-    low, high = model.header.guidance or (1, 4)
+    weights = model.header.guidance or (
+        1,
+        4,
+    )  # the one that a student was distilled at, or the least and the greatest
+    low, high = min(weights), max(weights)
     if inputs and (guidance is None or (model.header.guidance and not low <= guidance <= high)):
         given = "" if guidance is None else f", but --guidance = {guidance:g}"
         raise ValueError(

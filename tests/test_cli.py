@@ -19,12 +19,12 @@ import torch
 from matplotlib.image import imread
 from PIL import Image
 
-from cdedu import checkpoints, cli, runs, training
+from cdedu import checkpoints, cli, fitting, runs, training
 from cdedu.data import Dataset, images
 from cdedu.evaluation import comparison
 from cdedu.files import locked
 from cdedu.limits import numbers
-from cdedu.networks import MLP
+from cdedu.networks import MLP, unet
 from cdedu.recipes import Network, recipes
 from cdedu.student import ConsistencyModel, DenoiserStudent
 from cdedu.teacher import Teacher
@@ -853,6 +853,17 @@ def digits_with_few_tests() -> Dataset:
     x = torch.randn(60, 1, 8, 8, generator=g).clamp(-1, 1)
     labels = torch.arange(60) % 10
     return Dataset("digits", x[:40], x[40:], labels[:40], labels[40:])
+
+
+@pytest.mark.parametrize("guidance", [(), (2.0,), (1.0, 4.0)])
+def test_a_labelled_student_is_called_whatever_weights_it_was_distilled_at(guidance):
+    """None, one, or a range, of which the network is not told."""
+    student = ConsistencyModel(unet(8, 1, (8, 16), classes=11))
+    student.header = checkpoints.Header((1, 8, 8), recipes["digits"], 11, 10, guidance=guidance)
+    model, cond = fitting.conditioned(student, "mine", None)
+    assert model is student and cond["labels"].tolist() == list(range(10))
+    with pytest.raises(ValueError, match="mine is a student that takes no guidance weight"):
+        fitting.conditioned(student, "mine", 2.0)
 
 
 @pytest.mark.weekly
