@@ -134,8 +134,10 @@ class RaceEntries:
         with Race(self.budget, self.training_seed, protocol, self.seconds, self.own_risk) as race:
             print(race.judge.protection)
             rows, refused = run(race, names, self.jobs, self.out)
+            scale = race.scale() if rows else {}
         if rows:
-            print(f"\n{table(rows)}\n\nFréchet distance, median and range: {protocol.line}.")
+            known = ", ".join(f"{what} {fd:,.0f}" for what, fd in scale.items())
+            print(f"\n{table(rows)}\n\nFréchet distance, median and range: {protocol.line}.\nFor scale, the same distance of {known}.")
         for row in rows:
             print(f"\n{row.name} printed:\n{row.printed}" if row.printed else "", end="")
         for reason in refused.values():

@@ -174,7 +174,7 @@ def _refuse(
     def refuse(what: str) -> NoReturn:
         if what not in noted and len(noted) < 10:
             noted.append(what)
-        raise PermissionError(f"{what}: not allowed while grading")
+        raise PermissionError(f"{what}: not allowed in the sandbox")
 
     def outside(path: Any, roots: tuple[str, ...]) -> bool:
         return not isinstance(path, int) and not below(realpath(fsdecode(path)), roots)

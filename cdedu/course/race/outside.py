@@ -264,11 +264,11 @@ class Race:
         except Exception as error:  # a damaged file can raise anything
             raise EntryError(f"{name}: its weights cannot be read ({str(error)[:100]})") from None
         for key in sorted({*wanted, *weights}):
-            own, theirs = (tuple(t[key].shape) if key in t else None for t in (wanted, weights))
+            own, theirs = (f"shape {tuple(t[key].shape)}" if key in t else "no such part" for t in (wanted, weights))
             if own != theirs:
                 raise EntryError(
-                    f"{name}: the student's {key[:80]} has the shape {theirs}, the teacher's {own} (None: there is none); every student "
-                    "has the teacher's network, so begin with ConsistencyModel.from_teacher(teacher)"
+                    f"{name}: {key[:80]} has {theirs} in the student and {own} in the teacher; every student has the teacher's network, "
+                    "so begin with ConsistencyModel.from_teacher(teacher)"
                 )
         try:
             check_weights(weights)
@@ -306,6 +306,15 @@ class Race:
             return x
 
         return {str(k): self.ruler.over_seeds(partial(draw, steps=k)) for k in steps}
+
+    def scale(self) -> dict[str, float]:
+        """What the distances of a table are to be read against: real digits, and in one step the start of every student."""
+        start = self.measure(ConsistencyModel.from_teacher(self.teacher), (self.recipe.sigma_max,), (1,))
+        floor = self.ruler.floor()
+        return {
+            "other real digits": floor["fd"]["median"],
+            "a student before training": start["1"]["fd"]["median"],
+        }
 
     def _seconds_of_one(self) -> float:
         """Processor seconds of an evaluation in training, of a batch of 32."""
