@@ -203,7 +203,10 @@ def spoiled(student):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda s: result(larger(s)), "extra.bias has shape (2,) in the student and no such part in the teacher"),
+        (
+            lambda s: result(larger(s)),
+            "extra.bias has shape (2,) in the student and no such part in the teacher",
+        ),
         (lambda s: result(spoiled(s)), "a lower learning rate may help"),
         (
             lambda s: result(s, kind="Tensor"),

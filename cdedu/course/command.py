@@ -137,7 +137,9 @@ class RaceEntries:
             scale = race.scale() if rows else {}
         if rows:
             known = ", ".join(f"{what} {fd:,.0f}" for what, fd in scale.items())
-            print(f"\n{table(rows)}\n\nFréchet distance, median and range: {protocol.line}.\nFor scale, the same distance of {known}.")
+            print(
+                f"\n{table(rows)}\n\nFréchet distance, median and range: {protocol.line}.\nFor scale, the same distance of {known}."
+            )
         for row in rows:
             print(f"\n{row.name} printed:\n{row.printed}" if row.printed else "", end="")
         for reason in refused.values():

@@ -264,7 +264,9 @@ class Race:
         except Exception as error:  # a damaged file can raise anything
             raise EntryError(f"{name}: its weights cannot be read ({str(error)[:100]})") from None
         for key in sorted({*wanted, *weights}):
-            own, theirs = (f"shape {tuple(t[key].shape)}" if key in t else "no such part" for t in (wanted, weights))
+            own, theirs = (
+                f"shape {tuple(t[key].shape)}" if key in t else "no such part" for t in (wanted, weights)
+            )
             if own != theirs:
                 raise EntryError(
                     f"{name}: {key[:80]} has {theirs} in the student and {own} in the teacher; every student has the teacher's network, "
