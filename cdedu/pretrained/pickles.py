@@ -81,6 +81,10 @@ def read_pickle(file: Any, names: Container[str], persistent: bool = False) -> A
                 stack.append({})
             case "MARK":
                 marks.append(len(stack))
+            case "POP":  # with POP_MARK: what turned out to contain itself, which a name follows
+                stack.pop()
+            case "POP_MARK":
+                since_mark()
             case "TUPLE":
                 stack.append(tuple(since_mark()))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
