@@ -80,7 +80,7 @@ def test_a_student_samples_as_openai_does(tmp_path):
     assert (one.abs() == 1).any() and (one.abs() < 1).any()
     assert (sample_consistency(student, x, (80.0,), labels=labels) - one).abs().max() <= 1e-10
     generators = [torch.Generator().manual_seed(3) for _ in range(2)]
-    z = torch.randn(x.shape, generator=generators[0], dtype=x.dtype)
+    z = torch.randn(x.shape, generator=generators[0]).double()
     two = theirs(net, one + z * (2.0**2 - 0.002**2) ** 0.5, 2.0, True, labels).clamp(-1, 1)
     ours = sample_consistency(student, x, (80.0, 2.0), generators[1], labels=labels)
     assert (ours - two).abs().max() <= 1e-10

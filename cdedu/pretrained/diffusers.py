@@ -240,14 +240,17 @@ def _read_unet(folder: Path, config: dict[str, Any]) -> nn.Module:
             raise ValueError(
                 f"its weights are {sum(sizes):,} numbers, but its network has {bounds.size_of(bare):,}"
             )
-        unet = UNet2DModel.from_pretrained(
+        unet, found = UNet2DModel.from_pretrained(
             folder,
+            output_loading_info=True,
             variant=variant,
             use_safetensors=bool(safe),
             torch_dtype=torch.float32,
             low_cpu_mem_usage=False,
             local_files_only=True,
         )
+        if found["missing_keys"]:  # diffusers would leave it at random numbers
+            raise ValueError(f"its weights lack the tensor {min(found['missing_keys'])!r:.80}")
         check_weights(unet.state_dict())
     except Exception as error:  # the library's kinds are many
         raise ValueError(f"{folder} cannot be read: {_reason(error)}") from None

@@ -146,7 +146,7 @@ def _denoiser(record: Any, path: Path, size: int) -> Model:
         model = VE(built, value("sigma_min", 1e-12, 1e6), value("sigma_max", 1e-12, 1e6))
     else:
         steps = whole("M", state["M"], 2, 100_000)
-        model = IDDPM(built, steps, value("C_1", 1e-12, 1), value("C_2", 0, 100))
+        model = IDDPM(built, steps, value("C_1", 1e-12, 0.99), value("C_2", 0, 100))
     sigma_data = getattr(model, "sigma_data", 0.5)
     recipe = Recipe(path.stem, data="", network=network, sigma_data=sigma_data, **more)
     model.header = Header(shape, recipe, network.classes, network.classes, facts={"source": path.name})

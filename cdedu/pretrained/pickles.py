@@ -5,6 +5,7 @@ limit on the others: how many there are, where they may put things, and what may
 itself many times over, so look at values by their type before they are printed, hashed or compared.
 """
 
+import errno
 import math
 import pickletools
 import warnings
@@ -292,9 +293,10 @@ def check_torch_file(path: Path) -> dict[str, tuple[int, ...]]:
         return {
             name: _checked(record, lambda key: sizes[f"{root}data/{key}"]) for name, record in found.items()
         }
-    except OSError:
-        raise
     except Exception as error:  # a damaged file can raise anything
+        # A wrong address in it is a place before its beginning, which is an OSError too.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise ValueError(
             f"{path} is refused: it is no file of weights alone ({reason:.200}); use one in safetensors"
