@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 FOLDER = "captioned-teacher"
 SETTINGS: dict[str, Any] = {
     "canvases": {"train": 40_000, "seed": 0, "test": 2000, "test_seed": 1},
-    "referee": {"steps": 1500, "batch": 128, "lr": 2e-3, "ema": 0.99, "seed": 0, "noise": 0.1},
+    "referee": {"steps": 1200, "batch": 64, "lr": 2e-3, "ema": 0.99, "seed": 0, "noise": 0.1},
     "autoencoder": {"steps": 2400, "batch": 32, "lr": 2e-3, "ema": 0.99, "seed": 1, "kl": 1e-4},
     "teacher": {"steps": 3000, "batch": 64, "lr": 2e-3, "ema": 0.998, "seed": 2, "uncaptioned": 0.1, "snr": 5.0},
     "measure": {"each": 2, "guidance": [1.0, 4.0], "steps": [50, 4], "seed": 3},
