@@ -93,10 +93,11 @@ def canvases(n: int, seed: int, held_out: bool = False) -> Captioned:
     g = torch.Generator().manual_seed(seed)
     attributes = torch.stack([torch.randint(len(values), (n,), generator=g) for values in VALUES], 1)
     count, shade, digit, place = attributes.T
-    which = _pick(digit, held_out, g)  # (n, 3) rows of the digits
-    row, column = _corners(count + 1, place, g)
     source = digits()
-    ink = interpolate(source.test if held_out else source.train, (CELL, CELL), mode="bicubic").clamp(-1, 1)
+    x, labels = (source.test, source.test_labels) if held_out else (source.train, source.train_labels)
+    which = _pick(digit, labels, g)
+    row, column = _corners(count + 1, place, g)
+    ink = interpolate(x, (CELL, CELL), mode="bicubic").clamp(-1, 1)
     signed = (ink[which, 0] + 1) / 2 * torch.tensor([-1.0, 1.0])[shade][:, None, None, None]
     images = torch.zeros(n, SIZE, SIZE)
     everywhere, cell = torch.arange(n)[:, None, None], torch.arange(CELL)
@@ -107,13 +108,11 @@ def canvases(n: int, seed: int, held_out: bool = False) -> Captioned:
     return Captioned(images[:, None].expand(-1, 3, -1, -1), captions, attributes)
 
 
-def _pick(digit: Tensor, held_out: bool, g: torch.Generator) -> Tensor:
-    """For each canvas three pictures of its digit: (n, 3) rows of the training or the held-out digits."""
-    source = digits()
-    labels = source.test_labels if held_out else source.train_labels
+def _pick(digit: Tensor, labels: Tensor, g: torch.Generator) -> Tensor:
+    """For each canvas, (n,), three pictures of its digit among those with these labels: (n, 3) rows."""
     which = torch.empty(len(digit), len(COUNTS), dtype=torch.long)
     for label in range(10):
-        (rows,) = torch.where(labels == label)
+        rows = (labels == label).nonzero()[:, 0]
         here = digit == label
         which[here] = rows[torch.randint(len(rows), (int(here.sum()), len(COUNTS)), generator=g)]
     return which

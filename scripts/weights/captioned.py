@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers import (
@@ -51,9 +51,6 @@ from cdedu.networks.classifiers import CanvasReferee
 from scripts.studies.bench import Bench, arguments, brief
 from scripts.weights.ship import ship
 
-if TYPE_CHECKING:
-    from transformers import CLIPTextModel, CLIPTokenizer
-
 FOLDER = "captioned-teacher"
 SETTINGS: dict[str, Any] = {
     "canvases": {"train": 40_000, "seed": 0, "test": 2000, "test_seed": 1},
@@ -78,7 +75,7 @@ LENGTH = 12
 # --- parts -----------------------------------------------------------------------------------------
 
 
-def make_autoencoder() -> AutoencoderKL:
+def make_autoencoder() -> Any:
     """Pictures (B, 3, 32, 32) to latents (B, 4, 8, 8) and back."""
     widths = (8, 16, 32)
     return AutoencoderKL(
@@ -92,7 +89,7 @@ def make_autoencoder() -> AutoencoderKL:
     )
 
 
-def make_unet() -> UNet2DConditionModel:
+def make_unet() -> Any:
     """The noise in latents, by time and caption."""
     return UNet2DConditionModel(
         sample_size=8,
@@ -106,7 +103,7 @@ def make_unet() -> UNet2DConditionModel:
     )
 
 
-def make_tokenizer() -> "CLIPTokenizer":
+def make_tokenizer() -> Any:
     """Every word of the captions is one token: its letters are merged from left to right. Other words fall into letters."""
     from transformers import CLIPTokenizer
 
@@ -124,7 +121,7 @@ def make_tokenizer() -> "CLIPTokenizer":
     return CLIPTokenizer(vocab=vocab, merges=list(merges), model_max_length=LENGTH)
 
 
-def make_text_encoder(tokenizer: "CLIPTokenizer") -> "CLIPTextModel":
+def make_text_encoder(tokenizer: Any) -> Any:
     """Token ids (B, 12) to states (B, 12, 64)."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -144,7 +141,7 @@ def make_text_encoder(tokenizer: "CLIPTokenizer") -> "CLIPTextModel":
     )
 
 
-def token_ids(tokenizer: "CLIPTokenizer", texts: list[str]) -> Tensor:
+def token_ids(tokenizer: Any, texts: list[str]) -> Tensor:
     """(n, 12), padded as the pipeline does it."""
     return tokenizer(texts, padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
 
@@ -174,7 +171,8 @@ def fit(
     optimizer = torch.optim.Adam(model.parameters(), lr, betas=(0.9, 0.99))
     weights = model.state_dict()  # the tensors themselves
     average = {name: tensor.clone() for name, tensor in weights.items()}
-    first, before, losses = 0, 0.0, []
+    first, before = 0, 0.0
+    losses: list[Tensor] = []
     if file.is_file():
         if (then := read_header(file)["plan"]) != plan:
             raise ValueError(
@@ -248,14 +246,15 @@ def train_the_referee(data: Captioned, state: Path) -> dict[str, float]:
         which = draw(len(data.images), plan["batch"], g)
         x = data.images[which, :1]
         scores = model(x + plan["noise"] * torch.randn(x.shape, generator=g))
-        return sum(cross_entropy(s, y) for s, y in zip(scores, data.attributes[which].T, strict=True))
+        right = zip(scores, data.attributes[which].T, strict=True)
+        return torch.stack([cross_entropy(s, y) for s, y in right]).sum()
 
     facts = fit(model, loss, state / "referee.safetensors", plan)
     ship("canvases-referee", model, None, (3, SIZE, SIZE), half=True, **facts)
     return facts
 
 
-def train_the_autoencoder(data: Captioned, state: Path) -> tuple[AutoencoderKL, dict[str, float]]:
+def train_the_autoencoder(data: Captioned, state: Path) -> tuple[Any, dict[str, float]]:
     r"""By squared error and a light pull of the posterior to the standard normal; then the scale that gives latents unit variance.
 
     .. math:: \|\hat x - x\|^2 / \dim x + \lambda\, \mathrm{KL} / \dim z, \qquad s = 1 / \operatorname{std}(z)
@@ -278,15 +277,13 @@ def train_the_autoencoder(data: Captioned, state: Path) -> tuple[AutoencoderKL, 
 
 
 @torch.no_grad()
-def moments(model: AutoencoderKL, images: Tensor) -> tuple[Tensor, Tensor]:
+def moments(model: Any, images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the posterior of many pictures, (n, 4, 8, 8) each."""
     parts = [model.encode(x).latent_dist for x in images.split(500)]
     return torch.cat([p.mean for p in parts]), torch.cat([p.std for p in parts])
 
 
-def train_the_teacher(
-    data: Captioned, autoencoder: AutoencoderKL, state: Path
-) -> tuple[StableDiffusionPipeline, dict[str, float]]:
+def train_the_teacher(data: Captioned, autoencoder: Any, state: Path) -> tuple[Any, dict[str, float]]:
     r"""UNet and text encoder together, by the error in the noise, with min-SNR weights; some captions are left out for guidance.
 
     .. math:: \min(\mathrm{SNR}_t, \gamma) / \mathrm{SNR}_t\; \|\epsilon_\theta(x_t, t, c) - \epsilon\|^2, \qquad
@@ -325,7 +322,7 @@ def train_the_teacher(
     return pipeline, facts
 
 
-def ship_the_folder(pipeline: StableDiffusionPipeline) -> None:
+def ship_the_folder(pipeline: Any) -> None:
     """Among the weights, in half precision; the folder of before stays until the new one is whole."""
     folder = checkpoints.WEIGHTS / FOLDER
     new = folder.with_name(f".{FOLDER}.{os.getpid()}.tmp")
@@ -342,7 +339,7 @@ def ship_the_folder(pipeline: StableDiffusionPipeline) -> None:
 # --- measurement -----------------------------------------------------------------------------------
 
 
-def loaded() -> StableDiffusionPipeline:
+def loaded() -> Any:
     """The pipeline as readers load it."""
     pipeline = StableDiffusionPipeline.from_pretrained(checkpoints.WEIGHTS / FOLDER)
     pipeline.set_progress_bar_config(disable=True)
@@ -423,7 +420,8 @@ def main() -> None:
         canvases(plan["test"], plan["test_seed"], held_out=True),
     )
     versions = {name: version(name) for name in ("diffusers", "transformers")}
-    study = Bench("captioned", __file__, asked, settings=SETTINGS, libraries=versions)
+    told = {"name": "canvases", **plan, "shape": list(data.images.shape[1:])}
+    study = Bench("captioned", __file__, asked, settings=SETTINGS, data=told, libraries=versions)
     training = {"referee": study.run("referee", partial(train_the_referee, data, asked.state))}
 
     def teacher() -> dict[str, Any]:
