@@ -28,7 +28,8 @@ def load_teacher(source: str | Path | Callable[..., Any]) -> Any:
 
             - a checkpoint of this package: a ``.safetensors`` file, or a name such as ``digits-teacher``;
             - a pickle published with EDM (``.pkl``);
-            - a folder saved by diffusers: a DDPM, or a consistency model, which comes back as the student that it is;
+            - a folder saved by diffusers: a DDPM, or a consistency model, which comes back as the student that it is; or a text-to-image
+              pipeline (:func:`~cdedu.pretrained.text_to_image.load_text_to_image`);
             - ``owner/name`` on the Hugging Face hub, whose client resumes downloads and checks their hashes;
             - an ``https://`` address of a file, or of a model on the hub; ``#sha256=...`` at its end has the file checked;
             - any callable ``D(x, sigma, **cond)``, which is returned as it is.
@@ -42,7 +43,9 @@ def load_teacher(source: str | Path | Callable[..., Any]) -> Any:
         return source
     path = locate(source)
     if path.is_dir():
-        return load_diffusers(path)
+        from cdedu.pretrained.text_to_image import is_text_to_image, load_text_to_image
+
+        return load_text_to_image(path) if is_text_to_image(path) else load_diffusers(path)
     if path.suffix == ".safetensors":
         return checkpoints.load(path)
     from cdedu.pretrained.edm import is_edm, load_edm
@@ -82,8 +85,18 @@ def _from_hub(name: str) -> Path:
     """A model on the hub: its configuration and weights, the older kind of weights only where there are no safetensors."""
     from huggingface_hub import snapshot_download
 
+    from cdedu.pretrained.text_to_image import is_text_to_image
+
     try:
-        folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+        folder = Path(snapshot_download(name, allow_patterns=["*.json"]))
+        if is_text_to_image(folder):  # the parts alone: beside them lie copies in other forms and precisions
+            parts = ["*/*.safetensors", "*/*.txt", "*/*.model"]
+            return Path(
+                snapshot_download(
+                    name, allow_patterns=parts, ignore_patterns=["*.fp16.*", "*non_ema*", "safety_checker/*"]
+                )
+            )
+        snapshot_download(name, allow_patterns=["*.safetensors"])
         if not any(folder.rglob("*.safetensors")):
             snapshot_download(name, allow_patterns=["*.bin"])
         return folder
