@@ -95,6 +95,7 @@ def canvases(n: int, seed: int, held_out: bool = False) -> Captioned:
     count, shade, digit, place = attributes.T
     source = digits()
     x, labels = (source.test, source.test_labels) if held_out else (source.train, source.train_labels)
+    assert labels is not None
     which = _pick(digit, labels, g)
     row, column = _corners(count + 1, place, g)
     ink = interpolate(x, (CELL, CELL), mode="bicubic").clamp(-1, 1)

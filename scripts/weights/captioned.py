@@ -56,7 +56,10 @@ SETTINGS: dict[str, Any] = {
     "canvases": {"train": 40_000, "seed": 0, "test": 2000, "test_seed": 1},
     "referee": {"steps": 1200, "batch": 64, "lr": 2e-3, "ema": 0.99, "seed": 0, "noise": 0.1},
     "autoencoder": {"steps": 2400, "batch": 32, "lr": 2e-3, "ema": 0.99, "seed": 1, "kl": 1e-4},
-    "teacher": {"steps": 3000, "batch": 64, "lr": 2e-3, "ema": 0.998, "seed": 2, "uncaptioned": 0.1, "snr": 5.0},
+    "teacher": {
+        "steps": 5000, "cycles": [[0, 3000], [2500, 2500]], "batch": 64, "lr": 2e-3, "ema": 0.998, "seed": 2,
+        "uncaptioned": 0.1, "snr": 5.0,
+    },
     "measure": {"each": 2, "guidance": [1.0, 4.0], "steps": [50, 4], "seed": 3},
 }  # fmt: skip
 NOISE: dict[str, Any] = {
@@ -159,7 +162,7 @@ def fit(
     Args:
         loss: of a batch that is drawn with the generator.
         file: the state, which is written every hundred steps.
-        plan: of :data:`SETTINGS`.
+        plan: of :data:`SETTINGS`. Where it has ``cycles``, pairs of first step and length, the decay begins anew at each.
 
     Returns:
         The mean loss of the last hundred steps, and processor seconds.
@@ -167,8 +170,9 @@ def fit(
     Raises:
         ValueError: if the state was made by another plan.
     """
-    steps, lr = plan["steps"], plan["lr"]
-    optimizer = torch.optim.Adam(model.parameters(), lr, betas=(0.9, 0.99))
+    steps = plan["steps"]
+    cycles = plan.get("cycles", [[0, steps]])
+    optimizer = torch.optim.Adam(model.parameters(), plan["lr"], betas=(0.9, 0.99))
     weights = model.state_dict()  # the tensors themselves
     average = {name: tensor.clone() for name, tensor in weights.items()}
     first, before = 0, 0.0
@@ -181,9 +185,9 @@ def fit(
         first, before = _resume(file, weights, average, optimizer)
     start = time.process_time()
     for step in (bar := tqdm(range(first, steps), initial=first, total=steps, desc=file.stem, mininterval=5)):
-        optimizer.param_groups[0]["lr"] = (
-            lr * min(1, (step + 1) / 100) * (1 + math.cos(math.pi * step / steps)) / 2
-        )
+        begin, length = max(cycle for cycle in cycles if cycle[0] <= step)
+        cosine = (1 + math.cos(math.pi * (step - begin) / length)) / 2
+        optimizer.param_groups[0]["lr"] = plan["lr"] * min(1, (step + 1) / 100) * cosine
         value = loss(torch.Generator().manual_seed(10**6 * plan["seed"] + step))
         optimizer.zero_grad()
         value.backward()
