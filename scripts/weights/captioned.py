@@ -26,6 +26,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 from tqdm.auto import tqdm
@@ -330,12 +331,23 @@ def ship_the_folder(pipeline: Any) -> None:
     """Among the weights, in half precision; the folder of before stays until the new one is whole."""
     folder = checkpoints.WEIGHTS / FOLDER
     new = folder.with_name(f".{FOLDER}.{os.getpid()}.tmp")
-    pipeline.to(dtype=torch.float16).save_pretrained(new)
+    for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
+        nn.Module.half(part)
+    pipeline.save_pretrained(new)
+    # Under the names of Stable Diffusion's file, which every version of transformers reads.
+    file = new / "text_encoder" / "model.safetensors"
+    named = {f"text_model.{name.removeprefix('text_model.')}": t for name, t in load_file(file).items()}
+    save_file(named, file, {"format": "pt"})
+    # In half precision on the disk alone: transformers would compute in it too, where diffusers does not.
+    config = new / "text_encoder" / "config.json"
+    config.write_text(config.read_text(encoding="utf-8").replace('"float16"', '"float32"'), encoding="utf-8")
     # transformers before 5 read these two in the place of tokenizer.json.
     bpe = json.loads(pipeline.tokenizer.backend_tokenizer.to_str())["model"]
     (new / "tokenizer" / "vocab.json").write_text(json.dumps(bpe["vocab"]), encoding="utf-8")
     merges = ["#version: 0.2", *(" ".join(pair) for pair in bpe["merges"])]
     (new / "tokenizer" / "merges.txt").write_text("\n".join(merges) + "\n", encoding="utf-8")
+    for file in new.rglob("*.safetensors"):
+        file.chmod(0o644)  # safetensors makes files that only their owner can read
     shutil.rmtree(folder, ignore_errors=True)
     new.rename(folder)
 
