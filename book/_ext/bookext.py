@@ -30,7 +30,7 @@ EQUATIONS = ROOT / "book" / "equations.yml"
 PAGES = "book/reference/"
 MODULES = {
     "The method": "noise solvers teacher mixture student perceptual losses samplers editing",
-    "Data and networks": "data data.images data.pixels data.video data.points data.modes networks networks.edm networks.guided "
+    "Data and networks": "data data.images data.pixels data.video data.points data.modes data.canvases networks networks.edm networks.guided "
     "networks.latent networks.sets networks.video networks.classifiers networks.bounds networks.text networks.lora data.captioned",
     "A run, from recipe to file": "course.plan course.plan_text recipes limits runtime training checkpoints files records runs samples",
     "Measuring": "evaluation evaluation.protocol evaluation.comparison evaluation.meter evaluation.tuning evaluation.inception evaluation.distance evaluation.captions course.measures.video "
