@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cdedu.networks import UNet
+from cdedu.networks.text import TextNetwork
 from cdedu.noise import at_hand, sigma_like
 from cdedu.teacher import in_weights
 
@@ -125,7 +126,7 @@ class DiffusersDenoiser(nn.Module):
     σ is refused (like all noise levels, where it is a number or a tensor on the CPU).
 
     Args:
-        unet: a diffusers ``UNet2DModel``; further output channels than the image has (a learned variance) are left out.
+        unet: a diffusers ``UNet2DModel``, or a network that reads text (:mod:`cdedu.networks.text`); further output channels than the image has (a learned variance) are left out.
         alphas_cumprod: (T,) the schedule, :math:`\bar\alpha_t`, falling from near 1 to near 0 but not to 0.
         prediction: what the network predicts: ``epsilon``, ``sample`` (x₀) or ``v_prediction``.
 
@@ -149,7 +150,7 @@ class DiffusersDenoiser(nn.Module):
         sigmas = ((1 - alphas) / alphas).sqrt()
         if not (len(sigmas) > 1 and sigmas[0] > 0 and (sigmas[1:] > sigmas[:-1]).all()):
             raise ValueError("the schedule's noise must grow from each time to the next")
-        self.network = unet if isinstance(unet, UNet) else UNet(unet)
+        self.network = unet if isinstance(unet, UNet | TextNetwork) else UNet(unet)
         self.prediction, self.alphas_cumprod = prediction, alphas.tolist()
         self.sigma_min, self.sigma_max = float(sigmas[0]), float(sigmas[-1])
         self.log_sigmas = sigmas.log()  # no buffer: it must stay in float64 when weights are cast
@@ -182,3 +183,40 @@ class DiffusersDenoiser(nn.Module):
         elif self.prediction == "v_prediction":
             out = alpha * (alpha * x - s * out)
         return out.to(x.dtype)
+
+
+class Flow(nn.Module):
+    r"""A network trained by flow matching, whose answer is a velocity, as a denoiser in σ.
+
+    Such a network lives on the straight line :math:`x_t = (1 - t)\,x_0 + t\,z` from data at t = 0 to noise at t = 1, and learns
+    :math:`v = z - x_0`. Divided by what is left of the data, its input is our noisy sample, and its answer a guess of the data:
+
+    .. math:: \sigma = \frac{t}{1 - t}, \qquad x = \frac{x_t}{1 - t} = x_0 + \sigma z, \qquad
+              D(x, \sigma) = x_t - t\,v(x_t, t) = \frac{x - \sigma\,v\big(x / (1+\sigma),\ \sigma / (1+\sigma)\big)}{1 + \sigma}
+
+    At t = 1 there is no data left and σ is infinite. Walks therefore begin at ``last``, where σ is ``sigma_max``; above it a σ is refused
+    (where it is a number, or a tensor on the CPU).
+
+    Args:
+        network: v, called as ``network(x_t, t, **cond)`` with t (B,).
+        last: the greatest t, below 1; at .999 σ is 999.
+
+    Source: Lipman et al. 2023 and Liu et al. 2023 for the line; Esser et al. 2024 (Stable Diffusion 3), section 2, for its use here.
+    """
+
+    def __init__(self, network: nn.Module, last: float = 0.999) -> None:
+        super().__init__()
+        if not 0 < last < 1:
+            raise ValueError(f"last = {last}, but a walk begins at a t between 0 and 1, both excluded")
+        self.network, self.last = network, last
+        self.sigma_min, self.sigma_max = 0.0, last / (1 - last)
+
+    def forward(self, x: Tensor, sigma: float | Tensor, **cond: Any) -> Tensor:
+        s = sigma_like(sigma, x)
+        if at_hand(s) and (s > self.sigma_max * 1.001).any():
+            raise ValueError(
+                f"sigma = {s.max():g} lies above {self.sigma_max:g}, where this flow's walks begin (t = {self.last:g})"
+            )
+        time = (s / (1 + s)).flatten().expand(len(x))
+        velocity = self.network(*in_weights(self.network, (x / (1 + s)).to(x.dtype), time), **cond)
+        return ((x - s * velocity) / (1 + s)).to(x.dtype)

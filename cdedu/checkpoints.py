@@ -20,7 +20,7 @@ from cdedu.adapters import IDDPM, VE, VP, DiffusersDenoiser
 from cdedu.data.dataset import Dataset, alike, told
 from cdedu.files import check_weights, read_header, read_json, read_tensors, replacing, sha256, write_tensors
 from cdedu.networks import UNet, bounds
-from cdedu.networks.classifiers import CifarClassifier, CifarReferee, DigitsClassifier
+from cdedu.networks.classifiers import CanvasReferee, CifarClassifier, CifarReferee, DigitsClassifier
 from cdedu.networks.guided import WeightedUNet
 from cdedu.networks.latent import Autoencoder
 from cdedu.recipes import Recipe
@@ -204,7 +204,9 @@ def _average(
 
 _AROUND = {c.__name__: c for c in (Teacher, ConsistencyModel, DiffusersDenoiser, VP, VE, IDDPM)}
 """What can stand around a network in a file."""
-_WHOLE = {c.__name__: c for c in (DigitsClassifier, CifarClassifier, CifarReferee, Autoencoder)}
+_WHOLE = {
+    c.__name__: c for c in (DigitsClassifier, CifarClassifier, CifarReferee, CanvasReferee, Autoencoder)
+}
 """Models that no recipe builds."""
 
 

@@ -24,6 +24,7 @@ from cdedu.checkpoints import WEIGHTS
 from cdedu.course.command import GradeFolder, PlanRun, RaceEntries
 from cdedu.data import SETS, TOYS, Dataset, load_data, to_unit
 from cdedu.files import read_header, sha256
+from cdedu.latents import DistillLatents, EvaluateLatents
 from cdedu.limits import Count, Pixels, Positive, Range, Rate, Seed, Weight, check_memory, check_ranges
 from cdedu.methods.guidance import Labelled
 from cdedu.pretrained import export_pipeline, load_teacher, locate
@@ -181,12 +182,18 @@ class Sample:
     out: Path | None = None
     """The file or, for png, the folder; runs/<recipe>/<model>-<steps>.png, a folder of that name without the ending, or .npz by
     default."""
+    prompt: tuple[str, ...] = ()
+    """What to draw, of a text-to-image pipeline; several texts take turns, each once by default. `@file` has a text in each line."""
+    lora: str | None = None
+    """An adapter for such a pipeline, which makes it a student: a folder or a .safetensors file."""
 
     def __call__(self) -> None:
         from cdedu.plotting import save_samples
 
         device = pick_device(self.device)
         _check_out(self.out, self.format)
+        if self.prompt or self.lora:
+            return self._pictures(device)
         known = self.recipe in recipes or self.recipe.endswith(".toml")
         a_file = "/" in self.recipe or self.recipe.endswith((".safetensors", ".pkl", ".pt"))
         if not known and (a_file or Path(self.recipe).exists()):
@@ -231,6 +238,31 @@ class Sample:
         write = samples.write_folder if self.format == "png" else partial(samples.write_npz, labels=labels)
         done = write(path, drawn, shape, self.number, batch, about)
         print(f"{self.number} samples of {source} in {path}" + f", {done} of them from before" * (done > 0))
+
+    def _pictures(self, device: torch.device) -> None:
+        """Of a text-to-image pipeline."""
+        from cdedu.latents import draw_prompts
+
+        for name in ("weights", "label"):
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"--{name} is not for text-to-image; the pipeline comes first, and --prompt says what to draw"
+                )
+        if self.format == "npz":
+            raise ValueError(
+                "--format npz: pictures of prompts are written as a sheet or as PNG files; choose one of these"
+            )
+        if not self.prompt:
+            raise ValueError('--lora needs --prompt: say what to draw, such as --prompt "a red fox in snow"')
+        number = 0 if self.number == 64 else self.number
+        folder = Path("runs") / Path(self.recipe).name
+        path = self.out or folder / ("pictures.png" if self.format == "sheet" else "pictures")
+        writable(path.parent)
+        draw_prompts(
+            locate(self.recipe), self.prompt, path, steps=self.steps, guidance=self.guidance, lora=self.lora, seed=self.seed, number=number,
+            batch=self.batch or 16, device=device, role=self.model, sheet=self.format == "sheet",
+        )  # fmt: skip
+        print(f"{path}: pictures by {self.recipe}")
 
 
 @dataclass(frozen=True)
@@ -673,7 +705,22 @@ def _model_source(wanted: str | None, folder: Path, recipe: Recipe, role: str) -
 Grade = Annotated[GradeFolder, tyro.conf.subcommand("grade")]
 Plan = Annotated[PlanRun, tyro.conf.subcommand("plan")]
 Race = Annotated[RaceEntries, tyro.conf.subcommand("race")]
-Command = Plan | Train | Distill | Sample | Evaluate | Distance | Captions | Export | Grade | Race
+Latents = Annotated[DistillLatents, tyro.conf.subcommand("distill-latents")]
+Scores = Annotated[EvaluateLatents, tyro.conf.subcommand("evaluate-latents")]
+Command = (
+    Plan
+    | Train
+    | Distill
+    | Latents
+    | Sample
+    | Evaluate
+    | Scores
+    | Distance
+    | Captions
+    | Export
+    | Grade
+    | Race
+)
 
 
 def _option(field: str) -> str:
@@ -687,8 +734,17 @@ def main() -> None:
             setattr(sys, name, io.StringIO())
         else:
             stream.reconfigure(errors="backslashreplace")  # a σ, where there is none
+    words = sys.argv[1:]
+    if words[:2] in (
+        ["distill", "latents"],
+        ["evaluate", "latents"],
+    ):  # with options of their own, and no recipe
+        words = [f"{words[0]}-latents", *words[2:]]
     command = tyro.cli(
-        Command, prog="cdedu", description=f"Consistency distillation. Recipes: {', '.join(recipes)}."
+        Command,
+        args=words,
+        prog="cdedu",
+        description=f"Consistency distillation. Recipes: {', '.join(recipes)}.",
     )  # type: ignore[call-overload]
     try:
         check_ranges(command, _option)

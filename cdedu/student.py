@@ -108,7 +108,7 @@ class EMA(AveragedModel):
         """One step of the average. The count of the steps stays on the CPU, so that no GPU is waited for."""
         rate = _check_rate(self.rate if rate is None else rate)
         mine, new = ([*m.parameters(), *m.buffers()] for m in (self.module, model))
-        moving = [t.is_floating_point() for t in mine]
+        moving = [t.is_floating_point() and t is not now for t, now in zip(mine, new, strict=True)]
         torch._foreach_lerp_(
             [*compress(mine, moving)], [*compress(new, moving)], 1 - rate if self.n_averaged else 1.0
         )

@@ -232,7 +232,7 @@ def distill(
         method: :func:`distillation`, :func:`easy`, :func:`continuous` or a function of your own, called as
             ``method(setting, part, teacher=...)`` for the losses of a part of a batch; the recipe's by default.
         data, device, resume, start, runtime: as in :func:`train_teacher`.
-        options: what the method takes besides: ``distance`` and ``loss`` of :func:`distillation`.
+        options: what the method takes besides: ``distance``, ``loss`` and ``sigmas`` of :func:`distillation`.
 
     Raises:
         ValueError: for an option that the method does not take.
@@ -322,18 +322,24 @@ def distillation(
     teacher: Denoiser,
     loss: Callable[..., Tensor] | None = None,
     distance: Distance | None = None,
+    sigmas: Tensor | None = None,
 ) -> Tensor:
     """Consistency distillation: the losses of a part of a batch, (B,).
 
     Args:
+        sigmas: a noise grid in place of the recipe's, such as LCM's, of which all steps are drawn equally often.
         loss: in place of :func:`~cdedu.losses.distillation_loss`, called like it (see
             :func:`cdedu.methods.latent.skipping_loss`).
         distance: your own d, (B, ...), (B, ...) → (B,), in place of the recipe's.
     """
     solver = solvers.heun_step if run.recipe.student.solver == "heun" else solvers.euler_step
-    x0, options = _on_grid(run, part, None, distance)
+    n = None
+    if sigmas is not None:
+        n = len(sigmas)
+        run.grids[n] = sigmas.to(run.batches.device), torch.ones(n - 1, device=run.batches.device)
+    x0, options = _on_grid(run, part, n, distance)
     loss = loss or distillation_loss
-    return loss(run.model, run.target, teacher, x0, run.sigmas(), solver=solver, **options)
+    return loss(run.model, run.target, teacher, x0, run.sigmas(n), solver=solver, **options)
 
 
 def consistency(

@@ -15,7 +15,8 @@ def weight_like(weight: Weight | None, x: Tensor) -> Tensor:
     """w as a tensor that broadcasts over x."""
     if weight is None:
         raise ValueError("guidance: no weight was fixed, so each call must give one: guidance=2.0")
-    w = torch.as_tensor(weight, dtype=torch.float32, device=x.device)
+    w = torch.as_tensor(weight, device=x.device)
+    w = w if w.dtype == torch.float64 else w.float()
     if w.ndim and w.shape != x.shape[:1]:
         raise ValueError(f"guidance has shape {tuple(w.shape)}; give a number or ({len(x)},)")
     return per_sample(w, x) if w.ndim else w

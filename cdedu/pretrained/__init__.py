@@ -33,7 +33,8 @@ def load_teacher(source: str | Path | Callable[..., Any]) -> Any:
             - a file of openai's consistency models (``.pt``), such as ``edm_imagenet64_ema.pt``, a ``Teacher``, or
               ``cd_imagenet64_l2.pt``, a student;
             - a folder saved by diffusers: a DDPM (:class:`~cdedu.adapters.DiffusersDenoiser`); EDM, by its scheduler, which is a
-              ``Teacher``; or a consistency model, which comes back as the student that it is;
+              ``Teacher``; a consistency model, which comes back as the student that it is; or a text-to-image pipeline
+              (:func:`~cdedu.pretrained.text_to_image.load_text_to_image`);
             - ``owner/name`` on the Hugging Face hub, whose client resumes downloads and checks their hashes;
             - an ``https://`` address of a file, or of a model on the hub; ``#sha256=...`` at its end has the file checked;
             - any callable ``D(x, sigma, **cond)``, which is returned as it is.
@@ -50,7 +51,9 @@ def load_teacher(source: str | Path | Callable[..., Any]) -> Any:
         return source
     path = locate(source)
     if path.is_dir():
-        return load_diffusers(path)
+        from cdedu.pretrained.text_to_image import is_text_to_image, load_text_to_image
+
+        return load_text_to_image(path) if is_text_to_image(path) else load_diffusers(path)
     if path.suffix == ".safetensors":
         return checkpoints.load(path)
     if path.suffix == ".pt":
@@ -88,6 +91,8 @@ def locate(source: str | Path) -> Path:
             ) from None
     if "/" in name or path.suffix:
         raise FileNotFoundError(f"there is no checkpoint {name}")
+    if (checkpoints.WEIGHTS / name / "model_index.json").is_file():
+        return checkpoints.WEIGHTS / name
     return checkpoints.shipped(name)
 
 
@@ -95,8 +100,18 @@ def _from_hub(name: str) -> Path:
     """A model on the hub: its configuration and weights, the older kind of weights only where there are no safetensors."""
     from huggingface_hub import snapshot_download
 
+    from cdedu.pretrained.text_to_image import is_text_to_image
+
     try:
-        folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+        folder = Path(snapshot_download(name, allow_patterns=["*.json"]))
+        if is_text_to_image(folder):  # the parts alone: beside them lie copies in other forms and precisions
+            parts = ["*/*.safetensors", "*/*.txt", "*/*.model"]
+            return Path(
+                snapshot_download(
+                    name, allow_patterns=parts, ignore_patterns=["*.fp16.*", "*non_ema*", "safety_checker/*"]
+                )
+            )
+        snapshot_download(name, allow_patterns=["*.safetensors"])
         if not any(folder.rglob("*.safetensors")):
             snapshot_download(name, allow_patterns=["*.bin"])
         return folder
