@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import cdedu
-from cdedu.adapters import DiffusersDenoiser
+from cdedu.adapters import IDDPM, DiffusersDenoiser
 from cdedu.networks import MLP, unet
 from cdedu.pretrained import export_onnx
 from cdedu.pretrained.onnx import _Graph
@@ -60,6 +60,17 @@ def test_the_sampler_may_use_the_graph(image_teacher, image_graph):
     x, sigmas = 80 * torch.randn(3, 1, 4, 4), cdedu.karras_sigmas(4)
     assert torch.allclose(
         cdedu.sample_heun(graph, x, sigmas), cdedu.sample_heun(image_teacher, x, sigmas), atol=1e-4
+    )
+
+
+def test_a_network_that_is_told_the_nearest_of_its_levels(tmp_path):
+    torch.manual_seed(0)
+    model = IDDPM(unet(4, 1, widths=(8, 8)), 50).eval()
+    assert export_onnx(model, tmp_path / "m.onnx", shape=(1, 4, 4)) < 1e-5
+    sigma = torch.linspace(-4, 4, 9).exp()
+    x = sigma[:, None, None, None] * torch.randn(9, 1, 4, 4)
+    assert torch.allclose(
+        run(tmp_path / "m.onnx", x=x, sigma=sigma), model(x, sigma).detach(), rtol=1e-4, atol=1e-5
     )
 
 
