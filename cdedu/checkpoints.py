@@ -199,7 +199,9 @@ def _average(
 
 _AROUND = {c.__name__: c for c in (Teacher, ConsistencyModel, DiffusersDenoiser, VP, VE)}
 """What can stand around a network in a file."""
-_WHOLE = {c.__name__: c for c in (DigitsClassifier, CifarClassifier, CifarReferee, CanvasReferee, Autoencoder)}
+_WHOLE = {
+    c.__name__: c for c in (DigitsClassifier, CifarClassifier, CifarReferee, CanvasReferee, Autoencoder)
+}
 """Models that no recipe builds."""
 
 

@@ -189,7 +189,9 @@ def frozen_classifier(data: Dataset) -> DigitsClassifier | CifarClassifier | Non
 
 
 @torch.no_grad()
-def features(classifier: DigitsClassifier | CifarClassifier | CanvasReferee, x: Tensor, batch: int = 1000) -> Tensor:
+def features(
+    classifier: DigitsClassifier | CifarClassifier | CanvasReferee, x: Tensor, batch: int = 1000
+) -> Tensor:
     """Features of many images, (n, C, H, W) → (n, d)."""
     return torch.cat([classifier.features(part) for part in x.split(batch)])
 

@@ -466,7 +466,11 @@ class TextToImage:
             guided = (
                 model if guidance is None else GuidedDenoiser(model, guidance, len(self.network.prompts) - 1)
             )
-            latents = sample_euler(
-                guided, x, torch.tensor(levels, dtype=torch.float64), progress=progress, **cond
+            grid = torch.tensor(levels, dtype=torch.float64)
+            alone = len(levels) == 1  # no grid, but a guess
+            latents = (
+                guided(x, levels[0], **cond)
+                if alone
+                else sample_euler(guided, x, grid, progress=progress, **cond)
             )
         return self.decode(latents)
