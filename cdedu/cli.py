@@ -24,7 +24,7 @@ from cdedu.checkpoints import WEIGHTS
 from cdedu.course.command import GradeFolder, PlanRun, RaceEntries
 from cdedu.data import SETS, TOYS, Dataset, load_data, to_unit
 from cdedu.files import read_header, sha256
-from cdedu.latents import DistillLatents
+from cdedu.latents import DistillLatents, EvaluateLatents
 from cdedu.limits import Count, Pixels, Positive, Range, Rate, Seed, Weight, check_memory, check_ranges
 from cdedu.methods.guidance import Labelled
 from cdedu.pretrained import export_pipeline, load_teacher, locate
@@ -183,7 +183,7 @@ class Sample:
     """The file or, for png, the folder; runs/<recipe>/<model>-<steps>.png, a folder of that name without the ending, or .npz by
     default."""
     prompt: tuple[str, ...] = ()
-    """What to draw, of a text-to-image pipeline; several texts take turns."""
+    """What to draw, of a text-to-image pipeline; several texts take turns, each once by default. `@file` has a text in each line."""
     lora: str | None = None
     """An adapter for such a pipeline, which makes it a student: a folder or a .safetensors file."""
 
@@ -248,20 +248,21 @@ class Sample:
                 raise ValueError(
                     f"--{name} is not for text-to-image; the pipeline comes first, and --prompt says what to draw"
                 )
-        if self.format != "sheet":
+        if self.format == "npz":
             raise ValueError(
-                f"--format {self.format}: pictures of prompts are written as a sheet; leave it out"
+                "--format npz: pictures of prompts are written as a sheet or as PNG files; choose one of these"
             )
         if not self.prompt:
             raise ValueError('--lora needs --prompt: say what to draw, such as --prompt "a red fox in snow"')
-        number = len(self.prompt) if self.number == 64 else self.number
-        path = self.out or Path("runs") / Path(self.recipe).name / "pictures.png"
+        number = 0 if self.number == 64 else self.number
+        folder = Path("runs") / Path(self.recipe).name
+        path = self.out or folder / ("pictures.png" if self.format == "sheet" else "pictures")
         writable(path.parent)
         draw_prompts(
             locate(self.recipe), self.prompt, path, steps=self.steps, guidance=self.guidance, lora=self.lora, seed=self.seed, number=number,
-            device=device, role=self.model,
+            batch=self.batch or 16, device=device, role=self.model, sheet=self.format == "sheet",
         )  # fmt: skip
-        print(f"{number} pictures by {self.recipe} in {path}")
+        print(f"{path}: pictures by {self.recipe}")
 
 
 @dataclass(frozen=True)
@@ -705,7 +706,21 @@ Grade = Annotated[GradeFolder, tyro.conf.subcommand("grade")]
 Plan = Annotated[PlanRun, tyro.conf.subcommand("plan")]
 Race = Annotated[RaceEntries, tyro.conf.subcommand("race")]
 Latents = Annotated[DistillLatents, tyro.conf.subcommand("distill-latents")]
-Command = Plan | Train | Distill | Latents | Sample | Evaluate | Distance | Captions | Export | Grade | Race
+Scores = Annotated[EvaluateLatents, tyro.conf.subcommand("evaluate-latents")]
+Command = (
+    Plan
+    | Train
+    | Distill
+    | Latents
+    | Sample
+    | Evaluate
+    | Scores
+    | Distance
+    | Captions
+    | Export
+    | Grade
+    | Race
+)
 
 
 def _option(field: str) -> str:
@@ -720,8 +735,11 @@ def main() -> None:
         else:
             stream.reconfigure(errors="backslashreplace")  # a σ, where there is none
     words = sys.argv[1:]
-    if words[:2] == ["distill", "latents"]:  # a method with options of its own, and no recipe
-        words = ["distill-latents", *words[2:]]
+    if words[:2] in (
+        ["distill", "latents"],
+        ["evaluate", "latents"],
+    ):  # with options of their own, and no recipe
+        words = [f"{words[0]}-latents", *words[2:]]
     command = tyro.cli(
         Command,
         args=words,

@@ -1,8 +1,13 @@
 """``cdedu distill latents`` and ``cdedu sample <pipeline> --prompt``: text-to-image on the command line."""
 
+import json
+import shlex
 import shutil
+import sys
+import time
 from collections import deque
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,11 +16,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from cdedu.checkpoints import load_state, sha256
-from cdedu.files import read_header
+from cdedu.data.dataset import to_uint8
+from cdedu.files import read_header, replacing
 from cdedu.limits import Count, Positive, Rate, Seed, Weight, Whole
 from cdedu.methods.text import TextStage, distill_text, text_student
 from cdedu.pretrained import locate
 from cdedu.recipes import Network, Recipe
+from cdedu.records import write_record
 from cdedu.runs import Run, writable, write_run_record
 from cdedu.training import State
 
@@ -140,7 +147,10 @@ class DistillLatents:
         runtime = _runtime(self, Recipe("latents", data="", network=Network("foreign")))
         writable(self.out)
         writable(self.results)
-        model = load_text_to_image(locate(self.teacher), student=False)
+        frozen = self.lora and runtime.precision == "bf16"  # weights that are trained stay in float32
+        model = load_text_to_image(
+            locate(self.teacher), student=False, dtype=torch.bfloat16 if frozen else torch.float32
+        )
         pipeline = model.pipeline
         size = self.size or tuple(side * pipeline.scale for side in pipeline.shape[1:])
         if any(side % (2 * pipeline.scale if pipeline.flow else pipeline.scale) for side in size):
@@ -191,23 +201,146 @@ def draw_prompts(
     lora: str | None,
     seed: int,
     number: int,
+    batch: int,
     device: torch.device,
     role: str | None = None,
-) -> Tensor:
-    """Pictures of prompts on one sheet; returns them, (n, 3, H, W)."""
+    sheet: bool = True,
+) -> None:
+    """Pictures of prompts, which take turns, on one sheet or in a folder; each has a noise of its own. ``@file`` is a text for each line."""
     from cdedu.plotting import save_samples
     from cdedu.pretrained.text_to_image import load_text_to_image
 
+    if len(prompts) == 1 and prompts[0].startswith("@"):
+        path = Path(prompts[0][1:])
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no file of texts {path}; give one text a line")
+        prompts = tuple(
+            line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
+        )
     as_student = None if role is None and lora is None else role != "teacher"
     model = load_text_to_image(folder, lora=lora, student=as_student)
-    student = model is not model.pipeline.denoiser
     model.pipeline.pipe.to(device)
     model.pipeline.read(prompts)
-    labels = torch.arange(number) % len(prompts)
-    k = steps or (4 if student else 25)
-    generators = [torch.Generator().manual_seed(seed + i) for i in range(number)]
-    x = model.pipeline.draw(
-        labels, k, guidance, generators, progress=lambda levels: tqdm(levels, unit="call")
-    )
-    save_samples(out, x.float().cpu(), ", ".join(prompts)[:80])
-    return x
+    labels = torch.arange(number or len(prompts)) % len(prompts)
+    k = steps or (25 if model is model.pipeline.denoiser else 4)
+    parts = []
+    for some in tqdm(labels.split(batch), unit="batch", disable=len(labels) <= batch):
+        first = len(parts) * batch
+        noise = [torch.Generator().manual_seed(seed + first + i) for i in range(len(some))]
+        parts.append(
+            model.pipeline.draw(
+                some, k, guidance, noise, progress=lambda levels: tqdm(levels, unit="call", leave=False)
+            )
+            .float()
+            .cpu()
+        )
+    x = torch.cat(parts)
+    if sheet:
+        save_samples(out, x, ", ".join(prompts)[:80])
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        write_pictures(x, [prompts[i] for i in labels], out)
+
+
+def write_pictures(x: Tensor, prompts: list[str], folder: Path) -> None:
+    """Pictures as PNG files, with ``captions.json`` beside them, which ``cdedu captions`` scores."""
+    from PIL import Image
+
+    names = [f"{i:05d}.png" for i in range(len(x))]
+    for name, picture in zip(names, to_uint8(x.float().cpu()), strict=True):
+        with replacing(folder / name) as temporary:
+            Image.fromarray(picture.permute(1, 2, 0).numpy()).save(temporary, format="png")
+    with replacing(folder / "captions.json") as temporary:
+        temporary.write_text(json.dumps(dict(zip(names, prompts, strict=True)), indent=1), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class EvaluateLatents:
+    """Measure a text-to-image teacher and its student by what a referee reads in their pictures. Also called as `cdedu evaluate latents`.
+
+    The pictures are the captioned digits that come with the course. For other pictures, `cdedu sample ... --format png` draws a folder,
+    and `cdedu captions` scores it.
+    """
+
+    teacher: str = "captioned-teacher"
+    """A pipeline of diffusers, or the one that comes with the course."""
+    student: str | None = None
+    """A whole student's pipeline."""
+    lora: str | None = None
+    """An adapter over the teacher."""
+    steps: tuple[Count, ...] = (1, 2, 4)
+    """Network evaluations of the student."""
+    teacher_steps: tuple[Count, ...] = (4, 50)
+    """Steps of the teacher, each of them two evaluations."""
+    guidance: Weight = 4.0
+    """The teacher's guidance weight, and that of a student which takes it as an input."""
+    each: Count = 2
+    """Pictures of each of the 240 captions."""
+    seeds: Count = 3
+    """Draws of all of them; medians are printed."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps, or auto: the fastest there is."""
+    results: Path = Path("results/runs")
+    """Folder of the results record."""
+
+    def __call__(self) -> None:
+        from cdedu.pretrained.text_to_image import load_text_to_image
+        from cdedu.runtime import pick_device
+
+        device = pick_device(self.device)
+        writable(self.results)
+        start, rows = time.perf_counter(), dict[str, Any]()
+        teacher = load_text_to_image(locate(self.teacher), student=False)
+        models = [("teacher", teacher, self.teacher_steps, self.guidance)]
+        for name, lora in ((self.student, None), (self.teacher if self.lora else None, self.lora)):
+            if name is not None:
+                model = load_text_to_image(locate(name), lora=lora, student=True)
+                told = getattr(model.pipeline.network.net.config, "time_cond_proj_dim", None)
+                models.append(
+                    (
+                        "student" if lora is None else "lora",
+                        model,
+                        self.steps,
+                        self.guidance if told else None,
+                    )
+                )
+        for role, model, counts, weight in models:
+            model.pipeline.pipe.to(device)
+            for k in counts:
+                rows[f"{role}_{k}"] = row = score_canvases(model, k, weight, self.each, self.seeds)
+                print(
+                    f"{role}, {k} steps: "
+                    + ", ".join(f"{name} {m['median']:.3g}" for name, m in row.items()),
+                    flush=True,
+                )
+        weights = {role: model.pipeline.digest() for role, model, *_ in models}
+        path = write_record(
+            self.results / f"latents-evaluate-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S-%f')}.json", metrics=rows,
+            command=shlex.join(["cdedu", *sys.argv[1:]]), seconds=time.perf_counter() - start, device=str(device), weights=weights,
+            settings=asdict(self) | {"results": None, "device": None},
+        )  # fmt: skip
+        print(f"record: {path}")
+
+
+def score_canvases(
+    model: Any, steps: int, guidance: float | None, each: int = 2, seeds: int = 3, batch: int = 240
+) -> dict[str, dict[str, float]]:
+    """What the referee reads in pictures of all captions: the share that is right in each attribute and in ``all``, and the Fréchet
+    distance ``fd`` in its features to as many canvases of held-out digits; median, least and greatest over sampling seeds."""
+    from cdedu.data.canvases import NAMES, canvases, caption, combinations
+    from cdedu.evaluation import canvas_referee, frechet_distance, spread
+
+    referee, wanted = canvas_referee(), combinations().repeat(each, 1)
+    labels = model.pipeline.read([caption(a) for a in combinations()]).repeat(each)
+    runs = []
+    for seed in range(seeds):
+        generator = torch.Generator().manual_seed(seed)
+        parts = [model.pipeline.draw(part, steps, guidance, generator) for part in labels.split(batch)]
+        x = torch.cat(parts).float().cpu()
+        right = referee.read(x) == wanted
+        real = canvases(len(x), seed=10_000 + seed, held_out=True).images
+        with torch.no_grad():
+            fd = frechet_distance(referee.features(real), referee.features(x))
+        shares = {name: float(right[:, i].float().mean()) for i, name in enumerate(NAMES)}
+        runs.append({"fd": fd, **shares, "all": float(right.all(1).float().mean())})
+    return {name: spread([run[name] for run in runs]) for name in runs[0]}

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from cdedu.limits import Count, Pixels, Positive, Range, Seed, Weight
+from cdedu.limits import Count, Pixels, Positive, Range, Seed, Weight, Whole
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class PlanRun:
     """Estimate what a run needs before you rent a GPU: memory, images a second, hours, price."""
 
     recipe: tyro.conf.Positional[str]
-    """Name of a recipe, such as cifar10; or a TOML file with one of your own."""
+    """Name of a recipe, such as cifar10; a TOML file with one of your own; or a text-to-image model: sd15, sdxl, sd3 or flux."""
     gpu: str | None = None
     """Kind of GPU, such as t4, a100, a100-80, h100 or rtx4090; this machine's by default."""
     gpus: Count = 1
@@ -35,10 +35,39 @@ class PlanRun:
     """GB of a GPU that is not in the table."""
     shape: tuple[Pixels, ...] | None = None
     """Of one sample of your own data, such as 3 64 64."""
+    lora: Whole | None = None
+    """Of a text-to-image model: rank of the adapter, 64 by default; 0 trains the whole network."""
+    batch: Count | None = None
+    """Of a text-to-image model: pictures a step, 16 by default."""
+    steps: Count | None = None
+    """Of a text-to-image model: steps of the optimiser, 1,000 by default."""
+    checkpointing: bool = False
+    """Of a text-to-image model: compute activations twice to save memory."""
 
     def __call__(self) -> None:
         from cdedu.course.plan import plan
+        from cdedu.course.plan_text import MODELS, plan_text
 
+        own = {
+            name: getattr(self, name)
+            for name in ("lora", "batch", "steps")
+            if getattr(self, name) is not None
+        }
+        if self.recipe in MODELS:
+            if self.shape or self.role == "teacher":
+                raise ValueError(
+                    f"{self.recipe}: only its student is planned, at the model's own size; leave --shape and --role out"
+                )
+            shared = {name: getattr(self, name) for name in ("share", "price", "precision", "peak", "memory")}
+            print(
+                plan_text(self.recipe, self.gpu, self.gpus, checkpointing=self.checkpointing, **own, **shared)
+            )
+            return
+        if own or self.checkpointing:
+            name = next(iter(own), "checkpointing")
+            raise ValueError(
+                f"--{name} is for {', '.join(MODELS)}; what {self.recipe} takes is in its recipe"
+            )
         options = {
             name: getattr(self, name) for name in ("share", "price", "precision", "peak", "memory", "shape")
         }

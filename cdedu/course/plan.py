@@ -236,9 +236,12 @@ class Plan:
             (f"{self.recipe}, {self.role}", f"{self.gpus} × {self.gpu}, {self.precision}"),
             ("---", "---:"),
             ("parameters", f"{self.parameters / 1e6:,.1f} M"),
-            ("training images", f"{self.images / 1e6:,.1f} M"),
+            ("training images", f"{self.images / 1e6:,.1f} M" if self.images >= 1e5 else f"{self.images:,}"),
             ("one of them costs", f"{self.flops / 1e9:,.3g} GFLOP{lpips}"),
-            (f"images a second, at {self.share:.0%} of the peak", f"{self.rate:,.0f}"),
+            (
+                f"images a second, at {self.share:.0%} of the peak",
+                f"{self.rate:,.0f}" if self.rate >= 10 else f"{self.rate:.2g}",
+            ),
             ("hours", _short(self.hours)),
         ]
         if self.cost is not None:

@@ -78,6 +78,8 @@ def locate(source: str | Path) -> Path:
             ) from None
     if "/" in name or path.suffix:
         raise FileNotFoundError(f"there is no checkpoint {name}")
+    if (checkpoints.WEIGHTS / name / "model_index.json").is_file():
+        return checkpoints.WEIGHTS / name
     return checkpoints.shipped(name)
 
 

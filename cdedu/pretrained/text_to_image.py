@@ -10,6 +10,7 @@ A folder is looked at before anything is made of it: which classes it names, tha
 many as the configurations want. Nothing in it is run.
 """
 
+import hashlib
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -322,6 +323,14 @@ class TextToImage:
             self.denoiser = DiffusersDenoiser(self.network, alphas, prediction)
         self.header = Header(self.shape)
         self.model = self._around(self.denoiser)
+
+    def digest(self) -> str:
+        """A hash of the network's weights."""
+        found = hashlib.sha256()
+        for name, t in sorted(self.network.net.state_dict().items()):
+            found.update(name.encode())
+            found.update(t.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        return found.hexdigest()[:16]
 
     def _around(self, model: Any) -> Any:
         model.header, model.pipeline = self.header, self
