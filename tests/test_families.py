@@ -79,7 +79,7 @@ def edm(folder: Path) -> None:
     teacher = Teacher(recipe.network.build((1, 8, 8)))
     checkpoints.save(folder / "teacher.safetensors", teacher, recipe, (1, 8, 8))
     *_, state = distill(recipe, load_teacher(folder / "teacher.safetensors"), pixels())
-    export_onnx(state.result, folder / "student.onnx", (1, 8, 8))
+    export_onnx(state.result, folder / "student.onnx", shape=(1, 8, 8))
     assert (folder / "student.onnx").stat().st_size > 1000
 
 
