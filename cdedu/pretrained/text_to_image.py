@@ -30,9 +30,7 @@ from cdedu.methods.latent import LatentConsistencyModel
 from cdedu.networks import bounds
 from cdedu.networks.text import FluxTransformer, Prompts, TextNetwork, TextTransformer, TextUNet
 from cdedu.noise import Generators, normal
-from cdedu.pretrained.diffusers import _reason as reason
-from cdedu.pretrained.diffusers import _schedule as schedule
-from cdedu.pretrained.diffusers import _sizes as sizes
+from cdedu.pretrained.diffusers import reason, schedule, sizes
 from cdedu.samplers import Progress, sample_consistency, sample_euler
 
 LARGEST = 2**20
