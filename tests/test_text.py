@@ -395,6 +395,14 @@ def pickled(folder: Path) -> None:
         path.unlink()
 
 
+def rename(path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(path)
+    tensors["another"] = tensors.pop(min(tensors))
+    save_file(tensors, path)
+
+
 BROKEN = {
     "code of its own": (lambda f: (f / "unet" / "model.py").write_text("raise SystemExit"), "never run"),
     "auto_map": (lambda f: change(f / "text_encoder/config.json", auto_map={"AutoModel": "a.B"}), "auto_map"),
@@ -431,6 +439,7 @@ BROKEN = {
         lambda f: change(f / "text_encoder/config.json", num_hidden_layers=100_000),
         "num_hidden_layers",
     ),
+    "a tensor of another name": (lambda f: rename(f / "unet/diffusion_pytorch_model.safetensors"), "lack the tensor"),
     "too few weights": (
         lambda f: change(f / "unet/config.json", cross_attention_dim=4096),
         "its weights are",

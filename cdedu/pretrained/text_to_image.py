@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -164,6 +165,23 @@ def _check_part(folder: Path, kind: str) -> None:
     wanted = sum(math.prod(p.shape) for p in bare.parameters())
     if wanted > sum(numbers) * 1.01 + 1000:
         raise ValueError(f"its weights are {sum(numbers):,} numbers, but its network has {wanted:,}")
+    names = {name for path in files if path.suffix == ".safetensors" for name in _names(path)}
+    if any(".proj_attn." in name for name in names):  # an early autoencoder, whose names diffusers translates
+        return
+    for name, parameter in bare.named_parameters():
+        # transformers has put text models under a name of their own, and taken it off again.
+        if not {name, f"text_model.{name}", name.removeprefix("text_model.")} & names and not _tied(name, bare):
+            raise ValueError(f"its weights lack the tensor {name:.80}, {tuple(parameter.shape)}, which would be left at random numbers")
+
+
+def _names(path: Path) -> list[str]:
+    with safe_open(path, framework="pt") as file:
+        return list(file.keys())
+
+
+def _tied(name: str, network: nn.Module) -> bool:
+    """Whether a tensor is another one's under a second name, as T5's two embeddings are."""
+    return name in (getattr(network, "_tied_weights_keys", None) or ())
 
 
 def _check_numbers(value: Any, tensors: int, place: str = "config.json") -> None:
