@@ -337,6 +337,33 @@ def test_latent_weights(monkeypatch, tmp_path, weights):
     assert cdedu.load("labelled-digits-teacher").header.recipe.teacher.steps == 2
 
 
+def test_captioned_weights(monkeypatch, tmp_path, weights):
+    """At a tiny size; started again with another length, a stage says so instead of going on."""
+    pytest.importorskip("transformers")
+    module = importlib.import_module("scripts.weights.captioned")
+    short = {"steps": 2, "batch": 4}
+    tiny = {part: {**module.SETTINGS[part], **short} for part in ("referee", "autoencoder", "teacher")}
+    tiny["canvases"] = {"train": 200, "seed": 0, "test": 80, "test_seed": 1}
+    tiny["measure"] = {"each": 1, "guidance": [1.0, 4.0], "steps": [2], "seed": 3}
+    plan = {"FOLDER": "tiny-teacher", "SETTINGS": tiny}
+    words = ("--state", str(tmp_path / "state"))
+    run(monkeypatch, tmp_path, "scripts.weights.captioned", *words, "--results", str(tmp_path), **plan)
+    made = read_record(tmp_path / "captioned.json")
+    assert made["metrics"]["training"]["teacher"]["loss"] > 0
+    assert "tiny-teacher/unet/diffusion_pytorch_model.safetensors" in made["weights"]
+    tiny["autoencoder"]["steps"] = 3
+    with pytest.raises(ValueError, match=r"autoencoder\.safetensors was made by the plan .*; take that one"):
+        run(
+            monkeypatch,
+            tmp_path,
+            "scripts.weights.captioned",
+            *words,
+            "--results",
+            str(tmp_path / "b"),
+            **plan,
+        )
+
+
 def test_the_other_weights(monkeypatch, tmp_path, weights):
     for kind in ("frames", "points"):
         tiny(monkeypatch, kind)

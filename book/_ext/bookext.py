@@ -30,14 +30,14 @@ EQUATIONS = ROOT / "book" / "equations.yml"
 PAGES = "book/reference/"
 MODULES = {
     "The method": "noise solvers teacher mixture student perceptual losses samplers editing",
-    "Data and networks": "data data.images data.pixels data.video data.points data.modes networks networks.edm networks.guided "
+    "Data and networks": "data data.images data.pixels data.video data.points data.modes data.canvases networks networks.edm networks.guided "
     "networks.latent networks.sets networks.video networks.classifiers networks.bounds networks.text networks.lora data.captioned",
     "A run, from recipe to file": "course.plan course.plan_text recipes limits runtime training checkpoints files records runs samples",
     "Measuring": "evaluation evaluation.protocol evaluation.comparison evaluation.meter evaluation.tuning evaluation.inception evaluation.distance evaluation.captions course.measures.video "
     "course.measures.points course.measures.modes course.measures.links",
     "Other methods": "methods.progressive methods.adversarial methods.dmd methods.flow_map methods.latent methods.text methods.guidance",
-    "Other people's models": "adapters pretrained pretrained.diffusers pretrained.edm pretrained.pickles pretrained.pipeline "
-    "pretrained.onnx pretrained.text_to_image pretrained.text_export pretrained.tiny",
+    "Other people's models": "adapters pretrained pretrained.diffusers pretrained.edm pretrained.openai pretrained.pickles "
+    "pretrained.pipeline pretrained.onnx pretrained.text_to_image pretrained.text_export pretrained.tiny",
     "Figures and sliders": "plotting course.interactive course.widgets",
     "Exercises and grading": "course.checks course.quiz course.grading course.race",
     "Command line": "fitting latents cli",

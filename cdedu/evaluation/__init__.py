@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cdedu.checkpoints import load
 from cdedu.data import Dataset
-from cdedu.networks.classifiers import CifarClassifier, CifarReferee, DigitsClassifier
+from cdedu.networks.classifiers import CanvasReferee, CifarClassifier, CifarReferee, DigitsClassifier
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> float:
@@ -163,6 +163,11 @@ def cifar_referee() -> CifarReferee:
     return load("cifar10-jpeg-referee").requires_grad_(False)
 
 
+def canvas_referee() -> CanvasReferee:
+    """The frozen referee of captioned canvases; how often it is right itself stands in the record ``captioned``."""
+    return load("canvases-referee").requires_grad_(False)
+
+
 @torch.no_grad()
 def share_recognised(classifier: nn.Module, x: Tensor, labels: Tensor, batch: int = 500) -> float:
     """Share of images (n, ...) in which a classifier sees the class that was asked for, (n,)."""
@@ -184,7 +189,9 @@ def frozen_classifier(data: Dataset) -> DigitsClassifier | CifarClassifier | Non
 
 
 @torch.no_grad()
-def features(classifier: DigitsClassifier | CifarClassifier, x: Tensor, batch: int = 1000) -> Tensor:
+def features(
+    classifier: DigitsClassifier | CifarClassifier | CanvasReferee, x: Tensor, batch: int = 1000
+) -> Tensor:
     """Features of many images, (n, C, H, W) → (n, d)."""
     return torch.cat([classifier.features(part) for part in x.split(batch)])
 

@@ -1,6 +1,9 @@
 """Small frozen classifiers: in their features samples are compared, as elsewhere in those of Inception."""
 
+import torch
 from torch import Tensor, nn
+
+from cdedu.data.canvases import VALUES
 
 
 class _Classifier(nn.Module):
@@ -59,6 +62,35 @@ class CifarReferee(_Classifier):
         for c_in, c_out in ((16, 48), (48, 96), (96, 160)):
             layers += [*_convolution(c_in, c_out, 2), nn.ReLU(), _Residual(c_out)]
         super().__init__(160, *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+class CanvasReferee(nn.Module):
+    """Says which count, shade, digit and place a canvas shows (:mod:`cdedu.data.canvases`); its weights come with the course.
+
+    Its 64 features stand in for Inception's. The channels of a picture are averaged, so gray pictures may have one or three.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for c_in, c_out, stride in ((1, 24, 2), (24, 48, 1), (48, 64, 2), (64, 64, 2)):
+            layers += [*_convolution(c_in, c_out, stride), nn.SiLU()]
+        self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * 16, 64), nn.SiLU())
+        self.heads = nn.ModuleList(nn.Linear(64, len(values)) for values in VALUES)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Canvases (B, C, 32, 32) in [−1, 1] → (B, 64)."""
+        return self.body(x.mean(1, keepdim=True))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Scores of each attribute's values: (B, 3), (B, 2), (B, 10) and (B, 4)."""
+        features = self.features(x)
+        return tuple(head(features) for head in self.heads)
+
+    @torch.no_grad()
+    def read(self, x: Tensor, batch: int = 500) -> Tensor:
+        """The attributes of many canvases, as :func:`~cdedu.data.canvases.canvases` gives them: (n, 4) int64."""
+        return torch.cat([torch.stack([s.argmax(1) for s in self(part)], 1) for part in x.split(batch)])
 
 
 def _convolution(c_in: int, c_out: int, stride: int = 1) -> list[nn.Module]:

@@ -30,9 +30,7 @@ from cdedu.methods.latent import LatentConsistencyModel
 from cdedu.networks import bounds
 from cdedu.networks.text import FluxTransformer, Prompts, TextNetwork, TextTransformer, TextUNet
 from cdedu.noise import Generators, normal
-from cdedu.pretrained.diffusers import _reason as reason
-from cdedu.pretrained.diffusers import _schedule as schedule
-from cdedu.pretrained.diffusers import _sizes as sizes
+from cdedu.pretrained.diffusers import reason, schedule, sizes
 from cdedu.samplers import Progress, sample_consistency, sample_euler
 
 LARGEST = 2**20
@@ -467,7 +465,11 @@ class TextToImage:
             guided = (
                 model if guidance is None else GuidedDenoiser(model, guidance, len(self.network.prompts) - 1)
             )
-            latents = sample_euler(
-                guided, x, torch.tensor(levels, dtype=torch.float64), progress=progress, **cond
+            grid = torch.tensor(levels, dtype=torch.float64)
+            alone = len(levels) == 1  # no grid, but a guess
+            latents = (
+                guided(x, levels[0], **cond)
+                if alone
+                else sample_euler(guided, x, grid, progress=progress, **cond)
             )
         return self.decode(latents)
