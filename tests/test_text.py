@@ -287,6 +287,13 @@ def test_latents_and_back_are_on_the_scale_of_the_family(tiny):
         torch.testing.assert_close(pipeline.decode(wanted), back)
 
 
+def test_pictures_go_to_where_the_autoencoder_is(tiny):
+    """Those of a folder are on the CPU, the autoencoder on a GPU; meta stands for that."""
+    pipeline = read(tiny["sd"]).pipeline
+    pipeline.pipe.vae.to("meta")
+    assert pipeline.encode(torch.zeros(1, 3, 32, 32)).device.type == "meta"
+
+
 # --- prompts, adapters, training
 
 

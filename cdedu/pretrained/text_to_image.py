@@ -407,7 +407,8 @@ class TextToImage:
         """Latents of images (B, 3, H, W) in [−1, 1]: the means of the autoencoder, on the scale that the network knows."""
         config = self.pipe.vae.config
         images = images.expand(-1, config.in_channels, -1, -1)
-        mean = self.pipe.vae.encode(images.to(self.pipe.vae.dtype)).latent_dist.mean
+        vae = self.pipe.vae
+        mean = vae.encode(images.to(vae.device, vae.dtype)).latent_dist.mean
         return (mean - (config.get("shift_factor") or 0.0)) * config.scaling_factor
 
     @torch.no_grad()
