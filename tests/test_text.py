@@ -203,7 +203,7 @@ def test_an_adapter_draws_in_diffusers_what_it_draws_here(tiny, tmp_path, kind):
     out = export_text(model, state.result, tmp_path / "lora", stage, source=str(tiny[kind]))
     mine = drawn(model, 3, 5, model=state.result)
     assert (mine - before).abs().max() > 1e-3  # it has learned something
-    scheduler = scheduler_of(model)
+    scheduler = scheduler_of(model, stage.points)
     flow = {"sigmas": [s / (1 + s) for s in model.pipeline.levels(3)]} if kind == "sd3" else {}
     if flow:  # its levels are given as they are
         scheduler = type(scheduler).from_config(scheduler.config, shift=1.0)
@@ -446,7 +446,10 @@ BROKEN = {
         lambda f: change(f / "text_encoder/config.json", num_hidden_layers=100_000),
         "num_hidden_layers",
     ),
-    "a tensor of another name": (lambda f: rename(f / "unet/diffusion_pytorch_model.safetensors"), "lack the tensor"),
+    "a tensor of another name": (
+        lambda f: rename(f / "unet/diffusion_pytorch_model.safetensors"),
+        "lack the tensor",
+    ),
     "too few weights": (
         lambda f: change(f / "unet/config.json", cross_attention_dim=4096),
         "its weights are",
