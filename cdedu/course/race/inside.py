@@ -207,7 +207,7 @@ def _result(found: Any) -> dict[str, Any]:
     out: dict[str, Any] = {"kind": _KINDS[kind]}
     for key in ("sigma_data", "sigma_min", "noise_scale", "angle"):
         value = getattr(student, key, None)
-        out[key] = value if value is None or type(value) in (int, float) else str(value)[:60]
+        out[key] = value if value is None or type(value) in (int, float, bool) else str(value)[:60]
     out["weights"] = torch.frombuffer(bytearray(save(tensors)), dtype=torch.uint8)
     try:
         out["levels"] = None if levels is None else [float(level) for level in levels]

@@ -147,7 +147,7 @@ class Race:
         training_seed: of the generator that entries get.
         protocol: how students are measured, the standard by default; its sampling seeds are what an entry must not know.
         seconds: processor time of an entry that spends the whole budget; by default :data:`FREE` and :data:`SLACK` times what its
-            evaluations take on this machine. Who spends less has as much less.
+            evaluations take at the time. Who spends less has as much less.
         own_risk: race also where nothing but Python's own hooks holds entries back.
 
     Raises:
@@ -174,7 +174,8 @@ class Race:
         )
         one = min(seconds_of_one(self._weights, [*self.ruler.shape]) for _ in range(2))
         self._own = max(0.0, seconds - FREE) / budget if seconds else 0.0
-        self.seconds = seconds or math.ceil(FREE + SLACK * budget * one)
+        # Twice what is allowed in the end: a machine that grows busy makes evaluations dearer, for all.
+        self.seconds = seconds or math.ceil(FREE + 2 * SLACK * budget * one)
         limits = Limits(
             wall_seconds=min(86_400, 20 * self.seconds), cpu_seconds=self.seconds, memory_mb=MEMORY_MB
         )
