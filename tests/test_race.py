@@ -411,7 +411,7 @@ def test_a_cheat_gets_no_row_and_hears_why(race, tmp_path, line, said):
         ("import pkgutil", "pkgutil"),
         ("from timeit import timeit", "timeit"),
         ("from unittest import mock", "mock"),
-        ("iter(budget).gi_frame.f_locals", "gi_frame"),
+        ("iter(budget).gi_frame", "gi_frame"),
         ("eval('1')", "eval"),
         ("f = compile", "compile"),
         ("__builtins__", "__builtins__"),
@@ -450,7 +450,7 @@ TRIES = {
         "the meter no longer counts",
     ),
     "the meter switched off for good": (
-        "import torch.utils._python_dispatch as d\n    d._disable_current_modes().__enter__()",
+        "import torch.utils._python_dispatch as d\n    d.kept = d._disable_current_modes()\n    d.kept.__enter__()",
         "the meter no longer counts",
     ),
     "a table without prices": (
@@ -520,7 +520,8 @@ def test_native_code_cannot_fork(race):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
-def test_what_ends_the_race_ends_its_entries():
+@pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGKILL])
+def test_what_ends_the_race_ends_its_entries(which):
     """As `timeout` does it, which sends its signal to all at once."""
     code = "from cdedu.course.grading.judge import Judge, Task\nwith Judge(Task(())) as j, j.sandbox() as p: p.request('run', 'x', 'while True: pass', 60, 60)"
     parent = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
@@ -531,7 +532,7 @@ def test_what_ends_the_race_ends_its_entries():
             time.sleep(0.1)
         time.sleep(0.5)
         everybody = below(parent.pid)
-        os.killpg(parent.pid, signal.SIGTERM)
+        os.killpg(parent.pid, which)
         parent.wait(10)
         while any(Path(f"/proc/{p}").exists() for p in everybody):
             assert time.monotonic() < deadline, entries

@@ -151,23 +151,26 @@ def race(name: str, source: str, weights: Tensor, data: Tensor, limit: float, se
     budget = Budget(teacher, shape, limit)
     _one_thread()
     linecache.cache[name] = (len(source), None, source.splitlines(True), name)
-    printed, unit, seal = _Tail(), budget.unit, _seal(budget)
+    printed, unit, seal, out = _Tail(), budget.unit, _seal(budget), dict[str, Any]()
     try:
         with budget, contextlib.redirect_stdout(printed):
-            space: dict[str, Any] = {"__name__": "entry", "__file__": name}
-            exec(compile(source, name, "exec", dont_inherit=True), space)
-            if not callable(train := space.get("train")):
-                raise RefusedError(
-                    "there is no function train; write def train(teacher, data, budget, generator)"
-                )
-            found = train(teacher, data, budget.handle(), torch.Generator().manual_seed(seed))
-            out = _result(found) | {"evaluations": budget.operations / unit}  # all of it under the meter
-            if seal != _seal(budget) or budget.unit != unit or budget.prices() != PRICES:
-                raise RefusedError(
-                    "the meter no longer counts: the file has changed torch or cdedu; leave both as they are"
-                )
-    except BaseException as error:
-        return _failed(name, error) | {"printed": printed.text}
+            try:
+                space: dict[str, Any] = {"__name__": "entry", "__file__": name}
+                exec(compile(source, name, "exec", dont_inherit=True), space)
+                if not callable(train := space.get("train")):
+                    raise RefusedError(
+                        "there is no function train; write def train(teacher, data, budget, generator)"
+                    )
+                found = train(teacher, data, budget.handle(), torch.Generator().manual_seed(seed))
+                out = _result(found) | {"evaluations": budget.operations / unit}  # all of it under the meter
+                if seal != _seal(budget) or budget.unit != unit or budget.prices() != PRICES:
+                    raise RefusedError(
+                        "the meter no longer counts: the file has changed torch or cdedu; leave both as they are"
+                    )
+            except BaseException as error:
+                out = _failed(name, error)
+    except BaseException as error:  # a meter that is not there cannot be left
+        out = out if "error" in out else _failed(name, error)
     return out | {"printed": printed.text}
 
 
