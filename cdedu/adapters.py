@@ -71,6 +71,44 @@ class VE(nn.Module):
         return (x + s * self.network(*asked, **cond)).to(x.dtype)
 
 
+class IDDPM(nn.Module):
+    r"""A network of improved DDPM, which counts noise in M steps, as in EDM's baseline file for ImageNet.
+
+    .. math:: D(x, \sigma) = x - \sigma\,F\Big(\frac{x}{\sqrt{1+\sigma^2}},\ M - 1 - \arg\min_j |u_j - \sigma|\Big), \qquad
+              u_M = 0, \quad u_{j-1}^2 = \frac{u_j^2 + 1}{\max(\bar\alpha_{j-1} / \bar\alpha_j,\ C_1)} - 1, \qquad
+              \bar\alpha_j = \sin^2 \frac{\pi j}{2 M (C_2 + 1)}
+
+    The network is told the nearest of the noise levels u, so D is not continuous in σ. It was trained for σ from ``sigma_min``
+    = u\ :sub:`M−1` to ``sigma_max`` = u\ :sub:`0`; outside, it is asked all the same.
+
+    Args:
+        network: F, called as ``network(x, c_noise, **cond)``; without the second half of its outputs, a learned variance.
+        steps: M.
+        c_1, c_2: C₁ and C₂, which keep the first and the last step from being too large.
+
+    Source: Nichol & Dhariwal 2021; Karras et al. 2022, table 1.
+    """
+
+    def __init__(self, network: nn.Module, steps: int = 1000, c_1: float = 0.001, c_2: float = 0.008) -> None:
+        super().__init__()
+        self.network, self.steps, self.c_1, self.c_2 = network, steps, c_1, c_2
+        alphas = [math.sin(math.pi / 2 * j / steps / (c_2 + 1)) ** 2 for j in range(steps + 1)]
+        levels = [0.0]
+        for before, alpha in zip(alphas[-2::-1], alphas[:0:-1], strict=True):
+            levels.append(math.sqrt((levels[-1] ** 2 + 1) / max(before / alpha, c_1) - 1))
+        self.sigma_min, self.sigma_max = levels[1], levels[-1]
+        self.levels = torch.tensor(levels[::-1])  # no buffer: half precision would spoil it
+
+    def forward(self, x: Tensor, sigma: float | Tensor, **cond: Any) -> Tensor:
+        s = sigma_like(sigma, x)
+        if self.levels.device != s.device:
+            self.levels = self.levels.to(s.device)
+        nearest = (self.levels - s.flatten()[:, None]).abs().argmin(1)
+        c_noise = (self.steps - 1.0 - nearest).expand(len(x))
+        asked = in_weights(self.network, (x / (1 + s**2).sqrt()).to(x.dtype), c_noise)
+        return (x - s * self.network(*asked, **cond)).to(x.dtype)
+
+
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cdedu.adapters import VE, VP, DiffusersDenoiser
+from cdedu.adapters import IDDPM, VE, VP, DiffusersDenoiser
 from cdedu.data.dataset import Dataset, alike, told
 from cdedu.files import check_weights, read_header, read_json, read_tensors, replacing, sha256, write_tensors
 from cdedu.networks import UNet, bounds
@@ -25,7 +25,7 @@ from cdedu.networks.guided import WeightedUNet
 from cdedu.networks.latent import Autoencoder
 from cdedu.recipes import Recipe
 from cdedu.student import ConsistencyModel, DenoiserStudent
-from cdedu.teacher import Teacher
+from cdedu.teacher import Preconditioned, Teacher
 from cdedu.training import Resume, State
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -76,6 +76,8 @@ class Header:
         if "recipe" in own:
             own["recipe"] = _recipe(own["recipe"])
             own.setdefault("classes", own["recipe"].network.classes)
+        elif isinstance(unet := values.get("unet"), dict):
+            own.setdefault("classes", unet.get("num_class_embeds") or 0)
         own.setdefault("labels", own.get("classes", 0))
         return cls(**own, facts={key: value for key, value in values.items() if key not in known})
 
@@ -91,14 +93,15 @@ def save(
             :func:`~cdedu.pretrained.load_teacher` made of somebody else's files, a :class:`~cdedu.student.DenoiserStudent` over one
             of these; or, without a recipe, a classifier or an autoencoder.
         recipe, shape: from which :func:`load` rebuilds the network; shape is that of one sample. A network of diffusers that no
-            recipe builds is described in the header by its own configuration.
+            recipe builds (without a recipe, or with one whose network is ``foreign``) is described in the header by its own
+            configuration.
         facts: anything for the header that JSON can hold: step, data, metrics.
 
     Raises:
         OSError: if the file cannot be written; the previous one is untouched.
         TypeError: for a model of another kind.
     """
-    what, network = _describe(model)
+    what, network = _describe(model, recipe)
     known = recipe.to_dict() if recipe else None
     write_tensors(path, network.state_dict(), {**what, "recipe": known, "shape": list(shape), **facts})
 
@@ -125,8 +128,7 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Any:
         )
     try:
         header = Header.from_dict(saved)
-        if header.recipe is not None:
-            _check_network(header, len(tensors))
+        _check_network(header, len(tensors))
         with bounds.without_memory():
             network = _network(header)
             bare = network or _rebuild(saved, None)
@@ -172,11 +174,14 @@ def _recipe(values: Any) -> Recipe:
 
 def _check_network(header: Header, count: int) -> None:
     """Raises a ValueError if the network of a header is none, or larger than its file of ``count`` tensors can hold."""
-    network = header.recipe.network  # type: ignore[union-attr]
-    bounds.check_network(network, header.shape)
     if "unet" in header.facts:
         bounds.check_unet(header.facts["unet"])
-    elif network.kind not in ("mlp", "set") and network.depth * len(network.multipliers) > count:
+    if header.recipe is None:
+        return
+    network = header.recipe.network
+    bounds.check_network(network, header.shape)
+    ours = "unet" not in header.facts and network.kind not in ("mlp", "set")
+    if ours and network.depth * len(network.multipliers) > count:
         raise ValueError(
             f"recipe.network.depth = {network.depth} at {len(network.multipliers)} resolutions, but the file has {count} tensors"
         )
@@ -197,7 +202,7 @@ def _average(
     return average, {**what, **{key: value for key, value in header.items() if key not in others}}
 
 
-_AROUND = {c.__name__: c for c in (Teacher, ConsistencyModel, DiffusersDenoiser, VP, VE)}
+_AROUND = {c.__name__: c for c in (Teacher, ConsistencyModel, DiffusersDenoiser, VP, VE, IDDPM)}
 """What can stand around a network in a file."""
 _WHOLE = {
     c.__name__: c for c in (DigitsClassifier, CifarClassifier, CifarReferee, CanvasReferee, Autoencoder)
@@ -211,11 +216,16 @@ def _arguments(kind: type[nn.Module]) -> list[str]:
     return names if kind in _WHOLE.values() else names[1:]
 
 
-def _describe(model: nn.Module) -> tuple[dict[str, Any], nn.Module]:
+def _told(kind: type[nn.Module]) -> set[str]:
+    """What a model may be told after it is made: where it clips; where it does not say so itself, its highest noise level."""
+    return {"clip", "sigma_max"} if issubclass(kind, Preconditioned) else {"clip"}
+
+
+def _describe(model: nn.Module, recipe: Recipe | None) -> tuple[dict[str, Any], nn.Module]:
     """What :func:`_rebuild` needs, and the module whose tensors are saved."""
     name = type(model).__name__
     if isinstance(model, DenoiserStudent):
-        inner, network = _describe(model.denoiser)
+        inner, network = _describe(model.denoiser, recipe)
         unet = {"unet": inner.pop("unet")} if "unet" in inner else {}
         return {"class": name, "sigma_min": model.sigma_min, "denoiser": inner, **unet}, network
     known = _AROUND | _WHOLE
@@ -223,12 +233,12 @@ def _describe(model: nn.Module) -> tuple[dict[str, Any], nn.Module]:
     if kind is None or not isinstance(model, kind):
         raise TypeError(f"save: a {name} is none of {', '.join(known)}, nor a DenoiserStudent over one")
     what: dict[str, Any] = {"class": name, **{key: getattr(model, key) for key in _arguments(kind)}}
-    if getattr(model, "clip", None) is not None:
-        what["clip"] = model.clip
+    what |= {key: value for key in _told(kind) if (value := getattr(model, key, None)) is not None}
     if name in _WHOLE:
         return what, model
     network: nn.Module = model.network  # type: ignore[assignment,no-redef]
-    if isinstance(model, DiffusersDenoiser):
+    theirs = recipe is None or recipe.network.kind == "foreign" or isinstance(model, DiffusersDenoiser)
+    if theirs and isinstance(network, UNet):
         config = json.loads(network.net.to_json_string())  # type: ignore[operator,union-attr]
         what["unet"] = {key: value for key, value in config.items() if not key.startswith("_")}
     return what, network
@@ -236,14 +246,12 @@ def _describe(model: nn.Module) -> tuple[dict[str, Any], nn.Module]:
 
 def _network(header: Header) -> nn.Module | None:
     """The network of the recipe, or the one of diffusers that the header describes; only names and numbers are read."""
-    if header.recipe is None:
-        return None
     if "unet" not in header.facts:
-        return header.recipe.network.build(header.shape)
+        return header.recipe.network.build(header.shape) if header.recipe else None
     from diffusers import UNet2DModel
 
     net = UNet(UNet2DModel(**header.facts["unet"]))
-    return WeightedUNet(net) if header.recipe.network.guided else net
+    return WeightedUNet(net) if header.recipe and header.recipe.network.guided else net
 
 
 def _rebuild(what: dict[str, Any], network: nn.Module | None) -> nn.Module:
@@ -258,8 +266,8 @@ def _rebuild(what: dict[str, Any], network: nn.Module | None) -> nn.Module:
     make = kind if network is None else partial(kind, network)
     hints = {key: signature(kind).parameters[key].annotation for key in _arguments(kind) if key in what}
     model: nn.Module = make(**{key: _value(key, hint, what[key]) for key, hint in hints.items()})
-    if "clip" in what:
-        model.clip = _value("clip", float, what["clip"])
+    for key in what.keys() & _told(kind):
+        setattr(model, key, _value(key, float, what[key]))
     return model
 
 
@@ -280,7 +288,7 @@ def save_state(path: str | Path, state: State, **facts: Any) -> None:
     """Save all that an exact continuation needs; ``facts`` go into the header, beside recipe, role and step."""
     header = {"recipe": state.recipe.to_dict(), "role": state.role, "step": state.step, **facts}
     with suppress(TypeError):  # a model of another kind stays in its state
-        what, network = _describe(state.model)
+        what, network = _describe(state.model, state.recipe)
         part = next(name for name, module in state.model.named_modules() if module is network)
         header["model"] = {**what, "part": part}
     write_tensors(path, state.tensors(), header)

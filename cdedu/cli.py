@@ -113,8 +113,8 @@ class Distill(_Run):
     """Distil a consistency student from a teacher."""
 
     teacher: str | None = None
-    """A teacher: its file, the name of one that comes with the course, a folder that diffusers saved, a pickle of EDM, a name
-    on the Hugging Face hub, or an address; the run's own by default, else the course's."""
+    """A teacher: its file, the name of one that comes with the course, a folder that diffusers saved, a pickle of EDM, a .pt file
+    of openai's consistency models, a name on the Hugging Face hub, or an address; the run's own by default, else the course's."""
     network: Literal["recipe", "teacher"] = "recipe"
     """Over a teacher that is not of this package's form: the recipe's network with random weights, whose student can be
     exported, or a copy of the teacher's own network."""
@@ -195,7 +195,7 @@ class Sample:
         if self.prompt or self.lora:
             return self._pictures(device)
         known = self.recipe in recipes or self.recipe.endswith(".toml")
-        a_file = "/" in self.recipe or self.recipe.endswith((".safetensors", ".pkl"))
+        a_file = "/" in self.recipe or self.recipe.endswith((".safetensors", ".pkl", ".pt"))
         if not known and (a_file or Path(self.recipe).exists()):
             recipe, source, folder = None, self.recipe, Path("runs") / Path(self.recipe).stem
         else:

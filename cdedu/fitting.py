@@ -33,7 +33,8 @@ def teacher_and_student(
 ) -> tuple[Recipe, Any, nn.Module | None]:
     """The recipe fitted to a teacher from anywhere, the teacher, and the student where it cannot start as the teacher's copy.
 
-    A teacher of this package's form must have the recipe's network; EDM's bring theirs. The student of any other denoiser
+    A teacher of this package's form must have the recipe's network; EDM's, openai's and diffusers' bring theirs, and their range of
+    noise levels. The student of any other denoiser
     has the recipe's network with random weights, so that it can be exported; or, with ``network="teacher"``, the teacher's own.
     """
     teacher: Any = load_teacher(source)
@@ -41,9 +42,14 @@ def teacher_and_student(
         raise ValueError(f"{source} is a student; distillation needs a teacher")
     same_shape(teacher, source, data)
     if isinstance(teacher, Teacher):
-        if locate(source).suffix != ".safetensors":
+        brought: Recipe | None = teacher.header.recipe
+        if brought is None:
+            raise ValueError(
+                f"{source} does not say its recipe; save it with one: checkpoints.save(file, model, recipe, shape)"
+            )
+        if locate(source).suffix != ".safetensors" or brought.network.kind == "foreign":
             scales = {name: getattr(teacher, name) for name in ("sigma_data", "noise_scale", "angle")}
-            recipe = replace(recipe, network=teacher.header.recipe.network, **scales)  # type: ignore[union-attr]
+            recipe = within(replace(recipe, network=brought.network, **scales), brought)
         fits(teacher, source, recipe, data)
         return recipe, teacher, None
     classes = teacher.header.classes

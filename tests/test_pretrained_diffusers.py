@@ -14,17 +14,21 @@ from diffusers import (
     DDIMScheduler,
     DDPMPipeline,
     DDPMScheduler,
+    EDMDPMSolverMultistepScheduler,
+    EDMEulerScheduler,
     FlowMatchEulerDiscreteScheduler,
     UNet2DModel,
 )
 from diffusers.training_utils import EMAModel
+from safetensors.torch import load_file, save_file
 
 from cdedu import checkpoints, pretrained
-from cdedu.adapters import VE, VP, DiffusersDenoiser
+from cdedu.adapters import IDDPM, VE, VP, DiffusersDenoiser
 from cdedu.data import Dataset
+from cdedu.fitting import teacher_and_student
 from cdedu.pretrained import load_diffusers, load_teacher
 from cdedu.recipes import Network, get_recipe
-from cdedu.samplers import sample_ddpm
+from cdedu.samplers import sample_consistency, sample_ddpm, sample_euler
 from cdedu.solvers import euler_step
 from cdedu.student import ConsistencyModel, DenoiserStudent
 from cdedu.teacher import Teacher
@@ -179,6 +183,7 @@ class Slope(torch.nn.Module):
         DiffusersDenoiser(Slope(), DDPMScheduler().alphas_cumprod, "v_prediction"),
         VP(Slope()),
         VE(Slope()),
+        IDDPM(Slope()),
         ConsistencyModel(Slope()),
         DenoiserStudent(DiffusersDenoiser(Slope(), DDPMScheduler().alphas_cumprod), 0.01),
     ],
@@ -220,18 +225,30 @@ def test_a_consistency_pipeline_is_a_ready_student(tmp_path):
     assert torch.allclose(student(x, 80.0), theirs, atol=1e-5)
 
 
+OPENAI = {
+    "sample_size": 32, "in_channels": 3, "out_channels": 3, "layers_per_block": 1, "num_class_embeds": 1000, "add_attention": True,
+    "block_out_channels": (32, 64), "attention_head_dim": 8, "attn_norm_num_groups": 32, "norm_num_groups": 32, "norm_eps": 1e-5,
+    "down_block_types": ("ResnetDownsampleBlock2D", "AttnDownBlock2D"), "downsample_type": "resnet", "downsample_padding": 1,
+    "up_block_types": ("AttnUpBlock2D", "ResnetUpsampleBlock2D"), "upsample_type": "resnet", "class_embed_type": None,
+    "resnet_time_scale_shift": "scale_shift", "time_embedding_type": "positional", "flip_sin_to_cos": True, "freq_shift": 0,
+    "center_input_sample": False, "mid_block_scale_factor": 1, "act_fn": "silu", "dropout": 0.0,
+}  # fmt: skip
+"""The fields of openai's ImageNet network in diffusers, which no other pipeline here has, with fewer and narrower blocks."""
+
+
+@pytest.mark.parametrize("steps", [[0], [22, 0], [30, 20, 10, 0]], ids=len)
+@pytest.mark.parametrize("clips", [True, False])
 @torch.no_grad()
-def test_a_student_as_openai_publishes_them_loads_by_its_name(tmp_path, monkeypatch):
-    """With the kinds of blocks of its ImageNet network, as diffusers' conversion script has them for a small one."""
+def test_a_student_as_openai_publishes_them_loads_by_its_name(tmp_path, monkeypatch, clips, steps):
+    """And samples what ConsistencyModelPipeline samples from the same noise, clipped where its scheduler clips."""
     import huggingface_hub
 
-    net = UNet2DModel(
-        sample_size=32, layers_per_block=1, num_class_embeds=1000, block_out_channels=(32, 64), attention_head_dim=8,
-        down_block_types=("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "ResnetUpsampleBlock2D"), resnet_time_scale_shift="scale_shift",
-        attn_norm_num_groups=32, upsample_type="resnet", downsample_type="resnet",
-    )  # fmt: skip
-    ConsistencyModelPipeline(net, CMStochasticIterativeScheduler(40, 0.002, 80.0)).save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    net = UNet2DModel(**OPENAI)
+    net.conv_out.weight *= 2  # so that some of it is clipped
+    scheduler = CMStochasticIterativeScheduler(40, 0.002, 80.0, clip_denoised=clips)
+    pipeline = ConsistencyModelPipeline(net, scheduler)
+    pipeline.save_pretrained(tmp_path)
     asked = []
     monkeypatch.setattr(
         huggingface_hub, "snapshot_download", lambda name, **_: asked.append(name) or str(tmp_path)
@@ -239,8 +256,129 @@ def test_a_student_as_openai_publishes_them_loads_by_its_name(tmp_path, monkeypa
     student = load_teacher("openai/diffusers-cd_imagenet64_l2")
     assert set(asked) == {"openai/diffusers-cd_imagenet64_l2"} and isinstance(student, ConsistencyModel)
     assert student.header.classes == 1000 and (student.sigma_min, student.sigma_max) == (0.002, 80.0)
-    x, labels = 80 * torch.randn(2, 3, 32, 32), torch.tensor([3, 999])
-    assert student(x, 80.0, labels=labels).isfinite().all()
+    assert student.clip == (1.0 if clips else None)
+    pipeline.set_progress_bar_config(disable=True)
+    x, labels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)), torch.tensor([3, 999])
+    scheduler.set_timesteps(timesteps=steps)
+    sigmas = scheduler.sigmas[: len(steps)].tolist()
+    options = {"num_inference_steps": None, "timesteps": steps} if len(steps) > 1 else {}
+    seeded = [torch.Generator().manual_seed(2) for _ in range(2)]
+    theirs = pipeline(2, labels, latents=x.clone(), generator=seeded[0], output_type="pt", **options).images
+    ours = sample_consistency(student, 80 * x, sigmas, seeded[1], labels=labels)
+    clipped = (ours.abs() >= 1).float().mean()
+    assert 0 < clipped < 1 and (ours.abs().max() <= 1) == clips
+    assert ((ours / 2 + 0.5).clamp(0, 1) - theirs).abs().max() <= 2e-5
+
+
+def test_a_student_of_a_folder_is_saved_in_one_file(tmp_path):
+    """Without a recipe: its network is described by its own configuration."""
+    net = UNet2DModel(**OPENAI | {"sample_size": 8}).eval()
+    ConsistencyModelPipeline(net, CMStochasticIterativeScheduler(40, 0.01, 50.0)).save_pretrained(tmp_path)
+    student, path = load_teacher(tmp_path), tmp_path / "m.safetensors"
+    checkpoints.save(path, student, student.header.recipe, student.header.shape)
+    back, x, labels = load_teacher(path), torch.randn(2, 3, 8, 8), torch.tensor([3, 999])
+    assert type(back) is ConsistencyModel and back.header.recipe is None
+    assert (back.sigma_min, back.sigma_max, back.clip) == (0.01, 50.0, 1.0)
+    assert (back.header.shape, back.header.classes, back.header.labels) == ((3, 8, 8), 1000, 1000)
+    assert back(x, 3.0, labels=labels).equal(student(x, 3.0, labels=labels))
+
+
+EDMS = [EDMEulerScheduler, EDMDPMSolverMultistepScheduler]
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("kind", EDMS)
+@torch.no_grad()
+def test_a_network_of_an_edm_scheduler_is_an_edm_teacher(tmp_path, kind, prediction):
+    """As the scheduler scales what its network sees and says; then along its own steps."""
+    scheduler = kind(sigma_min=0.01, sigma_max=50.0, sigma_data=0.4, prediction_type=prediction)
+    DDPMPipeline(tiny(classes=3), scheduler).save_pretrained(tmp_path)
+    teacher, net = load_teacher(tmp_path).double(), tiny(classes=3).double()
+    assert type(teacher) is Teacher and not teacher.training
+    assert (teacher.sigma_data, teacher.noise_scale, teacher.sigma_max) == (0.4, 0.25, 50.0)
+    recipe = teacher.header.recipe
+    assert (recipe.sigma_data, recipe.sigma_min, recipe.sigma_max) == (0.4, 0.01, 50.0)
+    assert (recipe.network, recipe.noise_scale) == (Network("foreign", classes=3), 0.25)
+    x, labels = noise().double(), torch.tensor([0, 1, 2, 0])
+    for sigma in (0.01, 0.4, 7.0, 50.0):
+        s = torch.tensor(sigma, dtype=torch.float64)
+        asked = scheduler.precondition_inputs(sigma * x, s), scheduler.precondition_noise(s), labels
+        want = scheduler.precondition_outputs(sigma * x, net(*asked).sample, s)
+        assert (teacher(sigma * x, sigma, labels=labels) - want).abs().max() <= 1e-10
+
+
+@torch.no_grad()
+def test_a_teacher_of_an_edm_scheduler_walks_as_diffusers_does(tmp_path):
+    scheduler = EDMEulerScheduler()
+    DDPMPipeline(tiny(), scheduler).save_pretrained(tmp_path)
+    teacher, net = load_teacher(tmp_path), tiny()
+    scheduler.set_timesteps(10)
+    x = theirs = 80 * noise()
+    for t in scheduler.timesteps:
+        out = net(scheduler.scale_model_input(theirs, t), t).sample
+        theirs = scheduler.step(out, t, theirs).prev_sample
+    ours = sample_euler(teacher, x, scheduler.sigmas[:-1])
+    assert (ours - theirs).abs().max() <= 1e-4
+
+
+def test_a_teacher_of_an_edm_scheduler_is_distilled_within_its_range_and_saved(tmp_path):
+    scheduler = EDMEulerScheduler(sigma_min=0.02, sigma_max=60.0, prediction_type="v_prediction")
+    DDPMPipeline(tiny(classes=3), scheduler).save_pretrained(tmp_path)
+    data = Dataset("noise", noise(6), noise(6), torch.arange(6) % 3, torch.arange(6) % 3)
+    usual = get_recipe("digits")
+    usual = replace(usual, student=replace(usual.student, steps=1, batch=2, points=3))
+    teacher, path = load_teacher(tmp_path), tmp_path / "teacher.safetensors"
+    checkpoints.save(path, teacher, teacher.header.recipe, teacher.header.shape)
+    x, labels = noise(), torch.tensor([0, 1, 2, 0])
+    assert load_teacher(path)(x, 3.0, labels=labels).equal(teacher(x, 3.0, labels=labels))
+    for source in (tmp_path, path):
+        recipe, teacher, student = teacher_and_student(str(source), usual, data)
+        assert student is None and teacher.sigma_max == 60.0
+        assert (recipe.sigma_min, recipe.sigma_max, recipe.noise_scale) == (0.02, 60.0, 0.25)
+        *_, state = distill(recipe, teacher, data)
+        assert isinstance(state.result, ConsistencyModel) and state.result.sigma_min == 0.02
+    checkpoints.save(tmp_path / "student.safetensors", state.result.eval(), recipe, (1, 8, 8))
+    back = load_teacher(tmp_path / "student.safetensors")
+    assert back(x, 3.0, labels=labels).equal(state.result(x, 3.0, labels=labels))
+
+
+@pytest.mark.parametrize("kind", EDMS)
+@pytest.mark.parametrize(
+    "place, change, message",
+    [
+        ("scheduler", {"prediction_type": "sample"}, "prediction_type = 'sample', but the EDM.* knows epsilon and v_pre"),
+        ("scheduler", {"prediction_type": ["epsilon"]}, "prediction_type = a list"),
+        ("scheduler", {"prediction_type": None}, "prediction_type = None"),
+        ("scheduler", {"sigma_data": 0}, "sigma_data = 0, but it must be a number"),
+        ("scheduler", {"sigma_min": "low"}, "sigma_min = 'low'"),
+        ("scheduler", {"sigma_min": 80.0}, "sigma_min = 80.0 is not below sigma_max"),
+        ("scheduler", {"sigma_max": 10**9}, "sigma_max = 1000000000"),
+        ("unet", {"time_embedding_type": "fourier"}, "'fourier', but the EDM.* gives ¼ ln σ to a network of positional time"),
+        ("unet", {"time_embedding_type": "learned", "num_train_timesteps": 9}, "time_embedding_type = 'learned'"),
+        ("unet", {"out_channels": 2}, "its network makes 2 channels of 1"),
+    ],
+)  # fmt: skip
+def test_what_an_edm_scheduler_cannot_stand_around_is_refused(tmp_path, kind, place, change, message):
+    folder = tmp_path / "pipeline"
+    DDPMPipeline(tiny(), kind()).save_pretrained(folder)
+    path = folder / place / ("config.json" if place == "unet" else "scheduler_config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=f"pipeline cannot be used: .*{message}") as error:
+        load_teacher(folder)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_network_that_adds_to_its_last_convolution_cannot_change_its_sign(tmp_path):
+    net = UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(32, 32), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("SkipDownBlock2D",) * 2, up_block_types=("SkipUpBlock2D",) * 2, add_attention=False,
+    )  # fmt: skip
+    for prediction in ("epsilon", "v_prediction"):
+        scheduler = EDMEulerScheduler(prediction_type=prediction)
+        DDPMPipeline(net, scheduler).save_pretrained(tmp_path / prediction)
+    assert type(load_teacher(tmp_path / "epsilon")) is Teacher
+    with pytest.raises(ValueError, match="adds to the last convolution, so its sign cannot be changed"):
+        load_teacher(tmp_path / "v_prediction")
 
 
 @pytest.mark.parametrize(
@@ -403,6 +541,18 @@ def test_older_weights_of_torch_are_read(tmp_path):
     assert [*tmp_path.glob("unet/*.bin")] and not [*tmp_path.rglob("*.safetensors")]
     found, wanted = load_teacher(tmp_path).network.net.state_dict(), tiny().state_dict()
     assert all(t.equal(found[name]) for name, t in wanted.items())
+
+
+@pytest.mark.filterwarnings("ignore:Some weights")
+def test_a_network_is_never_left_partly_random(ddpm, tmp_path):
+    """diffusers itself only warns."""
+    folder = shutil.copytree(ddpm, tmp_path / "copy")
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    tensors["more"] = tensors.pop("conv_in.bias")
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(ValueError, match="cannot be read: its weights lack the tensor 'conv_in.bias'"):
+        load_teacher(folder)
 
 
 def test_the_time_of_a_noise_level_lies_where_torch_would_find_it(ddpm):

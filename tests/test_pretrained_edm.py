@@ -12,16 +12,18 @@ import edm_layout
 import numpy as np
 import pytest
 import torch
-from edm_layout import edm_bytes
+from edm_layout import ECMLoss, edm_bytes
 from torch import nn
 
 from cdedu import checkpoints
-from cdedu.adapters import VE, VP
+from cdedu.adapters import IDDPM, VE, VP
 from cdedu.data import Dataset, images
 from cdedu.fitting import teacher_and_student
-from cdedu.networks.edm import ADM, DDPMpp, ImageDown
+from cdedu.networks.edm import ADM, Conv, DDPMpp, ImageDown
+from cdedu.pretrained import load_teacher
 from cdedu.pretrained.edm import is_edm, load_edm
 from cdedu.recipes import StudentStage, recipes
+from cdedu.samplers import sample_consistency
 from cdedu.student import ConsistencyModel
 from cdedu.teacher import Teacher
 from cdedu.training import distill
@@ -72,6 +74,19 @@ def wrapped(
     for key, value in ({"sigma_data": 0.5} | facts).items():
         setattr(outer, key, value)
     return outer
+
+
+def with_variances(outer: nn.Module) -> nn.Module:
+    """Twice the outputs, as iDDPM has them; the second half is a learned variance."""
+    net = outer.model
+    parts, last = (net._modules, "out_conv") if net.edm_name == "DhariwalUNet" else (net.dec, "8x8_aux_conv")
+    torch.manual_seed(1)
+    parts[last] = Conv(parts[last].in_channels, 6, 3)
+    net._init_kwargs["out_channels"] = 6
+    return outer
+
+
+IDDPM_FACTS = {"M": 1000, "C_1": 0.001, "C_2": 0.008}
 
 
 def written(tmp_path: Path, layout: None, outer: nn.Module, protocol: int = 4, **content) -> Path:
@@ -138,6 +153,110 @@ def test_baselines_come_back_in_their_own_preconditioning(tmp_path, layout):
     for sigma in (0.5, 20.0):
         want = x + sigma * net(x, torch.tensor(sigma / 2).log().expand(2))
         assert torch.allclose(model(x, torch.full((2,), sigma)), want, atol=1e-5 * sigma)
+
+
+LEVELS = {
+    (1000, 0.001, 0.008): {
+        0: 20291.16961002147,
+        1: 641.6623451182552,
+        250: 2.4354356842037395,
+        999: 0.006425412771141183,
+    },
+    (100, 0.01, 0.02): {
+        0: 649.0690776924002,
+        1: 64.8992810142349,
+        50: 1.030334953843817,
+        99: 0.03445443684336702,
+    },
+}
+"""u of iDDPMPrecond in training/networks.py of github.com/NVlabs/edm at 008a4e5316c8e3bfe61a62f874bddba254295afb, by its own code in
+float64 (in float32, as published, the lowest levels differ by 5 parts in 10,000)."""
+
+
+@pytest.mark.parametrize("kind", ["adm", "ddpmpp"])
+@pytest.mark.parametrize("steps, c_1, c_2", LEVELS)
+def test_iddpm_comes_back_in_its_own_preconditioning(tmp_path, layout, kind, steps, c_1, c_2):
+    """D = x − σ F with the nearest of its levels counted from the lowest; of twice the outputs the first half."""
+    outer = with_variances(wrapped(kind, 3, "iDDPMPrecond", M=steps, C_1=c_1, C_2=c_2))
+    outer.register_buffer("u", torch.zeros(steps + 1))
+    model = load_edm(written(tmp_path, layout, outer))
+    net, x, labels = outer.model.double().eval(), torch.randn(2, 3, 8, 8).double(), torch.tensor([0, 2])
+    assert type(model) is IDDPM and (model.steps, model.c_1, model.c_2) == (steps, c_1, c_2)
+    known = LEVELS[steps, c_1, c_2]
+    for j, level in known.items():
+        assert float(model.levels[j]) == pytest.approx(level, rel=1e-6)
+    assert (model.sigma_max, model.sigma_min) == pytest.approx((known[0], known[steps - 1]), rel=1e-12)
+    assert len(model.levels) == steps + 1 and model.levels[-1] == 0
+    model = model.double()
+    for j in known:
+        for sigma in (float(model.levels[j]), 1.001 * float(model.levels[j])):
+            with torch.no_grad():
+                out = net(x / (1 + sigma**2) ** 0.5, torch.full((2,), steps - 1.0 - j), labels)[:, :3]
+            got = model(x, torch.full((2,), sigma, dtype=torch.float64), labels=labels)
+            assert (got - (x - sigma * out)).abs().max() <= 1e-10 * max(1, sigma)
+            assert got.equal(model(x, sigma, labels=labels))
+    path, recipe = tmp_path / "m.safetensors", model.header.recipe
+    checkpoints.save(path, model.float(), recipe, model.header.shape)
+    back, x = checkpoints.load(path), x.float()
+    assert type(back) is IDDPM and back.levels.equal(model.levels) and back.header.recipe == recipe
+    assert back(x, 3.0, labels=labels).equal(model(x, 3.0, labels=labels))
+
+
+def test_each_sample_is_told_its_own_nearest_level(tmp_path, layout):
+    class Time(nn.Module):
+        def forward(self, x, c_noise):
+            return c_noise[:, None, None, None].expand_as(x)
+
+    model = IDDPM(Time(), 100, 0.01, 0.02)
+    u = model.levels
+    assert ((u[:-1] - u[1:]) > 0).all()
+    for towards in (0.49, -0.49):  # of the way to the neighbours
+        sigma = u[1:-1] + towards * ((u[:-2] - u[1:-1]) if towards > 0 else (u[1:-1] - u[2:]))
+        x = torch.zeros(len(sigma), 1, 1, 1)
+        assert torch.allclose(-model(x, sigma)[:, 0, 0, 0] / sigma, torch.arange(98.0, -1, -1))
+    assert float(model(torch.zeros(1, 1, 1, 1), 1e-3)) == pytest.approx(
+        1e-3
+    )  # M − 1 − M: below all of its own
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_a_pickle_of_ect_is_a_student(tmp_path, layout, protocol):
+    """ECMPrecond in evaluation mode (training/networks.py of github.com/locuslab/ect at 4311059770f54821d151a9b0e1f76770a5f3930e), by
+    hand; its loss beside it is not touched."""
+    outer = wrapped(wrapper="ECMPrecond", sigma_min=0.003, sigma_max=float("inf"), sigma_data=0.4)
+    student = load_edm(written(tmp_path, layout, outer, protocol, loss_fn=ECMLoss()))
+    assert type(student) is ConsistencyModel and not student.training
+    assert (student.sigma_data, student.sigma_min, student.noise_scale) == (0.4, 0.003, 0.25)
+    recipe = student.header.recipe
+    assert (recipe.sigma_min, recipe.student.second_sigma, recipe.student.method) == (0.003, 0.821, "easy")
+    net, student, x = outer.model.double().eval(), student.double(), torch.randn(2, 3, 8, 8).double()
+    for sigma in (0.01, 0.821, 80.0):
+        with torch.no_grad():
+            out = net(sigma * x / (sigma**2 + 0.16) ** 0.5, torch.full((2,), np.log(sigma) / 4))
+        want = sigma * x * 0.16 / ((sigma - 0.003) ** 2 + 0.16)
+        want = want + out * (sigma - 0.003) * 0.4 / (sigma**2 + 0.16) ** 0.5
+        assert (student(sigma * x, sigma) - want).abs().max() <= 1e-10
+    assert student(x, 0.003).equal(x)
+
+
+def test_a_student_of_ect_samples_as_ect_does_and_is_saved(tmp_path, layout):
+    """One step and two, as its generator_fn: from σ = 80, then from .821."""
+    outer = wrapped(wrapper="ECMPrecond", sigma_min=0.003)
+    student = load_teacher(written(tmp_path, layout, outer, loss_fn=ECMLoss()))
+    z, more = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    recipe = student.header.recipe
+    one = student(80 * z, 80.0)
+    two = student(one + 0.821 * more, 0.821)
+    assert recipe.student_sigmas(2) == pytest.approx((80.0, 0.821))
+    assert sample_consistency(student, 80 * z, recipe.student_sigmas(1)).equal(one)
+    ours = sample_consistency(student, 80 * z, recipe.student_sigmas(2), torch.Generator().manual_seed(0))
+    assert 0 < (ours - two).abs().max() <= 1e-4  # √(.821² − .003²) = .820995
+    path = tmp_path / "m.safetensors"
+    checkpoints.save(path, student, recipe, student.header.shape)
+    back = checkpoints.load(path)
+    assert (
+        type(back) is ConsistencyModel and back.sigma_min == 0.003 and back(z, 80.0).equal(student(z, 80.0))
+    )
 
 
 def test_a_pickle_becomes_a_teacher_like_any_other(tmp_path, layout):
@@ -212,8 +331,10 @@ def test_a_poisoned_file_is_refused_and_nothing_in_it_runs(tmp_path, layout, poi
     else:
         outer.model._init_kwargs["model_channels"] = trap
     path.write_bytes(edm_bytes(content))
-    if poison == "in a storage" and place in ("beside", "state"):
-        load_edm(path)  # a storage that no tensor of the network lies in is not opened
+    if poison in ("in a storage", "getattr") and place in ("beside", "state"):
+        load_edm(
+            path
+        )  # a storage that no tensor of the network lies in is not opened, and a method of ECT's loss not fetched
     else:
         with pytest.raises(ValueError, match="edm.pkl is refused, and nothing in it was run") as error:
             load_edm(path)
@@ -280,9 +401,37 @@ def other(change) -> nn.Module:
     return outer
 
 
+def _last(net: nn.Module, outputs: int) -> None:
+    net.dec["8x8_aux_conv"] = Conv(8, outputs, 3)
+
+
 UNKNOWN = {
     "network 'UNet2'": lambda o, n, kw: setattr(n, "edm_name", "UNet2"),
-    "preconditioning 'iDDPMPrecond'": lambda o, n, kw: setattr(o, "edm_name", "iDDPMPrecond"),
+    "preconditioning 'EDM3Precond' is not known here; known": lambda o, n, kw: setattr(
+        o, "edm_name", "EDM3Precond"
+    ),
+    "its network is EDM2's": lambda o, n, kw: setattr(o, "edm_name", "Precond"),
+    "sigma_min = 0, but it must be": lambda o, n, kw: vars(o).update(edm_name="ECMPrecond", sigma_min=0),
+    "SongUNet is none of ddpmpp": lambda o, n, kw: vars(o).update(edm_name="iDDPMPrecond", **IDDPM_FACTS),
+    "has shape .8, 8, 3, 3.": lambda o, n, kw: (
+        with_variances(o),
+        vars(o).update(edm_name="iDDPMPrecond"),
+        _last(n, 16),
+    ),
+    "has shape .7, 8, 3, 3.": lambda o, n, kw: (
+        with_variances(o),
+        vars(o).update(edm_name="iDDPMPrecond"),
+        _last(n, 7),
+    ),
+    "M = 1": lambda o, n, kw: vars(with_variances(o)).update(
+        edm_name="iDDPMPrecond", **IDDPM_FACTS | {"M": 1}
+    ),
+    "C_1 = 1,": lambda o, n, kw: vars(with_variances(o)).update(
+        edm_name="iDDPMPrecond", **IDDPM_FACTS | {"C_1": 1}
+    ),
+    "KeyError: 'C_2'": lambda o, n, kw: vars(with_variances(o)).update(
+        edm_name="iDDPMPrecond", M=10, C_1=0.1
+    ),
     "option 'logvar_channels'": lambda o, n, kw: kw.update(logvar_channels=8),
     "none of ddpmpp, ncsnpp": lambda o, n, kw: kw.update(encoder_type="skip"),
     "SongUNet is none of": lambda o, n, kw: kw.update(out_channels=6),

@@ -36,8 +36,8 @@ MODULES = {
     "Measuring": "evaluation evaluation.protocol evaluation.comparison evaluation.meter evaluation.tuning evaluation.inception evaluation.distance evaluation.captions course.measures.video "
     "course.measures.points course.measures.modes course.measures.links",
     "Other methods": "methods.progressive methods.adversarial methods.dmd methods.flow_map methods.latent methods.text methods.guidance",
-    "Other people's models": "adapters pretrained pretrained.diffusers pretrained.edm pretrained.pickles pretrained.pipeline "
-    "pretrained.onnx pretrained.text_to_image pretrained.text_export pretrained.tiny",
+    "Other people's models": "adapters pretrained pretrained.diffusers pretrained.edm pretrained.openai pretrained.pickles "
+    "pretrained.pipeline pretrained.onnx pretrained.text_to_image pretrained.text_export pretrained.tiny",
     "Figures and sliders": "plotting course.interactive course.widgets",
     "Exercises and grading": "course.checks course.quiz course.grading course.race",
     "Command line": "fitting latents cli",

@@ -27,12 +27,20 @@ def load_teacher(source: str | Path | Callable[..., Any]) -> Any:
         source: one of
 
             - a checkpoint of this package: a ``.safetensors`` file, or a name such as ``digits-teacher``;
-            - a pickle published with EDM (``.pkl``);
-            - a folder saved by diffusers: a DDPM, or a consistency model, which comes back as the student that it is; or a text-to-image
-              pipeline (:func:`~cdedu.pretrained.text_to_image.load_text_to_image`);
+            - a pickle published with EDM (``.pkl``): a :class:`~cdedu.teacher.Teacher`, or a baseline in its own preconditioning
+              (:class:`~cdedu.adapters.VP`, :class:`~cdedu.adapters.VE`, :class:`~cdedu.adapters.IDDPM`);
+            - a pickle of ECT (``.pkl``), which is of the same kind: a student, :class:`~cdedu.student.ConsistencyModel`;
+            - a file of openai's consistency models (``.pt``), such as ``edm_imagenet64_ema.pt``, a ``Teacher``, or
+              ``cd_imagenet64_l2.pt``, a student;
+            - a folder saved by diffusers: a DDPM (:class:`~cdedu.adapters.DiffusersDenoiser`); EDM, by its scheduler, which is a
+              ``Teacher``; a consistency model, which comes back as the student that it is; or a text-to-image pipeline
+              (:func:`~cdedu.pretrained.text_to_image.load_text_to_image`);
             - ``owner/name`` on the Hugging Face hub, whose client resumes downloads and checks their hashes;
             - an ``https://`` address of a file, or of a model on the hub; ``#sha256=...`` at its end has the file checked;
             - any callable ``D(x, sigma, **cond)``, which is returned as it is.
+
+    What a file does not say of its form is said in :func:`~cdedu.pretrained.edm.load_edm`,
+    :func:`~cdedu.pretrained.openai.load_openai` and :func:`~cdedu.pretrained.diffusers.load_diffusers`.
 
     Raises:
         FileNotFoundError: if there is nothing by that name.
@@ -48,12 +56,17 @@ def load_teacher(source: str | Path | Callable[..., Any]) -> Any:
         return load_text_to_image(path) if is_text_to_image(path) else load_diffusers(path)
     if path.suffix == ".safetensors":
         return checkpoints.load(path)
+    if path.suffix == ".pt":
+        from cdedu.pretrained.openai import load_openai
+
+        return load_openai(path)
     from cdedu.pretrained.edm import is_edm, load_edm
 
     if is_edm(path):
         return load_edm(path)
     raise ValueError(
-        f"{path} is not a checkpoint: neither of this package (.safetensors) nor of EDM (.pkl), nor a folder of diffusers"
+        f"{path} is not a checkpoint: neither of this package (.safetensors), of EDM or ECT (.pkl) nor of openai's consistency models "
+        "(.pt), nor a folder of diffusers"
     )
 
 
@@ -63,7 +76,7 @@ def locate(source: str | Path) -> Path:
     if path.exists():
         return path
     hub = re.fullmatch(r"(?:https://huggingface\.co/)?([\w-][\w.-]*/[\w-][\w.-]*?)(?:/tree/main)?/?", name)
-    if hub and path.suffix not in (".safetensors", ".pkl"):
+    if hub and path.suffix not in (".safetensors", ".pkl", ".pt"):
         return _from_hub(hub.group(1))
     if name.startswith("https://"):
         from cdedu.data.images import CACHE, download
@@ -78,7 +91,7 @@ def locate(source: str | Path) -> Path:
             ) from None
     if "/" in name or path.suffix:
         raise FileNotFoundError(f"there is no checkpoint {name}")
-    if (checkpoints.WEIGHTS / name / "model_index.json").is_file():
+    if (checkpoints.WEIGHTS / name).is_dir():
         return checkpoints.WEIGHTS / name
     return checkpoints.shipped(name)
 

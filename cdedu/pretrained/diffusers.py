@@ -1,6 +1,6 @@
-r"""Diffusion models of the diffusers library as denoisers in σ: DDPM and its relatives as teachers, consistency models as students.
+r"""Diffusion models of the diffusers library as denoisers in σ: DDPM, its relatives and EDM as teachers, consistency models as students.
 
-Such a network lives on a *variance-preserving* scale (VP), in discrete time t = 0 … T−1. With :math:`\bar\alpha_t` the product of the
+A network of EDM or of a consistency model is told σ, as here. Any other lives on a *variance-preserving* scale (VP), in discrete time t = 0 … T−1. With :math:`\bar\alpha_t` the product of the
 schedule's :math:`1 - \beta` up to t, its input is
 
 .. math:: x^\text{VP}_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1 - \bar\alpha_t}\,z = \sqrt{\bar\alpha_t}\,(x_0 + \sigma_t z),
@@ -11,6 +11,7 @@ our noisy sample on another scale. Nothing else separates the two.
 
 import math
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +24,26 @@ from cdedu.checkpoints import Header
 from cdedu.files import check_weights, read_json, regular
 from cdedu.networks import UNet, bounds
 from cdedu.pretrained.pickles import check_torch_file
+from cdedu.recipes import Network, Recipe, StudentStage
 from cdedu.student import ConsistencyModel
+from cdedu.teacher import Teacher
 
 RECIPE = "recipe.json"
 """Where an exported folder keeps the recipe of its student."""
 
 
-def load_diffusers(folder: str | Path) -> DiffusersDenoiser | ConsistencyModel:
-    """A pipeline saved by diffusers: a DDPM as a teacher, a consistency model as a student, in float32 and evaluation mode.
+def load_diffusers(folder: str | Path) -> DiffusersDenoiser | Teacher | ConsistencyModel:
+    """A pipeline saved by diffusers: a DDPM or EDM as a teacher, a consistency model as a student, in float32 and evaluation mode.
 
     ``model.header`` holds the shape of a sample and the number of labels, and the recipe of a student that was exported here; ``model.clip`` what the
     scheduler of a student says of clipping, which the samplers follow. Weights
     are read from safetensors files, or from older ones of torch that hold nothing else; nothing is executed. The folder is as
     ``save_pretrained`` leaves it, with ``unet/`` and ``scheduler/`` in it; or a ``checkpoint-…`` of diffusers' training script, of
     which the average ``unet_ema/`` is taken where there is one, and the scheduler of the folder around it.
+
+    An ``EDMEulerScheduler`` or ``EDMDPMSolverMultistepScheduler`` makes a :class:`~cdedu.teacher.Teacher`, told ¼ ln σ. Where its
+    ``prediction_type`` is ``v_prediction``, the network has EDM's F with the other sign; its last convolution is negated. The recipe in
+    the header has the scheduler's σ_d and range of σ.
 
     Raises:
         FileNotFoundError: if files are missing.
@@ -61,21 +68,29 @@ def load_diffusers(folder: str | Path) -> DiffusersDenoiser | ConsistencyModel:
         facts |= {"shape": [unet_config.get("in_channels", 3), height, width]}
         header = Header.from_dict(facts | {"classes": unet_config.get("num_class_embeds") or 0})
         levels = _levels(config)
+        if levels:
+            _check_told_sigma(unet_config, config)
+            if config["_class_name"] != _CONSISTENCY:
+                header.recipe = foreign(folder.absolute().name, header.classes, *levels)
     except Exception as error:  # what is in such a file can be wrong in any way
-        raise ValueError(f"{folder} cannot be used: {_reason(error)}") from None
-    model: DiffusersDenoiser | ConsistencyModel
+        raise ValueError(f"{folder} cannot be used: {reason(error)}") from None
+    model: DiffusersDenoiser | Teacher | ConsistencyModel
     if levels:
-        sigma_data, sigma_min, sigma_max, clip = levels
-        model = ConsistencyModel(
-            UNet(_read_unet(unet, unet_config)), sigma_data, sigma_min, noise_scale=250.0
-        )
-        model.sigma_max = sigma_max  # type: ignore[assignment]
-        model.clip = 1.0 if clip else None
+        network = UNet(_read_unet(unet, unet_config))
+        if config["_class_name"] == _CONSISTENCY:
+            model = ConsistencyModel(network, *levels[:2], noise_scale=250.0)
+            model.clip = 1.0 if config.get("clip_denoised", True) else None
+        else:
+            model = Teacher(network, levels[0])
+            if config.get("prediction_type") == "v_prediction":
+                for p in network.net.conv_out.parameters():  # type: ignore[union-attr]
+                    p.data.neg_()
+        model.sigma_max = levels[2]  # type: ignore[assignment]
     else:
-        alphas, prediction = _schedule(config, folder)
-        network = _read_unet(unet, unet_config)
+        alphas, prediction = schedule(config, folder)
+        net = _read_unet(unet, unet_config)
         try:
-            model = DiffusersDenoiser(network, alphas, prediction)
+            model = DiffusersDenoiser(net, alphas, prediction)
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from None
     model.header = header  # type: ignore[assignment]
@@ -95,25 +110,73 @@ def _scheduler(folder: Path) -> Path:
     return folder / "scheduler" if (folder / "scheduler").is_dir() else folder
 
 
-def _levels(config: dict[str, Any]) -> tuple[float, float, float, bool] | None:
-    """σ_d, ε and σ_max of a consistency model's scheduler, and whether it clips; None for another."""
-    if config["_class_name"] != "CMStochasticIterativeScheduler":
+_CONSISTENCY = "CMStochasticIterativeScheduler"
+_EDM = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
+
+
+def _levels(config: dict[str, Any]) -> tuple[float, float, float] | None:
+    """σ_d, ε and σ_max of a scheduler that counts in σ, which is EDM's or a consistency model's; None for another."""
+    if config["_class_name"] not in (_CONSISTENCY, *_EDM):
         return None
     known = {"sigma_data": 0.5, "sigma_min": 0.002, "sigma_max": 80.0} | config
-    found = [bounds.number(key, known[key], 1e-6, 1e6) for key in ("sigma_data", "sigma_min", "sigma_max")]
-    if found[1] >= found[2]:
-        raise ValueError(f"sigma_min = {found[1]} is not below sigma_max = {found[2]}")
-    clip = config.get("clip_denoised", True)
-    if type(clip) is not bool:
+    data, low, high = (
+        bounds.number(key, known[key], 1e-6, 1e6) for key in ("sigma_data", "sigma_min", "sigma_max")
+    )
+    if low >= high:
+        raise ValueError(f"sigma_min = {low} is not below sigma_max = {high}")
+    return data, low, high
+
+
+def _check_told_sigma(unet: dict[str, Any], scheduler: dict[str, Any]) -> None:
+    """Raises a ValueError for a network that such a scheduler cannot stand around, or whose answer we would take for another."""
+    name, outputs = scheduler["_class_name"], unet.get("out_channels", 3)
+    if outputs != unet.get("in_channels", 3):
+        raise ValueError(
+            f"its network makes {outputs} channels of {unet.get('in_channels', 3)}, but the {name} takes as many as an image has"
+        )
+    if type(clip := scheduler.get("clip_denoised", True)) is not bool:
         raise ValueError(f"clip_denoised = {bounds.shown(clip)}, but it must be true or false")
-    return found[0], found[1], found[2], clip
+    if name == _CONSISTENCY:
+        return
+    prediction, time = (
+        scheduler.get("prediction_type", "epsilon"),
+        unet.get("time_embedding_type", "positional"),
+    )
+    if prediction not in ("epsilon", "v_prediction"):
+        raise ValueError(
+            f"prediction_type = {bounds.shown(prediction)}, but the {name} of diffusers knows epsilon and v_prediction alone"
+        )
+    if time != "positional":
+        raise ValueError(
+            f"time_embedding_type = {bounds.shown(time)}, but the {name} gives ¼ ln σ to a network of positional time; "
+            "a fourier network takes the logarithm of that once more, and a learned one whole numbers"
+        )
+    if prediction == "v_prediction" and any("Skip" in kind for kind in unet["up_block_types"]):
+        raise ValueError("its network adds to the last convolution, so its sign cannot be changed there")
+
+
+def foreign(
+    name: str, classes: int, sigma_data: float, low: float, high: float, noise_scale: float = 0.25
+) -> Recipe:
+    """The recipe of somebody else's teacher: what is known of its training."""
+    usual = StudentStage()
+    second = usual.second_sigma if low <= usual.second_sigma < high else math.sqrt(low * high)
+    facts: dict[str, Any] = {
+        "sigma_data": sigma_data,
+        "sigma_min": low,
+        "sigma_max": high,
+        "noise_scale": noise_scale,
+    }
+    return Recipe(
+        name, "", Network("foreign", classes=classes), student=replace(usual, second_sigma=second), **facts
+    )
 
 
 _SCHEDULE = "num_train_timesteps beta_start beta_end beta_schedule trained_betas".split()
 """The fields of a scheduler that make its noise levels."""
 
 
-def _schedule(config: dict[str, Any], folder: Path) -> tuple[Tensor, str]:
+def schedule(config: dict[str, Any], folder: Path) -> tuple[Tensor, str]:
     """The schedule and what the network predicts, if the scheduler is a diffusion in discrete time."""
     import diffusers
 
@@ -144,7 +207,7 @@ def _schedule(config: dict[str, Any], folder: Path) -> tuple[Tensor, str]:
             raise ValueError(f"prediction_type = {bounds.shown(prediction)}, but it must be a name")
         return getattr(diffusers, name).from_config(own).alphas_cumprod, prediction
     except Exception as error:
-        raise ValueError(f"{folder}: the scheduler {name} cannot be used: {_reason(error)}") from None
+        raise ValueError(f"{folder}: the scheduler {name} cannot be used: {reason(error)}") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -167,33 +230,36 @@ def _read_unet(folder: Path, config: dict[str, Any]) -> nn.Module:
     half = [p.name for p in names if ".fp16." in p.name]
     variant = "fp16" if half and len(half) == len(names) else None
     try:
-        sizes = [size for path in names for size in _sizes(path, {p.name for p in names})]
+        counts = [size for path in names for size in sizes(path, {p.name for p in names})]
         levels = len(config["block_out_channels"])
-        if config.get("layers_per_block", 1) * levels > len(sizes):
-            raise ValueError(f"its weights are {len(sizes)} tensors, too few for its configuration")
+        if config.get("layers_per_block", 1) * levels > len(counts):
+            raise ValueError(f"its weights are {len(counts)} tensors, too few for its configuration")
         with bounds.without_memory():
             bare = UNet2DModel.from_config(config)
-        if bounds.size_of(bare) > sum(sizes):
+        if bounds.size_of(bare) > sum(counts):
             raise ValueError(
-                f"its weights are {sum(sizes):,} numbers, but its network has {bounds.size_of(bare):,}"
+                f"its weights are {sum(counts):,} numbers, but its network has {bounds.size_of(bare):,}"
             )
-        unet = UNet2DModel.from_pretrained(
+        unet, found = UNet2DModel.from_pretrained(
             folder,
+            output_loading_info=True,
             variant=variant,
             use_safetensors=bool(safe),
             torch_dtype=torch.float32,
             low_cpu_mem_usage=False,
             local_files_only=True,
         )
+        if found["missing_keys"]:  # diffusers would leave it at random numbers
+            raise ValueError(f"its weights lack the tensor {min(found['missing_keys'])!r:.80}")
         check_weights(unet.state_dict())
     except Exception as error:  # the library's kinds are many
-        raise ValueError(f"{folder} cannot be read: {_reason(error)}") from None
+        raise ValueError(f"{folder} cannot be read: {reason(error)}") from None
     if variant:
         warnings.warn(f"{folder} holds weights in half precision; they are used in float32", stacklevel=3)
     return unet
 
 
-def _sizes(path: Path, beside: set[str]) -> list[int]:
+def sizes(path: Path, beside: set[str]) -> list[int]:
     """How many numbers each tensor of a file of weights has; an index has none, but must name files beside it."""
     path = regular(path, "file of weights")
     if path.suffix == ".json":
@@ -207,7 +273,7 @@ def _sizes(path: Path, beside: set[str]) -> list[int]:
     return [math.prod(shape) for shape in check_torch_file(path).values()]
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """An error in one line, with its kind where its words alone say nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no reason is given"]
     text = lines[1] if lines[0].endswith(":") and len(lines) > 1 else lines[0]

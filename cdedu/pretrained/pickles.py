@@ -5,6 +5,7 @@ limit on the others: how many there are, where they may put things, and what may
 itself many times over, so look at values by their type before they are printed, hashed or compared.
 """
 
+import errno
 import math
 import pickletools
 import warnings
@@ -81,6 +82,10 @@ def read_pickle(file: Any, names: Container[str], persistent: bool = False) -> A
                 stack.append({})
             case "MARK":
                 marks.append(len(stack))
+            case "POP":  # with POP_MARK: what turned out to contain itself, which a name follows
+                stack.pop()
+            case "POP_MARK":
+                since_mark()
             case "TUPLE":
                 stack.append(tuple(since_mark()))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
@@ -288,9 +293,10 @@ def check_torch_file(path: Path) -> dict[str, tuple[int, ...]]:
         return {
             name: _checked(record, lambda key: sizes[f"{root}data/{key}"]) for name, record in found.items()
         }
-    except OSError:
-        raise
     except Exception as error:  # a damaged file can raise anything
+        # A wrong address in it is a place before its beginning, which is an OSError too.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise ValueError(
             f"{path} is refused: it is no file of weights alone ({reason:.200}); use one in safetensors"

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script
 import edm_layout
 import torch
 from edm_layout import edm_bytes
+from openai_layout import OpenaiUNet
 from safetensors.torch import save_file
 from torch import nn
 
@@ -350,6 +351,18 @@ for name, change, says in (
     ("no tensor", bias(storage=doubled()), "a tuple stands where"),
 ):
     add(f"edm {name}", says, edm, change)
+for name, kind, facts, says in (
+    ("ECT without a boundary", "ECMPrecond", {"sigma_min": 0}, "sigma_min = 0, but"),
+    ("ECT with a boundary of nothing", "ECMPrecond", {"sigma_min": float("nan")}, "sigma_min = nan"),
+    ("iDDPM of a million steps", "iDDPMPrecond", {"M": 10**6}, "M = 1000000|SongUNet is none of"),
+    ("EDM2", "Precond", {}, "network is EDM2's"),
+):
+    add(
+        f"edm {name}",
+        says,
+        edm,
+        lambda o, n, kw, kind=kind, facts=facts: vars(o).update(edm_name=kind, **facts),
+    )
 CASES["edm deflated storage"] = Case(storage_of(deflated), "refused")
 CASES["edm storage of nothing"] = Case(storage_of(lambda folder: b""), "refused")
 
@@ -372,6 +385,56 @@ def edm_name_of_a_megabyte(folder: Path) -> Path:
             inner._modules["x" * 100_000] = inner = nn.ModuleDict()
 
     return edm(folder, change)
+
+
+# --- files of openai ---------------------------------------------------------------------------------
+
+
+def openai(
+    folder: Path, change: Callable[[dict[Any, Any]], Any] = lambda state: None, name: str = "cd_toy8_l2"
+) -> Path:
+    """A small network in openai's layout, changed."""
+    torch.manual_seed(0)
+    state = dict(OpenaiUNet(64, (1, 1), attention=(1,)).state_dict())
+    change(state)
+    torch.save(state, folder / f"{name}.pt")
+    return folder / f"{name}.pt"
+
+
+def put(name: Any, value: Any) -> Callable[[dict[Any, Any]], Any]:
+    return lambda state: state.update({name: value})
+
+
+for name, change, says in (
+    ("a call", put("out.0.bias", Call(os.getcwd)), "no file of weights alone"),
+    ("nested", put("out.0.bias", {"a": torch.zeros(2)}), "no file of weights alone"),
+    ("nothing", dict.clear, "it has 0 blocks in its decoder"),
+    ("a million levels", lambda s: s.update({f"output_blocks.{i}.1.in_layers.2.weight": s["out.0.bias"] for i in range(5000)}), "resolutions"),
+    ("no dimension", put("input_blocks.1.0.out_layers.3.weight", torch.tensor(1.0)), "IndexError"),
+    ("wide", put("input_blocks.1.0.out_layers.3.weight", torch.zeros(64 * 10**4, 1)), "block_out_channels = 640000"),
+    ("many labels", put("label_emb.weight", torch.zeros(10**6 + 1, 1)), "num_class_embeds = 1000001"),
+    ("labels of another width", put("label_emb.weight", torch.zeros(10, 1)), "'label_emb.weight' has shape"),
+    ("one number for many", put("label_emb.weight", torch.zeros(1).expand(10**5, 256)), "no file of weights alone"),
+    ("a long name", put("x" * 10**6, torch.zeros(1)), "has no place in its network"),
+    ("a number for a name", put(5, torch.zeros(1)), "have no names"),
+    ("NaN", put("out.2.bias", torch.full((3,), float("nan"))), "holds NaN or infinity"),
+    ("whole numbers", put("out.2.bias", torch.zeros(3, dtype=torch.int64)), "which no weights have"),
+):  # fmt: skip
+    add(f"openai {name}", says, openai, change)
+add("openai without a size", "rename it like that", openai, lambda state: None, "cd_toy")
+add("openai of 9,999 pixels", "cannot be halved", openai, lambda state: None, "cd_toy9999")
+
+
+@case("no file of weights alone")
+def openai_deflated(folder: Path) -> Path:
+    zipped(folder, folder / "cd_toy8.pt", ZEROS, zipfile.ZIP_DEFLATED)
+    return folder / "cd_toy8.pt"
+
+
+@case("is a pipe, not a file")
+def a_pipe_for_openai(folder: Path) -> Path:
+    os.mkfifo(folder / "cd_toy8.pt")
+    return folder / "cd_toy8.pt"
 
 
 # --- folders of diffusers ----------------------------------------------------------------------------
@@ -581,13 +644,14 @@ def bitten(data: bytes, chance: random.Random) -> bytes:
 def damaged(folder: Path, seed: int, rounds: int) -> Iterator[tuple[str, Path]]:
     """One file of each kind after the other, with random damage."""
     chance = random.Random(seed)
-    for place in ("toy", "picture", "edm", "diffusers"):
+    for place in ("toy", "picture", "edm", "openai", "diffusers"):
         (folder / place).mkdir()
     made = pipeline(folder / "diffusers")
     kinds = {
         "toy": honest(folder / "toy"),
         "picture": honest(folder / "picture", PICTURES),
         "edm": edm(folder / "edm"),
+        "openai": openai(folder / "openai"),
         "unet": made / NETWORK,
         "scheduler": made / SCHEDULER,
         "weights": made / WEIGHTS,
