@@ -376,3 +376,30 @@ def test_the_command_prints_the_plan(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert stopped.value.code == 2 and "gpus = 0, but" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model, millions", [("sd15", 67.5), ("sdxl", 197)])
+def test_adapters_are_as_large_as_the_published_ones(model, millions):
+    """LCM-LoRA's model cards say 67.5 M and 197 M."""
+    pytest.importorskip("peft")
+    from cdedu.course.plan_text import adapter_size
+
+    assert adapter_size(model, 64) / 1e6 == pytest.approx(millions, rel=0.005)
+
+
+def test_a_plan_for_stable_diffusion():
+    pytest.importorskip("peft")
+    from cdedu.course.plan_text import plan_text, text_footprint
+
+    net = text_footprint("sd15", True, False)
+    assert net.parameters / 1e6 == pytest.approx(859.5, abs=0.1)  # as diffusers counts it
+    found = plan_text("sd15", "a100-80", lora=64, batch=16)
+    assert found.micro_batch == 16 and found.images == 16_000 and found.flops == 6 * net.flops
+    assert dict(found.memory)["frozen weights of the teacher"] == 2 * net.parameters
+    small = plan_text("sd15", "t4", lora=8)  # no bf16: the frozen weights stay in fp32
+    assert (
+        small.precision == "fp16"
+        and dict(small.memory)["frozen weights of the teacher"] == 4 * net.parameters
+    )
+    with pytest.raises(ValueError, match="model = 'dalle' is not known; choose one of sd15"):
+        plan_text("dalle", "a100")

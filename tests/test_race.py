@@ -1,8 +1,12 @@
 """The race: the meter, the budget, entries that get a row, and those that must not."""
 
 import copy
+import os
 import re
+import signal
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,6 +84,76 @@ def test_a_network_in_parts_and_under_other_names_counts_the_same(teacher):
     assert meter.evaluations == pytest.approx(1 + part)
 
 
+def test_attention_and_products_in_place_count_as_products(teacher):
+    q, k, v = (torch.randn(2, 3, n, 8, requires_grad=True) for n in (5, 7, 7))
+    with Meter(teacher, SHAPE) as meter:
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        assert meter.operations == 2 * 2 * (2 * 3 * 5 * 7 * 8)  # q kᵀ, and by v
+        out.sum().backward()
+        assert meter.operations == (2 + 5) * 2 * (
+            2 * 3 * 5 * 7 * 8
+        )  # q kᵀ once more, and two products for each of the two
+        before = meter.operations
+        torch.ones(2, 4).addmm_(torch.ones(2, 3), torch.ones(3, 4))
+        torch.ones(5, 2, 4).baddbmm_(torch.ones(5, 2, 3), torch.ones(5, 3, 4))
+    assert meter.operations - before == 6 * 2 * (2 * 3 * 4)
+
+
+def test_inference_mode_counts_the_same(teacher):
+    with Meter(teacher, SHAPE) as meter, torch.inference_mode():
+        teacher(torch.zeros(4, *SHAPE), 1.0)
+    assert meter.evaluations == 4
+
+
+A, IMAGES = torch.ones(4, 4), torch.ones(1, 4, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda: A.mv(A[0]),
+        lambda: A[0].dot(A[0]),
+        lambda: torch.addmv(A[0], A, A[0]),
+        lambda: torch.addr(A, A[0], A[0]),
+        lambda: torch.addbmm(A, A[None], A[None]),
+        lambda: torch.nn.functional.bilinear(A, A, torch.ones(3, 4, 4)),
+        lambda: torch.cdist(torch.ones(9, 4), torch.ones(9, 4), compute_mode="donot_use_mm_for_euclid_dist"),
+        lambda: torch.sparse.mm(A.to_sparse(), A),
+        lambda: torch.mkldnn_convolution(IMAGES, torch.ones(4, 4, 3, 3), None, (1, 1), (1, 1), (1, 1), 1),
+        lambda: torch.conv_tbc(torch.ones(8, 2, 4), torch.ones(3, 4, 4), torch.zeros(4), 1),
+        lambda: torch.ops.aten.slow_conv3d(IMAGES[:, :, None], torch.ones(4, 4, 1, 3, 3), (1, 3, 3)),
+        lambda: torch.ops.aten.slow_conv_dilated2d(IMAGES, torch.ones(4, 4, 3, 3), (3, 3)),
+        lambda: torch.fft.fft2(IMAGES),
+        lambda: torch.linalg.solve(A + torch.eye(4), A),
+        lambda: torch.linalg.matrix_exp(A),
+        lambda: torch.nn.functional.embedding_bag(torch.zeros(2, 8).long(), A, mode="sum"),
+        lambda: torch.nn.functional.grid_sample(IMAGES, torch.zeros(1, 4, 4, 2), align_corners=False),
+        lambda: torch.nn.LSTM(4, 4)(A[None]),
+    ],
+)
+def test_what_multiplies_uncounted_is_refused_in_a_race(teacher, operation):
+    with (
+        Budget(teacher, SHAPE, 10) as budget,
+        pytest.raises(ValueError, match="is not counted by the meter; use matrix products"),
+    ):
+        operation()
+    assert budget.evaluations < 1
+    with Meter(teacher, SHAPE):
+        operation()  # elsewhere it is free
+
+
+def test_what_is_elementwise_is_free_in_a_race(teacher):
+    with Budget(teacher, SHAPE, 10) as budget:
+        x = torch.nn.functional.interpolate(IMAGES, scale_factor=2).sin().softmax(1).sort().values.cumsum(0)
+        (
+            torch.linalg.vector_norm(x),
+            torch.nn.functional.avg_pool2d(x, 2),
+            torch.nn.functional.group_norm(x, 2),
+        )
+        torch.nn.functional.embedding(torch.tensor([0]), A), x.std(), torch.outer(A[0], A[0])
+    assert budget.evaluations == 0
+
+
 def test_what_multiplies_no_matrices_is_no_unit():
     with pytest.raises(ValueError, match="so nothing can be counted by it; give a network"):
         Meter(type("Wave", (torch.nn.Module,), {"forward": lambda self, x, s: x.sin()})(), (2,))
@@ -120,6 +194,8 @@ def test_the_limit_cannot_be_moved_and_a_loop_without_networks_ends(teacher):
     budget = Budget(teacher, SHAPE, 10)
     with pytest.raises(AttributeError):
         budget.limit = 20
+    with pytest.raises(AttributeError):
+        budget.handle().left = 20
     with pytest.raises(ValueError, match="a step of the loop over the budget evaluated no network"), budget:
         for _ in budget:
             pass
@@ -306,8 +382,11 @@ def test_an_entry_sees_the_training_half_alone_and_cannot_bend_the_ruler(race, t
             "teacher(data, 1.0), teacher(data, 1.0)",
             "the budget of 1,200 evaluations is spent; loop with `for progress in",
         ),
-        ("budget.limit = 10**9", "AttributeError"),
         ("print('loss', 3)\n    1 / 0", "ZeroDivisionError: division by zero (it printed last: loss 3)"),
+        (
+            "class ConsistencyModel(cdedu.ConsistencyModel):\n        state_dict = None\n    return ConsistencyModel.from_teacher(teacher)",
+            "train returned a ConsistencyModel of its own; return a ConsistencyModel, Teacher, FlowMap",
+        ),
         ("return data", "train returned a Tensor; return a ConsistencyModel"),
         ("return larger_than(teacher)", "NameError: name 'larger_than' is not defined"),
     ],
@@ -329,6 +408,12 @@ def test_a_cheat_gets_no_row_and_hears_why(race, tmp_path, line, said):
         ("getattr(budget, '__ex' + 'it__')(None, None, None)", "getattr"),
         ("import sys; sys._getframe(1)", "_getframe"),
         ("from importlib import import_module", "importlib"),
+        ("import pkgutil", "pkgutil"),
+        ("from timeit import timeit", "timeit"),
+        ("from unittest import mock", "mock"),
+        ("iter(budget).gi_frame", "gi_frame"),
+        ("eval('1')", "eval"),
+        ("f = compile", "compile"),
         ("__builtins__", "__builtins__"),
     ],
 )
@@ -341,17 +426,133 @@ def test_a_name_behind_the_meter_is_refused_before_anything_runs(tmp_path, line,
         read_entry(path)
 
 
-def test_a_meter_that_was_changed_is_found_out_by_itself(race):
-    """Of an entry that got past the names."""
-    line = "type(budget).__torch_dispatch__ = lambda s, f, t, a=(), k=None: f(*a, **(k or {}))"
-    with pytest.raises(EntryError, match="the meter no longer counts"):
+TRIES = {
+    "set the count": (
+        "budget.operations = 0",
+        "AttributeError: 'Handle' object has no attribute 'operations'",
+    ),
+    "set the unit": ("budget.unit *= 100", "AttributeError"),
+    "set the limit": ("budget.limit = 10**9", "AttributeError"),
+    "patch the limit": (
+        "from unittest import mock\n    mock.patch.object(budget, '_limit', 1e9).start()",
+        "AttributeError",
+    ),
+    "leave the meter by a stack": (
+        "from contextlib import ExitStack\n    e = ExitStack()\n    e.push(budget)\n    e.close()",
+        "TypeError: 'Handle' object is not callable",
+    ),
+    "another count": (
+        "from cdedu.evaluation.meter import Meter\n    Meter.evaluations = property(lambda s: 7.0)",
+        "the meter no longer counts: the file has changed torch or cdedu; leave both as they are",
+    ),
+    "another method": (
+        "from cdedu.evaluation.meter import Meter\n    Meter.__torch_dispatch__ = lambda s, f, t, a=(), k=None: f(*a, **(k or {}))",
+        "the meter no longer counts",
+    ),
+    "the meter switched off for good": (
+        "import torch.utils._python_dispatch as d\n    d.kept = d._disable_current_modes()\n    d.kept.__enter__()",
+        "the meter no longer counts",
+    ),
+    "a table without prices": (
+        "import torch.utils.flop_counter as f\n    f.flop_registry.clear()\n    teacher(data, 1.0), teacher(data, 1.0)",
+        "the budget of 1,200 evaluations is spent",
+    ),
+    "inference mode": (
+        "import torch\n    with torch.inference_mode():\n        teacher(data, 1.0), teacher(data, 1.0)",
+        "the budget of 1,200 evaluations is spent",
+    ),
+    "an operation of its own": (
+        "import torch\n    f = torch.library.custom_op('my::f', lambda x: x @ x, mutates_args=(), schema='(Tensor x) -> Tensor')\n"
+        "    f(data[0, 0])",
+        "my::f is not counted by the meter; use matrix products (@), convolutions or attention",
+    ),
+    "threads in native code": (
+        "import torch\n    torch.set_num_threads(8)",
+        "start a thread: not allowed in the race",
+    ),
+}
+"""Ways past the meter, of entries that got past the names."""
+
+
+@pytest.mark.parametrize("way", TRIES)
+def test_a_meter_that_was_changed_is_found_out_by_itself(race, way):
+    line, said = TRIES[way]
+    with pytest.raises(EntryError) as error:
         race.train("mine.py", HONEST.format(line))
+    assert said in str(error.value)
+
+
+def test_training_while_the_file_is_read_is_counted(race):
+    early = "import torch\n\nx = torch.ones(1500, 1500)\nfor _ in range(9):\n    x @ x\n" + HONEST.format(
+        "pass"
+    )
+    with pytest.raises(EntryError, match="line 5, `x @ x`: the budget of 1,200 evaluations is spent"):
+        race.train("mine.py", early)
+
+
+def test_no_hook_of_a_student_runs(race):
+    hooks = "s = cdedu.ConsistencyModel.from_teacher(teacher)\n    s.register_state_dict_pre_hook(lambda *_: 1 / 0)\n    s.state_dict = None\n    return s"
+    found = race.train("mine.py", HONEST.format(hooks))
+    assert found["kind"] == "ConsistencyModel" and race.student("mine.py", found)
+
+
+def test_a_traced_function_leaves_the_meter_whole(race):
+    lines = "import torch\n    torch.jit.trace(teacher, (data[:2], torch.ones(2)), check_trace=False)\n    print(budget.left)"
+    assert 1190 < float(race.train("mine.py", HONEST.format(lines))["printed"].splitlines()[-1]) <= 1198
+
+
+def test_the_kernel_counts_what_the_meter_does_not_see(race, monkeypatch):
+    """Whoever switches the meter off, computes, and switches it on again."""
+    monkeypatch.setattr("cdedu.course.race.outside.FREE", 1)
+    off = "import time\n    from torch.utils._python_dispatch import _disable_current_modes as off\n    end = time.process_time() + 1.5\n"
+    off += "    with off():\n        while time.process_time() < end:\n            teacher(data[:9], 1.0)"
+    with pytest.raises(
+        EntryError,
+        match=r"mine.py: its process computed for [\d.]+ seconds, but its 0 evaluations take 0.0, and",
+    ):
+        race.train("mine.py", HONEST.format(off))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the sandbox's limit on processes")
+def test_native_code_cannot_fork(race):
+    found = race.train("mine.py", HONEST.format("import ctypes\n    print(ctypes.CDLL(None).fork())"))
+    assert found["printed"] == "-1"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+@pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGKILL])
+def test_what_ends_the_race_ends_its_entries(which):
+    """As `timeout` does it, which sends its signal to all at once."""
+    code = "from cdedu.course.grading.judge import Judge, Task\nwith Judge(Task(())) as j, j.sandbox() as p: p.request('run', 'x', 'while True: pass', 60, 60)"
+    parent = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not (entries := [p for p in below(parent.pid) if os.getsid(p) == p]):
+            assert parent.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(0.5)
+        everybody = below(parent.pid)
+        os.killpg(parent.pid, which)
+        parent.wait(10)
+        while any(Path(f"/proc/{p}").exists() for p in everybody):
+            assert time.monotonic() < deadline, entries
+            time.sleep(0.1)
+    finally:
+        parent.kill()
+
+
+def below(pid):
+    """Processes that it started, and theirs."""
+    found = Path(f"/proc/{pid}/task/{pid}/children")
+    return [
+        q for p in (found.read_text().split() if found.exists() else []) for q in (int(p), *below(int(p)))
+    ]
 
 
 def test_own_names_and_public_ones_are_an_entrys_affair(tmp_path):
     path = tmp_path / "mine.py"
-    own = "_own = 1\n    for _ in range(2): pass\n    class Net(torch.nn.Module):\n        def __init__(self):\n            super().__init__()"
-    path.write_text(HONEST.format(own), encoding="utf-8")
+    own = "teacher.eval(), torch.compile\n    _own = 1\n    for _ in range(2): pass\n    class Net(torch.nn.Module):\n        def __init__(self):\n            super().__init__()"
+    path.write_text("from __future__ import annotations\n" + HONEST.format(own), encoding="utf-8")
     assert read_entry(path)[0] == "mine.py"
     assert all(read_entry(method) for method in METHODS)
 
@@ -377,10 +578,12 @@ def test_round_the_meter_the_clock_is_the_wall(race, tmp_path, monkeypatch):
 
 
 def test_a_forged_count_is_looked_at(race, monkeypatch):
-    said = {"evaluations": 2000.0, "seconds": 1.0}
+    said = {"evaluations": 2000.0}
     monkeypatch.setattr(
         "cdedu.course.grading.wire.Peer.request",
-        lambda self, what, *_: {"race": lambda *_: said} if what == "answers" else {},
+        lambda self, what, *_: (
+            {"race": lambda *_: said, "seconds_of_one": lambda *_: 1e-3} if what == "answers" else {}
+        ),
     )
     with pytest.raises(EntryError, match=r"mine.py: spent 2,000 evaluations of 1,200; stop with the loop"):
         race.train("mine.py", "")
@@ -425,7 +628,7 @@ def first_loss(name, teacher, data, monkeypatch):
     exec(compile(read_entry(name)[1], name, "exec"), space)  # noqa: S102
     monkeypatch.setattr(torch.Tensor, "backward", backward)
     with pytest.raises(FirstError), Budget(teacher, SHAPE, 4000) as budget:
-        space["train"](teacher, data, budget, generator())
+        space["train"](teacher, data, budget.handle(), generator())
     return seen[0]
 
 
@@ -489,7 +692,7 @@ def test_every_method_of_the_course_trains(name, teacher):
     exec(compile(read_entry(name)[1], name, "exec"), space)  # noqa: S102
     assert isinstance(space["RATE"], float)
     with Budget(teacher, SHAPE, 1600) as budget:
-        found = space["train"](teacher, data, budget, generator())
+        found = space["train"](teacher, data, budget.handle(), generator())
     student = found[0] if isinstance(found, tuple) else found
     before = student.state_dict()["network.net.conv_in.weight"]
     assert not torch.equal(before, teacher.network.net.conv_in.weight) and before.isfinite().all()

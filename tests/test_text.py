@@ -203,7 +203,7 @@ def test_an_adapter_draws_in_diffusers_what_it_draws_here(tiny, tmp_path, kind):
     out = export_text(model, state.result, tmp_path / "lora", stage, source=str(tiny[kind]))
     mine = drawn(model, 3, 5, model=state.result)
     assert (mine - before).abs().max() > 1e-3  # it has learned something
-    scheduler = scheduler_of(model)
+    scheduler = scheduler_of(model, stage.points)
     flow = {"sigmas": [s / (1 + s) for s in model.pipeline.levels(3)]} if kind == "sd3" else {}
     if flow:  # its levels are given as they are
         scheduler = type(scheduler).from_config(scheduler.config, shift=1.0)
@@ -285,6 +285,13 @@ def test_latents_and_back_are_on_the_scale_of_the_family(tiny):
             back = vae.decode(wanted / vae.config.scaling_factor + shift).sample.clamp(-1, 1)
         torch.testing.assert_close(pipeline.encode(x), wanted)
         torch.testing.assert_close(pipeline.decode(wanted), back)
+
+
+def test_pictures_go_to_where_the_autoencoder_is(tiny):
+    """Those of a folder are on the CPU, the autoencoder on a GPU; meta stands for that."""
+    pipeline = read(tiny["sd"]).pipeline
+    pipeline.pipe.vae.to("meta")
+    assert pipeline.encode(torch.zeros(1, 3, 32, 32)).device.type == "meta"
 
 
 # --- prompts, adapters, training
@@ -395,6 +402,14 @@ def pickled(folder: Path) -> None:
         path.unlink()
 
 
+def rename(path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(path)
+    tensors["another"] = tensors.pop(min(tensors))
+    save_file(tensors, path)
+
+
 BROKEN = {
     "code of its own": (lambda f: (f / "unet" / "model.py").write_text("raise SystemExit"), "never run"),
     "auto_map": (lambda f: change(f / "text_encoder/config.json", auto_map={"AutoModel": "a.B"}), "auto_map"),
@@ -430,6 +445,10 @@ BROKEN = {
     "a monstrous depth": (
         lambda f: change(f / "text_encoder/config.json", num_hidden_layers=100_000),
         "num_hidden_layers",
+    ),
+    "a tensor of another name": (
+        lambda f: rename(f / "unet/diffusion_pytorch_model.safetensors"),
+        "lack the tensor",
     ),
     "too few weights": (
         lambda f: change(f / "unet/config.json", cross_attention_dim=4096),

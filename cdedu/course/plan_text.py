@@ -130,7 +130,7 @@ def plan_text(
     """Estimate what the distillation of a model needs, once its latents and texts are encoded.
 
     One training picture costs six forward passes: three of the student with its gradients, one of the target, two of the guided teacher.
-    With an adapter, student and teacher share the frozen weights, in half precision.
+    With an adapter, student and teacher share the frozen weights, which are kept in bf16 where that is the precision.
 
     Args:
         model: one of :data:`MODELS`.
@@ -159,15 +159,15 @@ def plan_text(
     flops = (6 + checkpointing) * net.flops
     share = SHARE if share is None else share
     rate = gpus * share * (card.half if half else card.single) * 1e12 / flops
-    bytes_of = 2 if half else 4
+    frozen = 2 if lora and precision == "bf16" else 4
     parts = {
-        "frozen weights of the teacher": net.parameters * bytes_of,
+        "frozen weights of the teacher": net.parameters * frozen,
         "weights that are trained": 4 * trained,
         "gradients": 4 * trained,
         "optimiser, two moments": 8 * trained,
         "average of the weights": 4 * trained,
         "gradients on their way between GPUs": 4 * trained if gpus > 1 else 0,
-        "weights in half precision": bytes_of * trained if half else 0,
+        "weights in half precision": (2 * trained + (2 * net.parameters if frozen == 4 else 0)) * half,
     }
     fixed = {part: size for part, size in parts.items() if size}
     mine = max(1, batch // gpus)

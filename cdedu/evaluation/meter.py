@@ -1,11 +1,34 @@
 """What a training costs, counted below every network: operations, in units of one call of a network for one sample."""
 
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+_aten = torch.ops.aten
+
+
+def _costs() -> dict[Any, Any]:
+    """Operation → its cost: PyTorch's formulas, and by the same ones what its table leaves out on a CPU."""
+    return flop_registry | {
+        _aten.addmm_: flop_registry[_aten.addmm],
+        _aten.baddbmm_: flop_registry[_aten.baddbmm],
+        _aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(
+            q.shape, k.shape, v.shape
+        ),
+        _aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+            lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad.shape, q.shape, k.shape, v.shape)
+        ),
+    }
+
+
+@cache
+def _in_parts(func: Any) -> bool:
+    """Whether an operation is made of others. Autograd takes it apart, and in inference mode nobody does."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
 
 
 class Meter(TorchDispatchMode):
@@ -33,7 +56,7 @@ class Meter(TorchDispatchMode):
 
     def __init__(self, network: nn.Module, shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.operations, self.unit = 0, 1
+        self.operations, self.unit, self._costs = 0, 1, _costs()
         weights = next(network.parameters(), torch.zeros(()))
         with self, torch.no_grad():
             network(torch.zeros(1, *shape, dtype=weights.dtype, device=weights.device), 1.0)
@@ -52,13 +75,22 @@ class Meter(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        cost = flop_registry.get(func._overloadpacket)
+        cost = self._costs.get(func._overloadpacket)
         if cost is None:
+            if _in_parts(func):
+                with self:
+                    return func.decompose(*args, **kwargs)
+            self.uncounted(func)
             return func(*args, **kwargs)
         self.before()
         out: Tensor = func(*args, **kwargs)
-        self.operations += cost(*args, **kwargs, out_val=out)
+        self.operations += int(
+            cost(*args, **kwargs, out_val=out)
+        )  # a number, also while torch.jit traces sizes
         return out
 
     def before(self) -> None:
         """Called before each operation that is counted."""
+
+    def uncounted(self, func: Any) -> None:
+        """Called before each that is not."""

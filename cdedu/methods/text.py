@@ -86,6 +86,7 @@ def text_student(model: Any, stage: TextStage) -> Any:
         ValueError: where the network cannot take it.
     """
     teacher: TextNetwork = model.pipeline.network
+    model.pipeline.points = stage.points  # of which its students know no others
     if stage.lora:
         network = with_lora(teacher, stage.lora, stage.seed)
     else:

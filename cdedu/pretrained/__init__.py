@@ -91,7 +91,7 @@ def locate(source: str | Path) -> Path:
             ) from None
     if "/" in name or path.suffix:
         raise FileNotFoundError(f"there is no checkpoint {name}")
-    if (checkpoints.WEIGHTS / name / "model_index.json").is_file():
+    if (checkpoints.WEIGHTS / name).is_dir():
         return checkpoints.WEIGHTS / name
     return checkpoints.shipped(name)
 

@@ -73,7 +73,7 @@ def load_diffusers(folder: str | Path) -> DiffusersDenoiser | Teacher | Consiste
             if config["_class_name"] != _CONSISTENCY:
                 header.recipe = foreign(folder.absolute().name, header.classes, *levels)
     except Exception as error:  # what is in such a file can be wrong in any way
-        raise ValueError(f"{folder} cannot be used: {_reason(error)}") from None
+        raise ValueError(f"{folder} cannot be used: {reason(error)}") from None
     model: DiffusersDenoiser | Teacher | ConsistencyModel
     if levels:
         network = UNet(_read_unet(unet, unet_config))
@@ -87,7 +87,7 @@ def load_diffusers(folder: str | Path) -> DiffusersDenoiser | Teacher | Consiste
                     p.data.neg_()
         model.sigma_max = levels[2]  # type: ignore[assignment]
     else:
-        alphas, prediction = _schedule(config, folder)
+        alphas, prediction = schedule(config, folder)
         net = _read_unet(unet, unet_config)
         try:
             model = DiffusersDenoiser(net, alphas, prediction)
@@ -176,7 +176,7 @@ _SCHEDULE = "num_train_timesteps beta_start beta_end beta_schedule trained_betas
 """The fields of a scheduler that make its noise levels."""
 
 
-def _schedule(config: dict[str, Any], folder: Path) -> tuple[Tensor, str]:
+def schedule(config: dict[str, Any], folder: Path) -> tuple[Tensor, str]:
     """The schedule and what the network predicts, if the scheduler is a diffusion in discrete time."""
     import diffusers
 
@@ -207,7 +207,7 @@ def _schedule(config: dict[str, Any], folder: Path) -> tuple[Tensor, str]:
             raise ValueError(f"prediction_type = {bounds.shown(prediction)}, but it must be a name")
         return getattr(diffusers, name).from_config(own).alphas_cumprod, prediction
     except Exception as error:
-        raise ValueError(f"{folder}: the scheduler {name} cannot be used: {_reason(error)}") from None
+        raise ValueError(f"{folder}: the scheduler {name} cannot be used: {reason(error)}") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -230,15 +230,15 @@ def _read_unet(folder: Path, config: dict[str, Any]) -> nn.Module:
     half = [p.name for p in names if ".fp16." in p.name]
     variant = "fp16" if half and len(half) == len(names) else None
     try:
-        sizes = [size for path in names for size in _sizes(path, {p.name for p in names})]
+        counts = [size for path in names for size in sizes(path, {p.name for p in names})]
         levels = len(config["block_out_channels"])
-        if config.get("layers_per_block", 1) * levels > len(sizes):
-            raise ValueError(f"its weights are {len(sizes)} tensors, too few for its configuration")
+        if config.get("layers_per_block", 1) * levels > len(counts):
+            raise ValueError(f"its weights are {len(counts)} tensors, too few for its configuration")
         with bounds.without_memory():
             bare = UNet2DModel.from_config(config)
-        if bounds.size_of(bare) > sum(sizes):
+        if bounds.size_of(bare) > sum(counts):
             raise ValueError(
-                f"its weights are {sum(sizes):,} numbers, but its network has {bounds.size_of(bare):,}"
+                f"its weights are {sum(counts):,} numbers, but its network has {bounds.size_of(bare):,}"
             )
         unet, found = UNet2DModel.from_pretrained(
             folder,
@@ -253,13 +253,13 @@ def _read_unet(folder: Path, config: dict[str, Any]) -> nn.Module:
             raise ValueError(f"its weights lack the tensor {min(found['missing_keys'])!r:.80}")
         check_weights(unet.state_dict())
     except Exception as error:  # the library's kinds are many
-        raise ValueError(f"{folder} cannot be read: {_reason(error)}") from None
+        raise ValueError(f"{folder} cannot be read: {reason(error)}") from None
     if variant:
         warnings.warn(f"{folder} holds weights in half precision; they are used in float32", stacklevel=3)
     return unet
 
 
-def _sizes(path: Path, beside: set[str]) -> list[int]:
+def sizes(path: Path, beside: set[str]) -> list[int]:
     """How many numbers each tensor of a file of weights has; an index has none, but must name files beside it."""
     path = regular(path, "file of weights")
     if path.suffix == ".json":
@@ -273,7 +273,7 @@ def _sizes(path: Path, beside: set[str]) -> list[int]:
     return [math.prod(shape) for shape in check_torch_file(path).values()]
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """An error in one line, with its kind where its words alone say nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no reason is given"]
     text = lines[1] if lines[0].endswith(":") and len(lines) > 1 else lines[0]

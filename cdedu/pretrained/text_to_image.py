@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -30,9 +31,7 @@ from cdedu.methods.latent import LatentConsistencyModel
 from cdedu.networks import bounds
 from cdedu.networks.text import FluxTransformer, Prompts, TextNetwork, TextTransformer, TextUNet
 from cdedu.noise import Generators, normal
-from cdedu.pretrained.diffusers import _reason as reason
-from cdedu.pretrained.diffusers import _schedule as schedule
-from cdedu.pretrained.diffusers import _sizes as sizes
+from cdedu.pretrained.diffusers import reason, schedule, sizes
 from cdedu.samplers import Progress, sample_consistency, sample_euler
 
 LARGEST = 2**20
@@ -166,6 +165,27 @@ def _check_part(folder: Path, kind: str) -> None:
     wanted = sum(math.prod(p.shape) for p in bare.parameters())
     if wanted > sum(numbers) * 1.01 + 1000:
         raise ValueError(f"its weights are {sum(numbers):,} numbers, but its network has {wanted:,}")
+    names = {name for path in files if path.suffix == ".safetensors" for name in _names(path)}
+    if any(".proj_attn." in name for name in names):  # an early autoencoder, whose names diffusers translates
+        return
+    for name, parameter in bare.named_parameters():
+        # transformers has put text models under a name of their own, and taken it off again.
+        if not {name, f"text_model.{name}", name.removeprefix("text_model.")} & names and not _tied(
+            name, bare
+        ):
+            raise ValueError(
+                f"its weights lack the tensor {name:.80}, {tuple(parameter.shape)}, which would be left at random numbers"
+            )
+
+
+def _names(path: Path) -> list[str]:
+    with safe_open(path, framework="pt") as file:
+        return list(file.keys())
+
+
+def _tied(name: str, network: nn.Module) -> bool:
+    """Whether a tensor is another one's under a second name, as T5's two embeddings are."""
+    return name in (getattr(network, "_tied_weights_keys", None) or ())
 
 
 def _check_numbers(value: Any, tensors: int, place: str = "config.json") -> None:
@@ -240,7 +260,7 @@ def load_text_to_image(
                 local_files_only=True, low_cpu_mem_usage=False, **absent,
             )  # fmt: skip
             if lora is not None:
-                _add_lora(pipe, Path(lora))
+                pipe.scheduler = _add_lora(pipe, Path(lora))
         except (FileNotFoundError, ImportError):
             raise
         except Exception as error:  # the libraries' kinds are many
@@ -248,7 +268,7 @@ def load_text_to_image(
     pipeline = TextToImage(pipe, family, last)
     config = pipe.scheduler.config
     jumps = (
-        "LCM" in parts["scheduler"]
+        "LCM" in type(pipe.scheduler).__name__
         or bool(config.get("stochastic_sampling"))
         or "LatentConsistency" in index["_class_name"]
     )
@@ -259,7 +279,9 @@ def load_text_to_image(
     return model.eval().requires_grad_(False)
 
 
-def _add_lora(pipe: Any, path: Path) -> None:
+def _add_lora(pipe: Any, path: Path) -> Any:
+    """Add an adapter to the network; returns the scheduler that lies beside it, or the pipeline's own."""
+    beside = path if path.is_dir() else path.parent
     if path.is_dir():
         path = next(iter(sorted(path.glob("*.safetensors"))), path)
     if path.suffix != ".safetensors" or not path.is_file():
@@ -269,6 +291,16 @@ def _add_lora(pipe: Any, path: Path) -> None:
     pipe.load_lora_weights(path.parent, weight_name=path.name, local_files_only=True)
     pipe.fuse_lora()
     pipe.unload_lora_weights()
+    config = beside / "scheduler" / "scheduler_config.json"
+    if not config.is_file():
+        return pipe.scheduler
+    found = read_json(config)
+    if found.get("_class_name") not in ("LCMScheduler", "FlowMatchEulerDiscreteScheduler"):
+        raise ValueError(f"{config}: {bounds.shown(found.get('_class_name'))} is no scheduler of an adapter")
+    _check_numbers(found, LARGEST)
+    import diffusers
+
+    return getattr(diffusers, found["_class_name"]).from_config(found)
 
 
 def _parameters(kind: Any) -> Iterable[str]:
@@ -321,6 +353,7 @@ class TextToImage:
                 dict(pipe.scheduler.config) | {"_class_name": name}, Path(family.name)
             )
             self.denoiser = DiffusersDenoiser(self.network, alphas, prediction)
+        self.points = int(pipe.scheduler.config.get("original_inference_steps") or 50)
         self.header = Header(self.shape)
         self.model = self._around(self.denoiser)
 
@@ -391,7 +424,8 @@ class TextToImage:
         """Latents of images (B, 3, H, W) in [−1, 1]: the means of the autoencoder, on the scale that the network knows."""
         config = self.pipe.vae.config
         images = images.expand(-1, config.in_channels, -1, -1)
-        mean = self.pipe.vae.encode(images.to(self.pipe.vae.dtype)).latent_dist.mean
+        vae = self.pipe.vae
+        mean = vae.encode(images.to(vae.device, vae.dtype)).latent_dist.mean
         return (mean - (config.get("shift_factor") or 0.0)) * config.scaling_factor
 
     @torch.no_grad()
@@ -408,7 +442,7 @@ class TextToImage:
         return noise * (1 + sigma if self.flow else math.sqrt(1 + sigma**2))
 
     def levels(self, steps: int) -> list[float]:
-        """The noise levels of so many calls: LCM's by its scheduler's rule, or equal steps of a flow's t with its scheduler's shift."""
+        """The noise levels of so many calls: LCM's by its scheduler's rule, out of the ``points`` that the student knows, or equal steps of a flow's t with its scheduler's shift."""
         if not 1 <= steps <= 1000:
             raise ValueError(f"steps = {steps}, but a picture takes 1 to 1,000")
         if self.flow:
@@ -418,9 +452,8 @@ class TextToImage:
             return [t / (1 - t) for t in times]
         import diffusers
 
-        lcm = diffusers.LCMScheduler.from_config(
-            self.pipe.scheduler.config, original_inference_steps=max(50, steps)
-        )
+        points = max(self.points, steps)
+        lcm = diffusers.LCMScheduler.from_config(self.pipe.scheduler.config, original_inference_steps=points)
         lcm.set_timesteps(steps)
         known = self.denoiser.log_sigmas.exp()
         return [float(known[int(t)]) for t in lcm.timesteps]
@@ -466,7 +499,11 @@ class TextToImage:
             guided = (
                 model if guidance is None else GuidedDenoiser(model, guidance, len(self.network.prompts) - 1)
             )
-            latents = sample_euler(
-                guided, x, torch.tensor(levels, dtype=torch.float64), progress=progress, **cond
+            grid = torch.tensor(levels, dtype=torch.float64)
+            alone = len(levels) == 1  # no grid, but a guess
+            latents = (
+                guided(x, levels[0], **cond)
+                if alone
+                else sample_euler(guided, x, grid, progress=progress, **cond)
             )
         return self.decode(latents)

@@ -133,6 +133,7 @@ def chosen(paths: list[str]) -> list[Path]:
     """The notebooks named, or every chapter and every exercise as students get it."""
     found = [Path(p).resolve() for p in paths] or [
         *sorted((ROOT / "book").rglob("[0-9]*.ipynb")),
+        ROOT / "book" / "postgraduate" / "your_model.ipynb",
         *sorted((ROOT / "exercises").glob("*.ipynb")),
     ]
     for path in found:

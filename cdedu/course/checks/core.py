@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -122,6 +123,15 @@ LATE = (
     "torch.testing",
 )
 """What gradients, ``torch.func`` and comparisons lead to, by name: importing starts no thread, so that a process can still fork."""
+
+
+def import_late() -> None:
+    """Import :data:`LATE`, without what PyTorch has to say about its own use of ``torch.jit.script``."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        for module in LATE:
+            importlib.import_module(module)
 
 
 @cache

@@ -347,6 +347,10 @@ def _submission(fd: int, order: dict[str, Any], scratch: str) -> None:
     """Serve one submission, behind the protection that was asked for."""
     os.environ.update(HOME=scratch, TMPDIR=scratch, MPLCONFIGDIR=scratch)
     tempfile.tempdir = scratch
+    if (
+        sys.platform == "linux"
+    ):  # PR_SET_PDEATHSIG, after the change of identity, which would clear it: do not outlive the guard
+        _call("prctl", 1, int(signal.SIGKILL), 0, 0, 0)
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(null, stream)
@@ -362,7 +366,7 @@ def _submission(fd: int, order: dict[str, Any], scratch: str) -> None:
         order["memory_mb"],
         CPU=order["cpu_seconds"],
         FSIZE=FILE_MB * 2**20,
-        NPROC=PROCESSES,
+        NPROC=order.get("processes", PROCESSES),
         NOFILE=256,
         CORE=0,
     )
@@ -373,8 +377,12 @@ def _submission(fd: int, order: dict[str, Any], scratch: str) -> None:
         notebook.serve()
 
 
-def _guard(fd: int, order: dict[str, Any]) -> None:
-    """Start the submission's process, wait for it, and end it when the grader hangs up."""
+def _guard(fd: int, order: dict[str, Any], account: int | None = None) -> None:
+    """Start the submission's process, wait for it, and end it when the grader hangs up.
+
+    ``account``: where to write how many processor seconds it and its children have used, as the kernel says. The submission's process
+    has no hold of it.
+    """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     scratch = base = tempfile.mkdtemp(prefix="cdedu-grade-")
     uid = 200_000 + os.getpid() % 2**30
@@ -397,12 +405,14 @@ def _guard(fd: int, order: dict[str, Any]) -> None:
             os._exit(1)
         poll = select.poll()
         poll.register(fd, 0)
-        while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        while not (ended := os.wait4(child, os.WNOHANG))[0]:
             if poll.poll(20):
                 _kill(child, order["namespaces"])
-                os.waitpid(child, 0)
-                return
+                ended = os.wait4(child, 0)
+                break
         _kill(child, order["namespaces"])  # what it has left behind
+        if account is not None:
+            os.write(account, repr(ended[2].ru_utime + ended[2].ru_stime).encode())
         _say(fd, ended_by=max(0, -os.waitstatus_to_exitcode(ended[1])))
     except OSError as error:
         _say(fd, error)
@@ -438,8 +448,7 @@ def main() -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot
 
-    for module in core.LATE:  # the first gradient, or the first derivative by torch.func, would import them
-        import_module(module)
+    core.import_late()  # the first gradient, or the first derivative by torch.func, would do so
     import_module("IPython.core.inputtransformer2")
     import cdedu.plotting  # noqa: F401
 
@@ -455,14 +464,18 @@ def main() -> None:
     sys.path[:] = [p for p in sys.path if _below(p, paths) and p != str(Path(cdedu.__file__).parent)]
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for which in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # sent to the whole group: who grades ends, hangs up, and so ends all of these
+        signal.signal(which, signal.SIG_IGN)
     _fork_for(control, paths)
 
 
 def _fork_for(control: socket.socket, paths: list[str]) -> None:
     """A process for each order: for a submission, or for another who gives orders, whose own line it is."""
     while True:
-        data, fds, _, _ = socket.recv_fds(control, 2**16, 1)
+        data, fds, _, _ = socket.recv_fds(control, 2**16, 2)
         if not data:
             return
         if os.fork() == 0:
@@ -473,7 +486,8 @@ def _fork_for(control: socket.socket, paths: list[str]) -> None:
                     line.sendall(b"!")
                     _fork_for(line, paths)
                 else:
-                    _guard(fds[0], order | {"paths": paths})
+                    _guard(fds[0], order | {"paths": paths}, *fds[1:])
             finally:
                 os._exit(0)
-        os.close(fds[0])
+        for fd in fds:
+            os.close(fd)

@@ -5,7 +5,6 @@ the exercise that was being judged, and another process goes on with the rest.
 """
 
 import gc
-import importlib
 import multiprocessing
 import signal
 import socket
@@ -22,7 +21,7 @@ from typing import Any
 
 import torch
 
-from cdedu.course.checks.core import LATE, Result, exercises
+from cdedu.course.checks.core import Result, exercises, import_late
 from cdedu.course.grading.judge import Forker, Judge, Task, Verdicts, plain
 from cdedu.course.grading.notebooks import Handout, read_notebook
 from cdedu.course.grading.sandbox import limit
@@ -179,8 +178,8 @@ def graded(todo: list[Work], handout: Handout, task: Task, own_risk: bool, proce
         OSError: if no process that grades starts here, with the reason.
     """
     waiting, workers = deque(todo), list[_Worker]()
-    for module in LATE if waiting and sys.platform == "linux" else ():  # once, and not in each process
-        importlib.import_module(module)
+    if waiting and sys.platform == "linux":  # once, and not in each process
+        import_late()
     with tempfile.TemporaryDirectory(prefix="cdedu-grade-") as scratch, closing(Forker(task)) as forker:
         Path(scratch).chmod(0o755)
         try:

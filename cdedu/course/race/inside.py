@@ -5,6 +5,7 @@ import ast
 import contextlib
 import io
 import linecache
+import re
 import threading
 import time
 import traceback
@@ -16,8 +17,24 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from cdedu.evaluation.meter import Meter
+from cdedu.methods.flow_map import FlowMap
 from cdedu.recipes import get_recipe
+from cdedu.student import ConsistencyModel
 from cdedu.teacher import Teacher
+
+_UNCOUNTED = re.compile(
+    r"_?(add(mv|r|bmm)|mv|v?dot|ger|_?trilinear|_?(cdist|pdist)_.*|_?euclidean_dist|_compute_linear_combination"
+    r"|.*(sparse|cslt).*mm.*|s?smm|hspmm|sspaddmm|_spsolve|.*matmul.*"
+    r"|.*conv(_tbc|_depthwise|_dilated|[123]d|_transpose|olution).*|.*(lstm|gru|rnn).*|.*(mkldnn|miopen|cudnn|nnpack|fbgemm).*"
+    r"|.*attention.*|.*transformer.*|.*fft_[cr]2[cr]|.*quantized.*|.*int[48].*|_?(foreach|int|grouped|scaled_grouped|scaled)_mm.*"
+    r"|.*linear_(backward|prepack).*|_mixed_dtypes_linear|_addmm_activation|_?embedding_bag.*|_?grid_sampler.*"
+    r"|_?linalg_(?!check_errors|vector_norm|cross|diagonal|_powsum).*|cholesky.*|geqrf|orm?gqr|ormqr|(lu|triangular)_solve|matrix_exp.*)_?"
+)
+"""Names of operations that multiply matrices, or as good as, without a price in PyTorch's table."""
+
+
+PRICES = [54, 54, 1296, 3 * 1296]
+"""What :meth:`Budget.prices` must find."""
 
 
 class OutOfBudget(BaseException):
@@ -62,6 +79,49 @@ class Budget(Meter):
                 "look at budget.left"
             )
 
+    def uncounted(self, func: Any) -> None:
+        """Refuse what multiplies and has no price, and operations of the entry's own, inside of which the meter does not look."""
+        space, _, name = func.name().partition("::")
+        if space not in ("aten", "prim", "prims", "profiler") or _UNCOUNTED.fullmatch(name.partition(".")[0]):
+            raise ValueError(
+                f"{func.name()} is not counted by the meter; use matrix products (@), convolutions or attention"
+            )
+
+    def handle(self) -> Any:
+        """What an entry gets of it: the loop and what is left, and nothing that could be set."""
+
+        budget = self
+
+        class Handle:
+            __slots__ = ()
+
+            def __iter__(self) -> Iterator[float]:
+                return iter(budget)
+
+            @property
+            def left(self) -> float:
+                return budget.left
+
+        return Handle()
+
+    def prices(self) -> list[int]:
+        """What a few operations cost, beside all accounts: as long as it counts at all, always the same."""
+        kept, costs = (self.operations, self._limit), list[int]()
+        self._limit = float("inf")
+        x, w = (torch.ones(n, 2, 3, 3, requires_grad=True) for n in (1, 4))
+        with torch.inference_mode(False), torch.enable_grad():
+            for operation in (
+                lambda: torch.mm(x[0, 0], w[0, 0]),
+                lambda: torch.addmm(x[0, 1], x[0, 0], w[0, 0]),
+                lambda: torch.conv2d(x, w, padding=1),
+                lambda: torch.conv2d(x, w, padding=1).sum().backward(),
+            ):
+                before = self.operations
+                operation()
+                costs.append(self.operations - before)
+        self.operations, self._limit = kept
+        return costs
+
     def __iter__(self) -> Iterator[float]:
         dearest = 0.0
         while dearest <= self.left:
@@ -91,36 +151,67 @@ def race(name: str, source: str, weights: Tensor, data: Tensor, limit: float, se
     budget = Budget(teacher, shape, limit)
     _one_thread()
     linecache.cache[name] = (len(source), None, source.splitlines(True), name)
-    start, printed = time.process_time(), _Tail()
+    printed, unit, seal, out = _Tail(), budget.unit, _seal(budget), dict[str, Any]()
     try:
-        space: dict[str, Any] = {"__name__": "entry", "__file__": name}
-        with contextlib.redirect_stdout(printed):
-            exec(compile(source, name, "exec"), space)
-        if not callable(train := space.get("train")):
-            return {"error": "there is no function train; write def train(teacher, data, budget, generator)"}
-        generator = torch.Generator().manual_seed(seed)
         with budget, contextlib.redirect_stdout(printed):
-            found = train(teacher, data, budget, generator)
-            spent, alive = budget.evaluations, _counts(budget)
-    except BaseException as error:
-        return _failed(name, error) | {"printed": printed.text}
-    if not alive:
-        return {
-            "error": "the meter no longer counts: the file has changed torch or cdedu; leave both as they are"
-        }
+            try:
+                space: dict[str, Any] = {"__name__": "entry", "__file__": name}
+                exec(compile(source, name, "exec", dont_inherit=True), space)
+                if not callable(train := space.get("train")):
+                    raise RefusedError(
+                        "there is no function train; write def train(teacher, data, budget, generator)"
+                    )
+                found = train(teacher, data, budget.handle(), torch.Generator().manual_seed(seed))
+                out = _result(found) | {"evaluations": budget.operations / unit}  # all of it under the meter
+                if seal != _seal(budget) or budget.unit != unit or budget.prices() != PRICES:
+                    raise RefusedError(
+                        "the meter no longer counts: the file has changed torch or cdedu; leave both as they are"
+                    )
+            except BaseException as error:
+                out = _failed(name, error)
+    except BaseException as error:  # a meter that is not there cannot be left
+        out = out if "error" in out else _failed(name, error)
+    return out | {"printed": printed.text}
+
+
+def seconds_of_one(weights: Tensor, shape: list[int]) -> float:
+    """Processor seconds of an evaluation in training, of a batch of 32, in this process; asked before it is given an entry."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    student = ConsistencyModel.from_teacher(teacher_of(weights, tuple(shape)))
+    x, taken = torch.randn(32, *shape, generator=torch.Generator().manual_seed(0)), []
+    for _ in range(3):
+        start = time.process_time()
+        student(x, 1.0).square().sum().backward()
+        taken.append((time.process_time() - start) / (3 * len(x)))
+    torch.set_num_threads(threads)
+    return min(taken)
+
+
+class RefusedError(Exception):
+    """What is wrong with an entry, in a sentence that needs no line."""
+
+
+_KINDS = {kind: kind.__name__ for kind in (ConsistencyModel, Teacher, FlowMap)}
+
+
+def _result(found: Any) -> dict[str, Any]:
+    """What train returned, in numbers, texts and bytes alone. Nothing that the entry could have overridden is called of its student."""
     student, levels = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
-    out = {
-        "evaluations": spent,
-        "seconds": time.process_time() - start,
-        "kind": type(student).__name__,
-        "printed": printed.text,
+    kind = type(student)
+    if kind not in _KINDS:
+        own = " of its own" * (kind.__name__ in _KINDS.values())
+        return {"kind": kind.__name__ + own, "levels": None}
+    tensors = {
+        key: tensor.detach().contiguous().clone()
+        for part in (nn.Module.named_parameters, nn.Module.named_buffers)
+        for key, tensor in part(student, remove_duplicate=False)
     }
-    if isinstance(student, nn.Module):
-        tensors = {key: t.detach().contiguous().clone() for key, t in student.state_dict().items()}
-        out |= {
-            key: getattr(student, key, None) for key in ("sigma_data", "sigma_min", "noise_scale", "angle")
-        }
-        out["weights"] = torch.frombuffer(bytearray(save(tensors)), dtype=torch.uint8)
+    out: dict[str, Any] = {"kind": _KINDS[kind]}
+    for key in ("sigma_data", "sigma_min", "noise_scale", "angle"):
+        value = getattr(student, key, None)
+        out[key] = value if value is None or type(value) in (int, float, bool) else str(value)[:60]
+    out["weights"] = torch.frombuffer(bytearray(save(tensors)), dtype=torch.uint8)
     try:
         out["levels"] = None if levels is None else [float(level) for level in levels]
     except (TypeError, ValueError):
@@ -163,15 +254,13 @@ class _Tail(io.TextIOBase):
     text = ""
 
     def write(self, text: str) -> int:
-        self.text = (self.text + text)[-2000:]
+        self.text = "".join((self.text, text))[-2000:]
         return len(text)
 
 
-def _counts(budget: Budget) -> bool:
-    """Whether an operation still raises the count, and by what it costs."""
-    before, budget._limit = budget.operations, float("inf")
-    torch.mm(torch.ones(2, 3), torch.ones(3, 5))
-    return budget.operations - before == 2 * 2 * 3 * 5
+def _seal(budget: Budget) -> list[dict[Any, Any]]:
+    """What must be the same before and after: the meter's own methods and its table of costs."""
+    return [dict(vars(Meter)), dict(vars(Budget)), dict(budget._costs), dict(_KINDS)]
 
 
 def _one_thread() -> None:
@@ -184,6 +273,7 @@ def _one_thread() -> None:
         for name in dir(module):
             if name.lstrip("_").startswith("start_") and name.endswith(("_thread", "_new")):
                 setattr(module, name, refuse)
+    torch.set_num_threads = refuse
 
 
 def _failed(name: str, error: BaseException) -> dict[str, Any]:
@@ -195,7 +285,7 @@ def _failed(name: str, error: BaseException) -> dict[str, Any]:
         where = f"line {line}, `{linecache.getline(name, line or 0).strip()[:100]}`: "
     said = (
         str(error).partition("\n")[0][:300]
-        if isinstance(error, OutOfBudget)
+        if isinstance(error, OutOfBudget | RefusedError)
         else f"{type(error).__name__}: {str(error)[:300]}"
     )
     return {"error": where + " ".join(said.split())}

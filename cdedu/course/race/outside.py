@@ -4,6 +4,7 @@ import ast
 import copy
 import csv
 import io
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from cdedu.checkpoints import WEIGHTS
 from cdedu.course.checks.core import _TooLong
 from cdedu.course.grading.judge import Judge, Limits, Task, plain
 from cdedu.course.grading.wire import Gone
-from cdedu.course.race.inside import code_lines
+from cdedu.course.race.inside import code_lines, seconds_of_one
 from cdedu.data import load_data
 from cdedu.evaluation.comparison import Row, Ruler
 from cdedu.evaluation.protocol import Protocol, protocol_of
@@ -39,8 +40,8 @@ from cdedu.teacher import Teacher
 
 BUDGET, LINES, BYTES = 24_000, 100, 20_000
 """Evaluations, lines of code and bytes of an entry."""
-SLACK, MEMORY_MB = 3, 2048
-"""How many times the processor seconds that the budget takes here an entry may use, and its memory."""
+FREE, SLACK, MEMORY_MB = 3, 2.5, 2048
+"""Processor seconds that every entry may use, how many times those of its evaluations on top, and its memory."""
 METHODS = {p.stem: p for p in sorted((Path(__file__).parent / "methods").glob("[a-z]*.py"))}
 """The course's own entries, by name."""
 _NAMES = ", ".join(sorted(METHODS))
@@ -64,6 +65,7 @@ class Entry:
     """Steps → metrics over the ruler's draws."""
     evaluations: float
     seconds: float
+    """Of processor time, as the kernel counts it."""
     lines: int
     printed: str = ""
     """The end of it, at most."""
@@ -108,8 +110,11 @@ def read_entry(path: Path | str) -> tuple[str, str]:
 
 
 _SPECIAL = {"__init__", "__call__", "__len__", "__getitem__", "__name__", "__file__"}
+_BUILT_IN = "getattr setattr delattr vars globals locals exec eval compile __import__".split()
+"""Refused as bare names: ``model.eval()`` is none of them."""
 _DOORS = (
-    "getattr setattr delattr vars globals locals exec eval compile __import__ importlib ctypes inspect gc operator builtins pickle"
+    "getattr setattr delattr vars globals locals importlib ctypes inspect gc operator builtins pickle pkgutil timeit runpy mock pdb "
+    "attrgetter methodcaller tb_frame gi_frame f_back f_locals f_globals f_builtins"
 ).split()
 
 
@@ -119,15 +124,17 @@ def private_names(source: str) -> list[tuple[int, str]]:
     found = []
     for node in ast.walk(ast.parse(source)):
         names: list[str] = []
+        doors = _DOORS if isinstance(node, ast.Attribute) else [*_DOORS, *_BUILT_IN]
         if isinstance(node, ast.Attribute):
             names = [node.attr]
         elif isinstance(node, ast.Import):
             names = [part for alias in node.names for part in alias.name.split(".")]
         elif isinstance(node, ast.ImportFrom):
             names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+            names = [] if node.module == "__future__" else names
         elif isinstance(node, ast.Name):
-            names = [node.id] if node.id in _DOORS or node.id.startswith("__") else []
-        private = (n for n in names if (n.startswith("_") and n not in _SPECIAL) or n in _DOORS)
+            names = [node.id] if node.id in doors or node.id.startswith("__") else []
+        private = (n for n in names if (n.startswith("_") and n not in _SPECIAL) or n in doors)
         found += [(getattr(node, "lineno", 0), name) for name in private]
     return sorted(found)
 
@@ -139,7 +146,8 @@ class Race:
         budget: network evaluations of an entry.
         training_seed: of the generator that entries get.
         protocol: how students are measured, the standard by default; its sampling seeds are what an entry must not know.
-        seconds: processor time of an entry; by default :data:`SLACK` times what the budget takes on this machine, and a little.
+        seconds: processor time of an entry that spends the whole budget; by default :data:`FREE` and :data:`SLACK` times what its
+            evaluations take at the time. Who spends less has as much less.
         own_risk: race also where nothing but Python's own hooks holds entries back.
 
     Raises:
@@ -164,7 +172,10 @@ class Race:
         self._weights = torch.frombuffer(
             bytearray(save(self.teacher.network.state_dict())), dtype=torch.uint8
         )
-        self.seconds = seconds or int(20 + SLACK * budget * self._seconds_of_one())
+        one = min(seconds_of_one(self._weights, [*self.ruler.shape]) for _ in range(2))
+        self._own = max(0.0, seconds - FREE) / budget if seconds else 0.0
+        # Twice what is allowed in the end: a machine that grows busy makes evaluations dearer, for all.
+        self.seconds = seconds or math.ceil(FREE + 2 * SLACK * budget * one)
         limits = Limits(
             wall_seconds=min(86_400, 20 * self.seconds), cpu_seconds=self.seconds, memory_mb=MEMORY_MB
         )
@@ -197,15 +208,19 @@ class Race:
 
     def train(self, name: str, source: str) -> dict[str, Any]:
         """What the entry's process says that it made: of this nothing is believed."""
-        limits = self.judge.task.limits
-        with self.judge.sandbox(hidden=HIDDEN, cpu_seconds=self.seconds) as peer:
+        limits, account, one = self.judge.task.limits, list[float](), 0.0
+        with self.judge.sandbox(account, hidden=HIDDEN, cpu_seconds=self.seconds, processes=1) as peer:
             peer.deadline = time.monotonic() + limits.wall_seconds
             try:
-                outcome = peer.request("run", "race", "from cdedu.course.race.inside import race", 60, 120)
+                outcome = peer.request(
+                    "run", "race", "from cdedu.course.race.inside import race, seconds_of_one", 60, 120
+                )
                 if outcome:
                     raise EntryError(f"{name}: the race does not start ({outcome})")
-                inside = peer.request("answers", ["race"], self.training_seed)["race"]
-                found = inside(
+                inside = peer.request("answers", ["race", "seconds_of_one"], self.training_seed)
+                # It has no entry yet, so that this much of what it says is true.
+                one = float(inside["seconds_of_one"](self._weights, [*self.ruler.shape]))
+                found = inside["race"](
                     name, source, self._weights, self.data.train, float(self.budget), self.training_seed
                 )
             except _TooLong:
@@ -221,18 +236,33 @@ class Race:
         printed = str(found.get("printed", "")).splitlines()[-20:]
         found["printed"] = "\n".join(plain(line, 200) for line in printed)
         if "error" in found:
-            last = found["printed"].rpartition("\n")[2]
+            last = " / ".join(found["printed"].splitlines()[-3:])
             raise EntryError(
                 f"{name}: {str(found['error'])[:600]}" + f" (it printed last: {last})" * bool(last)
             )
-        for key in ("evaluations", "seconds"):
-            if not isinstance(found.get(key), float) or not 0 <= found[key] < 1e12:
-                raise EntryError(f"{name}: {key} = {str(found.get(key))[:60]}, but it is a number")
+        if not isinstance(found.get("evaluations"), float) or not 0 <= found["evaluations"] < 1e12:
+            raise EntryError(
+                f"{name}: evaluations = {str(found.get('evaluations'))[:60]}, but it is a number"
+            )
         if found["evaluations"] > 1.05 * self.budget:
             raise EntryError(
                 f"{name}: spent {found['evaluations']:,.0f} evaluations of {self.budget:,}; stop with the loop over the budget"
             )
+        if not account:
+            raise EntryError(f"{name}: the kernel does not say how long its process computed; race it again")
+        found["seconds"], found["seconds_of_one"] = account[0], one
+        if account[0] > self.allowed(found["evaluations"], one):
+            raise EntryError(
+                f"{name}: its process computed for {account[0]:.1f} seconds, but its {found['evaluations']:,.0f} evaluations take "
+                f"{found['evaluations'] * one:.1f}, and {self.allowed(found['evaluations'], one):.1f} are the most; train in larger batches, "
+                "and compute less beside the networks"
+            )
         return found
+
+    def allowed(self, evaluations: float, one: float) -> float:
+        """Processor seconds that an entry may use for its evaluations, of which one takes ``one``. So whoever gets around the meter gains
+        little: the kernel counts these."""
+        return FREE + evaluations * max(SLACK * one, self._own)
 
     def student(self, name: str, found: dict[str, Any]) -> tuple[nn.Module, tuple[float, float]]:
         """The student of a result, built anew from the teacher with the weights that came, and its two noise levels.
@@ -317,16 +347,6 @@ class Race:
             "other real digits": floor["fd"]["median"],
             "a student before training": start["1"]["fd"]["median"],
         }
-
-    def _seconds_of_one(self) -> float:
-        """Processor seconds of an evaluation in training, of a batch of 32."""
-        student = ConsistencyModel.from_teacher(self.teacher)
-        x, taken = torch.randn(32, *self.ruler.shape, generator=torch.Generator().manual_seed(0)), []
-        for _ in range(3):
-            start = time.process_time()
-            student(x, 1.0).square().sum().backward()
-            taken.append((time.process_time() - start) / (3 * len(x)))
-        return min(taken)
 
 
 _IMPORTS = """
