@@ -680,6 +680,9 @@ def _runtime(command: _Command, recipe: Recipe, begun: dict[str, Any] | None = N
     return Runtime(device, precision, compiled, parts)
 
 
+DistillLatents.launch = staticmethod(_runtime)
+
+
 def _cannot_compile(device: torch.device) -> str | None:
     """What torch.compile misses on this machine, or None."""
     from torch.utils._triton import has_triton

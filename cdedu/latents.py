@@ -6,10 +6,11 @@ import shutil
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from cdedu.pretrained import locate
 from cdedu.recipes import Network, Recipe
 from cdedu.records import write_record
 from cdedu.runs import Run, writable, write_run_record
+from cdedu.runtime import Runtime
 from cdedu.training import State
 
 
@@ -137,14 +139,15 @@ class DistillLatents:
     """Continue an interrupted run, to the same result as if it had not been interrupted."""
     overwrite: bool = False
     """Start anew where there is a run already."""
+    launch: ClassVar[Callable[..., Runtime]]
+    """Makes the runtime of a command, as for all others; the command line sets it."""
 
     def __call__(self) -> None:
-        from cdedu.cli import _runtime
         from cdedu.data.captioned import Pairs, encoded
         from cdedu.pretrained.text_to_image import load_text_to_image
 
         stage = TextStage(self.lora, self.steps, self.batch, self.lr, self.guidance, self.guidance_input, self.points, self.target_rate, self.ema, self.seed)  # fmt: skip
-        runtime = _runtime(self, Recipe("latents", data="", network=Network("foreign")))
+        runtime = self.launch(self, Recipe("latents", data="", network=Network("foreign")))
         writable(self.out)
         writable(self.results)
         frozen = self.lora and runtime.precision == "bf16"  # weights that are trained stay in float32

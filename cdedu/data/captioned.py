@@ -13,12 +13,35 @@ from torch import Tensor
 
 from cdedu.data.dataset import Dataset, to_unit
 from cdedu.data.images import decode, picture_files
-from cdedu.evaluation.captions import read_captions
 from cdedu.files import locked, write_tensors
 from cdedu.networks.text import Chunks, Prompts
 
 CHUNK = 256
 """Pictures, or texts, in a file of the cache."""
+
+
+def read_captions(path: str | Path) -> dict[str, str]:
+    """Name of a picture → its caption, from a JSON file: such a dictionary itself, or COCO's ``captions_val2014.json``, of which the
+    first caption of each picture is taken (COCO has five). The file is in UTF-8 or UTF-16, with or without a byte-order mark.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is neither of the two.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file of captions {path}")
+    try:
+        found = json.loads(Path(path).read_bytes())  # which finds the encoding, as read_text does not
+        if {"images", "annotations"} <= set(found):
+            name_of = {image["id"]: image["file_name"] for image in found["images"]}
+            # Of several captions of one picture the last one would stay: the first comes last.
+            found = {name_of[note["image_id"]]: note["caption"] for note in reversed(found["annotations"])}
+        if not all(isinstance(caption, str) for caption in found.values()):
+            raise ValueError("no dictionary of texts")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        wanted = 'neither {"name.png": "caption", ...} nor COCO\'s format of captions'
+        raise ValueError(f"{path} is {wanted} ({error!r})") from None
+    return found
 
 
 class Pairs:
