@@ -12,13 +12,19 @@ import book_results as results
 import nbformat
 import pytest
 
+from cdedu.files import sha256
+
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = {p.name: json.loads(p.read_text(encoding="utf-8")) for p in (ROOT / "results").glob("*.json")}
 HASHES = json.loads((ROOT / "cdedu" / "weights" / "hashes.json").read_text(encoding="utf-8"))
+WEIGHTS = ROOT / "cdedu" / "weights"
+PIPELINES = {path.parent.parent.name: path for path in WEIGHTS.glob("*/unet/*.safetensors")}
+HASHES |= {str(path.relative_to(WEIGHTS)): sha256(path) for path in WEIGHTS.glob("*/**/*") if path.is_file()}
+HASHES |= {name: sha256(path) for name, path in PIPELINES.items()}
 PLACES = {
     ("digits", "real against real, fd"): (
         "digits.json:metrics.floor.fd", "tradeoffs.json:metrics.digits.floor.fd", "fair.json:metrics.digits.floor.fd",
-        "anatomy-digits.json:metrics.digits.floor", "noise-scales.json:metrics.digits.floor.fd",
+        "anatomy-digits.json:metrics.digits.floor", "noise-scales.json:metrics.digits.floor.fd", "any-teacher.json:metrics.floor.fd",
     ),
     ("digits", "teacher, Heun 35, fd"): (
         "digits.json:metrics.samplers.teacher_heun_35.fd", "tradeoffs.json:metrics.digits.samplers.heun/35.fd",
@@ -64,7 +70,7 @@ WORDS = {"floor", "teacher", "course_teacher", "teacher_heun_35", "heun/35"}
 """Keys under which a record holds one of these quantities."""
 PAGES = (
     "02_paths", "03_teacher_student", "04_consistency", "05_scratch_or_teacher", "06_digits", "08_anatomy", "09_noise_scales",
-    "12_tradeoffs",
+    "12_tradeoffs", "13_any_teacher",
 )  # fmt: skip
 
 
@@ -126,7 +132,10 @@ def test_every_record_with_a_protocol_is_looked_at():
 def test_records_are_of_the_weights_that_come_with_the_course():
     for name, record in RECORDS.items():
         for role, digest in (record.get("weights") or {}).items():
-            assert HASHES[role if "-" in role else f"{record['name']}-{role}"] == digest, (name, role)
+            assert HASHES[role if "-" in role or "/" in role else f"{record['name']}-{role}"] == digest, (
+                name,
+                role,
+            )
 
 
 def test_a_page_shows_what_the_records_have():
