@@ -19,7 +19,7 @@ RECORDS = {p.name: json.loads(p.read_text(encoding="utf-8")) for p in (ROOT / "r
 HASHES = json.loads((ROOT / "cdedu" / "weights" / "hashes.json").read_text(encoding="utf-8"))
 WEIGHTS = ROOT / "cdedu" / "weights"
 PIPELINES = {path.parent.parent.name: path for path in WEIGHTS.glob("*/unet/*.safetensors")}
-HASHES |= {str(path.relative_to(WEIGHTS)): sha256(path) for path in WEIGHTS.glob("*/**/*") if path.is_file()}
+HASHES |= {str(path.relative_to(WEIGHTS)): sha256(path) for path in WEIGHTS.rglob("*") if path.is_file()}
 HASHES |= {name: sha256(path) for name, path in PIPELINES.items()}
 PLACES = {
     ("digits", "real against real, fd"): (
