@@ -84,9 +84,8 @@ class Meter(TorchDispatchMode):
             return func(*args, **kwargs)
         self.before()
         out: Tensor = func(*args, **kwargs)
-        self.operations += int(
-            cost(*args, **kwargs, out_val=out)
-        )  # a number, also while torch.jit traces sizes
+        # A number, also while torch.jit traces sizes.
+        self.operations += int(cost(*args, **kwargs, out_val=out))
         return out
 
     def before(self) -> None:

@@ -62,8 +62,9 @@ class TextStage:
             steps=self.steps, batch=self.batch, lr=self.lr, points=self.points + 1, solver="euler", target_rate=self.target_rate, ema=self.ema
         )  # fmt: skip
         network = Network("foreign", classes=len(model.pipeline.network.prompts))
-        return Recipe(name, data.name, network, student=stage, sigma_min=max(model_sigmas(model, self.points)[-1].item(), 1e-6),
-                      sigma_max=model_sigmas(model, self.points)[0].item(), seed=self.seed)  # fmt: skip
+        sigmas = model_sigmas(model, self.points)
+        ends = {"sigma_min": max(float(sigmas[-1]), 1e-6), "sigma_max": float(sigmas[0])}
+        return Recipe(name, data.name, network, student=stage, seed=self.seed, **ends)
 
 
 def model_sigmas(model: Any, steps: int = 50) -> Tensor:
@@ -73,9 +74,9 @@ def model_sigmas(model: Any, steps: int = 50) -> Tensor:
     if not pipeline.flow:
         known = pipeline.denoiser.log_sigmas.exp().cpu()
         return known[lcm_times(steps, len(known))]
-    shift = float(pipeline.pipe.scheduler.config.get("shift") or 1.0)
-    t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    t = (shift * t / (1 + (shift - 1) * t)).clamp(1e-3, pipeline.denoiser.last)
+    t = pipeline.shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64)).clamp(
+        1e-3, pipeline.denoiser.last
+    )
     return t / (1 - t)
 
 

@@ -83,6 +83,8 @@ def check_folder(folder: str | Path) -> tuple[Family, dict[str, str]]:
             bounds, and weights that are not as many as the configuration wants.
     """
     folder = Path(folder)
+    if not (folder / "model_index.json").is_file():
+        raise FileNotFoundError(f"{folder} is no text-to-image pipeline: a folder of diffusers with model_index.json in it")
     index = read_json(folder / "model_index.json")
     name = index.get("_class_name")
     if not isinstance(name, str) or name not in FAMILIES:
@@ -441,15 +443,20 @@ class TextToImage:
         r"""Where a walk begins, of z: :math:`\sqrt{1+\sigma^2}\,z`, or :math:`(1+\sigma)\,z` for a flow. On the network's own scale that is z."""
         return noise * (1 + sigma if self.flow else math.sqrt(1 + sigma**2))
 
+    def shifted(self, t: Tensor) -> Tensor:
+        """Times of a flow with its scheduler's shift s, which leaves more of them near the noise: s t / (1 + (s − 1) t)."""
+        shift = float(self.pipe.scheduler.config.get("shift") or 1.0)
+        return shift * t / (1 + (shift - 1) * t)
+
     def levels(self, steps: int) -> list[float]:
         """The noise levels of so many calls: LCM's by its scheduler's rule, out of the ``points`` that the student knows, or equal steps of a flow's t with its scheduler's shift."""
         if not 1 <= steps <= 1000:
             raise ValueError(f"steps = {steps}, but a picture takes 1 to 1,000")
         if self.flow:
-            shift = float(self.pipe.scheduler.config.get("shift") or 1.0)
-            times = [1 - i / steps for i in range(steps)]
-            times = [min(shift * t / (1 + (shift - 1) * t), self.denoiser.last) for t in times]
-            return [t / (1 - t) for t in times]
+            t = self.shifted(1 - torch.arange(steps, dtype=torch.float64) / steps).clamp(
+                max=self.denoiser.last
+            )
+            return (t / (1 - t)).tolist()
         import diffusers
 
         points = max(self.points, steps)

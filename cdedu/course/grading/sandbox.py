@@ -347,9 +347,8 @@ def _submission(fd: int, order: dict[str, Any], scratch: str) -> None:
     """Serve one submission, behind the protection that was asked for."""
     os.environ.update(HOME=scratch, TMPDIR=scratch, MPLCONFIGDIR=scratch)
     tempfile.tempdir = scratch
-    if (
-        sys.platform == "linux"
-    ):  # PR_SET_PDEATHSIG, after the change of identity, which would clear it: do not outlive the guard
+    # PR_SET_PDEATHSIG, after the change of identity, which would clear it: do not outlive the guard.
+    if sys.platform == "linux":
         _call("prctl", 1, int(signal.SIGKILL), 0, 0, 0)
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
@@ -464,10 +463,8 @@ def main() -> None:
     sys.path[:] = [p for p in sys.path if _below(p, paths) and p != str(Path(cdedu.__file__).parent)]
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    for which in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # sent to the whole group: who grades ends, hangs up, and so ends all of these
+    # Sent to the whole group: who grades ends, hangs up, and so ends all of these.
+    for which in (signal.SIGINT, signal.SIGTERM):
         signal.signal(which, signal.SIG_IGN)
     _fork_for(control, paths)
 
