@@ -31,7 +31,7 @@ from cdedu.pretrained import export_pipeline, load_teacher, locate
 from cdedu.recipes import Recipe, get_recipe, recipes
 from cdedu.records import read_record
 from cdedu.runs import Run, tracker_class, writable, write_run_record
-from cdedu.runtime import Distributed, Runtime, fast_precision
+from cdedu.runtime import Distributed, Runtime, fast_precision, pick_device
 from cdedu.student import ConsistencyModel
 from cdedu.teacher import Teacher
 from cdedu.training import distill, train_teacher, within
@@ -430,21 +430,6 @@ class Distance:
         counts = " and ".join("unknown" if m.n is None else f"{m.n:,}" for m in found[1:])
         name = "FID" if self.features == "inception" else "Fréchet distance in our own features"
         print(f"{name} {found[0]:.4g}; pictures: {counts}")
-
-
-def pick_device(name: str) -> torch.device:
-    """``auto`` is CUDA, else MPS, else the CPU; a ValueError for a device that is unknown or not there."""
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if name == "auto":
-        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"--device {name!r} is not known; use cpu, cuda, cuda:1, mps or auto") from None
-    there = {"cpu": True, "cuda": cuda and (device.index or 0) < torch.cuda.device_count(), "mps": mps}
-    if not there.get(device.type, False):
-        raise ValueError(f"--device {name} is not to be had on this machine; use --device cpu")
-    return device
 
 
 def _resuming(command: _Run, role: str) -> _Run:

@@ -25,7 +25,7 @@ from cdedu.pretrained import locate
 from cdedu.recipes import Network, Recipe
 from cdedu.records import write_record
 from cdedu.runs import Run, writable, write_run_record
-from cdedu.runtime import Runtime
+from cdedu.runtime import Runtime, pick_device
 from cdedu.training import State
 
 
@@ -221,7 +221,7 @@ def draw_prompts(
             line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
         )
     as_student = None if role is None and lora is None else role != "teacher"
-    model = load_text_to_image(folder, lora=lora, student=as_student)
+    model = load_text_to_image(folder, lora=lora and locate(lora), student=as_student)
     model.pipeline.pipe.to(device)
     model.pipeline.read(prompts)
     labels = torch.arange(number or len(prompts)) % len(prompts)
@@ -288,7 +288,6 @@ class EvaluateLatents:
 
     def __call__(self) -> None:
         from cdedu.pretrained.text_to_image import load_text_to_image
-        from cdedu.runtime import pick_device
 
         device = pick_device(self.device)
         writable(self.results)
@@ -297,7 +296,7 @@ class EvaluateLatents:
         models = [("teacher", teacher, self.teacher_steps, self.guidance)]
         for name, lora in ((self.student, None), (self.teacher if self.lora else None, self.lora)):
             if name is not None:
-                model = load_text_to_image(locate(name), lora=lora, student=True)
+                model = load_text_to_image(locate(name), lora=lora and locate(lora), student=True)
                 told = getattr(model.pipeline.network.net.config, "time_cond_proj_dim", None)
                 models.append(
                     (

@@ -22,6 +22,21 @@ PATIENCE = timedelta(hours=2)
 """How long processes wait for one another: for the one that decodes a data set, or scores 50,000 pictures."""
 
 
+def pick_device(name: str) -> torch.device:
+    """``auto`` is CUDA, else MPS, else the CPU; a ValueError for a device that is unknown or not there."""
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"--device {name!r} is not known; use cpu, cuda, cuda:1, mps or auto") from None
+    there = {"cpu": True, "cuda": cuda and (device.index or 0) < torch.cuda.device_count(), "mps": mps}
+    if not there.get(device.type, False):
+        raise ValueError(f"--device {name} is not to be had on this machine; use --device cpu")
+    return device
+
+
 class Runtime:
     """One process, one device.
 

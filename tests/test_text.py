@@ -648,6 +648,9 @@ def test_from_a_folder_of_pictures_to_diffusers(captioned, tmp_path, monkeypatch
         (("sample", sd, "--lora", lora), "--lora needs --prompt"),
         (("sample", sd, "--prompt", "x", "--label", "3"), "not for text-to-image"),
         (("sample", sd, "--prompt", "x", "--lora", tmp_path / "sd"), "no adapter|cannot be read"),
+        (("sample", sd, "--prompt", "x", "--lora", "nothing"), "no weights are called 'nothing'"),
+        (("distill", "latents", "--teacher", sd, "--data", "/nowhere", "--out", "n"), "there is no /nowhere"),
+        (("evaluate", "latents", "--teacher", captioned), "is no text-to-image pipeline"),
         ((*words[:6], "--size", 33, 32, "--out", "b"), "multiples of 8"),
         ((*words[:6], "--guidance", 9, 2, "--out", "c"), "a lower and a higher"),
     ):
@@ -671,3 +674,12 @@ def test_the_card_says_how_to_draw(tiny, tmp_path):
     assert all(key.startswith("transformer.") for key in adapter_of(state.result.denoiser.network))
     with pytest.raises(FileExistsError, match="not empty"):
         export_text(model, state.result, out, stage, source="x")
+
+
+def test_what_comes_with_the_course_is_scored_by_its_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    options = ("--each", 1, "--seeds", 1, "--steps", 1, "--teacher-steps", 1, "--device", "cpu")
+    assert run_cli(monkeypatch, "evaluate", "latents", "--lora", "captioned-lora", *options) == 0
+    assert "lora, 1 steps" in capsys.readouterr().out
+    record = json.loads(next((tmp_path / "results/runs").glob("latents-evaluate-*.json")).read_text())
+    assert record["metrics"]["lora_1"]["all"]["median"] > 3 * record["metrics"]["teacher_1"]["all"]["median"]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -91,7 +92,7 @@ def _open(source: str) -> tuple[Sequence[Picture], list[str]]:
         return _folder(path)
     if path.suffix == ".parquet" and path.is_file():
         return _table([path])
-    if source.count("/") == 1 and not path.exists() and not path.suffix:
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source) and not path.exists() and not path.suffix:
         return _table(_from_hub(source))
     raise FileNotFoundError(
         f"there is no {source}; give a folder of pictures with captions, a .parquet file, canvases, or owner/name on the hub"

@@ -84,7 +84,9 @@ def check_folder(folder: str | Path) -> tuple[Family, dict[str, str]]:
     """
     folder = Path(folder)
     if not (folder / "model_index.json").is_file():
-        raise FileNotFoundError(f"{folder} is no text-to-image pipeline: a folder of diffusers with model_index.json in it")
+        raise FileNotFoundError(
+            f"{folder} is no text-to-image pipeline: a folder of diffusers with model_index.json in it"
+        )
     index = read_json(folder / "model_index.json")
     name = index.get("_class_name")
     if not isinstance(name, str) or name not in FAMILIES:
