@@ -289,42 +289,67 @@ def moments(model: Any, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def train_the_teacher(data: Captioned, autoencoder: Any, state: Path) -> tuple[Any, dict[str, float]]:
-    r"""UNet and text encoder together, by the error in the noise, with min-SNR weights; some captions are left out for guidance.
+    """UNet and text encoder together, on latents; the pipeline around them."""
+    plan = SETTINGS["teacher"]
+    torch.manual_seed(plan["seed"])
+    unet, tokenizer = make_unet(), make_tokenizer()
+    text_encoder = make_text_encoder(tokenizer)
+    mean, std = (autoencoder.config.scaling_factor * part for part in moments(autoencoder, data.images))
+    model = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
+    loss = captioned_loss(model, tokenizer, data.captions, mean, std, plan)
+    facts = fit(model, loss, state / "teacher.safetensors", plan)
+    return make_pipeline(autoencoder, text_encoder, tokenizer, unet), facts
+
+
+def captioned_loss(
+    model: nn.ModuleDict,
+    tokenizer: Any,
+    captions: list[str],
+    mean: Tensor,
+    std: Tensor | float,
+    plan: dict[str, Any],
+) -> Callable[[torch.Generator], Tensor]:
+    r"""The error in the noise, with min-SNR weights; some captions are left out for guidance.
 
     .. math:: \min(\mathrm{SNR}_t, \gamma) / \mathrm{SNR}_t\; \|\epsilon_\theta(x_t, t, c) - \epsilon\|^2, \qquad
               \mathrm{SNR}_t = \bar\alpha_t / (1 - \bar\alpha_t)
 
+    Args:
+        model: ``unet`` and ``text_encoder``.
+        mean, std: of the latent of each picture, (n, C, h, w); where pictures are no latents, ``std`` is 0.
+
     Source: Rombach et al. 2022; Hang et al. 2023 (the weights).
     """
-    plan = SETTINGS["teacher"]
-    torch.manual_seed(plan["seed"])
-    tokenizer, scheduler = make_tokenizer(), DDPMScheduler(**NOISE)
-    model = nn.ModuleDict({"unet": make_unet(), "text_encoder": make_text_encoder(tokenizer)})
-    mean, std = (autoencoder.config.scaling_factor * part for part in moments(autoencoder, data.images))
-    ids, none = token_ids(tokenizer, data.captions), token_ids(tokenizer, [""])
+    scheduler = DDPMScheduler(**NOISE)
+    ids, none = token_ids(tokenizer, captions), token_ids(tokenizer, [""])
     snr = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
 
     def loss(g: torch.Generator) -> Tensor:
         which = draw(len(mean), plan["batch"], g)
-        x = mean[which] + std[which] * torch.randn(mean[which].shape, generator=g)
+        x = mean[which]
+        if isinstance(std, Tensor):
+            x = x + std[which] * torch.randn(x.shape, generator=g)
         noise, t = torch.randn(x.shape, generator=g), draw(len(snr), len(x), g)
         left_out = torch.rand(len(x), generator=g) < plan["uncaptioned"]
         text = model["text_encoder"](torch.where(left_out[:, None], none, ids[which])).last_hidden_state
         error = model["unet"](scheduler.add_noise(x, noise, t), t, text).sample - noise
         return (error.square().mean((1, 2, 3)) * (snr[t].clamp(max=plan["snr"]) / snr[t])).mean()
 
-    facts = fit(model, loss, state / "teacher.safetensors", plan)
-    pipeline = StableDiffusionPipeline(
+    return loss
+
+
+def make_pipeline(autoencoder: Any, text_encoder: Any, tokenizer: Any, unet: Any) -> Any:
+    """The parts as Stable Diffusion's pipeline."""
+    return StableDiffusionPipeline(
         vae=autoencoder,
-        text_encoder=model["text_encoder"],
+        text_encoder=text_encoder,
         tokenizer=tokenizer,
-        unet=model["unet"],
+        unet=unet,
         scheduler=DDIMScheduler(set_alpha_to_one=False, **NOISE),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    return pipeline, facts
 
 
 def ship_the_folder(pipeline: Any) -> None:
