@@ -6,7 +6,7 @@
 - a margin note is a note, not a landmark;
 - without JavaScript the light theme is there, and a sentence says what is missing;
 - pictures keep their place while they load, and wide ones scroll on a phone instead of shrinking until nobody can read them;
-- a page with a ``<div class="live-generator">`` gets the script and the style of the live generator;
+- a page with a ``<div class="live-NAME">`` gets the scripts and the style of that live part, and no other page does;
 - a page without a formula does not get MathJax (a quarter of a megabyte compressed);
 - no page gets Font Awesome's script (half a megabyte): its fonts draw the same icons, see ``book/_templates``.
 """
@@ -25,6 +25,8 @@ from sphinx.application import Sphinx
 
 BOOK = ROOT / "book"
 LIVE = BOOK / "_static" / "live"
+PARTS: dict[str, tuple[str, ...]] = {}
+"""Live parts by their names, and which scripts each needs beside its own and ``common.js``."""
 WIDE = 700  # pixels of a figure with several panels side by side
 
 
@@ -151,12 +153,18 @@ def set_theme(app: Sphinx, error: Exception | None) -> None:
 
 
 def choose_scripts(app: Sphinx, context: dict[str, Any], body: BeautifulSoup) -> None:
-    """MathJax for formulas, the generator for its box, and neither for other pages."""
+    """MathJax for formulas, live parts for their boxes, and neither for other pages."""
     if not body.select_one('[class^="math"]'):
         context["script_files"][:] = [one for one in context["script_files"] if not _is_mathjax(one)]
     if body.select_one(".live-generator"):
         app.builder.add_css_file("live/generator.css")  # type: ignore[attr-defined]
         app.builder.add_js_file("live/generator.js", defer="defer", **live_attributes())  # type: ignore[attr-defined]
+    found = [name for name in PARTS if body.select_one(f"div.live-{name}")]
+    for script in dict.fromkeys(script for name in found for script in ("common", *PARTS[name], name)):
+        app.builder.add_js_file(f"live/{script}.js", defer="defer")  # type: ignore[attr-defined]
+    for style in ["parts", *found] if found else []:
+        if (LIVE / f"{style}.css").is_file():
+            app.builder.add_css_file(f"live/{style}.css")  # type: ignore[attr-defined]
 
 
 def live_attributes() -> dict[str, str]:

@@ -1,0 +1,209 @@
+// What the live parts of the pages share, as the global `live`. A part is a file NAME.js in this folder, loaded on every page
+// with a <div class="live-NAME">; its content is a still picture for paper and for readers without JavaScript. Classic scripts
+// without fetch, so that a page opened from disk works like one on the web.
+"use strict";
+
+window.live ??= (() => {
+  const still = matchMedia("(prefers-reduced-motion: reduce)");
+
+  /** Call build(root) for every <div class="live-NAME"> of the page. */
+  function part(name, build) {
+    const begin = () => {
+      for (const root of document.querySelectorAll(`div.live-${name}:not([data-live])`)) {
+        root.dataset.live = "ready";
+        build(root);
+      }
+    };
+    if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", begin);
+    else begin();
+  }
+
+  /** element("button", { type: "button", class: "a", onclick: f }, "text", child): an element of the page. */
+  function element(tag, attributes = {}, ...children) {
+    const made = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) {
+      if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+      else if (typeof value === "boolean") made.toggleAttribute(name, value);
+      else if (value != null) made.setAttribute(name, value);
+    }
+    made.append(...children);
+    return made;
+  }
+
+  /** The colours of the roles in the theme of the moment: { teacher, student, target, data, ink, paper }. */
+  function colors() {
+    const style = getComputedStyle(document.documentElement);
+    const of = (name) => style.getPropertyValue(name).trim();
+    const roles = { teacher: "--teacher", student: "--student", target: "--target", data: "--data" };
+    const found = Object.fromEntries(Object.entries(roles).map(([role, name]) => [role, of(name)]));
+    return { ...found, ink: of("--pst-color-text-base"), paper: of("--pst-color-background") };
+  }
+
+  const redraws = new Set();
+  /** Call draw() whenever the reader changes the theme. */
+  function onTheme(draw) {
+    redraws.add(draw);
+  }
+  new MutationObserver(() => redraws.forEach((draw) => draw())).observe(document.documentElement, {
+    attributes: true,
+    attributeFilter: ["data-theme"],
+  });
+
+  /** Call shown(true) when an element comes into view and shown(false) when it leaves, or the tab is hidden. */
+  function onView(root, shown) {
+    let inView = false;
+    let said = null;
+    const tell = () => {
+      const now = inView && !document.hidden;
+      if (now !== said) shown((said = now));
+    };
+    new IntersectionObserver((entries) => {
+      inView = entries.at(-1).isIntersecting;
+      tell();
+    }).observe(root);
+    document.addEventListener("visibilitychange", tell);
+  }
+
+  // --- a plane to draw on --------------------------------------------------------------------------
+
+  /**
+   * A canvas as a plane with the same scale both ways: x from -extent to extent over its width.
+   *
+   *   const view = live.plane(canvas, { extent: 1.5, draw: (view) => { view.dots(points, 2, color); } });
+   *
+   * draw is called again when size or theme change; view.refresh() asks for it in the next frame.
+   */
+  function plane(canvas, { extent, draw }) {
+    const pen = canvas.getContext("2d");
+    const view = { canvas, pen, extent, width: 0, height: 0 };
+    let asked = false;
+    const paint = () => {
+      asked = false;
+      const ratio = Math.min(window.devicePixelRatio || 1, 3);
+      const [width, height] = [canvas.clientWidth, canvas.clientHeight];
+      if (!width || !height) return;
+      if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
+        canvas.width = Math.round(width * ratio);
+        canvas.height = Math.round(height * ratio);
+      }
+      Object.assign(view, { width, height });
+      pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+      pen.clearRect(0, 0, width, height);
+      draw(view);
+    };
+    view.paint = paint;
+    view.refresh = () => {
+      if (asked) return;
+      asked = true;
+      if (document.hidden) setTimeout(paint);
+      else requestAnimationFrame(paint);
+    };
+    /** Pixels of a point of the plane, and back. */
+    view.at = (x, y) => [((x / view.extent + 1) * view.width) / 2, view.height / 2 - (y / view.extent) * (view.width / 2)];
+    view.from = (px, py) => [((2 * px) / view.width - 1) * view.extent, (view.height / 2 - py) * ((2 * view.extent) / view.width)];
+    /** Where a pointer is in the plane. */
+    view.pointer = (event) => {
+      const box = canvas.getBoundingClientRect();
+      return view.from(event.clientX - box.left, event.clientY - box.top);
+    };
+    /** Dots at points [x0, y0, x1, y1, ...], r pixels in radius. */
+    view.dots = (points, r, color, alpha = 1) => {
+      pen.globalAlpha = alpha;
+      pen.fillStyle = color;
+      pen.beginPath();
+      for (let i = 0; i < points.length; i += 2) {
+        const [x, y] = view.at(points[i], points[i + 1]);
+        pen.moveTo(x + r, y);
+        pen.arc(x, y, r, 0, 7);
+      }
+      pen.fill();
+      pen.globalAlpha = 1;
+    };
+    /** A line through points [x0, y0, x1, y1, ...]. */
+    view.line = (points, width, color, alpha = 1) => {
+      pen.globalAlpha = alpha;
+      pen.strokeStyle = color;
+      pen.lineWidth = width;
+      pen.lineJoin = "round";
+      pen.beginPath();
+      for (let i = 0; i < points.length; i += 2) pen.lineTo(...view.at(points[i], points[i + 1]));
+      pen.stroke();
+      pen.globalAlpha = 1;
+    };
+    /** A ring, such as the handle of something that can be dragged. */
+    view.ring = (x, y, r, color, width = 2) => {
+      pen.strokeStyle = color;
+      pen.lineWidth = width;
+      pen.beginPath();
+      pen.arc(...view.at(x, y), r, 0, 7);
+      pen.stroke();
+    };
+    new ResizeObserver(view.refresh).observe(canvas);
+    onTheme(view.refresh);
+    return view;
+  }
+
+  // --- numbers -------------------------------------------------------------------------------------
+
+  /** A source of random numbers by its seed (mulberry32): random() in (0, 1), normal(), integer(n) in 0 ... n - 1. */
+  function source(seed) {
+    let state = seed >>> 0;
+    const random = () => {
+      state = (state + 0x6d2b79f5) >>> 0;
+      let t = state;
+      t = Math.imul(t ^ (t >>> 15), t | 1);
+      t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
+      return (((t ^ (t >>> 14)) >>> 0) + 0.5) / 4294967296;
+    };
+    const normal = () => Math.sqrt(-2 * Math.log(random())) * Math.cos(2 * Math.PI * random());
+    return { random, normal, integer: (n) => Math.floor(random() * n) };
+  }
+
+  /** EDM's noise grid of n levels, as karras_sigmas of the package. */
+  function karrasSigmas(n, low = 0.002, high = 80, rho = 7) {
+    const [a, b] = [high ** (1 / rho), low ** (1 / rho)];
+    return Array.from({ length: n }, (_, i) => (a + (i / (n - 1)) * (b - a)) ** rho);
+  }
+
+  // --- a found thing can be sent ---------------------------------------------------------------------
+
+  /**
+   * Settings that stand in the address, behind a prefix: ?learn.seed=3&learn.N=18. What is as in `defaults` is left out.
+   * Of a value in the address only what `check[name]` lets through counts: a list of choices, or [least, most] of a whole number,
+   * [least, most, false] of any.
+   *
+   *   const settings = live.settings("learn", { seed: 0, solver: "heun" }, { seed: [0, 9999], solver: ["euler", "heun"] });
+   *   settings.seed; settings.set({ seed: 4 });
+   */
+  function settings(prefix, defaults, check) {
+    const values = { ...defaults };
+    const asked = new URLSearchParams(location.search);
+    for (const [name, usual] of Object.entries(defaults)) {
+      const text = asked.get(`${prefix}.${name}`);
+      if (text === null) continue;
+      if (typeof usual === "number") {
+        const value = text.trim() === "" ? NaN : Number(text);
+        const [least, most, whole = true] = check[name];
+        if (Number.isFinite(value)) values[name] = Math.min(most, Math.max(least, whole ? Math.round(value) : value));
+      } else if (check[name].includes(text)) values[name] = text;
+    }
+    const set = (changes) => {
+      Object.assign(values, changes);
+      const url = new URL(location.href);
+      for (const [name, usual] of Object.entries(defaults)) {
+        if (values[name] === usual) url.searchParams.delete(`${prefix}.${name}`);
+        else url.searchParams.set(`${prefix}.${name}`, values[name]);
+      }
+      try {
+        history.replaceState(history.state, "", url);
+      } catch {
+        // A page from disk, in a browser that keeps its address: what was found stays, but cannot be sent.
+      }
+    };
+    const found = { set };
+    for (const name of Object.keys(defaults)) Object.defineProperty(found, name, { get: () => values[name], enumerable: true });
+    return found;
+  }
+
+  return { part, element, colors, onTheme, onView, plane, source, karrasSigmas, settings, still };
+})();
