@@ -144,13 +144,13 @@
     return String(Number(value.toPrecision(size < 0.001 ? 1 : 2)));
   }
 
-  /** Middle and reach of a cloud: the distance from its middle within which half, and all, of its points lie. */
+  const distanceOf = (points, i, [x, y]) => Math.hypot(points[2 * i] - x, points[2 * i + 1] - y);
+
+  /** Middle and reach of a cloud: how far from its middle its points lie at most. */
   function cloud(points) {
     const n = points.length / 2;
     const middle = [0, 1].map((d) => points.reduce((sum, value, j) => (j % 2 === d ? sum + value / n : sum), 0));
-    const reach = Float64Array.from({ length: n }, (_, i) => Math.hypot(points[2 * i] - middle[0], points[2 * i + 1] - middle[1]));
-    reach.sort();
-    return { middle, half: reach[n >> 1], all: reach[n - 1] };
+    return { middle, all: Math.max(...Array.from({ length: n }, (_, i) => distanceOf(points, i, middle))) };
   }
 
   /** One sentence or two about what has just been computed. */
@@ -162,11 +162,13 @@
     const real = cloud(scene.real);
     const size = frame.samples.length / 2;
     if (!Number.isFinite(now.all)) return "The answers are too large for numbers: nothing holds them.";
-    if (now.all < 0.1 * real.half) {
+    if (now.all < 0.05 * real.all) {
       return `All ${size} samples lie within ${brief(now.all)} of one point, and the loss is only ${brief(loss[last])}: a constant always agrees with itself.`;
     }
-    if (now.half > 2 * real.all) {
-      return `The samples run away: half of them are farther than ${brief(now.half)} from their middle; the data reach ${brief(real.all)}. The loss went from ${brief(loss[1])} to ${brief(loss[last])}.`;
+    const away = Float64Array.from({ length: size }, (_, i) => distanceOf(frame.samples, i, real.middle)).sort();
+    const gone = away.filter((d) => d > 2 * real.all).length;
+    if (gone > size / 10) {
+      return `The samples run away: ${gone} of ${size} are out of all reach, the farthest ${brief(away[size - 1])} from the middle of the data, where no data are beyond ${brief(real.all)}. The loss went from ${brief(loss[1])} to ${brief(loss[last])}.`;
     }
     const then = before?.records.steps.indexOf(steps[last]) ?? -1;
     if (then > 0) {
@@ -513,6 +515,6 @@
         if (asked && !small && !live.still.matches) start();
       } else if (wanted) ask(shown ? "run" : "pause");
     });
-    root.learner = { get frame() { return frame; }, get scene() { return scene; } }; // for the console
+    root.learner = () => frame; // for tests, and the curious
   });
 })();
