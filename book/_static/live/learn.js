@@ -112,6 +112,9 @@
     }
   }
 
+  const LEGEND =
+    "Grey: data. Orange: the student's samples, each one call from noise. Blue: exact paths, and in orange what the student answers from their points.";
+
   const BREAKS = {
     boundary: "No boundary condition",
     gradient: "Gradient into the target",
@@ -137,7 +140,9 @@
     const size = Math.abs(value);
     if (size >= 1e6 || (size > 0 && size < 1e-4)) {
       const power = Math.floor(Math.log10(size));
-      const digits = String(power).replace("-", "⁻").replace(/\d/g, (d) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[d]);
+      const digits = String(power)
+        .replace("-", "⁻")
+        .replace(/\d/g, (d) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[d]);
       return `${(value / 10 ** power).toFixed(1)} · 10${digits}`;
     }
     if (size >= 100) return Math.round(value).toLocaleString("en-US");
@@ -228,7 +233,8 @@
       const [x, y] = view.at(frame.samples[j], frame.samples[j + 1]);
       if (!(x >= 0 && x <= view.width && y >= 0 && y <= view.height)) outside += 1;
     }
-    if (outside) write(pen, `${outside} of ${frame.samples.length / 2} samples are outside`, 8, 14, color.ink, color.paper);
+    if (outside)
+      write(pen, `${outside} of ${frame.samples.length / 2} samples are outside`, 8, 14, color.ink, color.paper);
   }
 
   function write(pen, text, x, y, color, paper) {
@@ -248,7 +254,8 @@
     const scale = (v, a, b, log) => (log ? Math.log(v / a) / Math.log(b / a) : (v - a) / (b - a));
     const at = {
       x: (v) => left + scale(v, low, high, logX) * (width - left - right),
-      y: (v) => height - bottom - scale(Math.min(most, Math.max(least, v)), least, most, true) * (height - top - bottom),
+      y: (v) =>
+        height - bottom - scale(Math.min(most, Math.max(least, v)), least, most, true) * (height - top - bottom),
     };
     pen.font = "600 13px sans-serif";
     pen.textBaseline = "middle";
@@ -268,7 +275,11 @@
       pen.lineTo(width - right, at.y(value));
       pen.stroke();
       pen.globalAlpha = 1;
-      pen.fillText(value < 0.01 || value > 1000 ? brief(value).replace("1.0 · ", "") : String(Number(value.toPrecision(1))), left - 6, at.y(value));
+      pen.fillText(
+        value < 0.01 || value > 1000 ? brief(value).replace("1.0 · ", "") : String(Number(value.toPrecision(1))),
+        left - 6,
+        at.y(value),
+      );
     }
     pen.textAlign = "center";
     for (const tick of ticks) pen.fillText(tick.toLocaleString("en-US"), at.x(tick), height - bottom + 12);
@@ -297,12 +308,24 @@
   function drawCurves(view, scene, frame, before) {
     if (!frame) return;
     const [{ pen }, color, { steps, loss, distance }] = [view, live.colors(), frame.records];
-    const seen = [...loss, ...distance, scene.floor, ...(before ? [...before.records.loss, ...before.records.distance] : [])].filter((v) => v > 0);
-    const y = [10 ** Math.floor(Math.log10(Math.min(1e-3, ...seen))), 10 ** Math.ceil(Math.log10(Math.max(0.99, ...seen)))];
+    const seen = [
+      ...loss,
+      ...distance,
+      scene.floor,
+      ...(before ? [...before.records.loss, ...before.records.distance] : []),
+    ].filter((v) => v > 0);
+    const y = [
+      10 ** Math.floor(Math.log10(Math.min(1e-3, ...seen))),
+      10 ** Math.ceil(Math.log10(Math.max(0.99, ...seen))),
+    ];
     const most = Math.max(LIMIT, Math.ceil(frame.steps / LIMIT) * LIMIT);
     const at = axes(view, {
       title: before ? "While it learns (dashed: the run before)" : "While it learns",
-      x: [0, most], y, ticks: [0, most / 3, (2 * most) / 3], name: "steps", right: 66,
+      x: [0, most],
+      y,
+      ticks: [0, most / 3, (2 * most) / 3],
+      name: "steps",
+      right: 66,
     });
     if (before) {
       curve(pen, at, before.records.steps, before.records.loss, color.ink, 1, [4, 4]);
@@ -312,7 +335,11 @@
     curve(pen, at, steps, loss, color.ink, 1.5);
     curve(pen, at, steps, distance, color.student, 2.5);
     const x = view.width - 62;
-    const places = [["distance", distance.at(-1), color.student], ["floor", scene.floor, color.data], ["loss", loss.at(-1), color.ink]]
+    const places = [
+      ["distance", distance.at(-1), color.student],
+      ["floor", scene.floor, color.data],
+      ["loss", loss.at(-1), color.ink],
+    ]
       .filter(([, value]) => value > 0)
       .map(([word, value, ink]) => [word, at.y(value), ink])
       .sort((a, b) => a[1] - b[1]);
@@ -329,7 +356,13 @@
     const [{ pen }, color, { errors }] = [view, live.colors(), frame.records];
     const most = Math.max(1, 10 ** Math.ceil(Math.log10(Math.max(...errors.filter(Number.isFinite)))));
     const at = axes(view, {
-      title: "Distance of its answers to the ends of the paths", x: [0.002, 80], logX: true, y: [1e-3, most], ticks: [0.01, 0.1, 1, 10], name: "σ", right: 66,
+      title: "Distance of its answers to the ends of the paths",
+      x: [0.002, 80],
+      logX: true,
+      y: [1e-3, most],
+      ticks: [0.01, 0.1, 1, 10],
+      name: "σ",
+      right: 66,
     });
     curve(pen, at, [0.002, 80], [0.1, 0.1], color.data, 1.5, [1, 3]);
     curve(pen, at, scene.sigmas, errors, color.student, 2.5);
@@ -360,15 +393,21 @@
     const say = element("p", { class: "live-say", role: "status", "aria-live": "polite" });
     const figures = element("p", { class: "live-say live-figures" });
     const canvas = (name) => element("canvas", { role: "img", "aria-label": name });
-    const plane = canvas("Samples of the student over the data, and paths from noise to data with the student's answers along them");
+    const plane = canvas(
+      "Samples of the student over the data, and paths from noise to data with the student's answers along them",
+    );
 
     function select(name, label, choices) {
       const one = element("select", {});
       const missing = !Object.keys(choices).includes(String(settings[name]));
-      for (const [value, words] of Object.entries(missing ? { ...choices, [settings[name]]: settings[name] } : choices)) {
+      for (const [value, words] of Object.entries(
+        missing ? { ...choices, [settings[name]]: settings[name] } : choices,
+      )) {
         one.append(element("option", { value, selected: String(settings[name]) === value }, String(words)));
       }
-      one.addEventListener("change", () => change({ [name]: typeof DEFAULTS[name] === "number" ? Number(one.value) : one.value }));
+      one.addEventListener("change", () =>
+        change({ [name]: typeof DEFAULTS[name] === "number" ? Number(one.value) : one.value }),
+      );
       return element("label", {}, label, one);
     }
 
@@ -383,21 +422,32 @@
     grid.addEventListener("input", () => (points.textContent = grid.value));
     grid.addEventListener("change", () => change({ N: Number(grid.value) }));
     const breaks = Object.entries(BREAKS).map(([name, words]) =>
-      button(words, () => {
-        change({ break: settings.break === name ? "none" : name });
-        start();
-      }, { "aria-pressed": String(settings.break === name), "data-break": name }),
+      button(
+        words,
+        () => {
+          change({ break: settings.break === name ? "none" : name });
+          start();
+        },
+        { "aria-pressed": String(settings.break === name), "data-break": name },
+      ),
     );
 
-    const box = element("div", { class: `live-part live-learning${small ? " live-small" : ""}`, role: "group", "aria-label": "A student that learns" });
-    const views = [[plane, (view) => drawPlane(view, scene, frame, small ? 0 : 6), 1.5]];
+    const box = element("div", {
+      class: `live-part live-learning${small ? " live-small" : ""}`,
+      role: "group",
+      "aria-label": "A student that learns",
+    });
+    const views = [[plane, (view) => drawPlane(view, scene, frame, small ? 0 : 6), small ? 1.3 : 1.35]];
     if (small) box.append(plane, element("div", { class: "live-row" }, play, say));
     else {
       const [curves, levels] = [
         canvas("Loss, and distance of the samples to the data, against training steps"),
         canvas("Distance of the student's answers to the ends of the paths, against noise level"),
       ];
-      views.push([curves, (view) => drawCurves(view, scene, frame, before), 1], [levels, (view) => drawLevels(view, scene, frame), 1]);
+      views.push(
+        [curves, (view) => drawCurves(view, scene, frame, before), 1],
+        [levels, (view) => drawLevels(view, scene, frame), 1],
+      );
       const actions = [
         play,
         button("1 step", oneStep),
@@ -412,7 +462,12 @@
         element("div", { class: "live-learn-views" }, plane, element("div", {}, curves, levels)),
         figures,
         say,
-        element("div", { class: "live-row", role: "group", "aria-label": "Break it" }, element("strong", {}, "Break it:"), ...breaks),
+        element(
+          "div",
+          { class: "live-row", role: "group", "aria-label": "Break it" },
+          element("strong", {}, "Break it:"),
+          ...breaks,
+        ),
         element(
           "div",
           { class: "live-row" },
@@ -461,9 +516,7 @@
             ? `Step ${steps.at(-1).toLocaleString("en-US")}: distance to the data ${known.toFixed(3)}; real data, drawn twice: ${scene.floor.toFixed(3)}.`
             : "Orange: one call of a network that has learned nothing yet. Grey: the data.";
         } else {
-          say.textContent = frame.steps
-            ? remark(scene, frame, before)
-            : "Grey: data. Orange: the student's samples, each one call from noise. Blue: exact paths, and in orange what the student answers from their points.";
+          say.textContent = remark(scene, frame, before) || LEGEND;
         }
       }
     }
@@ -477,7 +530,9 @@
       if (frame?.steps >= LOOK) before = frame;
       [wanted, limit, frame, spoken] = [false, LIMIT, undefined, 0];
       run += 1;
-      const { break: broken, ...others } = Object.fromEntries(Object.keys(DEFAULTS).map((name) => [name, settings[name]]));
+      const { break: broken, ...others } = Object.fromEntries(
+        Object.keys(DEFAULTS).map((name) => [name, settings[name]]),
+      );
       send({ ask: "begin", run, settings: { ...others, broken } });
     }
 

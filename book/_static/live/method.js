@@ -21,7 +21,10 @@ live.method = function method({ source, karrasSigmas }) {
         return i < 48 ? [(c - 0.5) / 1.4, (s - 0.25) / 1.4] : [(0.5 - c) / 1.4, (0.25 - s) / 1.4];
       }),
     },
-    ring: { std: 0.05, means: along(64, (i) => [0.7 * Math.cos((i * Math.PI) / 32), 0.7 * Math.sin((i * Math.PI) / 32)]) },
+    ring: {
+      std: 0.05,
+      means: along(64, (i) => [0.7 * Math.cos((i * Math.PI) / 32), 0.7 * Math.sin((i * Math.PI) / 32)]),
+    },
     blobs: { std: 0.12, means: Float64Array.of(-0.6, -0.4, 0.6, 0.4) },
     spiral: {
       std: 0.04,
@@ -207,7 +210,14 @@ live.method = function method({ source, karrasSigmas }) {
       const [rows, columns] = shapes[l];
       const { W, b } = gradients[l];
       const dT = transposed(d, n, rows);
-      const product = multiply(dT, transposed(pass.inputs[l], n, columns), new Float32Array(W.length), rows, columns, n);
+      const product = multiply(
+        dT,
+        transposed(pass.inputs[l], n, columns),
+        new Float32Array(W.length),
+        rows,
+        columns,
+        n,
+      );
       for (let j = 0; j < W.length; j++) W[j] += product[j];
       for (let i = 0; i < n; i++) for (let j = 0; j < rows; j++) b[j] += d[i * rows + j];
       if (l === 0) break;
@@ -253,7 +263,13 @@ live.method = function method({ source, karrasSigmas }) {
     }
     const gradient = new Float32Array(SIZE);
     if (broken !== "swapped") backward(theta, answer, df, gradient);
-    if (broken === "swapped" || broken === "gradient") backward(theta, goal, df.map((value) => -value), gradient);
+    if (broken === "swapped" || broken === "gradient")
+      backward(
+        theta,
+        goal,
+        df.map((value) => -value),
+        gradient,
+      );
     return { loss, gradient };
   }
 
@@ -279,7 +295,17 @@ live.method = function method({ source, karrasSigmas }) {
     for (let j = 0; j < SIZE; j++) average[j] = rate * average[j] + (1 - rate) * theta[j];
   }
 
-  const usual = { seed: 0, data: "moons", N: 18, solver: "heun", weight: "gap", mu: 0, lr: 0.002, broken: "none", batch: 128 };
+  const usual = {
+    seed: 0,
+    data: "moons",
+    N: 18,
+    solver: "heun",
+    weight: "gap",
+    mu: 0,
+    lr: 0.002,
+    broken: "none",
+    batch: 128,
+  };
 
   /** A student in training: step() is one step of it. The four sets of weights are the teacher (exact), θ, θ⁻ and θ̄. */
   function train(asked) {
@@ -319,13 +345,27 @@ live.method = function method({ source, karrasSigmas }) {
     let sum = 0;
     for (let k = 0; k < directions; k++) {
       const [c, s] = [Math.cos((Math.PI * k) / directions), Math.sin((Math.PI * k) / directions)];
-      const [a, b] = [x, y].map((points) => new Float64Array(points.length / 2).map((_, i) => c * points[2 * i] + s * points[2 * i + 1]).sort());
+      const [a, b] = [x, y].map((points) =>
+        new Float64Array(points.length / 2).map((_, i) => c * points[2 * i] + s * points[2 * i + 1]).sort(),
+      );
       for (let i = 0; i < a.length; i++) sum += (a[i] - b[i]) ** 2 / a.length;
     }
     return Math.sqrt(sum / directions);
   }
 
   return {
-    DATA, sigmaMax, drawData, drawNoise, denoise, solve, walk, newWeights, forward, lossAndGradient, adam, train, slicedWasserstein,
+    DATA,
+    sigmaMax,
+    drawData,
+    drawNoise,
+    denoise,
+    solve,
+    walk,
+    newWeights,
+    forward,
+    lossAndGradient,
+    adam,
+    train,
+    slicedWasserstein,
   };
 };
