@@ -120,7 +120,7 @@
     gradient: "Gradient into the target",
     swapped: "Target at the noisier point",
   };
-  const DEFAULTS = { seed: 0, data: "moons", N: 18, solver: "heun", weight: "gap", mu: 0, lr: 0.002, break: "none" };
+  const DEFAULTS = { seed: 0, data: "moons", N: 18, solver: "heun", weight: "gap", mu: 0, lr: 0.006, break: "none" };
   const CHECKS = {
     seed: [0, 9999],
     data: ["moons", "ring", "blobs", "spiral"],
@@ -128,7 +128,7 @@
     solver: ["heun", "euler"],
     weight: ["gap", "uniform"],
     mu: [0, 0.999, false],
-    lr: [0.0001, 0.02, false],
+    lr: [0.0001, 0.1, false],
     break: ["none", ...Object.keys(BREAKS)],
   };
 
@@ -476,7 +476,7 @@
           select("solver", "Teacher's step", { heun: "Heun", euler: "Euler" }),
           select("weight", "Weight λ", { gap: "1/(σ − σ′)", uniform: "1" }),
           select("mu", "Target's average μ", { 0: "0", 0.5: "0.5", 0.95: "0.95" }),
-          select("lr", "Learning rate", { 0.0005: "0.0005", 0.002: "0.002", 0.008: "0.008" }),
+          select("lr", "Learning rate", { 0.001: "0.001", 0.006: "0.006", 0.02: "0.02" }),
           element("label", {}, "Seed", seed),
         ),
       );

@@ -302,7 +302,7 @@ live.method = function method({ source, karrasSigmas }) {
     solver: "heun",
     weight: "gap",
     mu: 0,
-    lr: 0.002,
+    lr: 0.006,
     broken: "none",
     batch: 128,
   };
@@ -324,11 +324,11 @@ live.method = function method({ source, karrasSigmas }) {
       const index = Int32Array.from({ length: n }, () => random.integer(set.N - 1));
       const { loss, gradient } = lossAndGradient(theta, target, { x0, z, index }, student);
       student.loss = loss;
-      update(theta, gradient, set.lr / (1 + student.steps / 1000));
+      update(theta, gradient, set.lr / (1 + student.steps / 3000));
       student.steps += 1;
       if (set.mu) follow(target, theta, set.mu);
-      // A young average would remember its start for long, so its rate rises to 0.99.
-      follow(average, theta, Math.min(0.99, student.steps / (10 + student.steps)));
+      // A young average would remember its start for long, so its rate rises to 0.995.
+      follow(average, theta, Math.min(0.995, student.steps / (10 + student.steps)));
     };
     /** The averaged student's answers, at one level for all points or at one for each. */
     student.answer = (x, level) => {
