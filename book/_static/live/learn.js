@@ -353,7 +353,8 @@
   /** Distance of the answers to the ends of the paths, against the noise level: knowledge travels from data to noise. */
   function drawLevels(view, scene, frame) {
     if (!frame) return;
-    const [{ pen }, color, { errors }] = [view, live.colors(), frame.records];
+    const [{ pen }, color] = [view, live.colors()];
+    const errors = frame.records.errors.map((error) => (error < 1e-3 ? NaN : error)); // at ε there is none
     const most = Math.max(1, 10 ** Math.ceil(Math.log10(Math.max(...errors.filter(Number.isFinite)))));
     const at = axes(view, {
       title: "Distance of its answers to the ends of the paths",
@@ -499,7 +500,7 @@
     }
 
     /** Numbers with every picture; the sentence at rest and now and then, since it may be read aloud. */
-    let spoken = 0;
+    let [spoken, told] = [0, 0];
     function tell(now = false) {
       if (!frame) return;
       const { distance, loss, steps } = frame.records;
@@ -509,8 +510,9 @@
         `Step ${frame.steps.toLocaleString("en-US")}` +
         (mean > 0 ? ` · loss ${brief(mean)}` : "") +
         ` · distance to the data ${known.toFixed(3)} (the teacher's ${settings.N - 1} steps: ${scene.teacher.toFixed(3)}, floor: ${scene.floor.toFixed(3)})`;
-      if (now || !wanted || performance.now() - spoken > 4000) {
-        spoken = performance.now();
+      const due = told < LOOK && frame.steps >= LOOK;
+      if (now || due || !wanted || performance.now() - spoken > 4000) {
+        [spoken, told] = [performance.now(), frame.steps];
         if (small) {
           say.textContent = frame.steps
             ? `Step ${steps.at(-1).toLocaleString("en-US")}: distance to the data ${known.toFixed(3)}; real data, drawn twice: ${scene.floor.toFixed(3)}.`
