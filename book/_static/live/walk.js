@@ -4,7 +4,7 @@
 
 live.part("walk", (root) => {
   const { element } = live;
-  const EXTENT = 2.7;
+  const EXTENT = 2.6;
   const SIGMA_DATA = 0.5;
   const CROWD = 500;
   const DATA = { blobs: exact.blobs, moons: exact.moons };
@@ -18,7 +18,7 @@ live.part("walk", (root) => {
 
   const settings = live.settings(
     "walk",
-    { data: "blobs", solver: "heun", steps: 9, rho: "7", seed: 0, x: 0.6, y: 0.9 },
+    { data: "blobs", solver: "euler", steps: 9, rho: "7", seed: 0, x: 1.8, y: 1.5 },
     {
       data: Object.keys(DATA), solver: [...Object.keys(SOLVERS), "race"], steps: [2, 64], rho: ["1", "3", "7"],
       seed: [0, 9999], x: [-2.6, 2.6, false], y: [-2.6, 2.6, false],
@@ -120,7 +120,7 @@ live.part("walk", (root) => {
           ),
           row(play, button("Step", () => (stop(), goTo(tick < ticks() ? tick + 1 : 0))), button("Reset", reset)),
           row(button(`Throw ${CROWD} points`, () => (stop(), (tick = 0), throwAll())), seedButton),
-          element("p", { class: "live-hint" }, "Each position is divided by √(σ² + σ_d²), so that σ = 80 and σ = 0 fit into one picture."),
+          element("p", { class: "live-hint" }, "Each position is divided by √(σ² + σ", element("sub", {}, "d"), "²), so that all levels fit into one picture."),
         ),
       ),
     ),
@@ -174,13 +174,21 @@ live.part("walk", (root) => {
     }
     const end = shown(truth.path.at(-1), 0);
     view.ring(...end, 8, color.data, 2);
-    labels.unshift({ at: [now.x, now.y], text: "noise", color: color.ink, up: now.y < 2.3 ? 22 : -22 });
+    labels.unshift({ at: [now.x, now.y], text: "noise", color: color.ink, up: end[1] < now.y ? 22 : -22 });
     if (tick === ticks()) labels.push({ at: end, text: "exact end", color: color.data, up: -20 });
     view.dots([now.x, now.y], 9, color.paper);
     view.ring(now.x, now.y, 9, color.ink, 2.5);
     view.words(labels);
+    if (!racing()) {
+      view.pen.textAlign = "left";
+      view.pen.fillStyle = color.ink;
+      view.pen.fillText(`σ = ${level()}`, 4, 12);
+    }
     tell();
   }
+
+  /** The noise level where the walk stands. */
+  const level = () => Number(walks[runners()[0]].sigmas[tick].toPrecision(2));
 
   /** The thrown points where they are now, marked by the part of the data in which they end. */
   function drawCrowd(view, color, labels) {
@@ -216,18 +224,18 @@ live.part("walk", (root) => {
   function tell() {
     const exactEnd = truth.path.at(-1);
     const ends = Object.entries(walks).map(([name, { path }]) => [name, path.at(-1)]);
-    const at = tick === ticks() ? 0 : Object.values(walks)[0].sigmas[taken(Object.keys(walks)[0], tick)];
     if (crowd) say.textContent = crowdSaid();
     else if (tick < ticks()) {
-      say.textContent = `σ = ${Number(at.toPrecision(2))}, after ${evaluations(tick)} of ${evaluations(ticks())} evaluations${racing() ? " each" : ""}.`;
+      const where = racing() ? "" : `At σ = ${level()}, `;
+      say.textContent = `${where}${where ? "after" : "After"} ${evaluations(tick)} of ${evaluations(ticks())} evaluations${racing() ? " each" : ""}.`;
     } else if (racing()) {
-      const off = ends.map(([name, x]) => `${SOLVERS[name].short} ends ${number(far(x, exactEnd))}`);
-      say.textContent = `After ${budget()} evaluations each: ${off.join(", ")} from the end of the exact path.`;
+      const off = ends.map(([name, x]) => `${SOLVERS[name].short} ${number(far(x, exactEnd))}`);
+      say.textContent = `After ${budget()} evaluations each, the distance to the exact end: ${off.join(", ")}.`;
     } else {
       const [[name, end]] = ends;
       const apart = far(end, exactEnd);
       say.textContent = `${SOLVERS[name].name} ends at ${place(end)}, in the ${data().names[exact.groupOf(data(), end)]}, after ` +
-        `${evaluations(tick)} evaluations: ${number(apart)} from the end of the exact path.`;
+        `${evaluations(tick)} evaluations: ${number(apart)} from the exact end.`;
     }
     stepsName.textContent = racing() ? "Evaluations each" : "Steps";
     stepsSaid.textContent = racing() ? budget() : `${now.steps}`;
