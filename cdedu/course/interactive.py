@@ -123,7 +123,7 @@ def plane(
         'border-radius: 0.4rem"><canvas tabindex="0" role="application" aria-label="Noise point: move it with the arrow keys, '
         'faster with Shift, or drag it" style="display: block; width: 100%; aspect-ratio: 1; touch-action: pan-y"></canvas>'
         '<p><button type="button">Throw 500 points</button></p>'
-        "<div><label><input type=\"checkbox\"> the student's answer from every point of the path</label></div>"
+        '<div><label><input type="checkbox"> the student\'s answer from every point of the path</label></div>'
         '<output aria-live="polite"></output></div>'
     )
     return _figure("cd-plane", still, alt, live, content, "plane.js")
