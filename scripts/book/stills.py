@@ -38,7 +38,7 @@ def denoise() -> Figure:
         width=0.003,
     )
     ax.scatter(*points.T, s=80 + 900 * r, color=plotting.DATA, zorder=3)
-    for point, share in zip(points, r):
+    for point, share in zip(points, r, strict=True):
         ax.annotate(
             f"{share:.0%}",
             point,
