@@ -2,11 +2,13 @@
 
 import json
 import re
+from importlib.resources import files
 
 import matplotlib.pyplot as plt
+import nbformat
 import pytest
 import torch
-from conftest import PATIENCE
+from conftest import PATIENCE, ROOT
 from sklearn.datasets import make_moons
 
 import cdedu
@@ -55,6 +57,19 @@ def test_with_a_kernel_it_is_a_widget(monkeypatch):
 def test_a_start_outside_the_values_is_named():
     with pytest.raises(ValueError, match="start = 2, but there are 2 values"):
         interactive.explore(draw, (1, 2), "h", alt=str, start=2)
+
+
+@pytest.mark.parametrize("kind", ["frames", "plane"])
+def test_what_notebooks_store_has_the_script_of_today(kind):
+    script = (files("cdedu") / "course" / "assets" / f"{kind}.js").read_text(encoding="utf-8").strip()
+    stored = [
+        html
+        for path in (ROOT / "book").rglob("*.ipynb")
+        for cell in nbformat.read(path, as_version=4).cells
+        for output in cell.get("outputs", ())
+        if f'class="cd-{kind}"' in (html := output.get("data", {}).get("text/html", ""))
+    ]
+    assert stored and all(script in html for html in stored)
 
 
 def toys():

@@ -154,6 +154,7 @@ live.part("walk", (root) => {
   function draw(view) {
     const color = live.colors();
     const labels = [];
+    const end = shown(truth.path.at(-1), 0);
     view.dots(clouds[now.data], 1.5, color.data, crowd ? 0.3 : 0.6);
     if (crowd) drawCrowd(view, color, labels);
     const line = ({ path, sigmas }, n = path.length - 1) => path.slice(0, n + 1).flatMap((x, i) => shown(x, sigmas[i]));
@@ -165,17 +166,17 @@ live.part("walk", (root) => {
       view.line(line(one, n), 2, color.teacher);
       view.pen.setLineDash([]);
       for (let i = 1; i <= n; i++) mark(view, shape, shown(one.path[i], one.sigmas[i]), i === n ? 6 : 2.6, color.teacher);
-      if (n) labels.push({ at: shown(one.path[n], one.sigmas[n]), text: short, color: color.teacher, up: 18 });
+      const at = shown(one.path[n], one.sigmas[n]);
+      if (n) labels.push({ at, text: short, color: color.teacher, up: at[1] > end[1] ? 18 : -18 });
       if (n && n < one.path.length - 1 && !racing()) {
         const guess = shown(D(one.path[n], one.sigmas[n]), 0);
         mark(view, "circle", guess, 5, color.teacher, 2);
         labels.push({ at: guess, text: "guess", color: color.teacher, up: -16 });
       }
     }
-    const end = shown(truth.path.at(-1), 0);
     view.ring(...end, 8, color.data, 2);
     labels.unshift({ at: [now.x, now.y], text: "noise", color: color.ink, up: end[1] < now.y ? 22 : -22 });
-    if (tick === ticks()) labels.push({ at: end, text: "exact end", color: color.data, up: -20 });
+    if (tick === ticks()) labels.push({ at: end, text: "exact end", color: color.data, up: labels[1]?.up > 0 ? -22 : 22 });
     view.dots([now.x, now.y], 9, color.paper);
     view.ring(now.x, now.y, 9, color.ink, 2.5);
     view.words(labels);
