@@ -93,7 +93,8 @@ class Predict(Admonition):
         if not found:
             return list(super().run())
         for problem in problems(found):
-            logger.warning("%s", problem, location=self.state_machine.get_source_and_line(self.lineno))
+            source, line = self.state_machine.get_source_and_line(self.lineno)
+            logger.warning("%s", problem, location=f"{source}:{line}")
         name = hashlib.sha256("\n".join(self.content).encode()).hexdigest()[:12]
         self.content = lines(found.before)
         made = list(super().run())

@@ -118,9 +118,18 @@ class _Asked:
     def data(self) -> dict[str, Any]:
         """Options in their order with what is said of each; of a number its tolerance and the wrong values with their sentences."""
         drawn = self.drawn
-        about = {"text": drawn.text, "why": drawn.why, "page": self.question.page, "chapter": _chapter(self.question.page)}
+        about = {
+            "text": drawn.text,
+            "why": drawn.why,
+            "page": self.question.page,
+            "chapter": _chapter(self.question.page),
+        }
         if not self.options:
-            return about | {"right": drawn.right, "tolerance": drawn.tolerance, "wrong": list(drawn.wrong.items())}
+            return about | {
+                "right": drawn.right,
+                "tolerance": drawn.tolerance,
+                "wrong": list(drawn.wrong.items()),
+            }
         said = [drawn.why if one == drawn.right else drawn.wrong[one] for one in self.options]
         return about | {"options": self.options, "right": self.options.index(drawn.right), "said": said}
 
