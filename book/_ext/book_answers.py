@@ -127,9 +127,9 @@ def add_quiz(app: Sphinx, doctree: nodes.document) -> None:
         if "tag_quiz" not in cell["classes"]:
             continue
         track = app.env.docname.rpartition("quiz_")[2]
-        output = next(one for one in cell.children if "cell_output" in one["classes"])  # type: ignore[index]
-        output["classes"].append("live-answers")  # type: ignore[index]
-        output += nodes.raw(  # type: ignore[operator]
+        output = next(one for one in cell.children if "cell_output" in one["classes"])
+        output["classes"].append("live-answers")
+        output += nodes.raw(
             "", f'<script type="application/json">"{encoded(quizzes(app, track))}"</script>', format="html"
         )
 
