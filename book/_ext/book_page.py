@@ -28,7 +28,11 @@ from sphinx.application import Sphinx
 
 BOOK = ROOT / "book"
 LIVE = BOOK / "_static" / "live"
-PARTS: dict[str, tuple[str, ...]] = {"denoise": ("exact",), "walk": ("exact",)}
+PARTS: dict[str, tuple[str, ...]] = {
+    "answers": (),
+    "denoise": ("exact",),
+    "walk": ("exact",),
+}
 """Live parts by their names, and which scripts each needs beside its own and ``common.js``."""
 WIDE = 700  # pixels of a figure with several panels side by side
 
