@@ -207,6 +207,8 @@
     return scene.sigmas.flatMap((_, i) => [frame.answers[each * i + 2 * k], frame.answers[each * i + 2 * k + 1]]);
   }
 
+  const faceOf = (view) => getComputedStyle(view.canvas).fontFamily;
+
   function drawPlane(view, scene, frame, paths) {
     if (!frame) return;
     const color = live.colors();
@@ -220,7 +222,7 @@
       view.dots(answers.slice(0, 2), 5, color.student);
     }
     const { pen } = view;
-    pen.font = "13px sans-serif";
+    pen.font = `14px ${faceOf(view)}`;
     pen.textBaseline = "middle";
     if (paths) {
       const [x, y] = view.at(...pathOf(scene, 0).slice(0, 2));
@@ -257,12 +259,12 @@
       y: (v) =>
         height - bottom - scale(Math.min(most, Math.max(least, v)), least, most, true) * (height - top - bottom),
     };
-    pen.font = "600 13px sans-serif";
+    pen.font = `600 14px ${faceOf(view)}`;
     pen.textBaseline = "middle";
     pen.textAlign = "left";
     pen.fillStyle = color.ink;
     pen.fillText(title, 2, 10);
-    pen.font = "12px sans-serif";
+    pen.font = `13px ${faceOf(view)}`;
     pen.strokeStyle = color.data;
     pen.lineWidth = 0.5;
     pen.textAlign = "right";
