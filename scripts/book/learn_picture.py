@@ -9,9 +9,10 @@ from pathlib import Path
 from scripts.book.release import ROOT, launched
 
 STATIC = ROOT / "book" / "_static"
-THEME = """:root { --pst-color-text-base: #222832; --pst-color-background: #fff; --pst-color-border: #ccc; }
+THEME = """:root { --pst-color-text-base: #222832; --pst-color-background: #fff; --pst-color-border: #ccc;
+  --pst-font-family-base-system: sans-serif; }
 html[data-theme="dark"] { --pst-color-text-base: #ced6dd; --pst-color-background: #14181e; --pst-color-border: #48566b; }
-body { max-width: 760px; margin: 0 auto; background: var(--pst-color-background); color: var(--pst-color-text-base); }"""
+body { font-family: var(--pst-font-family-base); max-width: 760px; margin: 0 auto; background: var(--pst-color-background); color: var(--pst-color-text-base); }"""
 
 
 def page(folder: Path, more: str = "", theme: str = "light") -> str:
