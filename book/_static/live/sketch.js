@@ -12,7 +12,7 @@
   const LEVELS = [0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10];
   const DIGITS = {
     0: "...##... ..#..#.. .#....#. .#....#. .#....#. .#....#. ..#..#.. ...##...",
-    3: "..####.. .#....#. ......#. ...###.. ......#. ......#. .#....#. ..####..",
+    3: "..###... .....#.. .....#.. ..###... .....#.. .....#.. .....#.. ..###...",
     4: "....#... ...#.... ..#..... ..#..#.. .#...#.. .######. .....#.. .....#..",
     7: ".#####.. .....#.. ....#... ..#####. ....#... ...#.... ...#.... ...#....",
   };
@@ -31,7 +31,7 @@
   class Sketch {
     constructor(root) {
       const chosen = { seed: [0, 9999], sigma: [LEVELS[0], LEVELS.at(-1), false] };
-      this.settings = live.settings("sketch", { seed: 3, sigma: 0.8 }, chosen);
+      this.settings = live.settings("sketch", { seed: 3, sigma: 0.5 }, chosen);
       this.ink = element("canvas", { width: SIDE, height: SIDE }).getContext("2d", { willReadFrequently: true });
       this.noise = noises(this.settings.seed);
       this.cursor = null;
