@@ -82,7 +82,9 @@ def press(tab: Any) -> str:
 def open_walk(tab: Any) -> None:
     """Unfold the square between four noises, and wait for its digit."""
     tab.locator(".live-walk summary").click()
-    tab.wait_for_function("() => document.querySelector('.live-generator').live.drawing === false")
+    tab.wait_for_function(
+        "() => document.querySelector('.live-generator').live.drawing === false", polling=50
+    )
     tab.locator(".live-panel button:not([aria-disabled])").wait_for()
 
 
