@@ -138,8 +138,8 @@ def test_a_quoted_number_is_found(record: Path, text: str, value: str) -> None:
 
 def test_the_tooltip_names_the_run(record: Path) -> None:
     source = book_results.find("r.json:metrics.fd")[1]
-    assert book_results.tooltip(source) == "r.json · recipe digits · seed 0 · commit a1b2c3d4e5 · 2026-01-31"
-    assert "seed 5" in book_results.tooltip(book_results.find("r.json:metrics.inner.kd")[1])
+    assert book_results.origin(source) == "r.json · recipe digits · seed 0 · commit a1b2c3d4e5 · 2026-01-31"
+    assert "seed 5" in book_results.origin(book_results.find("r.json:metrics.inner.kd")[1])
 
 
 @pytest.mark.parametrize(

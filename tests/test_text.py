@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -589,40 +590,24 @@ def run_cli(monkeypatch, *words: object) -> int:
     return 0
 
 
-def test_from_a_folder_of_pictures_to_diffusers(captioned, tmp_path, monkeypatch, capsys):
-    """The road of a reader: a pipeline, pictures with captions, twenty steps, an adapter, the same pictures in diffusers."""
-    monkeypatch.chdir(tmp_path)
-    sd = write_tiny(tmp_path / "sd")
-    words = (
-        "distill",
-        "latents",
-        "--teacher",
-        sd,
-        "--data",
-        captioned,
-        "--lora",
-        4,
-        "--steps",
-        20,
-        "--batch",
-        4,
-        "--lr",
-        0.01,
-        "--device",
-        "cpu",
-    )
-    assert run_cli(monkeypatch, *words) == 0
-    lora = tmp_path / "runs/latents/lora"
+def test_from_a_bare_machine_to_diffusers(tmp_path, monkeypatch, capsys):
+    """The script that a reader runs first, then the commands on what it left."""
+    script = Path(__file__).parents[1] / "scripts" / "bench" / "tiny_latents.py"
+    done = subprocess.run([sys.executable, script, tmp_path / "tiny"], capture_output=True, text=True)
+    assert done.returncode == 0 and "4 diffusers  greatest difference of a pixel" in done.stdout, done.stderr
+    again = subprocess.run([sys.executable, script, tmp_path / "tiny"], capture_output=True, text=True)
+    assert again.returncode == 1 and "is there; choose another folder" in again.stderr
+    monkeypatch.chdir(tmp_path / "tiny")
+    sd, captioned, lora = (tmp_path / "tiny" / name for name in ("pipeline", "pictures", "out/lora"))
     assert sorted(p.name for p in lora.iterdir()) == [
         "README.md",
         "pytorch_lora_weights.safetensors",
         "scheduler",
     ]
-    record = json.loads(next((tmp_path / "results/runs").glob("latents-student-*.json")).read_text())
+    record = json.loads(next((tmp_path / "tiny" / "results").glob("latents-student-*.json")).read_text())
     assert record["stage"]["lora"] == 4 and record["weights"].keys() == {"pytorch_lora_weights.safetensors"}
-    scheduler = diffusers.LCMScheduler.from_pretrained(lora / "scheduler")
-    theirs = pictures(sd, 4, 9, scheduler=scheduler, lora=lora)
-    torch.testing.assert_close(drawn(read(sd, lora=lora, student=True), 4, 9), theirs, rtol=0, atol=2e-5)
+    words: tuple[object, ...] = ("distill", "latents", "--teacher", sd, "--data", captioned)
+    words = (*words, "--lora", 4, "--steps", 20, "--device", "cpu", "--out", "out")
     assert run_cli(monkeypatch, *words) == 2
     assert "add --resume to go on" in capsys.readouterr().err
     assert (
@@ -643,11 +628,11 @@ def test_from_a_folder_of_pictures_to_diffusers(captioned, tmp_path, monkeypatch
         )
         == 0
     )
-    assert (tmp_path / "a.png").is_file()
+    assert Path("a.png").is_file()
     for more, text in (
         (("sample", sd, "--lora", lora), "--lora needs --prompt"),
         (("sample", sd, "--prompt", "x", "--label", "3"), "not for text-to-image"),
-        (("sample", sd, "--prompt", "x", "--lora", tmp_path / "sd"), "no adapter|cannot be read"),
+        (("sample", sd, "--prompt", "x", "--lora", captioned), "no adapter|cannot be read"),
         (("sample", sd, "--prompt", "x", "--lora", "nothing"), "no weights are called 'nothing'"),
         (("distill", "latents", "--teacher", sd, "--data", "/nowhere", "--out", "n"), "there is no /nowhere"),
         (("evaluate", "latents", "--teacher", captioned), "is no text-to-image pipeline"),

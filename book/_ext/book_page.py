@@ -2,7 +2,8 @@
 
 - below the title stands how far along its track the page is, and of a notebook where it can be run and its slides;
 - next leads from a chapter to its exercises and from there to the next chapter; solutions are reached from the sidebar;
-- the sidebar's toggles have names, a table's empty corner is no header, and the bibliography is a list of items;
+- at its end stands where its numbers come from;
+- a fold of code is called what it holds; the sidebar's toggles have names, a table's empty corner is no header, and the bibliography is a list of items;
 - a margin note is a note, not a landmark;
 - without JavaScript the light theme is there, and a sentence says what is missing;
 - pictures keep their place while they load, and wide ones scroll on a phone instead of shrinking until nobody can read them;
@@ -14,12 +15,14 @@
 import hashlib
 import json
 import posixpath
+import re
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import book_launch as launch
 from book_contents import ROOT, SOLUTIONS, is_notebook, steps
-from bs4 import BeautifulSoup
+from bs4 import BeautifulSoup, Tag
 from PIL import Image
 from sphinx.application import Sphinx
 
@@ -47,7 +50,7 @@ def mend(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree
     mend_elements(app, body)
     if body.h1:
         body.h1.insert_after(BeautifulSoup(f"\n{head}", "html.parser"))
-    context["body"] = str(body)
+    context["body"] = str(body) + origins(body)
 
     for name, side in (("prev", 1), ("next", 2)):
         there = neighbour(app, page, side)
@@ -97,7 +100,8 @@ def mend_elements(app: Sphinx, body: BeautifulSoup) -> None:
     for item in body("div", role="doc-biblioentry"):  # a deprecated role, not allowed in a list
         item["role"] = "listitem"
     for fold in body("summary", attrs={"aria-label": "Toggle hidden content"}):
-        del fold["aria-label"]  # it is called what it shows: "Show the code"
+        del fold["aria-label"]  # it is called what it shows
+        name_fold(fold)
     for note in body("aside", class_="margin"):
         note.name, note["role"] = "div", "note"
         if (title := note.find(class_="sidebar-title")) and not title.contents:
@@ -112,6 +116,38 @@ def mend_elements(app: Sphinx, body: BeautifulSoup) -> None:
         img["width"], img["height"] = str(width), str(height)
         if width > WIDE and width > 2 * height:
             img.wrap(body.new_tag("span", attrs={"class": "wide-picture"}))
+
+
+def name_fold(summary: Tag) -> None:
+    """What a fold of code holds, in the place of the words that all such folds share."""
+    code = summary.find_next("pre")
+    words = [one for one in summary("p") if one.get_text(strip=True).endswith("the code")]
+    holds = fold_holds(code.get_text() if code else "")
+    for one in words if holds else ():
+        one.string = one.get_text(strip=True).replace("the code", holds)
+
+
+def fold_holds(code: str) -> str:
+    """A few words on a piece of code: the set-up, the functions it defines, or that it draws."""
+    if code.startswith("# Set-up"):
+        return "the set-up, which installs the course in Colab"
+    names = re.findall(r"^(?:def|class) (\w+)", code, re.M)
+    if "plt.show()" in code and not names:
+        return "the code that draws the figure"
+    if names:
+        several = ", ".join(names[:-1][:3]) + " and " + names[-1] if len(names) > 1 else names[0]
+        return f"the code of {several}"
+    return ""
+
+
+def origins(body: BeautifulSoup) -> str:
+    """A fold with the record of every dotted number on a page; it stands at the end."""
+    found = sorted({str(one["data-origin"]) for one in body("span", class_="result")})
+    if not found:
+        return ""
+    rows = "".join(f"<li>{escape(one)}</li>" for one in found)
+    how = "Every dotted number on this page was measured in one of these runs. Click a number to see which."
+    return f'<details class="origins"><summary>Where the numbers come from</summary><p>{how}</p><ul>{rows}</ul></details>'
 
 
 def shown_size(picture: Image.Image) -> tuple[int, int]:
@@ -156,6 +192,8 @@ def choose_scripts(app: Sphinx, context: dict[str, Any], body: BeautifulSoup) ->
     """MathJax for formulas, live parts for their boxes, and neither for other pages."""
     if not body.select_one('[class^="math"]'):
         context["script_files"][:] = [one for one in context["script_files"] if not _is_mathjax(one)]
+    if body.select_one(".result"):
+        app.builder.add_js_file("origins.js", defer="defer")  # type: ignore[attr-defined]
     found = [name for name in PARTS if body.select_one(f"div.live-{name}")]
     for script in dict.fromkeys(script for name in found for script in ("common", *PARTS[name], name)):
         attributes = live_attributes() if script == "networks" else {}

@@ -119,7 +119,7 @@ class Plain:
         body, title = self.text(content, page), self.inline(title, page)
         if name == "div":
             live = f"*This runs in your browser on [the book's page]({self.site}/{page}.html).*\n\n"
-            return (live if "live-generator" in title else "") + body
+            return (live if title.startswith("live-") else "") + body
         if name in ("exercise", "exercise-start"):
             return f"### Exercise: {title}".removesuffix(": ") + f"\n\n{body}"
         if name == "solution-start":

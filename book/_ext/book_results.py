@@ -72,13 +72,13 @@ def find(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def short(value: Any) -> str:
-    """One line for a tooltip or a table cell: a dict becomes its values."""
+    """One line for an origin or a table cell: a dict becomes its values."""
     if isinstance(value, dict):
         return str(value["name"]) if "name" in value else ", ".join(f"{k} {v}" for k, v in value.items())
     return str(value)
 
 
-def tooltip(source: dict[str, Any]) -> str:
+def origin(source: dict[str, Any]) -> str:
     """``digits.json · recipe digits · seed 0 · commit a1b2c3d · 2026-01-31``, with what is known."""
     parts = [source["file"]]
     for key in ("recipe", "seed", "commit", "hardware", "date"):

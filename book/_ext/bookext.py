@@ -1,6 +1,6 @@
 """What the book adds to Sphinx.
 
-- ``{result}`file.json:dotted.path|format` ``: a number from ``results/`` with its origin as a tooltip;
+- ``{result}`file.json:dotted.path|format` ``: a number from ``results/`` with its origin on a click;
 - ``{chapter}`Title <undergraduate/01_noise>` ``: a link where the chapter exists, else "(planned)";
 - every labelled equation names its code and its test in ``book/equations.yml``, or the build fails;
 - five pages are written from their sources: API, equations, results, ideas and the instructor's guide (at ``<!-- api -->`` and so on);
@@ -59,7 +59,7 @@ class ResultRole(SphinxRole):
             message = "{result} shows %s but results/%s has %s; run `make glue`"
             logger.warning(message, shown, name, value, location=self.get_location())
         self.env.note_dependency(str(results.RESULTS / name))
-        html = f'<span class="result" title="{escape(results.tooltip(source))}">{escape(value)}</span>'
+        html = f'<span class="result" data-origin="{escape(results.origin(source))}">{escape(value)}</span>'
         return [nodes.raw("", html, format="html"), nodes.raw("", value, format="latex text")], []
 
 

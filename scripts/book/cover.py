@@ -1,17 +1,21 @@
-"""The picture at the head of the index: `python scripts/book/cover.py` writes book/_static/cover.svg.
+"""The picture at the head of the index, and the card that a shared link shows: `python scripts/book/cover.py`.
 
 Paths of an exact teacher from noise to three blobs in one dimension, drawn against the noise level, and the jumps of a perfect
-student from three of their beginnings. Its colours are those of the page, so it is put into the page as text.
+student from three of their beginnings. Its colours are those of the page, so it is put into the page as text: book/_static/cover.svg.
+Where Chromium is installed, book/_static/card.png is drawn from it, 1200 × 630, in the page's typeface.
 """
 
+from base64 import b64encode
 from pathlib import Path
 
 import numpy as np
+import oxipng
 import torch
 
 import cdedu
 from cdedu.files import replacing
 from cdedu.mixture import GaussianMixture
+from scripts.book.release import chromium, launched
 
 PATH = Path(__file__).resolve().parents[2] / "book" / "_static" / "cover.svg"
 LEFT, RIGHT, MIDDLE, HEIGHT = 120, 600, 90, 68  # of the paths, in pixels of a picture of 720 × 180
@@ -59,6 +63,38 @@ def main() -> None:
 """
     with replacing(PATH) as temporary:
         temporary.write_text(svg, encoding="utf-8")
+    if chromium():
+        write_card(svg)
+
+
+CARD = """<!DOCTYPE html><meta charset="utf-8"><style>
+@font-face {{ font-family: "Source Sans 3"; font-weight: 200 900; src: url({font}) format("woff2"); }}
+* {{ margin: 0; box-sizing: border-box; }}
+body {{ width: 1200px; height: 630px; padding: 84px 60px 0; background: #fff; color: #1a1a1a; font-family: "Source Sans 3"; }}
+h1 {{ font-size: 76px; font-weight: 700; letter-spacing: -0.015em; line-height: 1.05; }}
+p {{ margin-top: 14px; font-size: 34px; color: #444; }}
+svg {{ display: block; width: 1080px; margin-top: 40px; }}
+.cover-data path {{ fill: #6b6b6b; fill-opacity: 0.4; }}
+.cover-teacher path {{ fill: none; stroke: #0072b2; stroke-opacity: 0.5; stroke-width: 1.1; }}
+.cover-teacher circle {{ fill: #0072b2; }}
+.cover-student path {{ fill: none; stroke: #b54e00; stroke-width: 2.6; stroke-linecap: round; }}
+.cover-student circle {{ fill: #b54e00; }}
+text {{ font-size: 17px; font-weight: 600; text-anchor: middle; }}
+.data {{ fill: #555; }} .teacher {{ fill: #0072b2; }} .student {{ fill: #b54e00; }}
+</style><h1>Consistency distillation</h1><p>From a diffusion model that takes many steps to a student that takes one.</p>{svg}"""
+
+
+def write_card(svg: str) -> None:
+    """The cover below the book's name."""
+    font = PATH.parent / "vendor" / "source-sans-3" / "source-sans-3-latin-wght-normal.woff2"
+    data = f"data:font/woff2;base64,{b64encode(font.read_bytes()).decode()}"
+    with launched() as browser:
+        tab = browser.new_page(viewport={"width": 1200, "height": 630})
+        tab.set_content(CARD.format(font=data, svg=svg))
+        tab.evaluate("() => document.fonts.ready")
+        picture = oxipng.optimize_from_memory(tab.screenshot(), level=4)
+    with replacing(PATH.with_name("card.png")) as temporary:
+        temporary.write_bytes(picture)
 
 
 def density(side: int, blobs: GaussianMixture | None = None, width: float = 1.0) -> str:

@@ -59,12 +59,12 @@
         oninput: () => this.turn(),
       });
       this.dial = element("output", {}, "");
-      const small = (text) => {
-        const canvas = element("canvas", { class: "live-ink", role: "img", "aria-label": text });
+      const small = (text, name) => {
+        const canvas = element("canvas", { class: `live-ink ${name}`, role: "img", "aria-label": text });
         return [canvas, element("div", { class: "sketch-small" }, canvas, element("span", {}, text))];
       };
-      const [sight, sightBox] = small("seen as 8 × 8");
-      const [dust, dustBox] = small("with noise");
+      const [sight, sightBox] = small("seen as 8 × 8", "sketch-sight");
+      const [dust, dustBox] = small("with noise", "sketch-dust");
       Object.assign(this, { sight, dust });
       const strip = (role, text) => {
         const canvas = element("canvas", { class: "live-ink sketch-strip", role: "img", "aria-label": `${text}: none yet` });

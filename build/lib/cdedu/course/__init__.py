@@ -1,0 +1,1 @@
+"""What the course around the method needs: checks, quizzes, grading, figures that move."""

@@ -1,0 +1,90 @@
+"""LoRA through peft: a difference of low rank for some matrices of a text network, trained while its own weights stand still."""
+
+import copy
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cdedu.networks.text import FluxTransformer, TextNetwork, TextUNet, is_adapter
+
+TARGETS: dict[type[TextNetwork], tuple[str, ...]] = {
+    TextUNet: (
+        "to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2",
+        "conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj",
+    ),
+    FluxTransformer: ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "ff.net.0.proj", "ff.net.2", "proj_mlp"),
+}  # fmt: skip
+"""The matrices that are adapted. For a UNet they are those of diffusers' LCM-LoRA script, convolutions included."""
+_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+
+
+def with_lora(
+    network: TextNetwork, rank: int, seed: int = 0, targets: Sequence[str] | None = None
+) -> TextNetwork:
+    r"""A network with an adapter in which only the adapter is trained:
+
+    .. math:: W + \frac{\alpha}{r}\,B A, \qquad A: r \times n, \quad B: m \times r, \quad \alpha = r
+
+    B is 0 at the start, so the network answers as before. The frozen weights are those of ``network`` itself, not copies.
+
+    Args:
+        network: of diffusers, without an adapter.
+        rank: r, from 1.
+        seed: of A's random numbers.
+        targets: names of the matrices; by default :data:`TARGETS`.
+
+    Raises:
+        ValueError: for a rank below 1, or a network that has an adapter already.
+
+    Source: Hu et al. 2021 (LoRA); Luo et al. 2023 (LCM-LoRA).
+    """
+    from peft import LoraConfig
+
+    if rank < 1:
+        raise ValueError(f"lora = {rank}, but the rank of an adapter is at least 1")
+    if network.adapted:
+        raise ValueError(
+            "the network has an adapter already; fuse it first, or start from the network without it"
+        )
+    adapted = copy.deepcopy(network, {id(p): p for p in network.parameters()})
+    adapted.requires_grad_(False)
+    targets = targets or TARGETS.get(type(network), _ATTENTION)
+    present = [
+        name for name in targets if any(key.endswith(f"{name}.weight") for key in network.state_dict())
+    ]
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        torch.manual_seed(seed)
+        warnings.simplefilter("ignore")
+        net: Any = adapted.net
+        net.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=present))
+    adapted.adapted = True
+    for name, parameter in adapted.named_parameters():
+        parameter.requires_grad_(is_adapter(name))
+        if is_adapter(name):
+            parameter.data = (
+                parameter.data.float()
+            )  # an adapter is trained in float32 whatever the frozen weights are
+    return adapted
+
+
+def adapter_of(network: TextNetwork) -> dict[str, Tensor]:
+    """The adapter's weights under the names that ``load_lora_weights`` of diffusers reads."""
+    from peft.utils import get_peft_model_state_dict
+
+    part = "unet" if isinstance(network, TextUNet) else "transformer"
+    state = network.net.state_dict()
+    return {
+        f"{part}.{key}": t.detach().cpu().contiguous()
+        for key, t in get_peft_model_state_dict(network.net, state_dict=state).items()
+    }
+
+
+def fused(network: TextNetwork) -> nn.Module:
+    """The network with its adapter added to its own weights, as a plain one of diffusers; ``network`` stays as it is."""
+    net: Any = copy.deepcopy(network.net)
+    net.fuse_lora()
+    net.unload_lora()
+    return net
