@@ -78,7 +78,7 @@ def main() -> None:
         "teacher": "teacher.onnx",
         "frames": "frames.png",
     }
-    manifest = {
+    manifest: dict[str, Any] = {
         "weights": {name: hashes[name] for name in ("digits-student", "digits-teacher")},
         "frames": len(states),
         "assets": {key: describe(name) for key, name in files.items()},
