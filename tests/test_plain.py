@@ -56,6 +56,11 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Plain:
         ("[it](one.md#a), [far](https://a.b/c.md)", f"[it]({SITE}/book/one.html#a), [far](https://a.b/c.md)"),
         ("(tool-a)=\nsee [a](tool-a), $f[x](y)$", '<a id="tool-a"></a>\n\nsee [a](#tool-a), $f[x](y)$'),
         (":::{admonition} Predict\n:class: predict\n$a$?\n\n- b\n:::\nc", "> **Predict**\n>\n> $a$?\n>\n> - b\n\nc"),
+        (
+            ":::{admonition} Predict\n:class: predict\n$a$?\n\n- (a) b <!-- no: {eq}`eq-a`. -->\n- (b) c <!-- yes: So. -->\n:::",
+            "> **Predict**\n>\n> $a$?\n>\n> - (a) b\n> - (b) c\n>\n> <details><summary><b>Compare with your answer</b></summary>\n>\n"
+            f"> - (a) not quite. [(1)]({SITE}/index.html#equation-eq-a).\n> - (b) right. So.\n>\n> </details>",
+        ),
         ("```{margin}\nAside.\n```", "> Aside."),
         ("```{note}\nA\n```", "> **Note**\n>\n> A"),
         (":::{admonition} A\n:class: b dropdown\nc\n:::", "<details><summary><b>A</b></summary>\n\nc\n\n</details>"),

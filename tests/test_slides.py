@@ -135,6 +135,13 @@ def test_an_answer_waits_for_the_next_sheet() -> None:
     assert answered.body[0].outputs[0].metadata["image/png"]["alt"] == "A line"
 
 
+def test_options_are_shown_and_what_is_said_of_them_is_for_the_speaker() -> None:
+    box = ":::{admonition} Predict\n:class: predict\nWhere?\n\n- (a) Here <!-- no: It left. -->\n- (b) There <!-- yes: It went. -->\n:::"
+    _, asked = slides(deck(new_markdown_cell(f"## S\n\n{box}")))
+    assert "- (b) There" in shown(asked) and "<!--" not in shown(asked) and "It left" not in shown(asked)
+    assert asked.notes == ["- (a) not quite. It left.\n- (b) right. It went."]
+
+
 def test_asides_exercises_and_unmarked_cells_are_left_out() -> None:
     aside = ":::{admonition} D\n:class: deeper\nOnly for some.\n:::"
     skipped = new_markdown_cell("## Skipped", metadata={"slideshow": {"slide_type": "skip"}})

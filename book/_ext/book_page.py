@@ -28,7 +28,13 @@ from sphinx.application import Sphinx
 
 BOOK = ROOT / "book"
 LIVE = BOOK / "_static" / "live"
-PARTS: dict[str, tuple[str, ...]] = {"generator": ("networks",), "sketch": ("networks",)}
+PARTS: dict[str, tuple[str, ...]] = {
+    "answers": (),
+    "generator": ("networks",),
+    "sketch": ("networks",),
+    "denoise": ("exact",),
+    "walk": ("exact",),
+}
 """Live parts by their names, and which scripts each needs beside its own and ``common.js``."""
 WIDE = 700  # pixels of a figure with several panels side by side
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import book_answers as answers
 import book_results as results
 from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
@@ -116,10 +117,10 @@ class Plain:
             return f"![{options.get('alt', '')}]({picture})\n\n{self.text(content, page)}"
         if name == "list-table":
             return self.table(content, int(options.get("header-rows", 0)), page)
-        body, title = self.text(content, page), self.inline(title, page)
+        body, title = self.text(answers.folded(content), page), self.inline(title, page)
         if name == "div":
             live = f"*This runs in your browser on [the book's page]({self.site}/{page}.html).*\n\n"
-            return (live if title.startswith("live-") else "") + body
+            return (live if "live-" in title else "") + body
         if name in ("exercise", "exercise-start"):
             return f"### Exercise: {title}".removesuffix(": ") + f"\n\n{body}"
         if name == "solution-start":

@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import book_answers as answers
 import book_results as results
 import book_teaching as teaching
 import nbformat
@@ -122,9 +123,12 @@ class Deck:
             return
         if kind == "retain":
             self.open(title)
-        words = self.plain.text(content if kind == "retain" else f"{title}\n\n{content}", self.page)
+        shown = answers.asked(content)
+        words = self.plain.text(shown if kind == "retain" else f"{title}\n\n{shown}", self.page)
         self.put(new_markdown_cell(f'<div class="box {kind}">\n\n{words}\n\n</div>'))
         self.sealed = kind == "predict"
+        if listed := answers.said(content):
+            self.note(self.plain.text(listed, self.page))
 
     def code(self, cell: NotebookNode) -> None:
         """Short code, what it printed, and its figures."""

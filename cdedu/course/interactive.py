@@ -132,8 +132,10 @@ def plane(
         "student's one-step answer as an orange dot close to the path's end."
     )
     live = (
-        '<div class="cd-live" hidden><canvas tabindex="0" role="application" aria-label="Noise point: move it with the arrow keys, '
-        'faster with Shift, or drag it"></canvas>'
+        '<div class="cd-live" hidden style="max-width: 30rem; padding: 0.8rem 1rem; border: 1px solid var(--pst-color-border, #8888); '
+        'border-radius: 0.4rem"><canvas tabindex="0" role="application" aria-label="Noise point: move it with the arrow keys, '
+        'faster with Shift, or drag it" style="display: block; width: 100%; aspect-ratio: 1; touch-action: pan-y"></canvas>'
+        '<p><button type="button">Throw 500 points</button></p>'
         '<div><label><input type="checkbox"> the student\'s answer from every point of the path</label></div>'
         '<output aria-live="polite"></output></div>'
     )

@@ -64,6 +64,9 @@ window.live ??= (() => {
     document.addEventListener("visibilitychange", tell);
   }
 
+  /** Call f in the next frame; in a hidden tab, which has no frames, soon. */
+  const soon = (f) => (document.hidden ? setTimeout(f) : requestAnimationFrame(f));
+
   // --- a plane to draw on --------------------------------------------------------------------------
 
   /**
@@ -95,8 +98,7 @@ window.live ??= (() => {
     view.refresh = () => {
       if (asked) return;
       asked = true;
-      if (document.hidden) setTimeout(paint);
-      else requestAnimationFrame(paint);
+      soon(paint);
     };
     /** Pixels of a point of the plane, and back. */
     view.at = (x, y) => [((x / view.extent + 1) * view.width) / 2, view.height / 2 - (y / view.extent) * (view.width / 2)];
@@ -138,9 +140,83 @@ window.live ??= (() => {
       pen.arc(...view.at(x, y), r, 0, 7);
       pen.stroke();
     };
+    /** Words beside points: { at: [x, y], text, color, up } stands so many pixels above its point, and makes way for those before it. */
+    view.words = (labels, size = 14) => {
+      pen.font = `600 ${size}px ${getComputedStyle(canvas).fontFamily}`;
+      pen.textAlign = "center";
+      pen.textBaseline = "middle";
+      pen.lineJoin = "round";
+      pen.lineWidth = 4;
+      pen.strokeStyle = colors().paper;
+      const taken = [];
+      for (const { at, text, color, up = 16 } of labels) {
+        const [half, [x, y]] = [pen.measureText(text).width / 2, view.at(...at)];
+        const inside = (v, gap, most) => Math.min(most - gap, Math.max(gap, v));
+        const px = inside(x, half + 3, view.width);
+        const free = (v) => taken.every(([a, b, h]) => Math.abs(a - px) > half + h || Math.abs(b - v) >= size + 2);
+        const places = [up, -up, 1.9 * up, -1.9 * up, 2.8 * up, -2.8 * up].map((v) => inside(y - v, size, view.height));
+        const py = places.find(free) ?? places[0];
+        taken.push([px, py, half]);
+        pen.strokeText(text, px, py);
+        pen.fillStyle = color;
+        pen.fillText(text, px, py);
+      }
+    };
     new ResizeObserver(view.refresh).observe(canvas);
     onTheme(view.refresh);
     return view;
+  }
+
+  /**
+   * A handle on a plane: a button over the canvas that is dragged, by touch as well, and moved by the arrow keys. The canvas stands
+   * alone in a <div class="live-stage" role="application">, so that screen readers leave the arrow keys to it.
+   *
+   *   const one = live.handle(view, { at: () => [x, y], move: (x, y) => { ... view.refresh(); }, done, remove, chosen });
+   *   one.place("Noise point at 0.6, 0.9");      // in draw: puts it where at() says, and says what it is
+   */
+  function handle(view, { at, move, done = () => {}, remove, chosen = () => {}, name = "" }) {
+    const keys = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+    const inside = (px, py) => move(...view.from(Math.min(view.width, Math.max(0, px)), Math.min(view.height, Math.max(0, py))));
+    let grip = null; // where in the handle the pointer took hold of it
+    const button = element("button", {
+      type: "button",
+      class: `live-handle ${name}`,
+      onpointerdown: (event) => {
+        if (event.button) return;
+        button.setPointerCapture(event.pointerId);
+        button.focus({ preventScroll: true });
+        const [[x, y], box] = [view.at(...at()), view.canvas.getBoundingClientRect()];
+        grip = [event.clientX - box.left - x, event.clientY - box.top - y];
+        chosen();
+      },
+      onpointermove: (event) => {
+        if (!grip) return;
+        const box = view.canvas.getBoundingClientRect();
+        inside(event.clientX - box.left - grip[0], event.clientY - box.top - grip[1]);
+      },
+      onlostpointercapture: () => {
+        if (grip) done();
+        grip = null;
+      },
+      onfocus: chosen,
+      onkeydown: (event) => {
+        if (event.ctrlKey || event.metaKey || event.altKey) return;
+        if (keys[event.key]) {
+          const [[x, y], [dx, dy], step] = [at(), keys[event.key], view.extent * (event.shiftKey ? 0.1 : 0.02)];
+          inside(...view.at(x + dx * step, y + dy * step));
+        } else if (remove && (event.key === "Delete" || event.key === "Backspace")) remove();
+        else return;
+        event.preventDefault();
+        done();
+      },
+    });
+    view.canvas.after(button);
+    const place = (label) => {
+      const [x, y] = view.at(...at());
+      button.style.transform = `translate(${x}px, ${y}px)`;
+      if (button.getAttribute("aria-label") !== label) button.setAttribute("aria-label", label);
+    };
+    return { button, place };
   }
 
   // --- numbers -------------------------------------------------------------------------------------
@@ -170,7 +246,7 @@ window.live ??= (() => {
   /**
    * Settings that stand in the address, behind a prefix: ?learn.seed=3&learn.N=18. What is as in `defaults` is left out.
    * Of a value in the address only what `check[name]` lets through counts: a list of choices, or [least, most] of a whole number,
-   * [least, most, false] of any.
+   * [least, most, false] of any, or a function of the text that says whether it is one.
    *
    *   const settings = live.settings("learn", { seed: 0, solver: "heun" }, { seed: [0, 9999], solver: ["euler", "heun"] });
    *   settings.seed; settings.set({ seed: 4 });
@@ -185,7 +261,7 @@ window.live ??= (() => {
         const value = text.trim() === "" ? NaN : Number(text);
         const [least, most, whole = true] = check[name];
         if (Number.isFinite(value)) values[name] = Math.min(most, Math.max(least, whole ? Math.round(value) : value));
-      } else if (check[name].includes(text)) values[name] = text;
+      } else if (typeof check[name] === "function" ? check[name](text) : check[name].includes(text)) values[name] = text;
     }
     const set = (changes) => {
       Object.assign(values, changes);
@@ -205,5 +281,5 @@ window.live ??= (() => {
     return found;
   }
 
-  return { part, element, colors, onTheme, onView, plane, source, karrasSigmas, settings, still };
+  return { part, element, colors, onTheme, onView, soon, plane, handle, source, karrasSigmas, settings, still };
 })();

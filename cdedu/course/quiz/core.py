@@ -115,6 +115,24 @@ class _Asked:
             lines[0] += " *(a number)*"
         return "\n".join(lines)
 
+    def data(self) -> dict[str, Any]:
+        """Options in their order with what is said of each; of a number its tolerance and the wrong values with their sentences."""
+        drawn = self.drawn
+        about = {
+            "text": drawn.text,
+            "why": drawn.why,
+            "page": self.question.page,
+            "chapter": _chapter(self.question.page),
+        }
+        if not self.options:
+            return about | {
+                "right": drawn.right,
+                "tolerance": drawn.tolerance,
+                "wrong": list(drawn.wrong.items()),
+            }
+        said = [drawn.why if one == drawn.right else drawn.wrong[one] for one in self.options]
+        return about | {"options": self.options, "right": self.options.index(drawn.right), "said": said}
+
     def answer(self, value: Any, number: int) -> str | float:
         """What was answered, in the form of the key."""
         if self.options:
@@ -187,6 +205,10 @@ class Quiz:
         if number is not None:
             return Sheet(self._find(number).text(number))
         return Sheet("\n\n".join(one.text(i) for i, one in enumerate(self._asked, 1)))
+
+    def data(self) -> list[dict[str, Any]]:
+        """The questions with their answers and all that is said of them, for a page that judges without Python."""
+        return [one.data() for one in self._asked]
 
     def answer(self, number: int, value: Any) -> None:
         """Keep an answer: a letter in quotation marks, or a number. A later one replaces it."""
