@@ -81,7 +81,7 @@ def press(tab: Any) -> str:
 
 def open_walk(tab: Any) -> None:
     """Unfold the square between four noises, and wait for its digit."""
-    tab.locator(".live-walk summary").click()
+    tab.locator(".live-between summary").click()
     tab.wait_for_function(
         "() => document.querySelector('.live-generator').live.drawing === false", polling=50
     )

@@ -122,7 +122,7 @@ def networks(browser: Any, site: str, colour: Path) -> dict[str, Any]:
     found["ratio"] = found["teacher"] / found["student"]
     found["ratio_16"] = found["teacher_16"] / found["student_16"]
     found["colour"] = median(tab.evaluate(COLOUR, f"{site}/colour.onnx"))
-    tab.locator(".live-walk summary").click()
+    tab.locator(".live-between summary").click()
     tab.wait_for_function("() => document.querySelector('.live-generator').live.drawing === false")
     found["walk"] = median(tab.evaluate(WALK))
     tab.close()

@@ -54,7 +54,7 @@
     </div>
     <button type="button">Generate ${COUNT} digits here</button>
     <p class="live-status" role="status" aria-live="polite"></p>
-    <details class="live-walk">
+    <details class="live-between">
       <summary>Drag a point between four noises</summary>
       <div class="live-columns">
         <div><p class="live-title">Noise</p>
