@@ -581,6 +581,197 @@ def test_each_picture_and_each_text_is_encoded_once(tiny, captioned, tmp_path, m
     torch.testing.assert_close(prompts.rows(torch.arange(4), hidden)[0], hidden)
 
 
+class Counting:
+    """The encoders of a pipeline, which count what they are given."""
+
+    def __init__(self, pipeline) -> None:
+        self.pipeline, self.pictures, self.texts = pipeline, 0, 0
+
+    def __call__(self, source: Path, cache: Path, size=(32, 32)):
+        self.pictures = self.texts = 0
+        return encoded(Pairs(str(source), size), cache, self.encode, self.embed, self.pipeline.encoders())
+
+    def encode(self, images: Tensor) -> Tensor:
+        self.pictures += len(images)
+        return self.pipeline.encode(images)
+
+    def embed(self, texts):
+        self.texts += len(texts)
+        return self.pipeline.embed(texts)
+
+
+@pytest.fixture
+def count(tiny) -> Counting:
+    return Counting(load_text_to_image(tiny["sd"]).pipeline)
+
+
+def test_the_cache_knows_a_picture_by_what_it_is(count, captioned, tmp_path, monkeypatch):
+    from PIL import Image
+
+    monkeypatch.setattr("cdedu.data.captioned.CHUNK", 4)
+    first, _ = count(captioned, tmp_path / "cache")
+    assert (count.pictures, count.texts) == (6, 4)
+    (captioned / "1.png").unlink()  # the others keep their latents
+    fewer, _ = count(captioned, tmp_path / "cache")
+    assert (count.pictures, count.texts) == (0, 0)
+    assert fewer.train.equal(first.train[[0, 2, 3, 4, 5]])
+    Image.new("RGB", (40, 36), "black").save(captioned / "3.png")  # the same name, another picture
+    names = json.loads((captioned / "captions.json").read_text()) | {"3.png": "black paper"}
+    (captioned / "captions.json").write_text(json.dumps(names))
+    other, prompts = count(captioned, tmp_path / "cache")
+    assert (count.pictures, count.texts) == (1, 1)
+    assert other.train[[0, 1, 3, 4]].equal(first.train[[0, 2, 4, 5]])
+    assert not other.train[2].allclose(first.train[3])
+    torch.testing.assert_close(
+        other.train, count.pipeline.encode(Pairs(str(captioned), (32, 32)).batch(0, 5))
+    )
+    assert prompts.texts == ("black paper", "blue paper", "green paper", "red paper", "")
+    wanted = count.pipeline.embed(prompts.texts)[0]
+    torch.testing.assert_close(prompts.rows(torch.arange(5), wanted)[0], wanted)
+    count(captioned, tmp_path / "cache", (16, 16))
+    assert count.pictures == 5
+
+
+def test_the_cache_knows_the_encoders_by_their_weights(count, captioned, tmp_path):
+    before, _ = count(captioned, tmp_path / "cache")
+    told = count.pipeline.encoders()
+    with torch.no_grad():
+        next(count.pipeline.pipe.vae.encoder.parameters()).mul_(2)
+    assert count.pipeline.encoders() != told
+    after, _ = count(captioned, tmp_path / "cache")
+    assert count.pictures == 6 and not after.train.allclose(before.train)
+    told = count.pipeline.encoders()
+    count.pipeline.pipe.text_encoder.to(torch.bfloat16)
+    assert count.pipeline.encoders() != told
+    told = count.pipeline.encoders()
+    count.pipeline.pipe.vae.register_to_config(scaling_factor=0.5)
+    assert count.pipeline.encoders() != told
+
+
+def test_broken_pictures_are_named_all_at_once(count, captioned, tmp_path):
+    (captioned / "1.png").write_bytes(b"no picture")
+    (captioned / "4.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"2 of 6 pictures.*1\.png.*4\.png.*Remove or mend them"):
+        count(captioned, tmp_path / "cache")
+    assert count.pictures == 0  # nobody waits an hour for that
+    import io
+
+    from PIL import Image
+
+    whole = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(whole, "JPEG")
+    for name in ("1", "4"):
+        (captioned / f"{name}.png").write_bytes(whole.getvalue()[:-900])  # seen when it is decoded
+    with pytest.raises(ValueError, match=r"2 of 6 pictures.*1\.png.*4\.png.*is kept"):
+        count(captioned, tmp_path / "cache")
+    assert count.pictures == 4
+    for name in ("1", "4"):
+        (captioned / f"{name}.png").unlink()
+    count(captioned, tmp_path / "cache")
+    assert count.pictures == 0
+
+
+def test_a_damaged_file_of_the_cache_is_named(count, captioned, tmp_path):
+    count(captioned, tmp_path / "cache")
+    path = next((tmp_path / "cache").rglob("latents-*"))
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ValueError, match=f"{path.name}.*damaged; remove it"):
+        count(captioned, tmp_path / "cache")
+
+
+def named(folder: Path, **files: str | bytes) -> Path:
+    """A folder with the two pictures ``a/é.png`` and ``b.png``, and files."""
+    from PIL import Image
+
+    (folder / "a").mkdir(parents=True)
+    for name in ("a/e\u0301.png", "b.png"):  # as macOS writes it
+        Image.new("RGB", (8, 8)).save(folder / name)
+    for name, content in files.items():
+        path = folder / name.replace("__", "/").replace("_", ".")
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return folder
+
+
+ROWS = '{"file_name": "a/é.png", "text": "one\u2028line"}\n\n{"file_name": "b.png", "caption": "two"}\n\n'
+FORMS = {
+    "other letters": {"captions_json": '{"a/é.png": "one\u2028line", "b.png": "two"}'},
+    "no endings": {"captions_json": '{"a/é": "one\u2028line", "b": "two"}'},
+    "no folders": {"captions_json": '{"é.png": "one\u2028line", "b.png": "two"}'},
+    "lists": {"captions_json": '{"a/é.png": ["one\u2028line", "un"], "./b.png": ["two"]}'},
+    "a mark": {"captions_json": b"\xef\xbb\xbf" + '{"a\\\\é.png": "one\u2028line", "b.png": "two"}'.encode()},
+    "blank lines": {"metadata_jsonl": ROWS},
+    "wide letters": {"metadata_jsonl": ROWS.encode("utf-16")},
+    "csv": {"metadata_csv": '\ufefffile_name,text\na/é.png,"one\u2028line"\nb.png,two\n'},
+    "in a folder": {
+        "a__metadata_jsonl": ROWS.split("\n")[0].replace("a/", ""),
+        "metadata_jsonl": ROWS.split("\n")[2],
+    },
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_captions_as_people_write_them(tmp_path, name, capsys):
+    assert Pairs(str(named(tmp_path / "f", **FORMS[name])), (8, 8)).captions == ["one\u2028line", "two"]
+    assert not capsys.readouterr().err
+
+
+def test_captions_beside_pictures(tmp_path, capsys):
+    folder = named(tmp_path / "f", b_caption="\ufefftwo\n")
+    assert Pairs(str(folder), (8, 8)).captions == ["two"]
+    assert "1 of 2 pictures have no caption and are left out" in capsys.readouterr().err
+    (folder / "b.txt").write_bytes("zwei Köpfe".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"b\.txt, line 1, is not in UTF-8; save"):
+        Pairs(str(folder), (8, 8))
+
+
+def test_captions_without_a_picture_are_counted(tmp_path, capsys):
+    folder = named(tmp_path / "f", captions_json='{"b.png": "two", "c.png": "three", "d.png": "four"}')
+    assert len(Pairs(str(folder), (8, 8))) == 1
+    assert "2 captions have no picture, such as that of 'c.png'" in capsys.readouterr().err
+
+
+def table(path: Path, **columns) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    parquet.write_table(pa.table({key: pa.array(value) for key, value in columns.items()}), path)
+    return path
+
+
+def test_columns_of_a_table(tmp_path, captioned, capsys):
+    import pyarrow as pa
+
+    pictures = [(captioned / f"{i}.png").read_bytes() for i in (0, 1)]
+    texts, urls = ["red paper", "green paper"], ["https://a.example", "https://b.example"]
+    wanted = Pairs(str(captioned), (32, 32)).batch(0, 2)
+    for name, columns in {
+        "binary": {"jpg": pictures, "text": texts},
+        "url": {"url": urls, "image": pictures, "caption": texts},
+        "dictionary": {"image": pictures, "what": pa.array(texts).dictionary_encode()},
+        "lists": {"image": pictures, "captions": [[text, "more"] for text in texts]},
+        "structs": {"image": [{"bytes": one, "path": "x"} for one in pictures], "text": texts},
+    }.items():
+        (folder := tmp_path / name).mkdir()
+        found = Pairs(str(table(folder / "0.parquet", **columns).parent), (32, 32))
+        assert found.captions == texts and found.batch(0, 2).equal(wanted), name
+    path = table(tmp_path / "t.parquet", url=urls, image=pictures, title=texts)
+    with pytest.raises(ValueError, match=r"several columns of texts: url, title; rename .* 'text'"):
+        Pairs(str(path), (32, 32))
+    assert not capsys.readouterr().err
+    assert len(Pairs(str(table(path, image=pictures, text=["red", None])), (32, 32))) == 1
+    assert "1 of 2 rows lack a picture or a caption" in capsys.readouterr().err
+
+
+def test_transparent_pictures_lie_on_white(captioned):
+    from PIL import Image
+
+    clear = Image.new("RGBA", (40, 36), (255, 0, 0, 0))
+    clear.paste((0, 0, 255, 255), (0, 0, 20, 36))
+    clear.save(captioned / "0.png")
+    picture = Pairs(str(captioned), (32, 32)).one(0)
+    assert picture[:, 16, 28].tolist() == [1, 1, 1] and picture[:, 16, 4].tolist() == [-1, -1, 1]
+
+
 def run_cli(monkeypatch, *words: object) -> int:
     monkeypatch.setattr(sys, "argv", ["cdedu", *map(str, words)])
     try:

@@ -11,6 +11,7 @@ many as the configurations want. Nothing in it is run.
 """
 
 import hashlib
+import json
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -331,6 +332,16 @@ class _quiet:  # noqa: N801
             log.enable_progress_bar()
 
 
+_NO_MATTER = ("transformers_version", "dtype", "torch_dtype", "architectures")
+"""Of a configuration, what changes nothing that is computed; a precision shows in the weights."""
+
+
+def _add_weights(found: Any, network: nn.Module) -> None:
+    for name, t in sorted(network.state_dict().items()):
+        found.update(name.encode())
+        found.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
 class TextToImage:
     """What stands around the network of a pipeline: its texts, its latents, and how it draws.
 
@@ -364,9 +375,24 @@ class TextToImage:
     def digest(self) -> str:
         """A hash of the network's weights."""
         found = hashlib.sha256()
-        for name, t in sorted(self.network.net.state_dict().items()):
-            found.update(name.encode())
-            found.update(t.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        _add_weights(found, self.network.net)
+        return found.hexdigest()[:16]
+
+    def encoders(self) -> str:
+        """A hash of all that latents of pictures and embeddings of texts depend on: the weights of autoencoder and text encoders, their
+        precision and configurations, and the words."""
+        found = hashlib.sha256()
+        zeros = self.pipe.config.get("force_zeros_for_empty_prompt")
+        found.update(f"{type(self.pipe).__name__} {zeros}".encode())
+        for name, part in sorted(self.pipe.components.items()):
+            if name.startswith("tokenizer") and part is not None:
+                told = [type(part).__name__, part.model_max_length, sorted(part.get_vocab().items())]
+                found.update(json.dumps([name, told], default=str).encode())
+            elif name == "vae" or (name.startswith("text_encoder") and part is not None):
+                told = part.config if name == "vae" else part.config.to_dict()
+                told = {k: told[k] for k in sorted(told) if k[0] != "_" and k not in _NO_MATTER}
+                found.update(json.dumps([name, told, part.dtype], default=str).encode())
+                _add_weights(found, part)
         return found.hexdigest()[:16]
 
     def _around(self, model: Any) -> Any:
