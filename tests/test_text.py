@@ -30,7 +30,7 @@ pytest.importorskip("peft")
 from cdedu.networks.lora import adapter_of, fused, is_adapter, with_lora  # noqa: E402
 from cdedu.pretrained import load_teacher  # noqa: E402
 from cdedu.pretrained.text_export import export_text, scheduler_of  # noqa: E402
-from cdedu.pretrained.text_to_image import check_folder, load_text_to_image  # noqa: E402
+from cdedu.pretrained.text_to_image import check_folder, load_text_to_image, weights_of  # noqa: E402
 from cdedu.pretrained.tiny import KINDS, write_tiny  # noqa: E402
 
 TEXTS = ("two cats", "a dog")
@@ -460,6 +460,62 @@ BROKEN = {
         "cannot be",
     ),
     "no schedule": (lambda f: change(f / "scheduler/scheduler_config.json", beta_schedule=3), "scheduler"),
+    "a schedule without end": (
+        lambda f: change(f / "scheduler/scheduler_config.json", num_train_timesteps=3 * 10**8),
+        "scheduler.*num_train_timesteps = 300000000",
+    ),
+    "a schedule in words": (
+        lambda f: change(f / "scheduler/scheduler_config.json", original_inference_steps="x"),
+        "original_inference_steps = 'x'",
+    ),
+    "a shift of nothing": (lambda f: change(f / "scheduler/scheduler_config.json", shift=0), "shift = 0"),
+    "a size below 0": (lambda f: change(f / "unet/config.json", sample_size=-4), "sample_size = -4"),
+    "a monstrous size": (
+        lambda f: change(f / "unet/config.json", sample_size=[64, 10**6]),
+        "sample_size = 1000000",
+    ),
+    "no size": (lambda f: change(f / "unet/config.json", sample_size=None), "no sample_size; write"),
+    "a scale in words": (lambda f: change(f / "vae/config.json", scaling_factor="x"), "scaling_factor = 'x'"),
+    "a scale of nothing": (lambda f: change(f / "vae/config.json", scaling_factor=0), "scaling_factor = 0"),
+    "a shift in words": (lambda f: change(f / "vae/config.json", shift_factor="x"), "shift_factor = 'x'"),
+    "means of other channels": (
+        lambda f: change(f / "vae/config.json", latents_mean=[0.0]),
+        "latents_mean is a list of 1",
+    ),
+    "widths of nothing": (
+        lambda f: change(f / "vae/config.json", latents_std=[1, 1, 1, 0]),
+        "latents_std = 0",
+    ),
+    "no channels": (lambda f: change(f / "vae/config.json", block_out_channels=[]), "block_out_channels"),
+    "pictures of four colours": (lambda f: change(f / "vae/config.json", in_channels=4), "in_channels = 4"),
+    "code from the hub": (
+        lambda f: change(f / "text_encoder/config.json", attn_implementation="evil/kernel"),
+        "attn_implementation = 'evil/kernel'",
+    ),
+    "code from the hub, by another name": (
+        lambda f: change(
+            f / "text_encoder/config.json", text_config={"_attn_implementation": {"": "evil/kernel"}}
+        ),
+        "never run",
+    ),
+    "packed weights": (
+        lambda f: change(
+            f / "text_encoder/config.json", quantization_config={"quant_method": "bitsandbytes"}
+        ),
+        "quantization_config",
+    ),
+    "packed weights of the network": (
+        lambda f: change(f / "unet/config.json", quantization_config={"quant_method": "torchao"}),
+        "quantization_config",
+    ),
+    "trust": (
+        lambda f: change(f / "tokenizer/tokenizer_config.json", trust_remote_code=True),
+        "trust_remote_code",
+    ),
+    "another model for its adapter": (
+        lambda f: (f / "text_encoder/adapter_config.json").write_text('{"base_model_name_or_path": "a/b"}'),
+        "adapter_config.json",
+    ),
     "zero terminal SNR": (
         lambda f: change(f / "scheduler/scheduler_config.json", rescale_betas_zero_snr=True),
         "zero terminal SNR",
@@ -496,6 +552,207 @@ def test_what_no_text_was_read_for_is_not_drawn(tiny):
         model.pipeline.draw()
     with pytest.raises(ValueError, match="Set texts first"):
         model(torch.zeros(1, 4, 4, 4), 1.0, labels=torch.zeros(1, dtype=torch.long))
+
+
+# --- adapters of others
+
+UNET = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+WORDS = "encoder.layers.0.self_attn.out_proj"
+PUBLISHED = {
+    "peft": ("sd", {"unet": "unet.{unet}.lora_A.weight", "text_encoder": "text_encoder.text_model.{words}.lora_A.weight"}),
+    "peft, flat": ("sd", {"text_encoder": "text_encoder.{words}.lora_A.weight"}),
+    "diffusers, early": (
+        "sd",
+        {
+            "unet": "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.down.weight",
+            "text_encoder": "text_encoder.text_model.encoder.layers.0.self_attn.to_out_lora.down.weight",
+        },
+    ),
+    "diffusers": ("sd", {"unet": "unet.{unet}.lora.down.weight"}),
+    "kohya, LCM-LoRA": ("sd", {"unet": "lora_unet_{unet_}.lora_down.weight"}),
+    "kohya": (
+        "sd",
+        {"unet": "lora_unet_{unet_}.lora_down.weight", "text_encoder": "lora_te_text_model_{words_}.lora_down.weight"},
+    ),
+    "kohya, SDXL": (
+        "sdxl",
+        {
+            "unet": "lora_unet_{unet_}.lora_down.weight",
+            "text_encoder": "lora_te1_text_model_{words_}.lora_down.weight",
+            "text_encoder_2": "lora_te2_text_model_{words_}.lora_down.weight",
+        },
+    ),
+    "SD3": (
+        "sd3",
+        {
+            "transformer": "transformer.{block}.lora_A.weight",
+            "text_encoder": "text_encoder.text_model.{words}.lora_A.weight",
+            "text_encoder_2": "text_encoder_2.text_model.{words}.lora_A.weight",
+        },
+    ),
+    "FLUX": (
+        "flux",
+        {
+            "transformer": "transformer.{block}.lora_A.weight",
+            "text_encoder": "text_encoder.text_model.{words}.lora_A.weight",
+        },
+    ),
+    "FLUX, kohya": ("flux", {"text_encoder": "lora_te1_text_model_{words_}.lora_down.weight"}),
+}  # fmt: skip
+"""How published files name the first matrix of an adapter's pair, by the part that it is for."""
+BLOCK = "transformer_blocks.0.attn.to_q"
+
+
+def pair_names(form: str) -> tuple[str, str]:
+    names = {"unet": UNET, "words": WORDS, "block": BLOCK}
+    names |= {f"{key}_": name.replace(".", "_") for key, name in names.items()}
+    down = form.format(**names)
+    up = down.replace("lora_A", "lora_B").replace("lora_down", "lora_up").replace(".down.", ".up.")
+    return down, up
+
+
+def matrix(pipe, part: str) -> Tensor:
+    """The matrix that all these adapters change."""
+    place = WORDS if part.startswith("text") else UNET if part == "unet" else BLOCK
+    found = [m for name, m in getattr(pipe, part).named_modules() if name.endswith(place)]
+    return found[0].weight.detach().clone()
+
+
+def write_adapter(path: Path, kind: str, forms: dict[str, str], model) -> dict[str, Tensor]:
+    """An adapter in a published form; returns what it adds to each part."""
+    from safetensors.torch import save_file
+
+    tensors, added = {}, {}
+    for i, (part, form) in enumerate(forms.items()):
+        out, width = matrix(model.pipeline.pipe, part).shape
+        down, up = torch.randn(2, width, generator=noise(i)), torch.randn(out, 2, generator=noise(i + 9))
+        tensors |= dict(zip(pair_names(form), (down.half(), up.half()), strict=True))
+        added[part] = up.half().float() @ down.half().float()
+        if form.startswith("lora_"):
+            tensors[pair_names(form)[0].replace("lora_down.weight", "alpha")] = torch.tensor(1.0)
+            added[part] = added[part] / 2
+    save_file(tensors, path)
+    return added
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_adapters_in_published_forms_are_added_whole(tiny, tmp_path, name):
+    kind, forms = PUBLISHED[name]
+    before = load_text_to_image(tiny[kind])
+    added = write_adapter(tmp_path / "a.safetensors", kind, forms, before)
+    after = load_text_to_image(tiny[kind], lora=tmp_path / "a.safetensors", student=False)
+    for part, more in added.items():
+        mine = matrix(after.pipeline.pipe, part) - matrix(before.pipeline.pipe, part)
+        torch.testing.assert_close(mine, more, rtol=1e-3, atol=1e-3)
+    assert not any("lora" in key for key in after.state_dict())
+
+
+def test_adapters_that_do_not_fit_are_refused(tiny, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    path, sd = tmp_path / "a.safetensors", load_text_to_image(tiny["sd"])
+    write_adapter(path, "sd", PUBLISHED["peft"][1], sd)
+    whole = load_file(path)
+    unet = {key: t for key, t in whole.items() if key.startswith("unet")}
+    (key, t), (other, u) = unet.items()
+
+    def refused(tensors: dict[str, Tensor], kind: str = "sd") -> str:
+        save_file(tensors, path)
+        with pytest.raises(ValueError, match="a.safetensors cannot be added to") as error:
+            load_text_to_image(tiny[kind], lora=path)
+        return str(error.value)
+
+    for kind in ("sd3", "flux"):
+        assert "fit nothing there" in refused(unet, kind)
+    for prefix in ("transformer.", "foo.bar.", ""):
+        assert "2 of its 2 tensors" in refused({prefix + k.removeprefix("unet."): v for k, v in unet.items()})
+    half = {k.replace("attn1", "attn9"): v.clone() for k, v in unet.items()}
+    assert "2 of its 4 tensors fit nothing there, such as 'unet." in refused(unet | half)
+    assert "text_encoder_9" in refused(whole | {"text_encoder_9.x.lora_A.weight": t + 1})
+    assert "lacks the tensor unet." in refused(unet | {key.replace("attn1", "attn2"): t + 1})
+    assert "cannot be added" in refused({key: t})
+    assert "DoRA" in refused(unet | {key.replace("lora_A.weight", "dora_scale"): t})
+    assert "cannot be added" in refused({key: t[:, :-1].contiguous(), other: u})
+    assert "lora" in refused({"unet.x.weight": t})
+    assert sd.pipeline.digest() == load_text_to_image(tiny["sd"]).pipeline.digest()
+
+
+def test_which_adapter_of_a_folder(tiny, folder, tmp_path):
+    sd = load_text_to_image(tiny["sd"])
+    form = PUBLISHED["kohya, LCM-LoRA"][1]
+    write_adapter(
+        folder / "lcm.safetensors", "sd", form, sd
+    )  # beside a pipeline, whose scheduler is not its own
+    assert load_text_to_image(folder, lora=folder / "lcm.safetensors").pipeline.points == 50
+    with pytest.raises(FileNotFoundError, match="is no adapter; give a .safetensors file"):
+        load_text_to_image(folder, lora=folder)
+    (several := tmp_path / "several").mkdir()
+    for name in ("a", "b"):
+        write_adapter(several / f"{name}.safetensors", "sd", form, sd)
+    with pytest.raises(ValueError, match=r"several adapters: a.safetensors, b.safetensors; give the path"):
+        load_text_to_image(folder, lora=several)
+    shutil.copy(several / "b.safetensors", several / "pytorch_lora_weights.safetensors")
+    assert load_text_to_image(folder, lora=several)
+    scheduler = several / "scheduler"
+    shutil.copytree(folder / "scheduler", scheduler)
+    change(scheduler / "scheduler_config.json", _class_name="LCMScheduler", num_train_timesteps=10**9)
+    with pytest.raises(ValueError, match="num_train_timesteps = 1000000000"):
+        load_text_to_image(folder, lora=several)
+
+
+def test_parts_in_different_precisions_are_read(tiny, folder):
+    for part, name in (("unet", "diffusion_pytorch_model"), ("text_encoder", "model")):
+        file = folder / part / f"{name}.safetensors"
+        file.rename(folder / part / f"{name}.fp16.safetensors")
+    mine, theirs = read(folder), read(tiny["sd"])
+    assert mine.pipeline.digest() == theirs.pipeline.digest()
+    assert mine.pipeline.encoders() == theirs.pipeline.encoders()
+    sharded = folder / "vae" / "diffusion_pytorch_model.fp16-00001-of-00002.safetensors"
+    sharded.touch()
+    assert weights_of(folder / "vae")[1] == [folder / "vae/diffusion_pytorch_model.safetensors"]
+    half = load_text_to_image(tiny["sd"], dtype=torch.bfloat16).pipeline.pipe
+    assert {p.dtype for part in (half.unet, half.vae, half.text_encoder) for p in part.parameters()} == {
+        torch.bfloat16
+    }
+
+
+def test_sdxl_has_a_mean_and_a_width_for_each_channel(tiny, tmp_path):
+    path = shutil.copytree(tiny["sdxl"], tmp_path / "sdxl")
+    values = {"latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [1.0, 2.0, 0.5, 3.0]}
+    change(path / "vae/config.json", **values)
+    pipeline = read(path).pipeline
+    z = torch.randn(2, 4, 4, 4, generator=noise())
+    mean, std = (torch.tensor(v).view(1, 4, 1, 1) for v in values.values())
+    wanted = pipeline.pipe.vae.decode(z * std / pipeline.pipe.vae.config.scaling_factor + mean).sample
+    torch.testing.assert_close(pipeline.decode(z), wanted.clamp(-1, 1))
+    scheduler = diffusers.LCMScheduler.from_config(pipeline.pipe.scheduler.config)
+    theirs = pictures(path, 2, 3, scheduler=scheduler)  # whose pipeline decodes
+    torch.testing.assert_close(drawn(read(path, student=True), 2, 3), theirs, rtol=0, atol=2e-5)
+    x = torch.rand(2, 3, 32, 32, generator=noise()) * 2 - 1
+    latent = pipeline.pipe.vae.encode(x).latent_dist.mean
+    torch.testing.assert_close(
+        pipeline.encode(x), (latent - mean) * pipeline.pipe.vae.config.scaling_factor / std
+    )
+
+
+def test_texts_that_are_cut_are_told_once(tiny):
+    pipeline = load_text_to_image(tiny["sd"]).pipeline
+    with pytest.warns(UserWarning, match=r"'a a a.*has 22 tokens.*first 16"):
+        pipeline.read(["a cat", "a " * 20])
+    pipeline.read(["a " * 20])
+
+
+def test_a_model_in_a_single_file_is_told_how_to_become_a_folder(tmp_path):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "dream.safetensors"
+    save_file({"model.diffusion_model.out.0.weight": torch.zeros(1)}, path)
+    (tmp_path / "old.ckpt").write_bytes(b"\x80\x02cos\nsystem\n")
+    for load in (load_teacher, load_text_to_image):
+        with pytest.raises(ValueError, match=r"from_single_file\(\"dream.safetensors\"\).save_pretrained"):
+            load(path)
+        with pytest.raises(ValueError, match="pickle, which runs what it holds"):
+            load(tmp_path / "old.ckpt")
 
 
 # --- captions, and the command line
