@@ -671,7 +671,7 @@ def test_adapters_that_do_not_fit_are_refused(tiny, tmp_path):
     assert "text_encoder_9" in refused(whole | {"text_encoder_9.x.lora_A.weight": t + 1})
     assert "lacks the tensor unet." in refused(unet | {key.replace("attn1", "attn2"): t + 1})
     assert "cannot be added" in refused({key: t})
-    assert "DoRA" in refused(unet | {key.replace("lora_A.weight", "dora_scale"): t})
+    assert "DoRA" in refused(unet | {key.replace("lora_A.weight", "dora_scale"): t + 1})
     assert "cannot be added" in refused({key: t[:, :-1].contiguous(), other: u})
     assert "lora" in refused({"unet.x.weight": t})
     assert sd.pipeline.digest() == load_text_to_image(tiny["sd"]).pipeline.digest()
@@ -714,6 +714,36 @@ def test_parts_in_different_precisions_are_read(tiny, folder):
     assert {p.dtype for part in (half.unet, half.vae, half.text_encoder) for p in part.parameters()} == {
         torch.bfloat16
     }
+
+
+def test_what_is_fetched_of_a_model_on_the_hub(tiny, folder, tmp_path, monkeypatch):
+    """The weights in full precision, and those in half where there are no others."""
+    from fnmatch import fnmatch
+
+    import huggingface_hub
+
+    from cdedu.pretrained import locate
+
+    unet, vae = (folder / part / "diffusion_pytorch_model.safetensors" for part in ("unet", "vae"))
+    unet.rename(unet.with_suffix(".fp16.safetensors"))
+    shutil.copy(vae, vae.with_suffix(".fp16.safetensors"))
+    shutil.copy(vae, vae.with_suffix(".non_ema.safetensors"))
+
+    def snapshot(name: str, allow_patterns, ignore_patterns=()) -> str:
+        for path in (path for path in folder.rglob("*") if path.is_file()):
+            place = path.relative_to(folder).as_posix()
+            if any(fnmatch(place, p) for p in allow_patterns) and not any(
+                fnmatch(place, p) for p in ignore_patterns
+            ):
+                (tmp_path / "hub" / place).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, tmp_path / "hub" / place)
+        return str(tmp_path / "hub")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    monkeypatch.chdir(tmp_path)
+    found = locate("some/model")
+    assert read(found).pipeline.encoders() == read(tiny["sd"]).pipeline.encoders()
+    assert [p.name for p in (found / "vae").glob("*.safetensors")] == [vae.name]
 
 
 def test_sdxl_has_a_mean_and_a_width_for_each_channel(tiny, tmp_path):

@@ -35,7 +35,7 @@ from cdedu.methods.latent import LatentConsistencyModel
 from cdedu.networks import bounds
 from cdedu.networks.text import FluxTransformer, Prompts, TextNetwork, TextTransformer, TextUNet
 from cdedu.noise import Generators, normal
-from cdedu.pretrained.diffusers import reason, schedule, sizes
+from cdedu.pretrained.diffusers import check_keys, reason, schedule, sizes
 from cdedu.samplers import Progress, sample_consistency, sample_euler
 
 LARGEST = 2**20
@@ -163,38 +163,6 @@ def single_file(path: Path) -> str | None:
         f"{path} is a model in a single file, and a folder of diffusers is wanted; make one with diffusers: {how}, or with "
         f"StableDiffusionXLPipeline, StableDiffusion3Pipeline or FluxPipeline{pickled}"
     )
-
-
-_RUN = {"auto_map", "trust_remote_code", "kernel_config", "use_kernels", "custom_generate", "custom_pipeline"}
-_PLAIN = ("eager", "sdpa")
-"""The ways of attention that torch has itself."""
-
-
-def check_keys(value: Any, place: str) -> None:
-    """Raise for what would have a library fetch or run code, or unpack weights by another library, wherever in a configuration it stands."""
-    if place == "adapter_config.json":
-        raise ValueError(
-            "there is an adapter_config.json, which would bring in another model; give an adapter as a file with --lora"
-        )
-    if isinstance(value, list):
-        for inner in value:
-            check_keys(inner, place)
-    for key, inner in value.items() if isinstance(value, dict) else ():
-        bare = str(key).strip("_").removesuffix("_internal")
-        if bare in _RUN and inner:
-            raise ValueError(
-                f"{place} names code of its own ({key} = {bounds.shown(inner)}), which is never run; take {key} out of it"
-            )
-        if bare == "quantization_config" and inner:
-            raise ValueError(
-                f"{place} has a quantization_config: its weights are packed; use a folder whose weights are not"
-            )
-        if bare in ("attn_implementation", "experts_implementation") and inner and inner not in _PLAIN:
-            raise ValueError(
-                f"{place}: {key} = {bounds.shown(inner)}, which may be code from elsewhere and is never run; take it out of it, or write "
-                f"{' or '.join(_PLAIN)}"
-            )
-        check_keys(inner, place)
 
 
 def _check_scheduler(config: dict[str, Any]) -> None:
