@@ -1,5 +1,6 @@
 """Files that are either whole or not there, and tensors in them. Nothing is ever unpickled."""
 
+import codecs
 import errno
 import hashlib
 import json
@@ -150,6 +151,22 @@ def regular(path: str | Path, what: str = "file") -> Path:
     kinds = {"a folder": path.is_dir, "a pipe": path.is_fifo, "a socket": path.is_socket}
     kind = next((kind for kind, holds in kinds.items() if holds()), "a device")
     raise ValueError(f"{path} is {kind}, not a file; give the path of a {what}")
+
+
+def read_text(path: str | Path) -> str:
+    """A file's text, in UTF-8, or in UTF-16 with a byte-order mark; the mark is no part of it.
+
+    Raises:
+        FileNotFoundError: if there is nothing.
+        ValueError: for another encoding, naming the file.
+    """
+    content = regular(path).read_bytes()
+    wide = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    try:
+        return content.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        where = content[: error.start].count(b"\n") + 1
+        raise ValueError(f"{path}, line {where}, is not in UTF-8; save the file in UTF-8") from None
 
 
 def parse_json(text: str | bytes) -> dict[str, Any]:

@@ -165,7 +165,7 @@ class DistillLatents:
         bar = lambda parts: tqdm(parts, desc="encode", unit="file", disable=not runtime.main)  # noqa: E731
         with runtime.first():
             data, prompts = encoded(
-                pairs, self.cache, pipeline.encode, pipeline.embed, self.teacher, progress=bar
+                pairs, self.cache, pipeline.encode, pipeline.embed, pipeline.encoders(), progress=bar
             )
         pipeline.use(prompts)
         recipe = stage.recipe("latents", data, model)

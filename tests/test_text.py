@@ -30,7 +30,7 @@ pytest.importorskip("peft")
 from cdedu.networks.lora import adapter_of, fused, is_adapter, with_lora  # noqa: E402
 from cdedu.pretrained import load_teacher  # noqa: E402
 from cdedu.pretrained.text_export import export_text, scheduler_of  # noqa: E402
-from cdedu.pretrained.text_to_image import check_folder, load_text_to_image  # noqa: E402
+from cdedu.pretrained.text_to_image import check_folder, load_text_to_image, weights_of  # noqa: E402
 from cdedu.pretrained.tiny import KINDS, write_tiny  # noqa: E402
 
 TEXTS = ("two cats", "a dog")
@@ -460,6 +460,62 @@ BROKEN = {
         "cannot be",
     ),
     "no schedule": (lambda f: change(f / "scheduler/scheduler_config.json", beta_schedule=3), "scheduler"),
+    "a schedule without end": (
+        lambda f: change(f / "scheduler/scheduler_config.json", num_train_timesteps=3 * 10**8),
+        "scheduler.*num_train_timesteps = 300000000",
+    ),
+    "a schedule in words": (
+        lambda f: change(f / "scheduler/scheduler_config.json", original_inference_steps="x"),
+        "original_inference_steps = 'x'",
+    ),
+    "a shift of nothing": (lambda f: change(f / "scheduler/scheduler_config.json", shift=0), "shift = 0"),
+    "a size below 0": (lambda f: change(f / "unet/config.json", sample_size=-4), "sample_size = -4"),
+    "a monstrous size": (
+        lambda f: change(f / "unet/config.json", sample_size=[64, 10**6]),
+        "sample_size = 1000000",
+    ),
+    "no size": (lambda f: change(f / "unet/config.json", sample_size=None), "no sample_size; write"),
+    "a scale in words": (lambda f: change(f / "vae/config.json", scaling_factor="x"), "scaling_factor = 'x'"),
+    "a scale of nothing": (lambda f: change(f / "vae/config.json", scaling_factor=0), "scaling_factor = 0"),
+    "a shift in words": (lambda f: change(f / "vae/config.json", shift_factor="x"), "shift_factor = 'x'"),
+    "means of other channels": (
+        lambda f: change(f / "vae/config.json", latents_mean=[0.0]),
+        "latents_mean is a list of 1",
+    ),
+    "widths of nothing": (
+        lambda f: change(f / "vae/config.json", latents_std=[1, 1, 1, 0]),
+        "latents_std = 0",
+    ),
+    "no channels": (lambda f: change(f / "vae/config.json", block_out_channels=[]), "block_out_channels"),
+    "pictures of four colours": (lambda f: change(f / "vae/config.json", in_channels=4), "in_channels = 4"),
+    "code from the hub": (
+        lambda f: change(f / "text_encoder/config.json", attn_implementation="evil/kernel"),
+        "attn_implementation = 'evil/kernel'",
+    ),
+    "code from the hub, by another name": (
+        lambda f: change(
+            f / "text_encoder/config.json", text_config={"_attn_implementation": {"": "evil/kernel"}}
+        ),
+        "never run",
+    ),
+    "packed weights": (
+        lambda f: change(
+            f / "text_encoder/config.json", quantization_config={"quant_method": "bitsandbytes"}
+        ),
+        "quantization_config",
+    ),
+    "packed weights of the network": (
+        lambda f: change(f / "unet/config.json", quantization_config={"quant_method": "torchao"}),
+        "quantization_config",
+    ),
+    "trust": (
+        lambda f: change(f / "tokenizer/tokenizer_config.json", trust_remote_code=True),
+        "trust_remote_code",
+    ),
+    "another model for its adapter": (
+        lambda f: (f / "text_encoder/adapter_config.json").write_text('{"base_model_name_or_path": "a/b"}'),
+        "adapter_config.json",
+    ),
     "zero terminal SNR": (
         lambda f: change(f / "scheduler/scheduler_config.json", rescale_betas_zero_snr=True),
         "zero terminal SNR",
@@ -496,6 +552,237 @@ def test_what_no_text_was_read_for_is_not_drawn(tiny):
         model.pipeline.draw()
     with pytest.raises(ValueError, match="Set texts first"):
         model(torch.zeros(1, 4, 4, 4), 1.0, labels=torch.zeros(1, dtype=torch.long))
+
+
+# --- adapters of others
+
+UNET = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+WORDS = "encoder.layers.0.self_attn.out_proj"
+PUBLISHED = {
+    "peft": ("sd", {"unet": "unet.{unet}.lora_A.weight", "text_encoder": "text_encoder.text_model.{words}.lora_A.weight"}),
+    "peft, flat": ("sd", {"text_encoder": "text_encoder.{words}.lora_A.weight"}),
+    "diffusers, early": (
+        "sd",
+        {
+            "unet": "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.down.weight",
+            "text_encoder": "text_encoder.text_model.encoder.layers.0.self_attn.to_out_lora.down.weight",
+        },
+    ),
+    "diffusers": ("sd", {"unet": "unet.{unet}.lora.down.weight"}),
+    "kohya, LCM-LoRA": ("sd", {"unet": "lora_unet_{unet_}.lora_down.weight"}),
+    "kohya": (
+        "sd",
+        {"unet": "lora_unet_{unet_}.lora_down.weight", "text_encoder": "lora_te_text_model_{words_}.lora_down.weight"},
+    ),
+    "kohya, SDXL": (
+        "sdxl",
+        {
+            "unet": "lora_unet_{unet_}.lora_down.weight",
+            "text_encoder": "lora_te1_text_model_{words_}.lora_down.weight",
+            "text_encoder_2": "lora_te2_text_model_{words_}.lora_down.weight",
+        },
+    ),
+    "SD3": (
+        "sd3",
+        {
+            "transformer": "transformer.{block}.lora_A.weight",
+            "text_encoder": "text_encoder.text_model.{words}.lora_A.weight",
+            "text_encoder_2": "text_encoder_2.text_model.{words}.lora_A.weight",
+        },
+    ),
+    "FLUX": (
+        "flux",
+        {
+            "transformer": "transformer.{block}.lora_A.weight",
+            "text_encoder": "text_encoder.text_model.{words}.lora_A.weight",
+        },
+    ),
+    "FLUX, kohya": ("flux", {"text_encoder": "lora_te1_text_model_{words_}.lora_down.weight"}),
+}  # fmt: skip
+"""How published files name the first matrix of an adapter's pair, by the part that it is for."""
+BLOCK = "transformer_blocks.0.attn.to_q"
+
+
+def pair_names(form: str) -> tuple[str, str]:
+    names = {"unet": UNET, "words": WORDS, "block": BLOCK}
+    names |= {f"{key}_": name.replace(".", "_") for key, name in names.items()}
+    down = form.format(**names)
+    up = down.replace("lora_A", "lora_B").replace("lora_down", "lora_up").replace(".down.", ".up.")
+    return down, up
+
+
+def matrix(pipe, part: str) -> Tensor:
+    """The matrix that all these adapters change."""
+    place = WORDS if part.startswith("text") else UNET if part == "unet" else BLOCK
+    found = [m for name, m in getattr(pipe, part).named_modules() if name.endswith(place)]
+    return found[0].weight.detach().clone()
+
+
+def write_adapter(path: Path, kind: str, forms: dict[str, str], model) -> dict[str, Tensor]:
+    """An adapter in a published form; returns what it adds to each part."""
+    from safetensors.torch import save_file
+
+    tensors, added = {}, {}
+    for i, (part, form) in enumerate(forms.items()):
+        out, width = matrix(model.pipeline.pipe, part).shape
+        down, up = torch.randn(2, width, generator=noise(i)), torch.randn(out, 2, generator=noise(i + 9))
+        tensors |= dict(zip(pair_names(form), (down.half(), up.half()), strict=True))
+        added[part] = up.half().float() @ down.half().float()
+        if form.startswith("lora_"):
+            tensors[pair_names(form)[0].replace("lora_down.weight", "alpha")] = torch.tensor(1.0)
+            added[part] = added[part] / 2
+    save_file(tensors, path)
+    return added
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_adapters_in_published_forms_are_added_whole(tiny, tmp_path, name):
+    kind, forms = PUBLISHED[name]
+    before = load_text_to_image(tiny[kind])
+    added = write_adapter(tmp_path / "a.safetensors", kind, forms, before)
+    after = load_text_to_image(tiny[kind], lora=tmp_path / "a.safetensors", student=False)
+    for part, more in added.items():
+        mine = matrix(after.pipeline.pipe, part) - matrix(before.pipeline.pipe, part)
+        torch.testing.assert_close(mine, more, rtol=1e-3, atol=1e-3)
+    assert not any("lora" in key for key in after.state_dict())
+
+
+def test_adapters_that_do_not_fit_are_refused(tiny, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    path, sd = tmp_path / "a.safetensors", load_text_to_image(tiny["sd"])
+    write_adapter(path, "sd", PUBLISHED["peft"][1], sd)
+    whole = load_file(path)
+    unet = {key: t for key, t in whole.items() if key.startswith("unet")}
+    (key, t), (other, u) = unet.items()
+
+    def refused(tensors: dict[str, Tensor], kind: str = "sd") -> str:
+        save_file(tensors, path)
+        with pytest.raises(ValueError, match="a.safetensors cannot be added to") as error:
+            load_text_to_image(tiny[kind], lora=path)
+        return str(error.value)
+
+    for kind in ("sd3", "flux"):
+        assert "fit nothing there" in refused(unet, kind)
+    for prefix in ("transformer.", "foo.bar.", ""):
+        assert "2 of its 2 tensors" in refused({prefix + k.removeprefix("unet."): v for k, v in unet.items()})
+    half = {k.replace("attn1", "attn9"): v.clone() for k, v in unet.items()}
+    assert "2 of its 4 tensors fit nothing there, such as 'unet." in refused(unet | half)
+    assert "text_encoder_9" in refused(whole | {"text_encoder_9.x.lora_A.weight": t + 1})
+    assert "lacks the tensor unet." in refused(unet | {key.replace("attn1", "attn2"): t + 1})
+    assert "cannot be added" in refused({key: t})
+    assert "DoRA" in refused(unet | {key.replace("lora_A.weight", "dora_scale"): t + 1})
+    assert "cannot be added" in refused({key: t[:, :-1].contiguous(), other: u})
+    assert "lora" in refused({"unet.x.weight": t})
+    assert sd.pipeline.digest() == load_text_to_image(tiny["sd"]).pipeline.digest()
+
+
+def test_which_adapter_of_a_folder(tiny, folder, tmp_path):
+    sd = load_text_to_image(tiny["sd"])
+    form = PUBLISHED["kohya, LCM-LoRA"][1]
+    write_adapter(
+        folder / "lcm.safetensors", "sd", form, sd
+    )  # beside a pipeline, whose scheduler is not its own
+    assert load_text_to_image(folder, lora=folder / "lcm.safetensors").pipeline.points == 50
+    with pytest.raises(FileNotFoundError, match="is no adapter; give a .safetensors file"):
+        load_text_to_image(folder, lora=folder)
+    (several := tmp_path / "several").mkdir()
+    for name in ("a", "b"):
+        write_adapter(several / f"{name}.safetensors", "sd", form, sd)
+    with pytest.raises(ValueError, match=r"several adapters: a.safetensors, b.safetensors; give the path"):
+        load_text_to_image(folder, lora=several)
+    shutil.copy(several / "b.safetensors", several / "pytorch_lora_weights.safetensors")
+    assert load_text_to_image(folder, lora=several)
+    scheduler = several / "scheduler"
+    shutil.copytree(folder / "scheduler", scheduler)
+    change(scheduler / "scheduler_config.json", _class_name="LCMScheduler", num_train_timesteps=10**9)
+    with pytest.raises(ValueError, match="num_train_timesteps = 1000000000"):
+        load_text_to_image(folder, lora=several)
+
+
+def test_parts_in_different_precisions_are_read(tiny, folder):
+    for part, name in (("unet", "diffusion_pytorch_model"), ("text_encoder", "model")):
+        file = folder / part / f"{name}.safetensors"
+        file.rename(folder / part / f"{name}.fp16.safetensors")
+    mine, theirs = read(folder), read(tiny["sd"])
+    assert mine.pipeline.digest() == theirs.pipeline.digest()
+    assert mine.pipeline.encoders() == theirs.pipeline.encoders()
+    sharded = folder / "vae" / "diffusion_pytorch_model.fp16-00001-of-00002.safetensors"
+    sharded.touch()
+    assert weights_of(folder / "vae")[1] == [folder / "vae/diffusion_pytorch_model.safetensors"]
+    half = load_text_to_image(tiny["sd"], dtype=torch.bfloat16).pipeline.pipe
+    assert {p.dtype for part in (half.unet, half.vae, half.text_encoder) for p in part.parameters()} == {
+        torch.bfloat16
+    }
+
+
+def test_what_is_fetched_of_a_model_on_the_hub(tiny, folder, tmp_path, monkeypatch):
+    """The weights in full precision, and those in half where there are no others."""
+    from fnmatch import fnmatch
+
+    import huggingface_hub
+
+    from cdedu.pretrained import locate
+
+    unet, vae = (folder / part / "diffusion_pytorch_model.safetensors" for part in ("unet", "vae"))
+    unet.rename(unet.with_suffix(".fp16.safetensors"))
+    shutil.copy(vae, vae.with_suffix(".fp16.safetensors"))
+    shutil.copy(vae, vae.with_suffix(".non_ema.safetensors"))
+
+    def snapshot(name: str, allow_patterns, ignore_patterns=()) -> str:
+        for path in (path for path in folder.rglob("*") if path.is_file()):
+            place = path.relative_to(folder).as_posix()
+            if any(fnmatch(place, p) for p in allow_patterns) and not any(
+                fnmatch(place, p) for p in ignore_patterns
+            ):
+                (tmp_path / "hub" / place).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, tmp_path / "hub" / place)
+        return str(tmp_path / "hub")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    monkeypatch.chdir(tmp_path)
+    found = locate("some/model")
+    assert read(found).pipeline.encoders() == read(tiny["sd"]).pipeline.encoders()
+    assert [p.name for p in (found / "vae").glob("*.safetensors")] == [vae.name]
+
+
+def test_sdxl_has_a_mean_and_a_width_for_each_channel(tiny, tmp_path):
+    path = shutil.copytree(tiny["sdxl"], tmp_path / "sdxl")
+    values = {"latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [1.0, 2.0, 0.5, 3.0]}
+    change(path / "vae/config.json", **values)
+    pipeline = read(path).pipeline
+    z = torch.randn(2, 4, 4, 4, generator=noise())
+    mean, std = (torch.tensor(v).view(1, 4, 1, 1) for v in values.values())
+    wanted = pipeline.pipe.vae.decode(z * std / pipeline.pipe.vae.config.scaling_factor + mean).sample
+    torch.testing.assert_close(pipeline.decode(z), wanted.clamp(-1, 1))
+    scheduler = diffusers.LCMScheduler.from_config(pipeline.pipe.scheduler.config)
+    theirs = pictures(path, 2, 3, scheduler=scheduler)  # whose pipeline decodes
+    torch.testing.assert_close(drawn(read(path, student=True), 2, 3), theirs, rtol=0, atol=2e-5)
+    x = torch.rand(2, 3, 32, 32, generator=noise()) * 2 - 1
+    latent = pipeline.pipe.vae.encode(x).latent_dist.mean
+    torch.testing.assert_close(
+        pipeline.encode(x), (latent - mean) * pipeline.pipe.vae.config.scaling_factor / std
+    )
+
+
+def test_texts_that_are_cut_are_told_once(tiny):
+    pipeline = load_text_to_image(tiny["sd"]).pipeline
+    with pytest.warns(UserWarning, match=r"'a a a.*has 22 tokens.*first 16"):
+        pipeline.read(["a cat", "a " * 20])
+    pipeline.read(["a " * 20])
+
+
+def test_a_model_in_a_single_file_is_told_how_to_become_a_folder(tmp_path):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "dream.safetensors"
+    save_file({"model.diffusion_model.out.0.weight": torch.zeros(1)}, path)
+    (tmp_path / "old.ckpt").write_bytes(b"\x80\x02cos\nsystem\n")
+    for load in (load_teacher, load_text_to_image):
+        with pytest.raises(ValueError, match=r"from_single_file\(\"dream.safetensors\"\).save_pretrained"):
+            load(path)
+        with pytest.raises(ValueError, match="pickle, which runs what it holds"):
+            load(tmp_path / "old.ckpt")
 
 
 # --- captions, and the command line
@@ -579,6 +866,197 @@ def test_each_picture_and_each_text_is_encoded_once(tiny, captioned, tmp_path, m
     )
     hidden, _ = pipeline.embed(prompts.texts)
     torch.testing.assert_close(prompts.rows(torch.arange(4), hidden)[0], hidden)
+
+
+class Counting:
+    """The encoders of a pipeline, which count what they are given."""
+
+    def __init__(self, pipeline) -> None:
+        self.pipeline, self.pictures, self.texts = pipeline, 0, 0
+
+    def __call__(self, source: Path, cache: Path, size=(32, 32)):
+        self.pictures = self.texts = 0
+        return encoded(Pairs(str(source), size), cache, self.encode, self.embed, self.pipeline.encoders())
+
+    def encode(self, images: Tensor) -> Tensor:
+        self.pictures += len(images)
+        return self.pipeline.encode(images)
+
+    def embed(self, texts):
+        self.texts += len(texts)
+        return self.pipeline.embed(texts)
+
+
+@pytest.fixture
+def count(tiny) -> Counting:
+    return Counting(load_text_to_image(tiny["sd"]).pipeline)
+
+
+def test_the_cache_knows_a_picture_by_what_it_is(count, captioned, tmp_path, monkeypatch):
+    from PIL import Image
+
+    monkeypatch.setattr("cdedu.data.captioned.CHUNK", 4)
+    first, _ = count(captioned, tmp_path / "cache")
+    assert (count.pictures, count.texts) == (6, 4)
+    (captioned / "1.png").unlink()  # the others keep their latents
+    fewer, _ = count(captioned, tmp_path / "cache")
+    assert (count.pictures, count.texts) == (0, 0)
+    assert fewer.train.equal(first.train[[0, 2, 3, 4, 5]])
+    Image.new("RGB", (40, 36), "black").save(captioned / "3.png")  # the same name, another picture
+    names = json.loads((captioned / "captions.json").read_text()) | {"3.png": "black paper"}
+    (captioned / "captions.json").write_text(json.dumps(names))
+    other, prompts = count(captioned, tmp_path / "cache")
+    assert (count.pictures, count.texts) == (1, 1)
+    assert other.train[[0, 1, 3, 4]].equal(first.train[[0, 2, 4, 5]])
+    assert not other.train[2].allclose(first.train[3])
+    torch.testing.assert_close(
+        other.train, count.pipeline.encode(Pairs(str(captioned), (32, 32)).batch(0, 5))
+    )
+    assert prompts.texts == ("black paper", "blue paper", "green paper", "red paper", "")
+    wanted = count.pipeline.embed(prompts.texts)[0]
+    torch.testing.assert_close(prompts.rows(torch.arange(5), wanted)[0], wanted)
+    count(captioned, tmp_path / "cache", (16, 16))
+    assert count.pictures == 5
+
+
+def test_the_cache_knows_the_encoders_by_their_weights(count, captioned, tmp_path):
+    before, _ = count(captioned, tmp_path / "cache")
+    told = count.pipeline.encoders()
+    with torch.no_grad():
+        next(count.pipeline.pipe.vae.encoder.parameters()).mul_(2)
+    assert count.pipeline.encoders() != told
+    after, _ = count(captioned, tmp_path / "cache")
+    assert count.pictures == 6 and not after.train.allclose(before.train)
+    told = count.pipeline.encoders()
+    count.pipeline.pipe.text_encoder.to(torch.bfloat16)
+    assert count.pipeline.encoders() != told
+    told = count.pipeline.encoders()
+    count.pipeline.pipe.vae.register_to_config(scaling_factor=0.5)
+    assert count.pipeline.encoders() != told
+
+
+def test_broken_pictures_are_named_all_at_once(count, captioned, tmp_path):
+    (captioned / "1.png").write_bytes(b"no picture")
+    (captioned / "4.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"2 of 6 pictures.*1\.png.*4\.png.*Remove or mend them"):
+        count(captioned, tmp_path / "cache")
+    assert count.pictures == 0  # nobody waits an hour for that
+    import io
+
+    from PIL import Image
+
+    whole = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(whole, "JPEG")
+    for name in ("1", "4"):
+        (captioned / f"{name}.png").write_bytes(whole.getvalue()[:-900])  # seen when it is decoded
+    with pytest.raises(ValueError, match=r"2 of 6 pictures.*1\.png.*4\.png.*is kept"):
+        count(captioned, tmp_path / "cache")
+    assert count.pictures == 4
+    for name in ("1", "4"):
+        (captioned / f"{name}.png").unlink()
+    count(captioned, tmp_path / "cache")
+    assert count.pictures == 0
+
+
+def test_a_damaged_file_of_the_cache_is_named(count, captioned, tmp_path):
+    count(captioned, tmp_path / "cache")
+    path = next((tmp_path / "cache").rglob("latents-*"))
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ValueError, match=f"{path.name}.*damaged; remove it"):
+        count(captioned, tmp_path / "cache")
+
+
+def named(folder: Path, **files: str | bytes) -> Path:
+    """A folder with the two pictures ``a/é.png`` and ``b.png``, and files."""
+    from PIL import Image
+
+    (folder / "a").mkdir(parents=True)
+    for name in ("a/e\u0301.png", "b.png"):  # as macOS writes it
+        Image.new("RGB", (8, 8)).save(folder / name)
+    for name, content in files.items():
+        path = folder / name.replace("__", "/").replace("_", ".")
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return folder
+
+
+ROWS = '{"file_name": "a/é.png", "text": "one\u2028line"}\n\n{"file_name": "b.png", "caption": "two"}\n\n'
+FORMS = {
+    "other letters": {"captions_json": '{"a/é.png": "one\u2028line", "b.png": "two"}'},
+    "no endings": {"captions_json": '{"a/é": "one\u2028line", "b": "two"}'},
+    "no folders": {"captions_json": '{"é.png": "one\u2028line", "b.png": "two"}'},
+    "lists": {"captions_json": '{"a/é.png": ["one\u2028line", "un"], "./b.png": ["two"]}'},
+    "a mark": {"captions_json": b"\xef\xbb\xbf" + '{"a\\\\é.png": "one\u2028line", "b.png": "two"}'.encode()},
+    "blank lines": {"metadata_jsonl": ROWS},
+    "wide letters": {"metadata_jsonl": ROWS.encode("utf-16")},
+    "csv": {"metadata_csv": '\ufefffile_name,text\na/é.png,"one\u2028line"\nb.png,two\n'},
+    "in a folder": {
+        "a__metadata_jsonl": ROWS.split("\n")[0].replace("a/", ""),
+        "metadata_jsonl": ROWS.split("\n")[2],
+    },
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_captions_as_people_write_them(tmp_path, name, capsys):
+    assert Pairs(str(named(tmp_path / "f", **FORMS[name])), (8, 8)).captions == ["one\u2028line", "two"]
+    assert not capsys.readouterr().err
+
+
+def test_captions_beside_pictures(tmp_path, capsys):
+    folder = named(tmp_path / "f", b_caption="\ufefftwo\n")
+    assert Pairs(str(folder), (8, 8)).captions == ["two"]
+    assert "1 of 2 pictures have no caption and are left out" in capsys.readouterr().err
+    (folder / "b.txt").write_bytes("zwei Köpfe".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"b\.txt, line 1, is not in UTF-8; save"):
+        Pairs(str(folder), (8, 8))
+
+
+def test_captions_without_a_picture_are_counted(tmp_path, capsys):
+    folder = named(tmp_path / "f", captions_json='{"b.png": "two", "c.png": "three", "d.png": "four"}')
+    assert len(Pairs(str(folder), (8, 8))) == 1
+    assert "2 captions have no picture, such as that of 'c.png'" in capsys.readouterr().err
+
+
+def table(path: Path, **columns) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    parquet.write_table(pa.table({key: pa.array(value) for key, value in columns.items()}), path)
+    return path
+
+
+def test_columns_of_a_table(tmp_path, captioned, capsys):
+    import pyarrow as pa
+
+    pictures = [(captioned / f"{i}.png").read_bytes() for i in (0, 1)]
+    texts, urls = ["red paper", "green paper"], ["https://a.example", "https://b.example"]
+    wanted = Pairs(str(captioned), (32, 32)).batch(0, 2)
+    for name, columns in {
+        "binary": {"jpg": pictures, "text": texts},
+        "url": {"url": urls, "image": pictures, "caption": texts},
+        "dictionary": {"image": pictures, "what": pa.array(texts).dictionary_encode()},
+        "lists": {"image": pictures, "captions": [[text, "more"] for text in texts]},
+        "structs": {"image": [{"bytes": one, "path": "x"} for one in pictures], "text": texts},
+    }.items():
+        (folder := tmp_path / name).mkdir()
+        found = Pairs(str(table(folder / "0.parquet", **columns).parent), (32, 32))
+        assert found.captions == texts and found.batch(0, 2).equal(wanted), name
+    path = table(tmp_path / "t.parquet", url=urls, image=pictures, title=texts)
+    with pytest.raises(ValueError, match=r"several columns of texts: url, title; rename .* 'text'"):
+        Pairs(str(path), (32, 32))
+    assert not capsys.readouterr().err
+    assert len(Pairs(str(table(path, image=pictures, text=["red", None])), (32, 32))) == 1
+    assert "1 of 2 rows lack a picture or a caption" in capsys.readouterr().err
+
+
+def test_transparent_pictures_lie_on_white(captioned):
+    from PIL import Image
+
+    clear = Image.new("RGBA", (40, 36), (255, 0, 0, 0))
+    clear.paste((0, 0, 255, 255), (0, 0, 20, 36))
+    clear.save(captioned / "0.png")
+    picture = Pairs(str(captioned), (32, 32)).one(0)
+    assert picture[:, 16, 28].tolist() == [1, 1, 1] and picture[:, 16, 4].tolist() == [-1, -1, 1]
 
 
 def run_cli(monkeypatch, *words: object) -> int:

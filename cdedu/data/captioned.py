@@ -1,11 +1,18 @@
 """Pictures with captions as latents with prompts: encoded once, kept in files, and mapped into memory where they are large."""
 
+import csv
 import hashlib
+import io
 import json
+import os
 import re
+import sys
+import unicodedata
+import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -13,8 +20,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from cdedu.data.dataset import Dataset, to_unit
-from cdedu.data.images import decode, picture_files
-from cdedu.files import locked, write_tensors
+from cdedu.data.images import decode, has_pictures, picture_files
+from cdedu.files import locked, read_header, read_text, write_tensors
 from cdedu.networks.text import Chunks, Prompts
 
 CHUNK = 256
@@ -23,7 +30,7 @@ CHUNK = 256
 
 def read_captions(path: str | Path) -> dict[str, str]:
     """Name of a picture → its caption, from a JSON file: such a dictionary itself, or COCO's ``captions_val2014.json``, of which the
-    first caption of each picture is taken (COCO has five). The file is in UTF-8 or UTF-16, with or without a byte-order mark.
+    first caption of each picture is taken (COCO has five), as of a list of captions in the other form. The file is in UTF-8 or UTF-16, with or without a byte-order mark.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -37,6 +44,9 @@ def read_captions(path: str | Path) -> dict[str, str]:
             name_of = {image["id"]: image["file_name"] for image in found["images"]}
             # Of several captions of one picture the last one would stay: the first comes last.
             found = {name_of[note["image_id"]]: note["caption"] for note in reversed(found["annotations"])}
+        found = {
+            name: value[0] if isinstance(value, list) and value else value for name, value in found.items()
+        }
         if not all(isinstance(caption, str) for caption in found.values()):
             raise ValueError("no dictionary of texts")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -45,51 +55,99 @@ def read_captions(path: str | Path) -> dict[str, str]:
     return found
 
 
+Picture = Tensor | Path | Callable[[], bytes]
+"""Pixels; a file; or what gives the bytes of one."""
+
+
 class Pairs:
-    """Pictures of one size, each with a caption; opened when they are wanted.
+    """Pictures of one size, each with a caption; opened when they are wanted. Transparent ones are laid on white.
 
     Args:
-        source: a folder of pictures with ``captions.json`` (name → caption) in it, or with ``metadata.jsonl`` as the Hugging Face hub has it, or
-            with a text file beside each picture; a parquet file with a column of pictures and one of texts; ``canvases``, the captioned
-            digits that come with the course; or ``owner/name`` on the hub.
+        source: a folder of pictures with ``captions.json`` (name → caption) in it, or with ``metadata.jsonl`` or ``metadata.csv`` as
+            the Hugging Face hub has them, or with a .txt or .caption file beside each picture; a parquet file, or a folder of such, with
+            a column of pictures and one of texts; ``canvases``, the captioned digits that come with the course; or ``owner/name`` on the hub.
         size: height and width; pictures are scaled and cut to it.
+
+    Of a list of captions the first is taken. How many pictures and captions have no partner, and are left out, is said.
 
     Raises:
         FileNotFoundError: if there is nothing by that name.
-        ValueError: for a source without captions.
+        ValueError: for a source without captions, and captions that cannot be read.
         OSError: if a download fails.
     """
 
     def __init__(self, source: str, size: tuple[int, int]) -> None:
         self.source, self.size = source, size
-        self.pictures, self.captions = _open(source)
+        pairs = _open(source)
+        self.names, self.pictures, self.captions = [list(column) for column in zip(*pairs, strict=True)] or (
+            [[]] * 3
+        )
         if not self.captions:
-            raise ValueError(f"{source} holds no picture with a caption")
+            raise ValueError(
+                f"{source} holds no picture with a caption; each picture needs a text that is not empty"
+            )
 
     def __len__(self) -> int:
         return len(self.captions)
 
+    def one(self, i: int) -> Tensor:
+        """A picture (3, H, W) in [−1, 1]. Raises a ValueError that names it, if it cannot be read."""
+        picture = self.pictures[i]
+        x = picture if isinstance(picture, Tensor) else self._decoded(i)
+        return to_unit(x).expand(3, *self.size)
+
+    def _decoded(self, i: int) -> Tensor:
+        return torch.tensor(decode(self.names[i], partial(_content, self.pictures[i]), self.size, white=True))
+
     def batch(self, start: int, stop: int) -> Tensor:
         """Pictures (B, 3, H, W) in [−1, 1]."""
-        parts = []
-        for name, picture in self.pictures[start:stop]:
-            x = picture if isinstance(picture, Tensor) else torch.tensor(decode(name, picture, self.size))
-            parts.append(to_unit(x).expand(3, *self.size))
-        return torch.stack(parts)
+        return torch.stack([self.one(i) for i in range(start, stop)])
+
+    def key(self, i: int) -> str:
+        """A hash that changes with a picture: of its content, or, for a file, which is not opened for it, of place, size and time."""
+        picture = self.pictures[i]
+        if isinstance(picture, Path):
+            told = picture.stat()
+            return _key(os.path.realpath(picture), told.st_size, told.st_mtime_ns)
+        content = picture.numpy().tobytes() if isinstance(picture, Tensor) else picture()
+        return hashlib.sha256(content).hexdigest()[:32]
+
+    def check(self, i: int) -> str | None:
+        """The name of a picture whose first bytes already are no picture's, or None."""
+        from PIL import Image
+
+        picture = self.pictures[i]
+        try:
+            if not isinstance(picture, Tensor):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    file = picture if isinstance(picture, Path) else io.BytesIO(picture())
+                    with Image.open(file) as opened:
+                        opened.verify()
+        except Exception as error:  # Pillow has many kinds
+            return f"{self.names[i]} ({type(error).__name__})"
+        return None
 
 
-Picture = tuple[str, Tensor | Callable[[], bytes]]
+def _key(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def _open(source: str) -> tuple[Sequence[Picture], list[str]]:
+def _content(picture: Any) -> bytes:
+    return picture.read_bytes() if isinstance(picture, Path) else picture()
+
+
+def _open(source: str) -> list[tuple[str, Picture, str]]:
+    """(name, picture, caption) of all pairs."""
     path = Path(source)
     if source == "canvases":
         from cdedu.data.canvases import canvases
 
         made = canvases(20_000, seed=0)
-        return [("a canvas", x) for x in made.images], list(made.captions)
+        return [("a canvas", x, text) for x, text in zip(made.images, made.captions, strict=True)]
     if path.is_dir():
-        return _folder(path)
+        tables = sorted(path.rglob("*.parquet"))
+        return _table(tables) if tables and not has_pictures(path) else _folder(path)
     if path.suffix == ".parquet" and path.is_file():
         return _table([path])
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source) and not path.exists() and not path.suffix:
@@ -99,60 +157,162 @@ def _open(source: str) -> tuple[Sequence[Picture], list[str]]:
     )
 
 
-def _folder(folder: Path) -> tuple[list[Picture], list[str]]:
+def _folder(folder: Path) -> list[tuple[str, Picture, str]]:
     names = picture_files(folder)
-    if (folder / "captions.json").is_file():
-        known = read_captions(folder / "captions.json")
-    elif (folder / "metadata.jsonl").is_file():
-        known = {}
-        for i, line in enumerate((folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines(), 1):
-            try:
-                row = json.loads(line)
-                known[row["file_name"]] = row.get("text", row.get("caption"))
-            except (ValueError, KeyError, TypeError, AttributeError):
-                raise ValueError(
-                    f'{folder / "metadata.jsonl"}, line {i}: want {{"file_name": ..., "text": ...}}'
-                ) from None
-    else:
-        beside = {name: (folder / name).with_suffix(".txt") for name in names}
-        known = {
-            name: text.read_text(encoding="utf-8").strip() for name, text in beside.items() if text.is_file()
-        }
-    kept = [name for name in names if isinstance(known.get(name), str)]
+    known = _listed(folder) or _beside(folder, names)
+    whole = {_plain(name): caption for name, caption in known.items()}
+    # Some lists leave out folders or endings: such a name counts where it is one picture's alone.
+    forms = {name: _forms(_plain(name)) for name in names}
+    count = Counter(form for some in forms.values() for form in set(some))
+    keys = {
+        name: next(
+            (form for form in some if form in whole and (form == some[0] or count[form] == 1)), some[0]
+        )
+        for name, some in forms.items()
+    }
+    found = [(name, whole.get(keys[name])) for name in names]
+    kept = [(f"{folder}/{name}", folder / name, text) for name, value in found if (text := _first(value))]
     if not kept:
         raise ValueError(
             f'{folder} has {len(names)} pictures and no captions; add captions.json: {{"{names[0]}": "what it shows", ...}}'
         )
-    return [(name, (folder / name).read_bytes) for name in kept], [known[name] for name in kept]
+    without, unused = len(names) - len(kept), whole.keys() - set(keys.values())
+    if without:
+        _say(f"{folder}: {without:,} of {len(names):,} pictures have no caption and are left out")
+    if unused:
+        _say(f"{folder}: {len(unused):,} captions have no picture, such as that of {min(unused)!r:.80}")
+    return kept
 
 
-def _table(paths: Sequence[Path]) -> tuple[list[Picture], list[str]]:
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _plain(name: str) -> str:
+    """A name as all systems write it: with composed letters, and slashes."""
+    return unicodedata.normalize("NFC", name).replace("\\", "/").removeprefix("./")
+
+
+def _forms(name: str) -> list[str]:
+    """A picture's name, and shorter ones: without its ending, without its folder, and without both."""
+    path = PurePosixPath(name)
+    return [name, path.with_suffix("").as_posix(), path.name, path.stem]
+
+
+def _first(value: Any) -> str:
+    """A caption, the first of a list of captions, or nothing."""
+    value = next(iter(value), "") if isinstance(value, list | tuple) else value
+    return value.strip() if isinstance(value, str) else ""
+
+
+def _listed(folder: Path) -> dict[str, Any]:
+    """Name of a picture → caption, from the lists of a folder and of those in it."""
+    known: dict[str, Any] = {}
+    for kind, read in (("captions.json", read_captions), ("metadata.jsonl", _lines), ("metadata.csv", _rows)):
+        for path in sorted(folder.rglob(kind)):
+            place = path.parent.relative_to(folder)
+            known |= {(place / _plain(name)).as_posix(): caption for name, caption in read(path).items()}
+        if known:
+            break
+    return known
+
+
+def _beside(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """The same from a text file beside each picture."""
+    files = {name: [(folder / name).with_suffix(end) for end in (".txt", ".caption")] for name in names}
+    return {
+        name: read_text(path).strip()
+        for name, paths in files.items()
+        for path in [next((path for path in paths if path.is_file()), None)]
+        if path is not None
+    }
+
+
+def _lines(path: Path) -> dict[str, Any]:
+    known = {}
+    for i, line in enumerate(
+        read_text(path).split("\n"), 1
+    ):  # not splitlines, which ends a line within a text
+        try:
+            if line.strip():
+                row = json.loads(line)
+                known[str(row["file_name"])] = row.get("text", row.get("caption"))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(f'{path}, line {i}: want {{"file_name": ..., "text": ...}}') from None
+    return known
+
+
+def _rows(path: Path) -> dict[str, Any]:
+    rows = csv.DictReader(io.StringIO(read_text(path)))
+    names = rows.fieldnames or []
+    text = next((name for name in ("text", "caption") if name in names), None)
+    if "file_name" not in names or text is None:
+        raise ValueError(f"{path} has the columns {', '.join(names):.200}; want file_name and text")
+    return {row["file_name"]: row[text] for row in rows if row["file_name"]}
+
+
+TEXTS, IMAGES = ("text", "caption", "captions", "prompt"), ("image", "img", "jpg", "png")
+"""Columns that are taken where there are several."""
+
+
+def _table(paths: Sequence[Path]) -> list[tuple[str, Picture, str]]:
     """Pictures and texts of parquet files; the columns are found by what they hold."""
     import pyarrow.parquet as parquet
 
-    pictures: list[Picture] = []
-    captions: list[str] = []
+    pairs: list[tuple[str, Picture, str]] = []
+    rows = 0
     for path in paths:
         try:
             table = parquet.read_table(path)
         except Exception as error:  # pyarrow's kinds are many
             raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0]:.200}") from None
-        images = [f.name for f in table.schema if str(f.type).startswith("struct") and "bytes" in str(f.type)]
-        texts = [f.name for f in table.schema if str(f.type) in ("string", "large_string")]
-        texts = [name for name in ("text", "caption", "prompt") if name in texts] or texts
-        if not images or not texts:
-            raise ValueError(
-                f"{path} has the columns {', '.join(table.column_names)}; want one of pictures and one of texts"
-            )
-        for i, (image, text) in enumerate(zip(table[images[0]], table[texts[0]], strict=True)):
-            if text.as_py() and image.as_py() and image.as_py().get("bytes"):
-                pictures.append((f"{path.name}, row {i}", partial(_bytes, image)))
-                captions.append(text.as_py())
-    return pictures, captions
+        kinds = {field.name: _kind(field.type) for field in table.schema}
+        image, text = _column(path, kinds, "pictures", IMAGES), _column(path, kinds, "texts", TEXTS)
+        rows += len(table)
+        for i, (picture, told) in enumerate(zip(table[image], table[text], strict=True)):
+            value, caption = picture.as_py(), _first(told.as_py())
+            if caption and (value.get("bytes") if isinstance(value, dict) else value):
+                pairs.append((f"{path.name}, row {i}", partial(_bytes, picture), caption))
+    if len(pairs) < rows:
+        _say(
+            f"{paths[0]}: {rows - len(pairs):,} of {rows:,} rows lack a picture or a caption and are left out"
+        )
+    return pairs
+
+
+def _kind(kind: Any) -> str | None:
+    """Whether a column of this type of Arrow may hold pictures or texts."""
+    import pyarrow.types as types
+
+    if types.is_dictionary(kind) or types.is_list(kind) or types.is_large_list(kind):
+        inner = _kind(kind.value_type)
+        return inner if inner == "texts" or types.is_dictionary(kind) else None
+    if types.is_binary(kind) or types.is_large_binary(kind):
+        return "pictures"
+    if types.is_struct(kind):
+        return "pictures" if any(field.name == "bytes" for field in kind) else None
+    return "texts" if types.is_string(kind) or types.is_large_string(kind) else None
+
+
+def _column(path: Path, kinds: dict[str, str | None], what: str, usual: Sequence[str]) -> str:
+    """The column of pictures, or of texts: one with a usual name, or the only one."""
+    found = [name for name, kind in kinds.items() if kind == what]
+    if named := [name for name in usual if name in found]:
+        return named[0]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise ValueError(
+            f"{path} has the columns {', '.join(kinds)}; want one of pictures and one of texts, and it has none of {what}"
+        )
+    raise ValueError(
+        f"{path} has several columns of {what}: {', '.join(found)}; rename the one that is meant to {usual[0]!r}"
+    )
 
 
 def _bytes(value: Any) -> bytes:
-    return value.as_py()["bytes"]
+    found = value.as_py()
+    return found["bytes"] if isinstance(found, dict) else found
 
 
 def _from_hub(name: str) -> list[Path]:
@@ -165,7 +325,10 @@ def _from_hub(name: str) -> list[Path]:
         raise OSError(
             f"there is no folder {name}, nor can the data set of that name be had from the hub: {reason}"
         ) from None
-    return sorted(folder.rglob("*.parquet"))
+    found = sorted(folder.rglob("*.parquet"))
+    if not found:
+        raise ValueError(f"the data set {name} on the hub has no .parquet files; give a folder of pictures")
+    return found
 
 
 def encoded(
@@ -180,55 +343,112 @@ def encoded(
 ) -> tuple[Dataset, Prompts]:
     """Latents with labels, and the prompts that the labels mean: each picture and each different text goes through its encoder once.
 
-    The cache holds files of :data:`CHUNK`; interrupted, the same call goes on with the first that is missing.
+    The cache knows a picture by its content, or a file by its place, size and time (:meth:`Pairs.key`): a picture that changed is encoded
+    again, and where one is added or taken away, all others keep their latents. Interrupted, the same call goes on.
 
     Args:
         cache: a folder; there may be many data sets and models in it.
         encode, embed: of a :class:`~cdedu.pretrained.text_to_image.TextToImage`.
-        model: what tells the encoders apart from others.
+        model: what tells the encoders apart from others, such as :meth:`~cdedu.pretrained.text_to_image.TextToImage.encoders`.
         batch: pictures at once.
         progress: wraps the list of files to be made (``tqdm.auto.tqdm``).
 
     Raises:
-        ValueError: for a picture that cannot be read.
+        ValueError: for pictures that cannot be read, all of which it names.
         OSError: if the cache cannot be written.
     """
     texts = [*sorted(set(pairs.captions)), ""]
-    about = json.dumps([model, pairs.size, len(pairs), pairs.source])
-    key = hashlib.sha256((about + "\n".join(pairs.captions)).encode()).hexdigest()[:16]
-    folder = Path(cache) / key
+    folder = Path(cache) / _key("rows", model, *pairs.size)[:16]
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = [("latents", start, min(start + CHUNK, len(pairs))) for start in range(0, len(pairs), CHUNK)]
-    prompts = [("prompts", start, min(start + CHUNK, len(texts))) for start in range(0, len(texts), CHUNK)]
+    broken: list[str] = []
 
-    def path(part: tuple[str, int, int]) -> Path:
-        return folder / f"{part[0]}-{part[1]:08d}.safetensors"
+    def latents(some: Sequence[int]) -> dict[int, dict[str, Tensor]]:
+        pictures = {}
+        for i in some:
+            try:
+                pictures[i] = pairs.one(i)
+            except ValueError as error:
+                broken.append(str(error).replace(" is no picture that can be read", ""))
+        made = encode(torch.stack([*pictures.values()])).cpu() if pictures else ()
+        return {i: {"latents": x} for i, x in zip(pictures, made, strict=True)}
 
-    def make(kind: str, start: int, stop: int) -> dict[str, Tensor]:
-        if kind == "prompts":
-            found = [embed(texts[i : min(i + batch, stop)]) for i in range(start, stop, batch)]
-            pooled = [p for _, p in found if p is not None]
-            more = {"pooled": torch.cat(pooled).cpu()} if pooled else {}
-            return {"hidden": torch.cat([h for h, _ in found]).cpu(), **more}
-        parts = [encode(pairs.batch(i, min(i + batch, stop))).cpu() for i in range(start, stop, batch)]
-        return {"latents": torch.cat(parts)}
+    def prompts(some: Sequence[int]) -> dict[int, dict[str, Tensor]]:
+        hidden, pooled = embed([texts[i] for i in some])
+        rows = {"hidden": hidden.cpu()} | ({} if pooled is None else {"pooled": pooled.cpu()})
+        return {i: {name: x[n] for name, x in rows.items()} for n, i in enumerate(some)}
 
+    kinds = {
+        "latents": ([pairs.key(i) for i in range(len(pairs))], latents),
+        "prompts": ([_key(text) for text in texts], prompts),
+    }
     with locked(
         folder / ".lock",
-        f"another run encodes {pairs.source} in {folder}; wait for its end, or give another --cache",
+        f"run encodes for this model in {folder}; wait for its end, or give another --cache",
     ):
-        missing = [part for part in (*pictures, *prompts) if not path(part).is_file()]
-        for part in progress(missing) if progress else missing:
-            write_tensors(path(part), make(*part), {"what": part[0], "of": pairs.source})
-    latents = torch.cat([_mapped(path(part), "latents").float() for part in pictures])
+        parts = []
+        for kind, (keys, _) in kinds.items():
+            there = _places(folder, kind)
+            missing = {key: i for i, key in enumerate(keys) if key not in there}
+            if kind == "latents":
+                broken += [text for i in missing.values() if (text := pairs.check(i))]
+                _refuse(broken, pairs)
+            todo = [*missing.values()]
+            parts += [(kind, todo[n : n + CHUNK]) for n in range(0, len(todo), CHUNK)]
+        for kind, chunk in progress(parts) if progress else parts:
+            keys, make = kinds[kind]
+            rows: dict[int, dict[str, Tensor]] = {}
+            for n in range(0, len(chunk), batch):
+                rows |= make(chunk[n : n + batch])
+            if rows:
+                made = [keys[i] for i in rows]
+                names = next(iter(rows.values()))
+                tensors = {name: torch.stack([row[name] for row in rows.values()]) for name in names}
+                path = folder / f"{kind}-{_key(*made)}.safetensors"
+                write_tensors(path, tensors, {"what": kind, "of": pairs.source, "keys": made})
+        _refuse(broken, pairs)
+        places = {kind: [_places(folder, kind)[key] for key in keys] for kind, (keys, _) in kinds.items()}
+    x = torch.cat([part.float() for part in _runs(places["latents"], "latents")])
     number = {text: i for i, text in enumerate(texts)}
     labels = torch.tensor([number[caption] for caption in pairs.captions])
-    hidden = Chunks([_mapped(path(part), "hidden") for part in prompts])
-    with safe_open(path(prompts[0]), framework="pt") as file:
+    with safe_open(places["prompts"][0][0], framework="pt") as file:
         has_pooled = "pooled" in file.keys()  # noqa: SIM118
-    pooled = Chunks([_mapped(path(part), "pooled") for part in prompts]) if has_pooled else None
+    hidden = Chunks(_runs(places["prompts"], "hidden"))
+    pooled = Chunks(_runs(places["prompts"], "pooled")) if has_pooled else None
     name = Path(pairs.source).name or pairs.source
-    return Dataset(name, latents, latents[:2], labels, labels[:2]), Prompts(hidden, pooled, tuple(texts))
+    return Dataset(name, x, x[:2], labels, labels[:2]), Prompts(hidden, pooled, tuple(texts))
+
+
+def _refuse(broken: Sequence[str], pairs: Pairs) -> None:
+    if broken:
+        more = f"; and {len(broken) - 10:,} more" * (len(broken) > 10)
+        raise ValueError(
+            f"{len(broken):,} of {len(pairs):,} pictures cannot be read: {'; '.join(broken[:10])}{more}. Remove or mend them; "
+            "what is encoded of the others is kept"
+        )
+
+
+def _places(folder: Path, kind: str) -> dict[str, tuple[Path, int]]:
+    """Key → the file of the cache and the row in it."""
+    found = {}
+    for path in sorted(folder.glob(f"{kind}-*.safetensors")):
+        try:
+            keys = read_header(path)["keys"]
+        except ValueError:
+            raise ValueError(f"{path}, a file of the cache, is damaged; remove it and run again") from None
+        found |= {key: (path, row) for row, key in enumerate(keys)}
+    return found
+
+
+def _runs(places: Sequence[tuple[Path, int]], name: str) -> list[Tensor]:
+    """The rows in their order, as few tensors as that takes: neighbours in a file are one."""
+    mapped = {path: _mapped(path, name) for path in dict.fromkeys(path for path, _ in places)}
+    runs: list[tuple[Path, int, int]] = []
+    for path, row in places:
+        if runs and runs[-1][0] == path and runs[-1][2] == row:
+            runs[-1] = (path, runs[-1][1], row + 1)
+        else:
+            runs.append((path, row, row + 1))
+    return [mapped[path][start:stop] for path, start, stop in runs]
 
 
 def _mapped(path: Path, name: str) -> Tensor:

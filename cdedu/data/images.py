@@ -221,6 +221,11 @@ def picture_files(folder: Path) -> list[str]:
     return [name for name, _ in _pictures(folder)]
 
 
+def has_pictures(folder: Path) -> bool:
+    """Whether there is one in a folder, at any depth."""
+    return any(_is_picture(name) for name in _files(folder))
+
+
 def _is_picture(name: str, suffixes: set[str] = SUFFIXES) -> bool:
     """By its ending, and neither hidden nor in a place that no person made."""
     return Path(name).suffix.lower() in suffixes and not any(_no_data(part) for part in Path(name).parts)
@@ -286,10 +291,12 @@ def decode(
     size: int | tuple[int, int] | None = None,
     fit: Fit = "crop",
     channels: int = 3,
+    white: bool = False,
 ) -> np.ndarray:
     """One picture as (channels, H, W) uint8; ``size``, ``fit`` and ``channels`` as in :func:`image_folder`.
 
-    ``read`` returns the bytes of the file; ``name`` is for the error message. Grey values of 16 bits are scaled to 8.
+    ``read`` returns the bytes of the file; ``name`` is for the error message. Grey values of 16 bits are scaled to 8. Transparent pixels
+    keep the colour that is stored, which nobody sees; with ``white`` they are laid on white, as a page shows them.
 
     Raises:
         ValueError: for bytes that are no picture, or grey values of 32 bits, of which nobody knows which one is white.
@@ -299,8 +306,11 @@ def decode(
     try:
         with Image.open(io.BytesIO(read())) as picture:
             upright = _eight_bits(ImageOps.exif_transpose(picture), picture.format)
-            # By way of RGBA, as palettes with transparency want it; transparent pixels keep the colour that is stored.
-            rgb = (upright.convert("RGBA") if upright.has_transparency_data else upright).convert("RGB")
+            # By way of RGBA, as palettes with transparency want it.
+            clear = upright.convert("RGBA") if upright.has_transparency_data else upright
+            if white and clear.mode == "RGBA":
+                clear = Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
+            rgb = clear.convert("RGB")
     except UnidentifiedImageError:
         raise ValueError(f"{name} is no picture that can be read (its content is of no known kind)") from None
     except Exception as error:

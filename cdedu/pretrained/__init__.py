@@ -54,6 +54,10 @@ def load_teacher(source: str | Path | Callable[..., Any]) -> Any:
         from cdedu.pretrained.text_to_image import is_text_to_image, load_text_to_image
 
         return load_text_to_image(path) if is_text_to_image(path) else load_diffusers(path)
+    from cdedu.pretrained.text_to_image import single_file
+
+    if single := single_file(path):
+        raise ValueError(single)
     if path.suffix == ".safetensors":
         return checkpoints.load(path)
     if path.suffix == ".pt":
@@ -106,11 +110,19 @@ def _from_hub(name: str) -> Path:
         folder = Path(snapshot_download(name, allow_patterns=["*.json"]))
         if is_text_to_image(folder):  # the parts alone: beside them lie copies in other forms and precisions
             parts = ["*/*.safetensors", "*/*.txt", "*/*.model"]
-            return Path(
-                snapshot_download(
-                    name, allow_patterns=parts, ignore_patterns=["*.fp16.*", "*non_ema*", "safety_checker/*"]
-                )
-            )
+            never = ["*non_ema*", "safety_checker/*"]
+            half = ["*.fp16.*", "*.fp16-*", "*.bf16.*", "*.bf16-*"]
+            folder = Path(snapshot_download(name, allow_patterns=parts, ignore_patterns=[*never, *half]))
+            # A part whose weights are of half precision alone has none yet.
+            bare = [
+                part.parent.name
+                for part in folder.glob("*/config.json")
+                if not any(part.parent.glob("*.safetensors"))
+            ]
+            if bare:
+                more = [f"{part}/*.safetensors*" for part in bare]
+                snapshot_download(name, allow_patterns=more, ignore_patterns=never)
+            return folder
         snapshot_download(name, allow_patterns=["*.safetensors"])
         if not any(folder.rglob("*.safetensors")):
             snapshot_download(name, allow_patterns=["*.bin"])

@@ -63,6 +63,8 @@ def load_diffusers(folder: str | Path) -> DiffusersDenoiser | Teacher | Consiste
         raise ValueError(f"{unet / 'config.json'} has no sample_size; write the height of its images there")
     facts = {"recipe": _read_json(folder / RECIPE)} if (folder / RECIPE).is_file() else {}
     try:
+        check_keys(unet_config, "config.json")
+        check_keys(config, "scheduler_config.json")
         bounds.check_unet(unet_config)
         height, width = size if isinstance(size, list) else (size, size)
         facts |= {"shape": [unet_config.get("in_channels", 3), height, width]}
@@ -95,6 +97,38 @@ def load_diffusers(folder: str | Path) -> DiffusersDenoiser | Teacher | Consiste
             raise ValueError(f"{folder}: {error}") from None
     model.header = header  # type: ignore[assignment]
     return model.eval()
+
+
+_RUN = {"auto_map", "trust_remote_code", "kernel_config", "use_kernels", "custom_generate", "custom_pipeline"}
+_PLAIN = ("eager", "sdpa")
+"""The ways of attention that torch has itself."""
+
+
+def check_keys(value: Any, place: str) -> None:
+    """Raise for what would have a library fetch or run code, or unpack weights by another library, wherever in a configuration it stands."""
+    if place == "adapter_config.json":
+        raise ValueError(
+            "there is an adapter_config.json, which would bring in another model; give an adapter as a file with --lora"
+        )
+    if isinstance(value, list):
+        for inner in value:
+            check_keys(inner, place)
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        bare = str(key).strip("_").removesuffix("_internal")
+        if bare in _RUN and inner:
+            raise ValueError(
+                f"{place} names code of its own ({key} = {bounds.shown(inner)}), which is never run; take {key} out of it"
+            )
+        if bare == "quantization_config" and inner:
+            raise ValueError(
+                f"{place} has a quantization_config: its weights are packed; use a folder whose weights are not"
+            )
+        if bare in ("attn_implementation", "experts_implementation") and inner and inner not in _PLAIN:
+            raise ValueError(
+                f"{place}: {key} = {bounds.shown(inner)}, which may be code from elsewhere and is never run; take it out of it, or write "
+                f"{' or '.join(_PLAIN)}"
+            )
+        check_keys(inner, place)
 
 
 def _scheduler(folder: Path) -> Path:
@@ -189,7 +223,7 @@ def schedule(config: dict[str, Any], folder: Path) -> tuple[Tensor, str]:
     if config.get("rescale_betas_zero_snr"):
         raise ValueError(
             f"{folder}: {name:.80} ends without any signal (zero terminal SNR), where σ is infinite; "
-            "a denoiser in σ cannot start there"
+            "a denoiser in σ cannot start there. Use a model of the same family whose schedule is not rescaled"
         )
     known = [*diffusers.DDPMScheduler._compatibles, "DDIMInverseScheduler"]
     if name not in known or config.get("timestep_type") == "continuous" or "beta_schedule" not in config:

@@ -11,8 +11,12 @@ many as the configurations want. Nothing in it is run.
 """
 
 import hashlib
+import json
+import logging
 import math
 import re
+import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +35,7 @@ from cdedu.methods.latent import LatentConsistencyModel
 from cdedu.networks import bounds
 from cdedu.networks.text import FluxTransformer, Prompts, TextNetwork, TextTransformer, TextUNet
 from cdedu.noise import Generators, normal
-from cdedu.pretrained.diffusers import reason, schedule, sizes
+from cdedu.pretrained.diffusers import check_keys, reason, schedule, sizes
 from cdedu.samplers import Progress, sample_consistency, sample_euler
 
 LARGEST = 2**20
@@ -63,6 +67,8 @@ FAMILIES = {
 """The pipelines that are read, by the name that their folder gives."""
 DROPPED = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts that no distillation needs. A pipeline that is published needs its safety checker: put it back there."""
+ADAPTER = "pytorch_lora_weights.safetensors"
+"""The name of an adapter's file that diffusers looks for in a folder."""
 _SCHEDULER = re.compile(r"[A-Z]\w+Scheduler")
 
 
@@ -83,6 +89,8 @@ def check_folder(folder: str | Path) -> tuple[Family, dict[str, str]]:
             bounds, and weights that are not as many as the configuration wants.
     """
     folder = Path(folder)
+    if single := single_file(folder):
+        raise ValueError(single)
     if not (folder / "model_index.json").is_file():
         raise FileNotFoundError(
             f"{folder} is no text-to-image pipeline: a folder of diffusers with model_index.json in it"
@@ -91,6 +99,7 @@ def check_folder(folder: str | Path) -> tuple[Family, dict[str, str]]:
     name = index.get("_class_name")
     if not isinstance(name, str) or name not in FAMILIES:
         raise ValueError(f"{folder}: the pipeline is a {bounds.shown(name)}; known are {', '.join(FAMILIES)}")
+    check_keys(index, f"{folder}/model_index.json")
     if code := sorted(path.name for path in folder.rglob("*.py")):
         raise ValueError(
             f"{folder} brings code of its own ({code[0]:.80}), which is never run; use a folder without"
@@ -116,15 +125,86 @@ def check_folder(folder: str | Path) -> tuple[Family, dict[str, str]]:
         if part not in parts:
             raise FileNotFoundError(f"{folder} has no {part}; a {name} needs one")
     for part, kind in parts.items():
-        if kind in _WORDS or part == "scheduler":
-            continue
         try:
-            _check_part(folder / part, kind)
+            for path in sorted((folder / part).glob("*config.json")):
+                check_keys(read_json(path), path.name)
+            if part == "scheduler":
+                _check_scheduler(read_json(folder / part / "scheduler_config.json"))
+            elif kind not in _WORDS:
+                _check_part(folder / part, kind)
         except FileNotFoundError:
             raise
         except Exception as error:  # what is in such a file can be wrong in any way
             raise ValueError(f"{folder / part} cannot be used: {reason(error)}") from None
+    network, vae = (read_json(folder / part / "config.json") for part in (family.part, "vae"))
+    takes, makes = network.get("in_channels", 4), vae.get("latent_channels", 4)
+    if takes != makes * (4 if family.network is FluxTransformer else 1):
+        raise ValueError(
+            f"{folder}: its {family.part} takes {takes} channels, but its vae makes {makes}; use a model that draws from a text alone, "
+            "no inpainting or editing"
+        )
     return family, parts
+
+
+def single_file(path: Path) -> str | None:
+    """What to do with a model that is one file, as other programs have it; None for anything else."""
+    kind = path.suffix.lower()
+    if not path.is_file() or kind not in (".safetensors", ".ckpt"):
+        return None
+    try:
+        names = set() if kind == ".ckpt" else {name.split(".")[0] for name in _names(path)}
+    except Exception:  # damaged, which is told elsewhere
+        return None
+    if kind == ".safetensors" and not names & {"model", "first_stage_model", "conditioner", "double_blocks"}:
+        return None
+    how = f'StableDiffusionPipeline.from_single_file("{path.name}").save_pretrained("{path.stem}")'
+    pickled = "; a .ckpt is a pickle, which runs what it holds: take its .safetensors" * (kind == ".ckpt")
+    return (
+        f"{path} is a model in a single file, and a folder of diffusers is wanted; make one with diffusers: {how}, or with "
+        f"StableDiffusionXLPipeline, StableDiffusion3Pipeline or FluxPipeline{pickled}"
+    )
+
+
+def _check_scheduler(config: dict[str, Any]) -> None:
+    """Raise for a number that no schedule has: all are looked at before diffusers makes a table of so many."""
+    _check_numbers(config, LARGEST, "scheduler_config.json")
+    steps = bounds.whole("num_train_timesteps", config.get("num_train_timesteps", 1000), 2, 100_000)
+    if config.get("original_inference_steps") is not None:
+        bounds.whole("original_inference_steps", config["original_inference_steps"], 1, steps)
+    ranges = {"beta_start": (0, 1), "beta_end": (0, 1), "shift": (1e-3, 1e3), "base_shift": (-1e3, 1e3)}
+    ranges |= {"max_shift": ranges["base_shift"], "shift_terminal": (0, 1)}
+    for key, (low, high) in ranges.items():
+        if config.get(key) is not None:
+            bounds.number(key, config[key], low, high)
+    if config.get("trained_betas") is not None:
+        for beta in bounds.items("trained_betas", config["trained_betas"], 2, 100_000):
+            bounds.number("trained_betas", beta, 0, 1)
+
+
+def _check_sizes(kind: str, config: dict[str, Any]) -> None:
+    """Raise for a number of an autoencoder or a network that is computed with here, and that none of them has."""
+    if kind == "AutoencoderKL":
+        for width in bounds.items("block_out_channels", config.get("block_out_channels", [64]), 1, bounds.LEVELS):  # fmt: skip
+            bounds.whole("block_out_channels", width, *bounds.WIDTHS)
+        channels = bounds.whole("latent_channels", config.get("latent_channels", 4), 1, 1024)
+        for key in ("in_channels", "out_channels"):
+            if config.get(key, 3) != 3:
+                raise ValueError(f"{key} = {bounds.shown(config[key])}, but pictures have 3")
+        bounds.number("scaling_factor", config.get("scaling_factor", 0.18215), 1e-6, 1e6)
+        if config.get("shift_factor") is not None:
+            bounds.number("shift_factor", config["shift_factor"], -1e6, 1e6)
+        for key, low in {"latents_mean": -1e6, "latents_std": 1e-6}.items():
+            if config.get(key) is not None:
+                for number in bounds.items(key, config[key], channels, channels):
+                    bounds.number(key, number, low, 1e6)
+    elif kind in ("UNet2DConditionModel", "SD3Transformer2DModel") or "sample_size" in config:
+        size = config.get("sample_size", None if kind.startswith("UNet") else 128)
+        if size is None:
+            raise ValueError(
+                "config.json has no sample_size; write the height of its latents there, such as 64"
+            )
+        for side in bounds.items("sample_size", size, 2, 2) if isinstance(size, list) else [size]:
+            bounds.whole("sample_size", side, *bounds.SIZES)
 
 
 def weights_of(folder: Path) -> tuple[str | None, list[Path]]:
@@ -134,10 +214,12 @@ def weights_of(folder: Path) -> tuple[str | None, list[Path]]:
         FileNotFoundError: if there are none.
         ValueError: if there are only files that would have to be unpickled.
     """
-    every = sorted(path for path in folder.iterdir() if ".safetensors" in path.suffixes)
+    every = sorted(path for path in folder.iterdir() if re.search(r"\.safetensors(\.|$)", path.name))
     for variant in (None, "fp16", "bf16"):
-        marks = {variant} if variant else {"fp16", "bf16", "non_ema"}
-        if own := [path for path in every if bool(marks & set(path.name.split("."))) == bool(variant)]:
+        marks = re.compile(
+            rf"\.({variant or 'fp16|bf16|non_ema'})[.-]"
+        )  # model.fp16-00001-of-00002.safetensors
+        if own := [path for path in every if bool(marks.search(path.name)) == bool(variant)]:
             return variant, own
     if pickles := [
         path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -154,8 +236,8 @@ def _check_part(folder: Path, kind: str) -> None:
     import transformers
 
     config = read_json(folder / "config.json")
-    if "auto_map" in config or "_custom" in str(config.get("_class_name")):
-        raise ValueError("it names code of its own (auto_map), which is never run")
+    check_keys(config, "config.json")  # before any library sees it
+    _check_sizes(kind, config)
     files = weights_of(folder)[1]
     beside = {path.name for path in files}
     numbers = [size for path in files for size in sizes(path, beside)]
@@ -238,11 +320,6 @@ def load_text_to_image(
     folder = Path(folder)
     family, parts = check_folder(folder)
     index = read_json(folder / "model_index.json")
-    variants = {
-        weights_of(folder / part)[0]
-        for part, kind in parts.items()
-        if kind not in _WORDS and part != "scheduler"
-    }
     absent = {
         name: None
         for name, value in index.items()
@@ -259,16 +336,34 @@ def load_text_to_image(
         absent["requires_safety_checker"] = False  # type: ignore[assignment]
     with _quiet(diffusers, transformers):
         try:
-            pipe = kind.from_pretrained(
-                folder, variant=variants.pop() if len(variants) == 1 else None, use_safetensors=True, dtype=dtype,
-                local_files_only=True, low_cpu_mem_usage=False, **absent,
-            )  # fmt: skip
-            if lora is not None:
-                pipe.scheduler = _add_lora(pipe, Path(lora))
+            # One by one: some have weights of half precision alone.
+            networks = {
+                part: getattr(transformers if hasattr(transformers, name) else diffusers, name).from_pretrained(
+                    folder / part, variant=weights_of(folder / part)[0], use_safetensors=True, dtype=dtype, local_files_only=True
+                )
+                for part, name in parts.items()
+                if name not in _WORDS and part != "scheduler"
+            }  # fmt: skip
+            pipe = kind.from_pretrained(folder, local_files_only=True, **networks, **absent)
         except (FileNotFoundError, ImportError):
             raise
         except Exception as error:  # the libraries' kinds are many
             raise ValueError(f"{folder} cannot be read: {reason(error)}") from None
+        if (found := next(networks[family.part].parameters()).dtype) != dtype:
+            raise ValueError(
+                f"{folder} was to be read in {dtype} and is in {found}: diffusers {diffusers.__version__} does not know dtype; "
+                'pip install -U "cdedu[text]"'
+            )
+        if lora is not None:
+            path = adapter_file(lora)
+            try:
+                pipe.scheduler = _add_lora(pipe, path)
+            except FileNotFoundError:
+                raise
+            except Exception as error:  # as above
+                raise ValueError(
+                    f"{path} cannot be added to {folder}, which is {family.name}: {reason(error)}"
+                ) from None
     pipeline = TextToImage(pipe, family, last)
     config = pipe.scheduler.config
     jumps = (
@@ -283,28 +378,113 @@ def load_text_to_image(
     return model.eval().requires_grad_(False)
 
 
-def _add_lora(pipe: Any, path: Path) -> Any:
-    """Add an adapter to the network; returns the scheduler that lies beside it, or the pipeline's own."""
-    beside = path if path.is_dir() else path.parent
-    if path.is_dir():
-        path = next(iter(sorted(path.glob("*.safetensors"))), path)
+def adapter_file(path: str | Path) -> Path:
+    """The file of an adapter: the path itself, or the one in a folder.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if there are several, and none has the name that diffusers looks for.
+    """
+    path = Path(path)
+    if path.is_dir() and not (path / "model_index.json").is_file():
+        found = sorted(path.glob("*.safetensors"))
+        if len(found) > 1 and path / ADAPTER not in found:
+            raise ValueError(
+                f"{path} holds several adapters: {', '.join(one.name for one in found):.300}; give the path of one of them"
+            )
+        path = path / ADAPTER if path / ADAPTER in found else next(iter(found), path)
     if path.suffix != ".safetensors" or not path.is_file():
         raise FileNotFoundError(f"{path} is no adapter; give a .safetensors file, or a folder with one")
-    regular(path, "adapter")
+    return regular(path, "adapter")
+
+
+def _add_lora(pipe: Any, path: Path) -> Any:
+    """Add an adapter to the networks; returns the scheduler that lies beside it, or the pipeline's own."""
     check_weights(load_file(path))
-    pipe.load_lora_weights(path.parent, weight_name=path.name, local_files_only=True)
-    pipe.fuse_lora()
+    if any("dora_scale" in name for name in _names(path)):
+        raise ValueError("it is a DoRA, whose scales diffusers leaves out; use an adapter without dora_scale")
+    more = {"unet_config": pipe.unet.config} if hasattr(pipe, "unet") else {}
+    with _heard("diffusers") as said:
+        told = pipe.lora_state_dict(path.parent, weight_name=path.name, local_files_only=True, **more)
+        pipe.load_lora_weights(path.parent, weight_name=path.name, local_files_only=True)
+    parts = {name: getattr(pipe, name, None) for name in pipe._lora_loadable_modules}
+    inside = {
+        part: {name: p for name, p in network.named_parameters() if "lora_" in name}
+        for part, network in parts.items()
+        if network is not None
+    }
+    _check_consumed(
+        told[0] if isinstance(told, tuple) else told,
+        {f"{part}.{name}": p for part, own in inside.items() for name, p in own.items()},
+    )
+    if lost := [text for text in said if "Unsupported keys" in text]:
+        raise ValueError(f"a part of it is not known: {lost[0]:.200}; use an adapter that was made for this model")  # fmt: skip
+    pipe.fuse_lora(components=[part for part, own in inside.items() if own])
     pipe.unload_lora_weights()
-    config = beside / "scheduler" / "scheduler_config.json"
-    if not config.is_file():
+    config = path.parent / "scheduler" / "scheduler_config.json"
+    if not config.is_file() or (path.parent / "model_index.json").is_file():  # a pipeline's is no adapter's
         return pipe.scheduler
     found = read_json(config)
     if found.get("_class_name") not in ("LCMScheduler", "FlowMatchEulerDiscreteScheduler"):
         raise ValueError(f"{config}: {bounds.shown(found.get('_class_name'))} is no scheduler of an adapter")
-    _check_numbers(found, LARGEST)
+    _check_scheduler(found)
     import diffusers
 
     return getattr(diffusers, found["_class_name"]).from_config(found)
+
+
+def _check_consumed(tensors: dict[str, Any], inside: dict[str, Tensor]) -> None:
+    """Raise unless the tensors of an adapter, under whatever names, are just those that the networks now have in them.
+
+    diffusers leaves out what fits nothing, and fills at random what is absent, with no more than a word in its log.
+    """
+    left = Counter(_mark(p, p.dtype) for p in inside.values() if not p.is_meta)
+    kinds = {p.dtype for p in inside.values()}
+    lost = []
+    for name, t in tensors.items():
+        if not isinstance(t, Tensor) or t.numel() == 1 and "alpha" in name:
+            continue
+        mark = next((mark for kind in kinds if left[mark := _mark(t, kind)]), None)
+        if mark is None:
+            lost.append(name)
+        else:
+            left[mark] -= 1
+    if lost:
+        raise ValueError(
+            f"{len(lost):,} of its {len(tensors):,} tensors fit nothing there, such as {lost[0]!r:.120}; use an adapter that was made "
+            "for this kind of model"
+        )
+    absent = [name for name, p in inside.items() if p.is_meta or left[_mark(p, p.dtype)]]
+    if absent or not inside:
+        raise ValueError(
+            f"it lacks the tensor {absent[0]:.120}; fetch the file again" if absent else "it holds no adapter"
+        )
+
+
+def _mark(t: Tensor, kind: torch.dtype) -> tuple[Any, ...]:
+    numbers = t.detach().to("cpu", kind).contiguous().reshape(-1).view(torch.uint8).numpy()
+    return tuple(t.shape), kind, hashlib.sha256(numbers.data).digest()
+
+
+class _heard(logging.Handler):  # noqa: N801
+    """What a library logs as a warning, in a list in place of the terminal."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(logging.WARNING)
+        self.log, self.texts = logging.getLogger(name), list[str]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+    def __enter__(self) -> list[str]:
+        self.before = self.log.handlers, self.log.level
+        self.log.handlers = [self]
+        self.log.setLevel(logging.WARNING)
+        return self.texts
+
+    def __exit__(self, *_: object) -> None:
+        self.log.handlers, level = self.before
+        self.log.setLevel(level)
 
 
 def _parameters(kind: Any) -> Iterable[str]:
@@ -331,6 +511,16 @@ class _quiet:  # noqa: N801
             log.enable_progress_bar()
 
 
+_NO_MATTER = ("transformers_version", "dtype", "torch_dtype", "architectures")
+"""Of a configuration, what changes nothing that is computed; a precision shows in the weights."""
+
+
+def _add_weights(found: Any, network: nn.Module) -> None:
+    for name, t in sorted(network.state_dict().items()):
+        found.update(name.encode())
+        found.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
 class TextToImage:
     """What stands around the network of a pipeline: its texts, its latents, and how it draws.
 
@@ -341,7 +531,7 @@ class TextToImage:
     """
 
     def __init__(self, pipe: Any, family: Family, last: float = 0.999) -> None:
-        self.pipe, self.family = pipe, family
+        self.pipe, self.family, self.told_cuts = pipe, family, False
         self.network = family.network(getattr(pipe, family.part))
         config: Any = getattr(pipe, family.part).config
         size = config.sample_size if "sample_size" in config else 128
@@ -364,9 +554,24 @@ class TextToImage:
     def digest(self) -> str:
         """A hash of the network's weights."""
         found = hashlib.sha256()
-        for name, t in sorted(self.network.net.state_dict().items()):
-            found.update(name.encode())
-            found.update(t.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        _add_weights(found, self.network.net)
+        return found.hexdigest()[:16]
+
+    def encoders(self) -> str:
+        """A hash of all that latents of pictures and embeddings of texts depend on: the weights of autoencoder and text encoders, their
+        precision and configurations, and the words."""
+        found = hashlib.sha256()
+        zeros = self.pipe.config.get("force_zeros_for_empty_prompt")
+        found.update(f"{type(self.pipe).__name__} {zeros}".encode())
+        for name, part in sorted(self.pipe.components.items()):
+            if name.startswith("tokenizer") and part is not None:
+                told = [type(part).__name__, part.model_max_length, sorted(part.get_vocab().items())]
+                found.update(json.dumps([name, told], default=str).encode())
+            elif name == "vae" or (name.startswith("text_encoder") and part is not None):
+                told = part.config if name == "vae" else part.config.to_dict()
+                told = {k: told[k] for k in sorted(told) if k[0] != "_" and k not in _NO_MATTER}
+                found.update(json.dumps([name, told, part.dtype], default=str).encode())
+                _add_weights(found, part)
         return found.hexdigest()[:16]
 
     def _around(self, model: Any) -> Any:
@@ -385,6 +590,7 @@ class TextToImage:
             if not isinstance(text, str):
                 raise ValueError(f"{text!r:.60} is no text")
         device = next(pipe.text_encoder.parameters()).device
+        self._tell_cuts(words)
         with _quiet(__import__("diffusers"), __import__("transformers")):
             if self.flow:
                 more: dict[str, Any] = (
@@ -410,6 +616,25 @@ class TextToImage:
                 pooled[row] = 0  # type: ignore[index]
         return hidden, pooled
 
+    def _tell_cuts(self, texts: Sequence[str]) -> None:
+        """Warn, the first time, that a text goes on where no encoder reads any more."""
+        words = [getattr(self.pipe, name, None) for name in ("tokenizer", "tokenizer_2", "tokenizer_3")]
+        # The pipelines of flows give T5 so many, whatever its tokenizer says.
+        most = {"T5": 512 if self.family.network is FluxTransformer else 256}
+        ways = [
+            (one, most.get(type(one).__name__[:2], one.model_max_length)) for one in words if one is not None
+        ]
+        for text in () if self.told_cuts else texts:
+            counts = [(len(one(text, truncation=False)["input_ids"]), limit) for one, limit in ways]
+            if all(n > limit for n, limit in counts):
+                n, limit = max(counts, key=lambda pair: pair[1])
+                self.told_cuts = True
+                warnings.warn(
+                    f"{text!r:.60} has {n} tokens, of which the first {limit} are read; shorten it (told once; others may be as long)",
+                    stacklevel=4,
+                )
+                return
+
     def read(self, texts: Sequence[str]) -> Tensor:
         """Make these the texts that labels mean, and the empty text the last label; returns the labels 0 … K−1."""
         if not texts:
@@ -423,23 +648,29 @@ class TextToImage:
         self.network.prompts = prompts
         self.header.classes, self.header.labels = len(prompts), len(prompts) - 1
 
+    def _scales(self) -> tuple[Any, Any]:
+        """Shift and scale of the latents: numbers of the autoencoder, or of an SDXL that has them, one for each channel."""
+        config, vae = self.pipe.vae.config, self.pipe.vae
+        mean, std = config.get("latents_mean"), config.get("latents_std")
+        if "XL" in type(self.pipe).__name__ and mean is not None and std is not None:
+            shift, width = (torch.tensor(v, device=vae.device).view(-1, 1, 1) for v in (mean, std))
+            return shift, config.scaling_factor / width
+        return config.get("shift_factor") or 0.0, config.scaling_factor
+
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Latents of images (B, 3, H, W) in [−1, 1]: the means of the autoencoder, on the scale that the network knows."""
-        config = self.pipe.vae.config
-        images = images.expand(-1, config.in_channels, -1, -1)
-        vae = self.pipe.vae
+        vae, (shift, scale) = self.pipe.vae, self._scales()
+        images = images.expand(-1, vae.config.in_channels, -1, -1)
         mean = vae.encode(images.to(vae.device, vae.dtype)).latent_dist.mean
-        return (mean - (config.get("shift_factor") or 0.0)) * config.scaling_factor
+        return ((mean - shift) * scale).to(mean.dtype)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Images in [−1, 1] of latents."""
-        config = self.pipe.vae.config
-        latents = latents.to(self.pipe.vae.dtype) / config.scaling_factor + (
-            config.get("shift_factor") or 0.0
-        )
-        return self.pipe.vae.decode(latents, return_dict=False)[0].clamp(-1, 1)
+        vae, (shift, scale) = self.pipe.vae, self._scales()
+        latents = (latents.to(vae.dtype) / scale + shift).to(vae.dtype)
+        return vae.decode(latents, return_dict=False)[0].clamp(-1, 1)
 
     def start(self, noise: Tensor, sigma: float) -> Tensor:
         r"""Where a walk begins, of z: :math:`\sqrt{1+\sigma^2}\,z`, or :math:`(1+\sigma)\,z` for a flow. On the network's own scale that is z."""
