@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from cdedu import cli, distillation_loss
 from cdedu.adapters import DiffusersDenoiser, Flow
 from cdedu.data.captioned import CHUNK, Pairs, encoded
 from cdedu.data.dataset import Dataset
+from cdedu.latents import check_size, encoders, visiting
 from cdedu.methods.guidance import GuidedDenoiser
 from cdedu.methods.latent import LatentConsistencyModel, huber, lcm_times
 from cdedu.methods.text import (
@@ -40,7 +42,7 @@ from cdedu.networks.lora import adapter_of, fused, is_adapter, with_lora  # noqa
 from cdedu.pretrained import load_teacher  # noqa: E402
 from cdedu.pretrained.text_export import _unshifted as unshifted  # noqa: E402
 from cdedu.pretrained.text_export import export_text, scheduler_of, text_card, usage  # noqa: E402
-from cdedu.pretrained.text_to_image import check_folder, load_text_to_image  # noqa: E402
+from cdedu.pretrained.text_to_image import TextToImage, check_folder, load_text_to_image  # noqa: E402
 from cdedu.pretrained.tiny import KINDS, write_tiny  # noqa: E402
 
 TEXTS = ("two cats", "a dog")
@@ -782,6 +784,150 @@ def test_from_a_bare_machine_to_diffusers(tmp_path, monkeypatch, capsys):
         assert run_cli(monkeypatch, *more) == 2
         err = capsys.readouterr().err
         assert any(part in err for part in text.split("|")), err
+
+
+def stop_after(step: int):
+    """The training of text-to-image, and Ctrl-C after a step."""
+
+    def states(*given, **options):
+        for state in distill_text(*given, **options):
+            if state.step == step:
+                signal.raise_signal(signal.SIGINT)
+            yield state
+
+    return states
+
+
+def test_an_interrupted_run_goes_on_and_nothing_good_is_lost(tiny, captioned, tmp_path, monkeypatch, capsys):
+    """Ctrl-C and --resume end at the weights of an unbroken run; what cannot go on is refused, and what is refused touches nothing."""
+    from safetensors.torch import load_file
+
+    monkeypatch.chdir(tmp_path)
+    words = ["distill", "latents", "--teacher", tiny["sd"], "--data", captioned, "--lora", 2, "--steps", 4, "--batch", 4, "--device", "cpu", "--lr", 0.01]  # fmt: skip
+    names = (Path("lora/pytorch_lora_weights.safetensors"), Path("student.state.safetensors"))
+
+    def run(*more: object) -> tuple[int, str]:
+        capsys.readouterr()
+        return run_cli(monkeypatch, *words, *more), capsys.readouterr().err
+
+    assert run("--out", "whole")[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("cdedu.latents.distill_text", stop_after(2))
+        assert run("--out", "broken")[0] == 130
+    other = shutil.copytree(captioned, tmp_path / "other")
+    (other / "captions.json").write_text(
+        json.dumps({f"{i}.png": ("red", "green", "blue")[i // 2] for i in range(6)})
+    )
+    for more, text in (
+        (
+            ("--guidance", 3, 4),
+            "began with --guidance 6 16, now it is 3 4; resume with the same, or begin anew",
+        ),
+        (("--teacher", tiny["sdxl"]), "began with --teacher"),
+        (("--precision", "bf16"), "began with --precision fp32, now it is bf16"),
+        (("--batch", 2), "began with --batch 4, now it is 2"),
+        (("--data", other), "was trained on"),
+        (("--overwrite",), "give one of them"),
+    ):
+        code, said = run("--out", "broken", "--resume", *more)
+        assert code == 2 and text in said, said
+    assert run("--out", "broken", "--resume")[0] == 0
+    ends = [load_file(Path(folder) / names[0]) for folder in ("whole", "broken")]
+    assert all(t.equal(ends[1][name]) for name, t in ends[0].items())
+
+    before = [(Path("broken") / name).read_bytes() for name in names]
+    for more, text in (
+        (
+            ("--overwrite", "--lora", 0, "--guidance-input", "--teacher", tiny["sd3"]),
+            "cannot take the guidance",
+        ),
+        (("--overwrite", "--lora", 100_000), "give at most that"),
+        (("--overwrite", "--points", 600), "give a divisor of 1,000"),
+        (("--overwrite", "--license", "mit\nfoo: 1"), "one word"),
+        (("--overwrite", "--guidance", 0), "1 is the text alone"),
+        ((), "there is a run in broken"),
+    ):
+        code, said = run("--out", "broken", *more)
+        assert code == 2 and text in said, said
+        assert [(Path("broken") / name).read_bytes() for name in names] == before
+    with (
+        monkeypatch.context() as patch
+    ):  # a new run that ends early has its own state, and the old student beside it
+        patch.setattr("cdedu.latents.distill_text", stop_after(1))
+        assert run("--out", "broken", "--overwrite", "--lr", 0.02)[0] == 130
+    assert (Path("broken") / names[0]).read_bytes() == before[0]
+    assert run("--out", "broken", "--resume", "--lr", 0.02, "--steps", 3)[0] == 0
+    assert (Path("broken") / names[0]).read_bytes() != before[0]
+
+    code, said = run("--out", "nowhere", "--resume")
+    assert code == 2 and "there is nothing to resume" in said
+    (tmp_path / "mine" / "lora").mkdir(parents=True)
+    (tmp_path / "mine" / "lora" / "photo.png").touch()
+    code, said = run("--out", "mine", "--overwrite")
+    assert (
+        code == 2
+        and "is no student that this command wrote" in said
+        and (tmp_path / "mine/lora/photo.png").exists()
+    )
+
+
+def test_what_sample_would_not_do_it_says(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    drawn_ = []
+    sd = read(tiny["sd"])
+    stage = TextStage(lora=2)
+    export_text(sd, text_student(sd, stage), tmp_path / "lora", stage, source="sd")
+    stage = TextStage(lora=0, input=True)
+    export_text(sd, text_student(sd, stage), tmp_path / "told", stage, source="sd")
+    Path("texts.txt").write_bytes("caf\u00e9".encode("latin-1"))
+    prompt = ("--prompt", "a", "b", "--device", "cpu")
+    for more, text in (
+        ((tiny["sd"],), "needs --prompt: say what to draw"),
+        (("captioned-teacher",), "captioned-teacher needs --prompt"),
+        ((tiny["sd"], *prompt, "--lora", "lora", "--guidance", 7.5), "has its guidance in its weights; leave --guidance out"),
+        ((tiny["sd"], *prompt, "--guidance", 0), "1 is the text alone"),
+        ((tiny["sd"], *prompt, "--guidance", 1e6), "from 1 to 100"),
+        (("told", *prompt), "give --guidance, such as --guidance 8.5"),
+        ((tiny["sd"], "--prompt", "@texts.txt"), "texts.txt is not in UTF-8"),
+    ):  # fmt: skip
+        assert run_cli(monkeypatch, "sample", *more) == 2
+        assert text in (err := capsys.readouterr().err), err
+    draw = TextToImage.draw
+    monkeypatch.setattr(TextToImage, "draw", lambda self, labels, *a, **k: drawn_.append(len(labels)) or draw(self, labels, *a, **k))  # fmt: skip
+    for number, wanted in ((("--number", 5), 5), ((), 2)):
+        assert (
+            run_cli(monkeypatch, "sample", tiny["sd"], *prompt, "--steps", 1, *number, "--out", "a.png") == 0
+        )
+        assert drawn_.pop() == wanted and not drawn_
+    monkeypatch.setattr("cdedu.latents.draw_prompts", lambda *a, **k: drawn_.append(k["number"]))
+    assert run_cli(monkeypatch, "sample", tiny["sd"], *prompt, "--number", 64, "--out", "a.png") == 0
+    assert drawn_ == [64]
+
+
+def test_sizes_that_a_network_cannot_take_are_refused(tiny):
+    for kind, size, text in (
+        ("sd", (33, 32), "multiples of 8; give --size 32 32"),
+        ("sd3", (128, 128), "multiples of 16 up to 64; give --size 64 64"),
+        ("flux", (40, 40), "multiples of 16; give --size 32 32"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            check_size(load_text_to_image(tiny[kind]).pipeline, size)
+
+
+def test_encoders_are_on_a_device_only_while_they_encode(tiny):
+    class Part(torch.nn.Module):
+        def to(self, device):
+            places.append(str(device))
+
+    places: list[str] = []
+    with pytest.raises(KeyboardInterrupt), visiting(torch.device("meta"), Part(), Part()):
+        assert places == ["meta", "meta"]
+        raise KeyboardInterrupt
+    assert places[2:] == ["cpu", "cpu"]
+    pipeline = load_text_to_image(tiny["sdxl"]).pipeline
+    pipe = pipeline.pipe
+    assert set(encoders(pipeline)) == {pipe.vae, pipe.text_encoder, pipe.text_encoder_2}
+    assert set(encoders(pipeline, texts=True)) == {pipe.text_encoder, pipe.text_encoder_2}
 
 
 def test_the_card_says_how_to_draw(tiny, tmp_path):
