@@ -69,7 +69,8 @@ def tiled(x: Tensor, columns: int, pad: int = 1) -> Tensor:
     paper = -1.0 if x.shape[1] == 1 else 1.0
     blank = x.new_full((-len(x) % columns, *x.shape[1:]), paper)  # or one short row would make a narrow sheet
     x = torch.cat([x, blank])
-    sheet = make_grid(x, columns, pad, pad_value=paper)[:, pad:, pad:]  # no margin at top and left
+    margin = pad if len(x) > 1 else 0  # a single picture is given none
+    sheet = make_grid(x, columns, pad, pad_value=paper)[:, margin:, margin:]  # no margin at top and left
     return sheet[0] if x.shape[1] == 1 else (sheet.permute(1, 2, 0) + 1) / 2
 
 

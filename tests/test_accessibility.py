@@ -90,9 +90,11 @@ def test_every_figure_that_moves_does_so_by_keyboard(shown: tuple[str, Any]) -> 
     assert controls.count(), f"{page}: no control can be seen"
     for control in controls.all():
         figure = control.locator(
-            "xpath=ancestor::*[self::figure or contains(@class, 'live-walk') or contains(@class, 'live-part')][1]"
+            "xpath=ancestor::*[self::figure or contains(@class, 'live-between') or contains(@class, 'live-part')][1]"
         )
-        picture = figure.locator(".live-digit, :is(img, canvas):visible:not(.live-map)").first
+        picture = figure.locator(
+            ".live-digit, :is(img, canvas):visible:not(.live-map, .sketch-pad, .sketch-sight)"
+        ).first
         at_end = control.evaluate("one => one.value !== undefined && Number(one.value) >= Number(one.max)")
         control.focus()
         before = picture.screenshot()

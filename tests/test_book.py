@@ -108,6 +108,7 @@ def broken(here: Path, part: Tag) -> list[str]:
 
 def leads(here: Path, url: str) -> bool:
     path, anchor = urldefrag(url)
+    path = path.partition("?")[0]  # behind it stand the settings of a live part
     there = (here.parent / unquote(path)).resolve() if path else here
     return there.is_file() and (there.suffix != ".html" or not anchor or unquote(anchor) in places(there))
 

@@ -54,6 +54,14 @@ def test_with_a_kernel_it_is_a_widget(monkeypatch):
     assert bytes(picture.value) != before and before.startswith(b"\x89PNG")
 
 
+def test_frames_that_move_have_a_player(monkeypatch):
+    monkeypatch.delenv("CDEDU_STATIC", raising=False)
+    picture, slider, player = interactive.explore(draw, (1, 2), "h", alt=str, play=8).children
+    before = bytes(picture.value)
+    player.value = 1
+    assert slider.value == 2 and bytes(picture.value) != before and player.interval == 125
+
+
 def test_a_start_outside_the_values_is_named():
     with pytest.raises(ValueError, match="start = 2, but there are 2 values"):
         interactive.explore(draw, (1, 2), "h", alt=str, start=2)
@@ -98,6 +106,43 @@ def test_the_slider_moves_the_picture_by_keyboard(frames, browser):
     assert tab.locator("img").get_attribute("src") != first
     assert tab.locator("img").get_attribute("alt") == 'a line to "5"'
     assert tab.locator("output").inner_text() == "5" and not errors
+    tab.close()
+
+
+@pytest.fixture
+def moving(monkeypatch):
+    monkeypatch.setenv("CDEDU_STATIC", "1")
+    return interactive.explore(draw, (1, 2, 5), "frame", alt=str, play=20).html
+
+
+@pytest.mark.book
+def test_play_runs_through_the_frames_until_it_is_stopped_or_out_of_sight(moving, browser):
+    tab, errors = open_page(browser, moving + '<div style="height: 3000px"></div>')
+    shown = lambda: tab.locator("output").inner_text()  # noqa: E731
+    tab.get_by_role("button", name="Play").click()
+    for value in ("2", "5", "1"):
+        tab.wait_for_function("v => document.querySelector('output').textContent === v", arg=value)
+    tab.evaluate("scrollTo(0, 2500)")
+    tab.wait_for_timeout(200)
+    away = shown()
+    tab.wait_for_timeout(200)
+    assert shown() == away
+    tab.evaluate("scrollTo(0, 0)")
+    tab.wait_for_function("v => document.querySelector('output').textContent !== v", arg=away)
+    tab.get_by_role("button", name="Pause").click()
+    stopped = shown()
+    tab.wait_for_timeout(200)
+    assert shown() == stopped and not errors
+    tab.close()
+
+
+@pytest.mark.book
+def test_under_reduced_motion_there_is_the_slider_alone(moving, frames, browser):
+    tab, errors = open_page(browser, frames)
+    assert tab.get_by_role("button").count() == 0, "no button where nothing plays"
+    tab.emulate_media(reduced_motion="reduce")
+    tab.set_content(moving)
+    assert tab.locator("input").is_visible() and not tab.locator("button").is_visible() and not errors
     tab.close()
 
 

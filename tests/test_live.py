@@ -1,5 +1,6 @@
 """The live generator, in a browser: it generates what PyTorch does, and where it cannot it says why. Needs `make book`."""
 
+import base64
 import gzip
 import hashlib
 import json
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.book
 
 LIVE = ROOT / "book" / "_static" / "live"
 PAGE = "book/index.html"
-HEAVY = re.compile(r"\.onnx|\.gzip|ort\.wasm|engine\.js|manifest\.json|frames\.png")
+HEAVY = re.compile(r"\.onnx|\.gzip|ort\.wasm|engine\.js|manifest\.json|disk\.js")
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +79,19 @@ def press(tab: Any) -> str:
     return tab.locator(".live-status").inner_text()
 
 
+def open_walk(tab: Any) -> None:
+    """Unfold the square between four noises, and wait for its digit."""
+    tab.locator(".live-between summary").click()
+    tab.wait_for_function(
+        "() => document.querySelector('.live-generator').live.drawing === false", polling=50
+    )
+    tab.locator(".live-panel button:not([aria-disabled])").wait_for()
+
+
+def height(tab: Any) -> float:
+    return tab.locator(".live-panel").bounding_box()["height"]
+
+
 def pixels(tab: Any, name: str) -> str:
     return tab.evaluate("name => document.querySelector(name).toDataURL()", name)
 
@@ -96,7 +110,10 @@ def live(open_page: Callable[..., Any]) -> Any:
     """The index after the button was pressed once; tests below share it."""
     tab = open_page()
     tab.before = [u for u in tab.asked if HEAVY.search(u)]
+    closed = height(tab)
     tab.sentence = press(tab)
+    tab.grown = height(tab) - closed
+    open_walk(tab)
     return tab
 
 
@@ -109,6 +126,11 @@ def test_the_manifest_tells_the_truth() -> None:
         data = (LIVE / asset["file"]).read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (asset["bytes"], asset["sha256"])
     hashes = json.loads((ROOT / "cdedu" / "weights" / "hashes.json").read_text())
+    disk = (LIVE / "disk.js").read_text()
+    stored = json.loads(disk[disk.index("{") : disk.rindex("}") + 1])
+    for key, text in stored["files"].items():
+        digest = hashlib.sha256(base64.b64decode(text)).hexdigest()
+        assert digest == stored["assets"][key]["sha256"] == manifest["assets"][key]["sha256"], key
     stale = {name for name, digest in manifest["weights"].items() if hashes[name] != digest}
     assert not stale, f"{stale} are newer than the page's: run python scripts/book/browser_assets.py"
 
@@ -155,6 +177,7 @@ def test_the_index_is_light(open_page: Callable[..., Any], html: Path) -> None:
 
 def test_press_and_images_appear(live: Any) -> None:
     assert not live.before, "fetched before the button was pressed"
+    assert abs(live.grown) < 2, "the results have their place before there are any"
     for name in ("student", "teacher", "map", "digit"):
         assert drawn(live, f".live-{name}"), name
     found = re.search(r"student in ([\d.]+) ms, the teacher in ([\d.]+) ms, (\d+) times", live.sentence)
@@ -182,8 +205,9 @@ def test_the_browser_computes_what_pytorch_does(live: Any, reference: dict[str, 
 
 
 def test_the_grid_is_the_packages(live: Any, reference: dict[str, Any]) -> None:
-    engine = "async () => (await import('../_static/live/engine.js')).karrasSigmas(18)"
-    assert live.evaluate(engine) == pytest.approx(reference["sigmas"], rel=1e-6)
+    assert live.evaluate("() => window.liveEngine(location, '').karrasSigmas(18)") == pytest.approx(
+        reference["sigmas"], rel=1e-6
+    )
 
 
 def test_keys_mouse_and_touch_move_the_digit(live: Any) -> None:
@@ -227,6 +251,9 @@ def test_touch_moves_the_point(open_page: Callable[..., Any]) -> None:
     tab = open_page(has_touch=True, viewport={"width": 320, "height": 640}, reduced_motion="reduce")
     assert "times as long" in press(tab)
     assert tab.evaluate("() => document.documentElement.scrollWidth") <= 321
+    tops = {tab.locator(f".live-{name}").bounding_box()["y"] for name in ("student", "teacher")}
+    assert len(tops) == 1, "the race is side by side on a phone, too"
+    open_walk(tab)
     before = pixels(tab, ".live-digit")
     pad = tab.locator(".live-pad")
     pad.scroll_into_view_if_needed()
@@ -266,7 +293,6 @@ def test_what_is_missing_is_said_and_a_recording_shown(
     assert sentence in said and said.endswith("What you see is a recording.")
     assert drawn(tab, ".live-student") and drawn(tab, ".live-teacher")
     assert tab.locator(".live-panel button").inner_text() == "Try again"
-    assert not tab.locator(".live-walk").is_visible()
 
 
 def test_the_recording_moves_and_the_button_tries_again(open_page: Callable[..., Any]) -> None:
@@ -318,6 +344,7 @@ def test_in_a_background_tab_it_finishes(script: str, open_page: Callable[..., A
     """Such a tab gets no frames to draw in."""
     tab = open_page(script=script)
     assert "times as long" in press(tab)
+    open_walk(tab)
     assert drawn(tab, ".live-teacher") and drawn(tab, ".live-digit") and not tab.errors
 
 
@@ -342,12 +369,36 @@ def test_on_paper_there_is_the_still_picture(live: Any) -> None:
     live.emulate_media(media="screen")
 
 
-def test_a_page_opened_as_a_file_says_so(browser: Any, html: Path) -> None:
-    with browser.new_context(reduced_motion="reduce") as context:
+def test_before_the_press_a_recording_plays_once(open_page: Callable[..., Any]) -> None:
+    """Noise, then the student's digits at once and the teacher's step by step; without motion the ends alone."""
+    tab = open_page()
+    tab.locator(".live-race").scroll_into_view_if_needed()
+    clock = tab.locator(".live-teacher-clock")
+    tab.wait_for_function(
+        "() => / of 35 · recorded/.test(document.querySelector('.live-teacher-clock').textContent)"
+    )
+    assert not clock.inner_text().startswith("35") and drawn(tab, ".live-student")
+    tab.wait_for_function("() => /^35 of/.test(document.querySelector('.live-teacher-clock').textContent)")
+    tab = open_page(reduced_motion="reduce")
+    tab.evaluate(
+        """() => new MutationObserver(() => (window.changes = (window.changes ?? 0) + 1))
+            .observe(document.querySelector(".live-teacher-clock"), { childList: true })"""
+    )
+    tab.locator(".live-race").scroll_into_view_if_needed()
+    tab.wait_for_function("() => /^35 of/.test(document.querySelector('.live-teacher-clock').textContent)")
+    assert tab.evaluate("() => (window.changes ?? 1)") == 1 and not tab.errors
+
+
+@pytest.mark.parametrize("script", ["", pytest.param("delete window.Worker", marks=pytest.mark.weekly)])
+def test_a_page_opened_from_disk_computes(script: str, browser: Any, html: Path) -> None:
+    with browser.new_context(reduced_motion="reduce", offline=True) as context:
+        context.set_default_timeout(PATIENCE)
         tab = context.new_page()
+        if script:
+            tab.add_init_script(script)
         tab.goto((html / PAGE).as_uri(), wait_until="load")
-        assert "this page was opened as a file. What you see is a recording." in press(tab)
-        assert tab.locator(".live-teacher").is_visible()  # its pixels may not be read from a file
+        assert "times as long" in press(tab)
+        assert drawn(tab, ".live-teacher")
 
 
 @pytest.mark.weekly

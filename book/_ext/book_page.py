@@ -30,7 +30,10 @@ BOOK = ROOT / "book"
 LIVE = BOOK / "_static" / "live"
 PARTS: dict[str, tuple[str, ...]] = {
     "answers": (),
+    "generator": ("networks",),
+    "sketch": ("networks",),
     "denoise": ("exact",),
+    "learn": ("method",),
     "walk": ("exact",),
 }
 """Live parts by their names, and which scripts each needs beside its own and ``common.js``."""
@@ -198,19 +201,17 @@ def choose_scripts(app: Sphinx, context: dict[str, Any], body: BeautifulSoup) ->
         context["script_files"][:] = [one for one in context["script_files"] if not _is_mathjax(one)]
     if body.select_one(".result"):
         app.builder.add_js_file("origins.js", defer="defer")  # type: ignore[attr-defined]
-    if body.select_one(".live-generator"):
-        app.builder.add_css_file("live/generator.css")  # type: ignore[attr-defined]
-        app.builder.add_js_file("live/generator.js", defer="defer", **live_attributes())  # type: ignore[attr-defined]
     found = [name for name in PARTS if body.select_one(f"div.live-{name}")]
     for script in dict.fromkeys(script for name in found for script in ("common", *PARTS[name], name)):
-        app.builder.add_js_file(f"live/{script}.js", defer="defer")  # type: ignore[attr-defined]
+        attributes = live_attributes() if script == "networks" else {}
+        app.builder.add_js_file(f"live/{script}.js", defer="defer", **attributes)  # type: ignore[attr-defined]
     for style in ["parts", *found] if found else []:
         if (LIVE / f"{style}.css").is_file():
             app.builder.add_css_file(f"live/{style}.css")  # type: ignore[attr-defined]
 
 
 def live_attributes() -> dict[str, str]:
-    """What the generator must know before it asks for anything: the size of its files, and their version."""
+    """What networks.js must know before it asks for anything: the size of its files, and their version."""
     manifest = (LIVE / "manifest.json").read_bytes()
     assets = json.loads(manifest)["assets"]
     size = sum(asset["bytes"] for name, asset in assets.items() if name != "frames")

@@ -92,7 +92,7 @@ class Deck:
         for token, raw in blocks(source):
             name, title = directive(token) or ("", "")
             if token.type == "heading_open":
-                title = self.plain.text(raw.lstrip("# "), self.page)
+                title = self.plainly(raw.lstrip("# "))
                 self.silent, said = bool(CLOSED.fullmatch(title)), False
                 if not self.silent:
                     self.open(title)
@@ -101,9 +101,13 @@ class Deck:
             elif self.silent or raw.startswith(ASIDE):
                 continue
             elif token.type == "paragraph_open":
-                said = self.paragraph(self.plain.text(raw, self.page), said)
+                said = self.paragraph(self.plainly(raw), said)
             elif token.type in SHOWN or name == "list-table":
-                self.put(new_markdown_cell(self.plain.text(raw, self.page)))
+                self.put(new_markdown_cell(self.plainly(raw)))
+
+    def plainly(self, raw: str) -> str:
+        """Plain Markdown, whose links to places of the page lead there from the deck."""
+        return self.plain.text(raw, self.page).replace("](#", f"](../{self.page}.html#")
 
     def paragraph(self, words: str, said: bool) -> bool:
         """Its first sentence is shown if it is the cell's first, and is no part of the opening; the whole is for the speaker."""
@@ -124,11 +128,11 @@ class Deck:
         if kind == "retain":
             self.open(title)
         shown = answers.asked(content)
-        words = self.plain.text(shown if kind == "retain" else f"{title}\n\n{shown}", self.page)
+        words = self.plainly(shown if kind == "retain" else f"{title}\n\n{shown}")
         self.put(new_markdown_cell(f'<div class="box {kind}">\n\n{words}\n\n</div>'))
         self.sealed = kind == "predict"
         if listed := answers.said(content):
-            self.note(self.plain.text(listed, self.page))
+            self.note(self.plainly(listed))
 
     def code(self, cell: NotebookNode) -> None:
         """Short code, what it printed, and its figures."""

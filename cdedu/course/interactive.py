@@ -43,6 +43,7 @@ def explore(
     alt: Callable[[Any], str],
     start: int = 0,
     shown: Callable[[Any], str] = str,
+    play: float = 0,
 ) -> Any:
     """A picture with a slider over ``values``: an ipywidget where a kernel runs, drawn beforehand where a page is made.
 
@@ -53,24 +54,32 @@ def explore(
         alt: says in words what the picture for a value shows.
         start: index of the value shown first, and in print.
         shown: a value as text.
+        play: pictures a second. With it there is a button that runs through them, round and round.
 
     Pages are made with the environment variable ``CDEDU_STATIC`` set; then all pictures are drawn now and stored.
     """
     if not 0 <= start < len(values):
         raise ValueError(f"explore: start = {start}, but there are {len(values)} values")
     if not os.environ.get("CDEDU_STATIC"):
-        return _widget(draw, values, label, start, shown)
+        return _widget(draw, values, label, start, shown, play)
     frames = [_encoded(_small_png(draw(value))) for value in values]
-    content = {"frames": frames, "values": [*map(shown, values)], "alts": [*map(alt, values)]}
+    content: dict[str, Any] = {"frames": frames, "values": [*map(shown, values)], "alts": [*map(alt, values)]}
+    button = '<button type="button">Play</button> ' if play else ""
+    content |= {"play": play} if play else {}
     control = (
-        f'<div class="cd-control" hidden><label>{escape(label)} <input type="range" min="0" max="{len(values) - 1}" step="1" '
+        f'<div class="cd-control" hidden>{button}<label>{escape(label)} <input type="range" min="0" max="{len(values) - 1}" step="1" '
         f'value="{start}"></label> <output>{escape(shown(values[start]))}</output></div>'
     )
     return _figure("cd-frames", frames[start], alt(values[start]), control, content, "frames.js")
 
 
 def _widget(
-    draw: Callable[[Any], Figure], values: Sequence[Any], label: str, start: int, shown: Callable[[Any], str]
+    draw: Callable[[Any], Figure],
+    values: Sequence[Any],
+    label: str,
+    start: int,
+    shown: Callable[[Any], str],
+    play: float,
 ) -> Any:
     import ipywidgets
 
@@ -79,7 +88,11 @@ def _widget(
     )
     picture = ipywidgets.Image(value=_small_png(draw(values[start])), format="png")
     slider.observe(lambda change: setattr(picture, "value", _small_png(draw(change["new"]))), names="value")
-    return ipywidgets.VBox([picture, slider])
+    if not play:
+        return ipywidgets.VBox([picture, slider])
+    player = ipywidgets.Play(value=start, max=len(values) - 1, interval=round(1000 / play), repeat=True)
+    player.observe(lambda change: setattr(slider, "index", change["new"]), names="value")
+    return ipywidgets.VBox([picture, slider, player])
 
 
 def plane(

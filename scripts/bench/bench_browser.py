@@ -30,7 +30,9 @@ BYTES = "() => performance.getEntries().reduce((sum, one) => sum + (one.encodedB
 
 # In the index: the engine of the generator, on noise of its own.
 DIGITS = """async () => {
-    const engine = await import("../_static/live/engine.js");
+    const home = new URL("../_static/live/", location), tag = document.createElement("script");
+    await new Promise((done) => document.head.append(Object.assign(tag, { src: new URL("engine.js", home), onload: done })));
+    const engine = window.liveEngine(home, "");
     const start = performance.now();
     await engine.load();
     const noise = (n) => Float32Array.from({ length: 64 * n }, () => 80 * Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(6.2831853 * Math.random()));
@@ -120,9 +122,8 @@ def networks(browser: Any, site: str, colour: Path) -> dict[str, Any]:
     found["ratio"] = found["teacher"] / found["student"]
     found["ratio_16"] = found["teacher_16"] / found["student_16"]
     found["colour"] = median(tab.evaluate(COLOUR, f"{site}/colour.onnx"))
-    tab.locator(".live-panel button").click()
-    tab.locator(".live-walk:visible").wait_for()
-    tab.locator(".live-panel button:not([aria-disabled])").wait_for()
+    tab.locator(".live-between summary").click()
+    tab.wait_for_function("() => document.querySelector('.live-generator').live.drawing === false")
     found["walk"] = median(tab.evaluate(WALK))
     tab.close()
     return found

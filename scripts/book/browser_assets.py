@@ -3,7 +3,8 @@
 - the digits teacher and student as ONNX, in float32 (with half-precision weights the teacher's walk is off by .009);
 - a recording of both, for browsers that cannot run them;
 - reference noise and samples, to which the tests compare the browser's;
-- a manifest with the size and SHA-256 of every file that the page fetches.
+- a manifest with the size and SHA-256 of every file that the page fetches;
+- the same files as one script, `disk.js`, for a page opened from disk, which may fetch nothing.
 
 The same weights give the same bytes, so `--if-needed`, as `make book` calls it, does nothing where files and weights are those of
 the manifest. The runtime is vendored anew, from the npm registry, by `--vendor` (needs npm).
@@ -11,6 +12,7 @@ the manifest. The runtime is vendored anew, from the npm registry, by `--vendor`
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import json
@@ -76,12 +78,13 @@ def main() -> None:
         "teacher": "teacher.onnx",
         "frames": "frames.png",
     }
-    manifest = {
+    manifest: dict[str, Any] = {
         "weights": {name: hashes[name] for name in ("digits-student", "digits-teacher")},
         "frames": len(states),
         "assets": {key: describe(name) for key, name in files.items()},
     }
     write("manifest.json", to_json(manifest))
+    write("disk.js", for_disk(manifest["assets"]))
     total = sum(asset["bytes"] for asset in manifest["assets"].values())
     print(f"{total / 1e6:.1f} MB in all")
 
@@ -96,6 +99,7 @@ def up_to_date() -> bool:
             whole
             and all(hashes[n] == h for n, h in manifest["weights"].items())
             and (LIVE / "reference.json").is_file()
+            and (LIVE / "disk.js").read_bytes() == for_disk(manifest["assets"])
         )
     except (OSError, KeyError, ValueError):
         return False
@@ -143,6 +147,15 @@ def vendor() -> None:
 def describe(name: str) -> dict[str, Any]:
     data = (LIVE / name).read_bytes()
     return {"file": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def for_disk(assets: dict[str, dict[str, Any]]) -> bytes:
+    """A script that assigns what networks.js would fetch, in base64."""
+    wanted = {key: asset for key, asset in assets.items() if key != "frames"}
+    files = {
+        key: base64.b64encode((LIVE / asset["file"]).read_bytes()).decode() for key, asset in wanted.items()
+    }
+    return f"window.liveDisk = {json.dumps({'assets': wanted, 'files': files})};\n".encode()
 
 
 def round_all(x: Tensor) -> list[float]:

@@ -1,14 +1,27 @@
-"""The picture in the README: `python scripts/book/readme_picture.py` writes book/_static/teacher-student.png."""
+"""Still pictures of what runs in the pages: `python scripts/book/readme_picture.py` writes them into book/_static.
+
+- teacher-student.png, also in the README: digits of both networks from the same noise;
+- sketch.png: a drawing, and eight answers to it.
+"""
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 
 import cdedu
-from cdedu.plotting import STUDENT, TEACHER, image_grid, use_style
+from cdedu.editing import stroke_to_image
+from cdedu.plotting import INK, STUDENT, TEACHER, image_grid, use_style
 from cdedu.recipes import recipes
 
 
 def main() -> None:
+    """Write both."""
+    use_style()
+    race()
+    sketch()
+
+
+def race() -> None:
     """Sixteen digits twice, from the same noise."""
     recipe, n = recipes["digits"], 16
     noise = recipe.sigma_max * torch.randn(n, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -20,12 +33,32 @@ def main() -> None:
         ),
         ("student, 1 evaluation", STUDENT, cdedu.sample_consistency(cdedu.load("digits-student"), noise)),
     ]
-    use_style()
     figure, axes = plt.subplots(2, 1, figsize=(9, 1.9))
     for ax, (title, color, x) in zip(axes, rows, strict=True):
         image_grid(ax, x, columns=n)
         ax.set_title(title, color=color, loc="left", fontweight="bold")
-    figure.savefig("book/_static/teacher-student.png", facecolor="white", transparent=False, dpi=130)
+    save(figure, "teacher-student")
+
+
+def sketch() -> None:
+    """A drawing of a 3, and what the student makes of it from noise of level 0.5."""
+    rows = "..###... .....#.. .....#.. ..###... .....#.. .....#.. .....#.. ..###..."
+    drawing = torch.tensor([[2.0 * (cell == "#") - 1 for cell in row] for row in rows.split()])
+    copies = drawing.expand(8, 1, 8, 8)
+    student, generator = cdedu.load("digits-student"), torch.Generator().manual_seed(3)
+    answers = stroke_to_image(student, copies, 0.5, generator=generator)
+    figure, axes = plt.subplots(1, 2, figsize=(9, 1.4), width_ratios=(1, 8))
+    for ax, title, color, x in (
+        (axes[0], "drawing", INK, copies[:1]),
+        (axes[1], "student, 1 evaluation", STUDENT, answers),
+    ):
+        image_grid(ax, x, columns=len(x))
+        ax.set_title(title, color=color, loc="left", fontweight="bold")
+    save(figure, "sketch")
+
+
+def save(figure: Figure, name: str) -> None:
+    figure.savefig(f"book/_static/{name}.png", facecolor="white", transparent=False, dpi=130)
 
 
 if __name__ == "__main__":

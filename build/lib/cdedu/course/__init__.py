@@ -1,1 +1,0 @@
-"""What the course around the method needs: checks, quizzes, grading, figures that move."""

@@ -1,1 +1,0 @@
-"""What single chapters measure: clips, clouds of points, modes, and the links of a student's error."""

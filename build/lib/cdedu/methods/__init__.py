@@ -1,1 +1,0 @@
-"""Other ways to few steps: guidance, progressive and adversarial distillation, distribution matching, latents."""
