@@ -294,7 +294,11 @@ def save_state(path: str | Path, state: State, **facts: Any) -> None:
     write_tensors(path, state.tensors(), header)
 
 
-def load_state(path: str | Path, recipe: Recipe, role: str) -> Resume:
+ANOTHER = "start another run from its weights: --from-weights THAT_FILE --out ANOTHER_FOLDER"
+"""What to do with a state that does not go with what was asked, beside asking for the same."""
+
+
+def load_state(path: str | Path, recipe: Recipe, role: str, otherwise: str = ANOTHER) -> Resume:
     """What ``train_teacher`` and ``distill`` take as ``resume``.
 
     What the data are called may have changed, such as the path of a folder; whether they are the same is :func:`same_data`'s to say.
@@ -318,15 +322,14 @@ def load_state(path: str | Path, recipe: Recipe, role: str) -> Resume:
         # A longer run may continue a shorter one, and a folder may have moved.
         if place not in (f"recipe.{role}.steps", "recipe.data"):
             raise ValueError(
-                f"{path} was written with {place} = {saved}, now it is {now}; resume with that value, or start another run from its "
-                "weights: --from-weights THAT_FILE --out ANOTHER_FOLDER"
+                f"{path} was written with {place} = {saved}, now it is {now}; resume with that value, or {otherwise}"
             )
     if header.get("role") != role:
         raise ValueError(f"{path} holds the state of a {header.get('role')}, not of a {role}")
     return tensors, int(header["step"])
 
 
-def same_data(path: str | Path, data: Dataset) -> None:
+def same_data(path: str | Path, data: Dataset, otherwise: str = ANOTHER) -> None:
     """Refuse to go on with a run on other data than it began with; states of earlier versions do not know them.
 
     Raises:
@@ -335,8 +338,7 @@ def same_data(path: str | Path, data: Dataset) -> None:
     then, now = read_header(path).get("data"), data.describe()
     if isinstance(then, dict) and not alike(then, now):
         raise ValueError(
-            f"{path} was trained on {told(then)}; now they are {told(now)}. Resume with the data it was trained on, or start another run "
-            "from its weights: --from-weights THAT_FILE --out ANOTHER_FOLDER"
+            f"{path} was trained on {told(then)}; now they are {told(now)}. Resume with the data it was trained on, or {otherwise}"
         )
 
 

@@ -167,9 +167,10 @@ class Sample:
     label: str | None = None
     """Draw this class only, by name or number; by default the classes take turns."""
     guidance: Weight | None = None
-    """Guidance weight, of a student that takes it as an input or of a teacher whose last label means none."""
-    number: Count = 64
-    """How many samples. Each has its number and a noise of its own, so that the first ones of many are the same as those of few."""
+    """Guidance weight, of a student that takes it as an input or of a teacher whose last label means none. Of text-to-image it is diffusers'
+    guidance_scale, 1 for none: of FLUX.1 dev the number that the network is told."""
+    number: Count | None = None
+    """How many samples; 64 by default, and one of each text. Each has its number and a noise of its own, so that the first ones of many are the same as those of few."""
     batch: Count | None = None
     """How many are drawn at once; 64, or 4,096 points, by default. It changes no sample."""
     seed: Seed = 0
@@ -192,8 +193,9 @@ class Sample:
 
         device = pick_device(self.device)
         _check_out(self.out, self.format)
-        if self.prompt or self.lora:
+        if self.prompt or self.lora or self._reads_text():
             return self._pictures(device)
+        number = self.number or 64
         known = self.recipe in recipes or self.recipe.endswith(".toml")
         a_file = "/" in self.recipe or self.recipe.endswith((".safetensors", ".pkl", ".pt"))
         if not known and (a_file or Path(self.recipe).exists()):
@@ -204,6 +206,10 @@ class Sample:
             wanted = self.model or ("student" if self.weights else _role_there_is(folder, recipe))
             source = _model_source(self.weights, folder, recipe, wanted)
         model = load_teacher(source).to(device)
+        if hasattr(model, "pipeline"):
+            raise ValueError(
+                f'{source} needs --prompt: say what to draw, such as --prompt "a red fox in snow"'
+            )
         if recipe:
             fitting.same_kind(model, source, recipe)
         recipe = recipe or model.header.recipe or Recipe("unknown", data="")
@@ -221,13 +227,13 @@ class Sample:
         recipe, shape = within(recipe, model), tuple(model.header.shape)
         model, cond = fitting.conditioned(model, source, self.guidance, self.label)
         batch = self.batch or (64 if len(shape) > 1 else 4096)
-        _check_batch(min(batch, self.number), shape, device, "lower --batch")
+        _check_batch(min(batch, number), shape, device, "lower --batch")
         drawn = partial(samples.draw, model, recipe, shape, steps, seed=self.seed, **cond)
         if self.format == "sheet":
-            shown = min(self.number, 256 if len(shape) > 1 else 2000)
+            shown = min(number, 256 if len(shape) > 1 else 2000)
             parts = [x for _, x in samples.batches(drawn, 0, shown, batch)]
             save_samples(path, torch.cat(parts), f"{role}, {source}")
-            rest = f" (of {self.number:,}; --format png or npz for all)" * (shown < self.number)
+            rest = f" (of {number:,}; --format png or npz for all)" * (shown < number)
             print(f"{shown} samples of {source}{rest} in {path}")
             return
         labels = cond.get("labels")
@@ -236,8 +242,14 @@ class Sample:
             "labels": labels.tolist() if labels is not None else None, "shape": shape, "recipe": recipe.to_dict(),
         }  # fmt: skip
         write = samples.write_folder if self.format == "png" else partial(samples.write_npz, labels=labels)
-        done = write(path, drawn, shape, self.number, batch, about)
-        print(f"{self.number} samples of {source} in {path}" + f", {done} of them from before" * (done > 0))
+        done = write(path, drawn, shape, number, batch, about)
+        print(f"{number} samples of {source} in {path}" + f", {done} of them from before" * (done > 0))
+
+    def _reads_text(self) -> bool:
+        """Whether what is to be sampled is a text-to-image pipeline on this machine: a folder, or one that comes with the course."""
+        from cdedu.pretrained.text_to_image import is_text_to_image
+
+        return any(is_text_to_image(where / self.recipe) for where in (Path(), WEIGHTS))
 
     def _pictures(self, device: torch.device) -> None:
         """Of a text-to-image pipeline."""
@@ -253,13 +265,13 @@ class Sample:
                 "--format npz: pictures of prompts are written as a sheet or as PNG files; choose one of these"
             )
         if not self.prompt:
-            raise ValueError('--lora needs --prompt: say what to draw, such as --prompt "a red fox in snow"')
-        number = 0 if self.number == 64 else self.number
+            what = "--lora" if self.lora else self.recipe
+            raise ValueError(f'{what} needs --prompt: say what to draw, such as --prompt "a red fox in snow"')
         folder = Path("runs") / Path(self.recipe).name
         path = self.out or folder / ("pictures.png" if self.format == "sheet" else "pictures")
         writable(path.parent)
         draw_prompts(
-            locate(self.recipe), self.prompt, path, steps=self.steps, guidance=self.guidance, lora=self.lora, seed=self.seed, number=number,
+            locate(self.recipe), self.prompt, path, steps=self.steps, guidance=self.guidance, lora=self.lora, seed=self.seed, number=self.number,
             batch=self.batch or 16, device=device, role=self.model, sheet=self.format == "sheet",
         )  # fmt: skip
         print(f"{path}: pictures by {self.recipe}")

@@ -2,31 +2,44 @@
 
 import json
 import shlex
-import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from cdedu.checkpoints import load_state, sha256
+from cdedu.checkpoints import load_state, same_data, sha256
 from cdedu.data.dataset import to_uint8
 from cdedu.files import read_header, replacing
 from cdedu.limits import Count, Positive, Rate, Seed, Weight, Whole
-from cdedu.methods.text import TextStage, distill_text, text_student
+from cdedu.methods.text import (
+    TextStage,
+    check_guidance,
+    check_student,
+    distill_text,
+    text_student,
+    usual_guidance,
+)
+from cdedu.networks.text import FluxTransformer
 from cdedu.pretrained import locate
+from cdedu.pretrained.pipeline import check_license
+from cdedu.pretrained.text_export import export_text, is_student
 from cdedu.recipes import Network, Recipe
 from cdedu.records import write_record
 from cdedu.runs import Run, writable, write_run_record
 from cdedu.runtime import Runtime, pick_device
 from cdedu.training import State
+
+OTHERWISE = "begin anew with --overwrite, or in another folder with --out"
+"""What to do with a run that does not go with what was asked."""
 
 
 @dataclass(frozen=True)
@@ -37,19 +50,25 @@ class TextRun(Run):
     stage: TextStage = field(default_factory=TextStage)
     source: str = ""
     license: str | None = None
+    anew: bool = False
+    """Forget the state that is there. The student that is there stays until there is another to take its place."""
 
     @property
     def path(self) -> Path:
         """The student for use."""
         return self.folder / ("lora" if self.stage.lora else "pipeline")
 
-    def _finish(self, state: State, losses: deque[float], first: int, seconds: float) -> None:
-        from cdedu.pretrained.text_export import export_text
+    def _drive(self, states: Iterator[State]) -> None:
+        if self.anew and self.runtime.main:  # behind all checks, and nobody else is at work here
+            for path in (self.state_path, self.previous_path):
+                path.unlink(missing_ok=True)
+        super()._drive(states)
 
+    def _finish(self, state: State, losses: deque[float], first: int, seconds: float) -> None:
         told = {"data": self.data.name, "pictures": len(self.data.train)}
-        export_text(
-            self.model, state.result, self.path, self.stage, source=self.source, license=self.license, **told
-        )
+        size = tuple(self.model.pipeline.scale * side for side in self.data.train.shape[2:])
+        options = {"source": self.source, "license": self.license, "size": size, "replace": True}
+        export_text(self.model, state.result, self.path, self.stage, **options, **told)
         files = {str(p.relative_to(self.path)): sha256(p) for p in sorted(self.path.rglob("*.safetensors"))}
         metrics = {
             "steps": state.step,
@@ -70,18 +89,36 @@ class TextRun(Run):
         labels = torch.arange(min(16, len(self.model.pipeline.network.prompts) - 1))
         weight = sum(self.stage.guidance) / 2 if self.stage.input else None
         student = state.result
-        x = self.model.pipeline.draw(
-            labels,
-            4,
-            weight,
-            torch.Generator().manual_seed(0),
-            student,
-            size=tuple(self.data.train.shape[2:]),
-        )
+        pipeline, size = self.model.pipeline, tuple(self.data.train.shape[2:])
+        with visiting(self.runtime.device, pipeline.pipe.vae):
+            x = pipeline.draw(labels, 4, weight, torch.Generator().manual_seed(0), student, size=size)
         student.train()
         save_samples(
             self.folder / f"student-{state.step:07d}.png", x.float().cpu(), f"student, step {state.step:,}"
         )
+
+
+@contextmanager
+def visiting(device: torch.device, *parts: nn.Module) -> Iterator[None]:
+    """Inside, these parts of a pipeline are on the device; afterwards they are on the CPU, and their memory is given back."""
+    try:
+        for part in parts:
+            part.to(device)
+        yield
+    finally:
+        for part in parts:
+            part.to("cpu")
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def encoders(pipeline: Any, *, texts: bool = False) -> list[nn.Module]:
+    """What encodes texts in a pipeline, and unless ``texts`` also what encodes pictures."""
+    return [
+        part
+        for name, part in pipeline.pipe.components.items()
+        if isinstance(part, nn.Module) and (name.startswith("text_encoder") or (name == "vae" and not texts))
+    ]
 
 
 @dataclass(frozen=True)
@@ -100,15 +137,17 @@ class DistillLatents:
     batch: Count = 16
     """Pictures a step."""
     micro_batch: Count | None = None
-    """At most so many at once; gradients are accumulated over the batch."""
+    """At most so many at once; gradients are accumulated over the batch. It changes no picture's noise."""
     lr: Positive = 1e-4
     """Learning rate."""
-    guidance: tuple[Weight, ...] = (5.0, 15.0)
-    """The teacher's guidance weight: one; or two, between which it is drawn for each picture."""
+    guidance: tuple[Weight, ...] = ()
+    """The teacher's guidance weight, diffusers' guidance_scale, 1 for none: one; or two, between which it is drawn for each picture. By default
+    6 to 16 for Stable Diffusion 1 and 2 and SDXL (LCM's 5 to 15, counted as diffusers counts), 7 for Stable Diffusion 3, and for FLUX.1 dev
+    the 3.5 that its network is told as a number."""
     guidance_input: bool = False
     """The student takes the guidance weight as an input, of a Stable Diffusion that is trained whole."""
     points: Count = 50
-    """Steps of the solver's grid."""
+    """Steps of the solver's grid; a divisor of the schedule's 1,000 times, unless it is a flow."""
     target_rate: Rate = 0.0
     """Of the target's average; LCM has .95 for whole networks."""
     ema: Rate = 0.95
@@ -146,8 +185,13 @@ class DistillLatents:
         from cdedu.data.captioned import Pairs, encoded
         from cdedu.pretrained.text_to_image import load_text_to_image
 
-        stage = TextStage(self.lora, self.steps, self.batch, self.lr, self.guidance, self.guidance_input, self.points, self.target_rate, self.ema, self.seed)  # fmt: skip
-        runtime = self.launch(self, Recipe("latents", data="", network=Network("foreign")))
+        stage = TextStage(
+            self.lora, self.steps, self.batch, self.lr, self.guidance or TextStage.guidance, self.guidance_input, self.points,
+            self.target_rate, self.ema, self.seed,
+        )  # fmt: skip
+        state = self._place()
+        begun = read_header(state) if self.resume else None
+        runtime = self.launch(self, Recipe("latents", data="", network=Network("foreign")), begun)
         writable(self.out)
         writable(self.results)
         frozen = self.lora and runtime.precision == "bf16"  # weights that are trained stay in float32
@@ -155,15 +199,20 @@ class DistillLatents:
             locate(self.teacher), student=False, dtype=torch.bfloat16 if frozen else torch.float32
         )
         pipeline = model.pipeline
+        if not self.guidance and not self.guidance_input:
+            stage = replace(stage, guidance=usual_guidance(model))
+        check_student(model, stage)
         size = self.size or tuple(side * pipeline.scale for side in pipeline.shape[1:])
-        if any(side % (2 * pipeline.scale if pipeline.flow else pipeline.scale) for side in size):
-            raise ValueError(
-                f"--size {size[0]} {size[1]}, but this autoencoder takes multiples of {pipeline.scale}"
-            )
+        check_size(pipeline, size)
         pairs = Pairs(self.data, size)
-        pipeline.pipe.to(runtime.device)
+        facts = {
+            "stage": asdict(stage) | {"steps": None},
+            "teacher": {"source": self.teacher, "sha256": pipeline.digest()},
+        }
+        if begun is not None:
+            same_run(state, begun, runtime.precision, facts)
         bar = lambda parts: tqdm(parts, desc="encode", unit="file", disable=not runtime.main)  # noqa: E731
-        with runtime.first():
+        with runtime.first(), visiting(runtime.device, *encoders(pipeline)):
             data, prompts = encoded(
                 pairs, self.cache, pipeline.encode, pipeline.embed, pipeline.encoders(), progress=bar
             )
@@ -171,27 +220,110 @@ class DistillLatents:
         recipe = stage.recipe("latents", data, model)
         run = TextRun(
             recipe, "student", data, self.out, self.results, runtime, picture_every=self.picture_every,
-            facts={"stage": asdict(stage) | {"steps": None}, "teacher": self.teacher}, model=model, stage=stage, source=self.teacher, license=self.license,
+            facts=facts, model=model, stage=stage, source=self.teacher, license=self.license, anew=self.overwrite,
         )  # fmt: skip
-        there = run.state_path.is_file() or run.path.exists()
-        if self.overwrite:
-            run.state_path.unlink(missing_ok=True)
-            shutil.rmtree(run.path, ignore_errors=True)
-        elif there and not self.resume:
-            raise ValueError(
-                f"there is a run in {self.out}; add --resume to go on with it, or --overwrite, or give another --out"
-            )
-        if self.resume and run.state_path.is_file():
-            begun = read_header(run.state_path).get("stage")
-            if begun != run.facts["stage"]:
-                raise ValueError(
-                    f"{run.state_path} was begun with {begun}; resume with the same, or give another --out"
-                )
-            run = replace(run, resume=load_state(run.state_path, recipe, "student"))
+        if begun is not None:
+            same_data(state, data, OTHERWISE)
+            run = replace(run, resume=load_state(state, recipe, "student", OTHERWISE))
         student = text_student(model, stage)
         if self.checkpointing:
             student.denoiser.network.net.enable_gradient_checkpointing()
         run.drive(distill_text(model, data, stage, runtime=runtime, resume=run.resume, student=student))
+
+    def _place(self) -> Path:
+        """The file of the run's state, once it is known that the folder may be used: before anything is loaded, and nothing is touched."""
+        if self.resume and self.overwrite:
+            raise ValueError("--resume goes on with a run and --overwrite starts anew; give one of them")
+        if self.license is not None:
+            check_license(self.license)
+        state = self.out / "student.state.safetensors"
+        students = [path for path in (self.out / "lora", self.out / "pipeline") if path.exists()]
+        if self.resume and not state.is_file():
+            raise FileNotFoundError(f"there is nothing to resume: no {state}; leave --resume out to begin")
+        if not (self.resume or self.overwrite) and (students or state.is_file()):
+            raise FileExistsError(
+                f"there is a run in {self.out}; add --resume to go on with it, or --overwrite, or give another --out"
+            )
+        mine = self.out / ("lora" if self.lora else "pipeline")
+        if mine in students and not is_student(mine):
+            raise FileExistsError(
+                f"{mine} is no student that this command wrote, and is not overwritten; move it away, or give another --out"
+            )
+        return state
+
+
+def same_run(path: Path, begun: dict[str, Any], precision: str, facts: dict[str, Any]) -> None:
+    """Refuse to go on with another stage, teacher or precision than the run began with: its end would be that of neither."""
+    now = json.loads(json.dumps(facts))  # a state holds lists where we have tuples
+    then = {what: begun.get(what) if isinstance(begun.get(what), dict) else {} for what in now}
+    places = [("--precision", begun.get("precision"), precision)]
+    for name, value in now["stage"].items():
+        option = {"input": "guidance-input"}.get(name, name).replace("_", "-")
+        places.append((f"--{option}", then["stage"].get(name), value))
+    places.append(("--teacher", *(side["teacher"].get("sha256") for side in (then, now))))
+    for option, old, new in places:
+        if old == new:
+            continue
+        if option == "--teacher":
+            old, new = (side["teacher"].get("source") for side in (then, now))
+        same = " (its weights have changed)" if old == new else ""
+        raise ValueError(
+            f"{path} began with {option} {_words(old)}, now it is {_words(new)}{same}; resume with the same, or {OTHERWISE}"
+        )
+
+
+def _words(value: Any) -> str:
+    return " ".join(f"{v:g}" for v in value) if isinstance(value, list) else f"{value!s:.100}"
+
+
+def check_size(pipeline: Any, size: tuple[int, ...]) -> None:
+    """Raise a ValueError for pictures of a size that the network cannot take."""
+    unit, most = pipeline.scale * (2 if pipeline.flow else 1), None
+    config: Any = pipeline.network.net.config
+    if config.get("pos_embed_max_size"):
+        most = pipeline.scale * config.patch_size * config.pos_embed_max_size
+    if any(side % unit or (most and side > most) for side in size):
+        limit = f" up to {most}" if most else ""
+        near = [min(max(unit, round(side / unit) * unit), most or side + unit) for side in size]
+        raise ValueError(
+            f"--size {size[0]} {size[1]}, but this {pipeline.family.name} takes multiples of {unit}{limit}; give --size {near[0]} {near[1]}"
+        )
+
+
+def read_texts(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Texts as they were given; a single ``@file`` is a text for each of its lines."""
+    if len(words) != 1 or not words[0].startswith("@"):
+        return words
+    path = Path(words[0][1:])
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file of texts {path}; give one text a line")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not in UTF-8 ({error.reason} at byte {error.start}); save it so"
+        ) from None
+    if texts := tuple(line.strip() for line in lines if line.strip()):
+        return texts
+    raise ValueError(f"{path} holds no text; give one a line")
+
+
+def check_weight(model: Any, guidance: float | None) -> None:
+    """Raise a ValueError for a guidance weight that a pipeline would not use, or for none where it needs one."""
+    network, name = model.pipeline.network, "--guidance"
+    if guidance is not None:
+        check_guidance([guidance], name)
+    takes = bool(getattr(network.net.config, "time_cond_proj_dim", None))
+    jumps = model is not model.pipeline.denoiser
+    if takes and guidance is None:
+        raise ValueError(
+            "this student takes the guidance weight as an input; give --guidance, such as --guidance 8.5"
+        )
+    told = isinstance(network, FluxTransformer) and network.is_told
+    if jumps and guidance is not None and not takes and not told:
+        raise ValueError(
+            f"{name} {guidance:g}, but this student has its guidance in its weights; leave {name} out, or draw with the teacher: --model teacher"
+        )
 
 
 def draw_prompts(
@@ -203,7 +335,7 @@ def draw_prompts(
     guidance: float | None,
     lora: str | None,
     seed: int,
-    number: int,
+    number: int | None,
     batch: int,
     device: torch.device,
     role: str | None = None,
@@ -213,17 +345,17 @@ def draw_prompts(
     from cdedu.plotting import save_samples
     from cdedu.pretrained.text_to_image import load_text_to_image
 
-    if len(prompts) == 1 and prompts[0].startswith("@"):
-        path = Path(prompts[0][1:])
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no file of texts {path}; give one text a line")
-        prompts = tuple(
-            line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
-        )
+    prompts = read_texts(prompts)
     as_student = None if role is None and lora is None else role != "teacher"
     model = load_text_to_image(folder, lora=lora and locate(lora), student=as_student)
-    model.pipeline.pipe.to(device)
-    model.pipeline.read(prompts)
+    check_weight(model, guidance)
+    pipeline = model.pipeline
+    if isinstance(pipeline.network, FluxTransformer) and pipeline.network.is_told and guidance is not None:
+        pipeline.network.told, guidance = guidance, None
+    with visiting(device, *encoders(pipeline, texts=True)):
+        pipeline.read(prompts)
+    for part in (pipeline.network, pipeline.pipe.vae):
+        part.to(device)
     labels = torch.arange(number or len(prompts)) % len(prompts)
     k = steps or (25 if model is model.pipeline.denoiser else 4)
     parts = []
@@ -289,6 +421,7 @@ class EvaluateLatents:
     def __call__(self) -> None:
         from cdedu.pretrained.text_to_image import load_text_to_image
 
+        check_guidance([self.guidance], "--guidance")
         device = pick_device(self.device)
         writable(self.results)
         start, rows = time.perf_counter(), dict[str, Any]()

@@ -176,7 +176,8 @@ class Runtime:
         if not half:
             raise MemoryError(
                 f"{self.device} has too little memory for {size} samples at once; "
-                f"use a smaller --micro-batch and --block (now {block}), bf16, or a smaller network"
+                f"use {f'a smaller --micro-batch and --block (now {block}), ' * (block > 1)}bf16, --checkpointing where the command has it, "
+                "smaller samples or a smaller network"
             )
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -401,5 +401,15 @@ def test_a_plan_for_stable_diffusion():
         small.precision == "fp16"
         and dict(small.memory)["frozen weights of the teacher"] == 4 * net.parameters
     )
+    target = dict(plan_text("sd15", "a100-80", lora=0, target_rate=0.95).memory)
+    assert target["average of the target"] == target["average of the weights"] == 4 * net.parameters
+    (advice,) = [note for note in plan_text("sd15", "t4", lora=0).notes if "Not one" in note]
+    assert "What helps: an adapter (--lora 64)" in advice
+    (advice,) = [
+        note
+        for note in plan_text("sd15", "x", lora=64, peak=1, memory=3, precision="fp32").notes
+        if "Not one" in note
+    ]
+    assert "Most of it would be frozen weights of the teacher" in advice and "--lora" not in advice
     with pytest.raises(ValueError, match="model = 'dalle' is not known; choose one of sd15"):
         plan_text("dalle", "a100")

@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +17,20 @@ from cdedu import cli, distillation_loss
 from cdedu.adapters import DiffusersDenoiser, Flow
 from cdedu.data.captioned import CHUNK, Pairs, encoded
 from cdedu.data.dataset import Dataset
+from cdedu.latents import check_size, encoders, visiting
 from cdedu.methods.guidance import GuidedDenoiser
 from cdedu.methods.latent import LatentConsistencyModel, huber, lcm_times
-from cdedu.methods.text import ClippedAdamW, TextStage, distill_text, model_sigmas, text_student
+from cdedu.methods.text import (
+    ClippedAdamW,
+    TextStage,
+    check_student,
+    distill_text,
+    model_sigmas,
+    text_student,
+    usual_guidance,
+)
 from cdedu.networks.text import Chunks, Prompts, TextUNet
+from cdedu.runtime import Runtime
 from cdedu.solvers import euler_step
 from cdedu.student import EMA
 
@@ -29,8 +40,14 @@ pytest.importorskip("peft")
 
 from cdedu.networks.lora import adapter_of, fused, is_adapter, with_lora  # noqa: E402
 from cdedu.pretrained import load_teacher  # noqa: E402
-from cdedu.pretrained.text_export import export_text, scheduler_of  # noqa: E402
-from cdedu.pretrained.text_to_image import check_folder, load_text_to_image, weights_of  # noqa: E402
+from cdedu.pretrained.text_export import _unshifted as unshifted  # noqa: E402
+from cdedu.pretrained.text_export import export_text, scheduler_of, text_card, usage  # noqa: E402
+from cdedu.pretrained.text_to_image import (  # noqa: E402
+    TextToImage,
+    check_folder,
+    load_text_to_image,
+    weights_of,
+)
 from cdedu.pretrained.tiny import KINDS, write_tiny  # noqa: E402
 
 TEXTS = ("two cats", "a dog")
@@ -205,9 +222,7 @@ def test_an_adapter_draws_in_diffusers_what_it_draws_here(tiny, tmp_path, kind):
     mine = drawn(model, 3, 5, model=state.result)
     assert (mine - before).abs().max() > 1e-3  # it has learned something
     scheduler = scheduler_of(model, stage.points)
-    flow = {"sigmas": [s / (1 + s) for s in model.pipeline.levels(3)]} if kind == "sd3" else {}
-    if flow:  # its levels are given as they are
-        scheduler = type(scheduler).from_config(scheduler.config, shift=1.0)
+    flow = {"sigmas": unshifted(model.pipeline, 3)} if kind == "sd3" else {}
     theirs = pictures(tiny[kind], 3, 5, scheduler=scheduler, lora=out, **flow)
     torch.testing.assert_close(mine, theirs, rtol=0, atol=2e-5)
     again = read(tiny[kind], lora=out, student=True)
@@ -223,11 +238,74 @@ def test_an_adapter_of_flux_draws_the_same_in_one_step(tiny, tmp_path):
     sigma = model.pipeline.levels(1)[0]
     mine = model.pipeline.decode(state.result(model.pipeline.start(z, sigma), sigma, labels=torch.arange(2)))
     packed = diffusers.FluxPipeline._pack_latents(z, 2, 4, 4, 4)
-    scheduler = type(scheduler_of(model)).from_config(scheduler_of(model).config, shift=1.0)
     theirs = pictures(
-        tiny["flux"], 1, 0, lora=out, scheduler=scheduler, sigmas=[sigma / (1 + sigma)], latents=packed
+        tiny["flux"],
+        1,
+        0,
+        lora=out,
+        scheduler=scheduler_of(model),
+        sigmas=unshifted(model.pipeline, 1),
+        latents=packed,
     )
     torch.testing.assert_close(mine / 2 + 0.5, theirs, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_lines_of_a_card_draw_what_is_drawn_here(tiny, tmp_path, monkeypatch, kind):
+    """As they stand there. Of several steps, FLUX draws its noise in another order."""
+    model = load_text_to_image(tiny[kind])
+    model.pipeline.read(["a red fox in snow"])
+    stage = TextStage(lora=2, steps=1, batch=2, lr=0.1, points=10, guidance=(2.0,))
+    *_, state = distill_text(model, latents(model), stage)
+    export_text(model, state.result, tmp_path / "lora", stage, source=str(tiny[kind]))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / kind).symlink_to(tiny[kind])
+    steps = 1 if kind == "flux" else 3
+    lines = usage("lora", model, stage, str(tiny[kind]), steps, (32, 32))
+    assert "height" in lines if kind == "flux" else "height" not in lines  # FLUX says no size of its own
+    scope: dict = {}
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "progress_bar", lambda self, x=None, total=None: _Bar(x))
+    lines = lines.replace("image =", "torch.manual_seed(5)\nimage =")
+    if kind == "flux":
+        z = torch.randn(1, 4, 4, 4, generator=noise())
+        packed = diffusers.FluxPipeline._pack_latents(z, 1, 4, 4, 4)
+        lines = lines.replace("num_inf", "latents=packed, num_inf")
+        scope["packed"] = packed
+    exec(lines, scope)
+    theirs = torch.tensor(list(scope["image"].tobytes())).view(32, 32, 3).permute(2, 0, 1)
+    if kind == "flux":
+        sigma = model.pipeline.levels(1)[0]
+        start = model.pipeline.start(z, sigma)
+        mine = model.pipeline.decode(state.result(start, sigma, labels=torch.zeros(1, dtype=torch.long)))
+    else:
+        torch.manual_seed(5)
+        mine = model.pipeline.draw(steps=3, size=(4, 4), model=state.result)
+    assert (127.5 * (mine[0] + 1) - theirs).abs().max() < 1.5
+
+
+class _Bar(list):
+    """No bar."""
+
+    def __init__(self, items=None) -> None:
+        super().__init__(items or ())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None: ...
+
+    def update(self) -> None: ...
+
+
+def test_a_card_is_safe_and_names_no_path(tiny, tmp_path):
+    model = read(tiny["sd"])
+    stage = TextStage(lora=2)
+    text = text_card("lora", model, stage, 'C:\\new\\my "sd"', None, {"data": "a|b\nc"}, (48, 32))
+    assert "base_model" not in text and "C:" not in text and "height=48, width=32" in text
+    assert r'from_pretrained("my \"sd\"")' in text and r"| data | a\|b c |" in text
+    assert str(tiny["sd"].parent) not in text_card("lora", model, stage, str(tiny["sd"]), None, {})
+    with pytest.raises(ValueError, match="one word, such as apache-2.0"):
+        export_text(model, None, tmp_path / "x", stage, source="x", license='mit\nfoo: "bar"')
 
 
 @pytest.mark.parametrize("told", [False, True], ids=["fixed", "input"])
@@ -346,6 +424,73 @@ def test_a_student_that_is_told_the_weight_starts_as_its_teacher(tiny):
         text_student(read(tiny["sd3"]), TextStage(lora=0, input=True))
 
 
+def test_the_weights_of_a_family_are_those_that_it_is_drawn_with(tiny):
+    """LCM's ω from 5 to 15 is w from 6 to 16; a flow has its pipeline's own; FLUX.1 dev is told a number, and not guided."""
+    found = {kind: usual_guidance(load_text_to_image(tiny[kind])) for kind in KINDS}
+    assert found == {"sd": (6.0, 16.0), "sdxl": (6.0, 16.0), "sd3": (7.0,), "flux": (1.0,)}
+
+
+@pytest.fixture
+def dev(tiny):
+    """A FLUX that is told its guidance weight, as FLUX.1 dev is."""
+    model = load_text_to_image(tiny["flux"])
+    network = model.pipeline.network
+    net = diffusers.FluxTransformer2DModel.from_config({**network.net.config, "guidance_embeds": True})
+    missing, _ = net.load_state_dict(network.net.state_dict(), strict=False)
+    assert missing
+    network.net = net.eval().requires_grad_(False)
+    model.pipeline.read(TEXTS)
+    return model
+
+
+def test_a_flux_that_is_told_its_weight_is_not_guided_on_top(dev, monkeypatch):
+    assert usual_guidance(dev) == (3.5,)
+    monkeypatch.setattr("cdedu.methods.text.GuidedDenoiser", lambda *_: pytest.fail("guided on top"))
+    seen = []
+    hear = lambda net, _, given: seen.extend(given["guidance"].tolist())  # noqa: E731
+    dev.pipeline.network.net.register_forward_pre_hook(hear, with_kwargs=True)
+    stage = TextStage(lora=2, steps=1, batch=2, points=10, guidance=(5.0,))
+    *_, state = distill_text(dev, latents(dev), stage)
+    assert set(seen) == {5.0} and state.result.denoiser.network.told == 5.0
+    assert "guidance_scale=5.0" in usage("lora", dev, stage, "a/b")
+    with pytest.raises(ValueError, match="is told one weight; give one, such as 5"):
+        text_student(dev, TextStage(lora=2))
+
+
+def test_what_a_teacher_cannot_be_used_with_is_refused_before_any_work(tiny, tmp_path):
+    sd = read(tiny["sd"])
+    for model, options, text in (
+        (sd, {"lora": 100_000}, r"lora = 100,000, but the largest matrix of this network has rank 32"),
+        (sd, {"lora": 2, "points": 600}, r"points = 600.*give a divisor of 1,000, such as 500"),
+        (read(tiny["sd3"]), {"lora": 0, "input": True}, "cannot take the guidance weight"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            check_student(model, TextStage(**options))
+    check_student(read(tiny["sd3"]), TextStage(lora=2, points=30))
+    student = text_student(sd, TextStage(lora=0, input=True))
+    out = export_text(sd, student, tmp_path / "told", TextStage(lora=0, input=True), source="sd")
+    with pytest.raises(ValueError, match="distil from the model that it was made of"):
+        check_student(read(out, student=False), TextStage(lora=2))
+
+
+def test_a_batch_may_be_computed_in_parts_of_any_size(tiny):
+    """To the same weights, but for rounding."""
+    model = read(tiny["sd"])
+    stage = TextStage(lora=2, steps=2, batch=4, lr=1e-2, points=10, guidance=(2.0, 4.0))
+    found = []
+    for parts in (None, 1, 3):
+        student, seen = text_student(model, stage), list[int]()
+        hear = lambda net, given, seen=seen: seen.append(len(given[0]))  # noqa: E731
+        student.denoiser.network.register_forward_pre_hook(hear)
+        runtime = Runtime(torch.device("cpu"), micro_batch=parts)
+        *_, state = distill_text(model, latents(model), stage, runtime=runtime, student=student)
+        assert max(seen) == (parts or 4)
+        found.append(adapter_of(state.model.denoiser.network))
+    for other in found[1:]:
+        for name, t in found[0].items():
+            torch.testing.assert_close(t, other[name], rtol=1e-3, atol=2e-4)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_is_resumed_to_the_last_bit(tiny, kind):
     model = read(tiny[kind])
@@ -371,7 +516,9 @@ def test_the_grid_of_a_flow_ends_near_the_data(tiny):
 def test_bad_stages_are_refused():
     for options, text in (
         ({"guidance": (8.0, 2.0)}, "a lower and a higher"),
-        ({"guidance": (-1.0,)}, "none below 0"),
+        ({"guidance": (-1.0,)}, "guidance = -1, but a guidance weight is from 1 to 100"),
+        ({"guidance": (0.0,)}, "1 is the text alone"),
+        ({"guidance": (1.0, 1e6)}, "from 1 to 100"),
         ({"input": True}, "trained whole"),
         ({"lr": 0.0}, "lr"),
     ):
@@ -1122,6 +1269,150 @@ def test_from_a_bare_machine_to_diffusers(tmp_path, monkeypatch, capsys):
         assert any(part in err for part in text.split("|")), err
 
 
+def stop_after(step: int):
+    """The training of text-to-image, and Ctrl-C after a step."""
+
+    def states(*given, **options):
+        for state in distill_text(*given, **options):
+            if state.step == step:
+                signal.raise_signal(signal.SIGINT)
+            yield state
+
+    return states
+
+
+def test_an_interrupted_run_goes_on_and_nothing_good_is_lost(tiny, captioned, tmp_path, monkeypatch, capsys):
+    """Ctrl-C and --resume end at the weights of an unbroken run; what cannot go on is refused, and what is refused touches nothing."""
+    from safetensors.torch import load_file
+
+    monkeypatch.chdir(tmp_path)
+    words = ["distill", "latents", "--teacher", tiny["sd"], "--data", captioned, "--lora", 2, "--steps", 4, "--batch", 4, "--device", "cpu", "--lr", 0.01]  # fmt: skip
+    names = (Path("lora/pytorch_lora_weights.safetensors"), Path("student.state.safetensors"))
+
+    def run(*more: object) -> tuple[int, str]:
+        capsys.readouterr()
+        return run_cli(monkeypatch, *words, *more), capsys.readouterr().err
+
+    assert run("--out", "whole")[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("cdedu.latents.distill_text", stop_after(2))
+        assert run("--out", "broken")[0] == 130
+    other = shutil.copytree(captioned, tmp_path / "other")
+    (other / "captions.json").write_text(
+        json.dumps({f"{i}.png": ("red", "green", "blue")[i // 2] for i in range(6)})
+    )
+    for more, text in (
+        (
+            ("--guidance", 3, 4),
+            "began with --guidance 6 16, now it is 3 4; resume with the same, or begin anew",
+        ),
+        (("--teacher", tiny["sdxl"]), "began with --teacher"),
+        (("--precision", "bf16"), "began with --precision fp32, now it is bf16"),
+        (("--batch", 2), "began with --batch 4, now it is 2"),
+        (("--data", other), "was trained on"),
+        (("--overwrite",), "give one of them"),
+    ):
+        code, said = run("--out", "broken", "--resume", *more)
+        assert code == 2 and text in said, said
+    assert run("--out", "broken", "--resume")[0] == 0
+    ends = [load_file(Path(folder) / names[0]) for folder in ("whole", "broken")]
+    assert all(t.equal(ends[1][name]) for name, t in ends[0].items())
+
+    before = [(Path("broken") / name).read_bytes() for name in names]
+    for more, text in (
+        (
+            ("--overwrite", "--lora", 0, "--guidance-input", "--teacher", tiny["sd3"]),
+            "cannot take the guidance",
+        ),
+        (("--overwrite", "--lora", 100_000), "give at most that"),
+        (("--overwrite", "--points", 600), "give a divisor of 1,000"),
+        (("--overwrite", "--license", "mit\nfoo: 1"), "one word"),
+        (("--overwrite", "--guidance", 0), "1 is the text alone"),
+        ((), "there is a run in broken"),
+    ):
+        code, said = run("--out", "broken", *more)
+        assert code == 2 and text in said, said
+        assert [(Path("broken") / name).read_bytes() for name in names] == before
+    with (
+        monkeypatch.context() as patch
+    ):  # a new run that ends early has its own state, and the old student beside it
+        patch.setattr("cdedu.latents.distill_text", stop_after(1))
+        assert run("--out", "broken", "--overwrite", "--lr", 0.02)[0] == 130
+    assert (Path("broken") / names[0]).read_bytes() == before[0]
+    assert run("--out", "broken", "--resume", "--lr", 0.02, "--steps", 3)[0] == 0
+    assert (Path("broken") / names[0]).read_bytes() != before[0]
+
+    code, said = run("--out", "nowhere", "--resume")
+    assert code == 2 and "there is nothing to resume" in said
+    (tmp_path / "mine" / "lora").mkdir(parents=True)
+    (tmp_path / "mine" / "lora" / "photo.png").touch()
+    code, said = run("--out", "mine", "--overwrite")
+    assert (
+        code == 2
+        and "is no student that this command wrote" in said
+        and (tmp_path / "mine/lora/photo.png").exists()
+    )
+
+
+def test_what_sample_would_not_do_it_says(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    drawn_ = []
+    sd = read(tiny["sd"])
+    stage = TextStage(lora=2)
+    export_text(sd, text_student(sd, stage), tmp_path / "lora", stage, source="sd")
+    stage = TextStage(lora=0, input=True)
+    export_text(sd, text_student(sd, stage), tmp_path / "told", stage, source="sd")
+    Path("texts.txt").write_bytes("caf\u00e9".encode("latin-1"))
+    prompt = ("--prompt", "a", "b", "--device", "cpu")
+    for more, text in (
+        ((tiny["sd"],), "needs --prompt: say what to draw"),
+        (("captioned-teacher",), "captioned-teacher needs --prompt"),
+        ((tiny["sd"], *prompt, "--lora", "lora", "--guidance", 7.5), "has its guidance in its weights; leave --guidance out"),
+        ((tiny["sd"], *prompt, "--guidance", 0), "1 is the text alone"),
+        ((tiny["sd"], *prompt, "--guidance", 1e6), "from 1 to 100"),
+        (("told", *prompt), "give --guidance, such as --guidance 8.5"),
+        ((tiny["sd"], "--prompt", "@texts.txt"), "texts.txt is not in UTF-8"),
+    ):  # fmt: skip
+        assert run_cli(monkeypatch, "sample", *more) == 2
+        assert text in (err := capsys.readouterr().err), err
+    draw = TextToImage.draw
+    monkeypatch.setattr(TextToImage, "draw", lambda self, labels, *a, **k: drawn_.append(len(labels)) or draw(self, labels, *a, **k))  # fmt: skip
+    for number, wanted in ((("--number", 5), 5), ((), 2)):
+        assert (
+            run_cli(monkeypatch, "sample", tiny["sd"], *prompt, "--steps", 1, *number, "--out", "a.png") == 0
+        )
+        assert drawn_.pop() == wanted and not drawn_
+    monkeypatch.setattr("cdedu.latents.draw_prompts", lambda *a, **k: drawn_.append(k["number"]))
+    assert run_cli(monkeypatch, "sample", tiny["sd"], *prompt, "--number", 64, "--out", "a.png") == 0
+    assert drawn_ == [64]
+
+
+def test_sizes_that_a_network_cannot_take_are_refused(tiny):
+    for kind, size, text in (
+        ("sd", (33, 32), "multiples of 8; give --size 32 32"),
+        ("sd3", (128, 128), "multiples of 16 up to 64; give --size 64 64"),
+        ("flux", (40, 40), "multiples of 16; give --size 32 32"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            check_size(load_text_to_image(tiny[kind]).pipeline, size)
+
+
+def test_encoders_are_on_a_device_only_while_they_encode(tiny):
+    class Part(torch.nn.Module):
+        def to(self, device):
+            places.append(str(device))
+
+    places: list[str] = []
+    with pytest.raises(KeyboardInterrupt), visiting(torch.device("meta"), Part(), Part()):
+        assert places == ["meta", "meta"]
+        raise KeyboardInterrupt
+    assert places[2:] == ["cpu", "cpu"]
+    pipeline = load_text_to_image(tiny["sdxl"]).pipeline
+    pipe = pipeline.pipe
+    assert set(encoders(pipeline)) == {pipe.vae, pipe.text_encoder, pipe.text_encoder_2}
+    assert set(encoders(pipeline, texts=True)) == {pipe.text_encoder, pipe.text_encoder_2}
+
+
 def test_the_card_says_how_to_draw(tiny, tmp_path):
     model = read(tiny["sd3"])
     stage = TextStage(lora=2, steps=1, batch=2, points=10)
@@ -1131,7 +1422,8 @@ def test_the_card_says_how_to_draw(tiny, tmp_path):
     assert (
         "base_model: some/teacher" in text
         and "license: mit" in text
-        and "sigmas=[0.999, 0.9, 0.75, 0.5]" in text
+        and "sigmas=[0.997006, 0.75, 0.5, 0.25], guidance_scale=1.0" in text
+        and 'from_pretrained("some/teacher", text_encoder_3=None, tokenizer_3=None)' in text
     )
     assert 'load_lora_weights("lora")' in text
     assert all(key.startswith("transformer.") for key in adapter_of(state.result.denoiser.network))

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from cdedu.limits import Count, Pixels, Positive, Range, Seed, Weight, Whole
+from cdedu.limits import Count, Pixels, Positive, Range, Rate, Seed, Weight, Whole
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class PlanRun:
     """Of a text-to-image model: steps of the optimiser, 1,000 by default."""
     checkpointing: bool = False
     """Of a text-to-image model: compute activations twice to save memory."""
+    target_rate: Rate | None = None
+    """Of a text-to-image model: of the target's average, 0 by default; with any other it takes memory of its own."""
 
     def __call__(self) -> None:
         from cdedu.course.plan import plan
@@ -50,7 +52,7 @@ class PlanRun:
 
         own = {
             name: getattr(self, name)
-            for name in ("lora", "batch", "steps")
+            for name in ("lora", "batch", "steps", "target_rate")
             if getattr(self, name) is not None
         }
         if self.recipe in MODELS:
@@ -66,7 +68,7 @@ class PlanRun:
         if own or self.checkpointing:
             name = next(iter(own), "checkpointing")
             raise ValueError(
-                f"--{name} is for {', '.join(MODELS)}; what {self.recipe} takes is in its recipe"
+                f"--{name.replace('_', '-')} is for {', '.join(MODELS)}; what {self.recipe} takes is in its recipe"
             )
         options = {
             name: getattr(self, name) for name in ("share", "price", "precision", "peak", "memory", "shape")

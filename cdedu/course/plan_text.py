@@ -121,6 +121,7 @@ def plan_text(
     steps: int = TextStage.steps,
     batch: int = TextStage.batch,
     checkpointing: bool = False,
+    target_rate: float = 0.0,
     share: float | None = None,
     price: float | None = None,
     precision: Precision = "bf16",
@@ -130,13 +131,15 @@ def plan_text(
     """Estimate what the distillation of a model needs, once its latents and texts are encoded.
 
     One training picture costs six forward passes: three of the student with its gradients, one of the target, two of the guided teacher.
-    With an adapter, student and teacher share the frozen weights, which are kept in bf16 where that is the precision.
+    With an adapter, student and teacher share the frozen weights, which are kept in bf16 where that is the precision. Autoencoder and text
+    encoders are not counted: they leave the GPU once all is encoded.
 
     Args:
         model: one of :data:`MODELS`.
         lora: rank of the adapter; 0 trains the whole network.
         steps, batch: of the run.
         checkpointing: compute activations twice to save memory; one more forward pass.
+        target_rate: of the target's average, which takes memory of its own where it is not 0.
         gpu, gpus, share, price, precision, peak, memory: as for :func:`~cdedu.course.plan.plan`.
 
     Raises:
@@ -145,6 +148,8 @@ def plan_text(
     if model not in MODELS:
         raise ValueError(f"model = {model!r} is not known; choose one of {', '.join(MODELS)}")
     _check(gpus, share, price, precision=(precision, Precision))
+    if not 0 <= target_rate < 1:
+        raise ValueError(f"target_rate = {target_rate}, but it must be at least 0 and below 1")
     gpu, card = _card(_local_name() if gpu is None else gpu, peak, memory)
     notes = list[str]()
     if precision == "bf16" and not card.bf16:
@@ -166,6 +171,7 @@ def plan_text(
         "gradients": 4 * trained,
         "optimiser, two moments": 8 * trained,
         "average of the weights": 4 * trained,
+        "average of the target": 4 * trained * bool(target_rate),
         "gradients on their way between GPUs": 4 * trained if gpus > 1 else 0,
         "weights in half precision": (2 * trained + (2 * net.parameters if frozen == 4 else 0)) * half,
     }
@@ -174,8 +180,7 @@ def plan_text(
     room = int(max(0.0, USABLE * card.memory * 1e9 - sum(fixed.values())) // max(net.activations, 1))
     micro_batch = min(mine, room)
     if not micro_batch:
-        way = "Add --checkpointing, a" if not checkpointing else "A"
-        notes.append(f"Not one picture fits into {card.memory:g} GB. {way} smaller --lora, or a larger card.")
+        notes.append(_advice(fixed, card.memory, lora, checkpointing))
     images = micro_batch or 1
     sizes = fixed | {f"activations of {images} pictures": images * net.activations}
     what = f"{model}, " + (f"LoRA {lora}" if lora else "whole")
@@ -183,3 +188,19 @@ def plan_text(
         what, "student", gpu, gpus, precision, card, share, trained, steps * batch, flops, 0, rate, tuple(sizes.items()), micro_batch,
         math.ceil(mine / images), price, tuple(notes),
     )  # fmt: skip
+
+
+def _advice(fixed: dict[str, int], memory: float, lora: int, checkpointing: bool) -> str:
+    """What to do where not one picture fits, by what takes the room."""
+    room, (most, size) = USABLE * memory * 1e9, max(fixed.items(), key=lambda item: item[1])
+    text = f"Not one picture fits into {memory:g} GB, of which {room / 1e9:.1f} are usable."
+    frozen = fixed.get("frozen weights of the teacher", 0)
+    ways = []
+    if not lora:
+        ways.append("an adapter (--lora 64) in place of the whole network" if frozen < room else "")
+    elif frozen < room <= sum(fixed.values()):
+        ways.append("a smaller --lora")
+    if not checkpointing and sum(fixed.values()) < room:
+        ways.append("--checkpointing")
+    ways = [*filter(None, ways), "a larger card"]
+    return f"{text} Most of it would be {most}, {size / 1e9:.1f} GB. What helps: {', or '.join(ways)}."

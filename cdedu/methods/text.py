@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from inspect import signature
 from typing import Annotated, Any
 
 import torch
@@ -13,8 +14,8 @@ from cdedu.data.dataset import Dataset
 from cdedu.limits import Count, Positive, Range, Rate, Seed, Whole, check_ranges
 from cdedu.methods.guidance import GuidedDenoiser
 from cdedu.methods.latent import huber, lcm_times
-from cdedu.networks.lora import with_lora
-from cdedu.networks.text import TextNetwork, TextUNet
+from cdedu.networks.lora import check_rank, with_lora
+from cdedu.networks.text import FluxTransformer, TextNetwork, TextUNet
 from cdedu.recipes import Network, Recipe, StudentStage
 from cdedu.runtime import Runtime
 from cdedu.training import Resume, State, begin, distillation, train
@@ -23,17 +24,40 @@ EMBEDDING = 256
 """Width of the guidance weight's embedding in a student that takes it as an input; LCM's."""
 
 
+WEIGHTS = Range(1, 100)
+"""Guidance weights w that are no slip: 1 is unguided, and pictures burn long before 100."""
+
+
+def check_guidance(weights: Iterable[float], name: str = "guidance") -> None:
+    """Raise a ValueError for a weight that guides nothing, or that nobody means.
+
+    Args:
+        name: what the weights are called in the message.
+    """
+    for w in weights:
+        if w not in WEIGHTS:
+            raise ValueError(
+                f"{name} = {w:g}, but a guidance weight is {WEIGHTS}: 1 is the text alone, without guidance, and 0 would be a picture of no "
+                "text; give 1 to switch guidance off, or a usual weight such as 7.5"
+            )
+
+
 @dataclass(frozen=True)
 class TextStage:
-    """How a text-to-image student is distilled; the defaults are those of diffusers' LCM-LoRA scripts."""
+    """How a text-to-image student is distilled. The defaults follow diffusers' LCM-LoRA scripts in the rank, the rate, the optimiser, the grid of
+    50 points and the range of the guidance weight: the scripts draw ω from 5 to 15, as LCM's paper writes it, and w = 1 + ω is what is called
+    guidance here and ``guidance_scale`` in diffusers, so 6 to 16. Three things are other than there: the loss is LCM's Huber, which the scripts
+    have as an option beside squared errors; a latent is the mean of the autoencoder, where they draw a sample around it; and the sampling
+    average is what is kept."""
 
     lora: Whole = 64
     """Rank of the adapter; 0 trains the whole network."""
     steps: Count = 1000
     batch: Count = 16
     lr: Positive = 1e-4
-    guidance: tuple[float, ...] = (5.0, 15.0)
-    """The teacher's weight w: one; or two, between which it is drawn for each picture."""
+    guidance: tuple[float, ...] = (6.0, 16.0)
+    """The teacher's weight w: one; or two, between which it is drawn for each picture. These are for Stable Diffusion 1 and 2 and SDXL;
+    :func:`usual_guidance` says them for other families."""
     input: bool = False
     """Whether the student is told w; of UNets that are trained whole."""
     points: Annotated[int, Range(2, 1000)] = 50
@@ -47,24 +71,69 @@ class TextStage:
     def __post_init__(self) -> None:
         check_ranges(self)
         w = self.guidance
-        if len(w) not in (1, 2) or sorted(w) != [*w] or not w[0] >= 0:
+        if len(w) not in (1, 2) or sorted(w) != [*w]:
             raise ValueError(
-                f"guidance = {' '.join(f'{x:g}' for x in w)}; give one weight, or a lower and a higher one, none below 0"
+                f"guidance = {' '.join(f'{x:g}' for x in w)}; give one weight, or a lower and a higher one"
             )
+        check_guidance(w)
         if self.input and (self.lora or len(w) != 2):
             raise ValueError(
-                "input: only a student that is trained whole (lora = 0), with two guidance weights, can take the weight as an input"
+                "input (--guidance-input): only a student that is trained whole (lora = 0), with two guidance weights, can take the weight as an input"
             )
 
     def recipe(self, name: str, data: Dataset, model: Any) -> Recipe:
-        """As a recipe of this package, which says what a run is resumed with."""
+        """As a recipe of this package, which says what a run is resumed with. Each picture has a random generator of its own, so a batch can be
+        computed in parts of any size (``micro_batch``) and by any number of processes that share it evenly."""
         stage = StudentStage(
             steps=self.steps, batch=self.batch, lr=self.lr, points=self.points + 1, solver="euler", target_rate=self.target_rate, ema=self.ema
         )  # fmt: skip
         network = Network("foreign", classes=len(model.pipeline.network.prompts))
         sigmas = model_sigmas(model, self.points)
         ends = {"sigma_min": max(float(sigmas[-1]), 1e-6), "sigma_max": float(sigmas[0])}
-        return Recipe(name, data.name, network, student=stage, seed=self.seed, **ends)
+        return Recipe(name, data.name, network, student=stage, seed=self.seed, block=1, **ends)
+
+
+def usual_guidance(model: Any) -> tuple[float, ...]:
+    """What a teacher is guided with unless something else is said: Stable Diffusion 1 and 2 and SDXL with weights from 6 to 16, as in LCM's
+    scripts; Stable Diffusion 3 with its pipeline's own weight, for a flow burns at such; FLUX.1 dev with none, but told the weight that its
+    network takes as a number, 3.5; and FLUX.1 schnell, which takes none, with none."""
+    network = model.pipeline.network
+    if isinstance(network, FluxTransformer):
+        return (network.told if network.is_told else 1.0,)
+    if model.pipeline.flow:
+        return (float(signature(type(model.pipeline.pipe).__call__).parameters["guidance_scale"].default),)
+    return TextStage.guidance
+
+
+def check_student(model: Any, stage: TextStage) -> None:
+    """Raise a ValueError for a teacher that a stage cannot be used with; before any work."""
+    network: TextNetwork = model.pipeline.network
+    if getattr(network.net.config, "time_cond_proj_dim", None):
+        raise ValueError(
+            "the teacher is a student itself, which takes the guidance weight as an input, and no diffusion that could be guided; distil from "
+            "the model that it was made of"
+        )
+    if stage.input and not isinstance(network, TextUNet):
+        raise ValueError(
+            f"input (--guidance-input): a {type(network).__name__} cannot take the guidance weight as an input; distil at one weight, or with --lora"
+        )
+    if isinstance(network, FluxTransformer) and network.is_told and len(stage.guidance) > 1:
+        given = " ".join(f"{w:g}" for w in stage.guidance)
+        raise ValueError(
+            f"guidance = {given}, but this FLUX was distilled by guidance already and is told one weight; give one, such as {network.told:g}"
+        )
+    if stage.lora:
+        check_rank(network, stage.lora)
+    if not model.pipeline.flow:
+        times = len(model.pipeline.denoiser.log_sigmas)
+        if times % stage.points:
+            near = min(
+                (n for n in range(2, times + 1) if times % n == 0), key=lambda n: abs(n - stage.points)
+            )
+            raise ValueError(
+                f"points = {stage.points}, but the schedule's {times:,} times cannot be cut into so many equal steps, and the grid would not begin "
+                f"at its greatest noise; give a divisor of {times:,}, such as {near}"
+            )
 
 
 def model_sigmas(model: Any, steps: int = 50) -> Tensor:
@@ -86,7 +155,10 @@ def text_student(model: Any, stage: TextStage) -> Any:
     Raises:
         ValueError: where the network cannot take it.
     """
+    check_student(model, stage)
     teacher: TextNetwork = model.pipeline.network
+    if isinstance(teacher, FluxTransformer) and teacher.is_told:
+        teacher.told = stage.guidance[0]  # which the student, a copy of it, is told as well
     model.pipeline.points = stage.points  # of which its students know no others
     if stage.lora:
         network = with_lora(teacher, stage.lora, stage.seed)
@@ -101,10 +173,6 @@ def text_student(model: Any, stage: TextStage) -> Any:
 
 def _taking_guidance(teacher: TextNetwork) -> TextNetwork:
     """A copy of a UNet with an embedding of the weight beside that of time, without effect at the start."""
-    if not isinstance(teacher, TextUNet):
-        raise ValueError(
-            f"input: a {type(teacher).__name__} cannot take the guidance weight as an input; distil at one weight, or with --lora"
-        )
     old: Any = teacher.net
     net = type(old).from_config({**old.config, "time_cond_proj_dim": EMBEDDING}).to(old.dtype)
     net.load_state_dict(old.state_dict(), strict=False)
@@ -139,12 +207,11 @@ def distill_text(
     runtime = runtime or Runtime()
     student = student or text_student(model, stage)
     state = begin(stage.recipe(name, data, model), "student", student, runtime, optimizer=ClippedAdamW)
-    weights = stage.guidance
-    teacher = GuidedDenoiser(
-        model.pipeline.denoiser,
-        weights[0] if len(weights) == 1 else None,
-        len(model.pipeline.network.prompts) - 1,
-    )
+    weights, known = stage.guidance, model.pipeline.network
+    teacher = model.pipeline.denoiser
+    if weights != (1.0,) and not (isinstance(known, FluxTransformer) and known.is_told):
+        one = weights[0] if len(weights) == 1 else None
+        teacher = GuidedDenoiser(teacher, one, len(known.prompts) - 1)
     ranges = (weights[0], weights[1]) if len(weights) == 2 else None
     sigmas = model_sigmas(model, stage.points)
 

@@ -37,24 +37,15 @@ def with_lora(
         targets: names of the matrices; by default :data:`TARGETS`.
 
     Raises:
-        ValueError: for a rank below 1, or a network that has an adapter already.
+        ValueError: for a rank below 1 or above that of every matrix, or a network that has an adapter already.
 
     Source: Hu et al. 2021 (LoRA); Luo et al. 2023 (LCM-LoRA).
     """
     from peft import LoraConfig
 
-    if rank < 1:
-        raise ValueError(f"lora = {rank}, but the rank of an adapter is at least 1")
-    if network.adapted:
-        raise ValueError(
-            "the network has an adapter already; fuse it first, or start from the network without it"
-        )
+    present = check_rank(network, rank, targets)
     adapted = copy.deepcopy(network, {id(p): p for p in network.parameters()})
     adapted.requires_grad_(False)
-    targets = targets or TARGETS.get(type(network), _ATTENTION)
-    present = [
-        name for name in targets if any(key.endswith(f"{name}.weight") for key in network.state_dict())
-    ]
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(seed)
         warnings.simplefilter("ignore")
@@ -68,6 +59,34 @@ def with_lora(
                 parameter.data.float()
             )  # an adapter is trained in float32 whatever the frozen weights are
     return adapted
+
+
+def check_rank(network: TextNetwork, rank: int, targets: Sequence[str] | None = None) -> list[str]:
+    """Raise a ValueError where :func:`with_lora` could not; returns those of the targets that the network has.
+
+    A rank above that of every matrix adds weights and no freedom, and one that was mistyped takes all memory.
+    """
+    if rank < 1:
+        raise ValueError(f"lora = {rank}, but the rank of an adapter is at least 1")
+    if network.adapted:
+        raise ValueError(
+            "the network has an adapter already; fuse it first, or start from the network without it"
+        )
+    found, most = set[str](), 0
+    for key, weight in network.state_dict().items():
+        own = {
+            name
+            for name in targets or TARGETS.get(type(network), _ATTENTION)
+            if key.endswith(f"{name}.weight")
+        }
+        found |= own
+        if own and weight.ndim > 1:
+            most = max(most, min(len(weight), weight[0].numel()))
+    if rank > most:
+        raise ValueError(
+            f"lora = {rank:,}, but the largest matrix of this network has rank {most:,}; give at most that"
+        )
+    return sorted(found)
 
 
 def adapter_of(network: TextNetwork) -> dict[str, Tensor]:

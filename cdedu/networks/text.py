@@ -160,6 +160,16 @@ class TextTransformer(TextNetwork):
 class FluxTransformer(TextNetwork):
     """``FluxTransformer2DModel``: latents go in as patches of 2 × 2, and with them where each patch lies. It tells t itself in thousandths."""
 
+    told = 3.5
+    """The guidance weight that a network which was distilled by guidance, such as FLUX.1 dev, gets as a number: diffusers' ``guidance_scale``,
+    with its pipeline's default. It costs no second call. A student keeps its teacher's."""
+
+    @property
+    def is_told(self) -> bool:
+        """Whether this network takes such a number."""
+        config: Any = self.net.config
+        return bool(config.guidance_embeds)
+
     def call(
         self, x: Tensor, time: Tensor, hidden: Tensor, pooled: Tensor | None, guidance: Weight | None
     ) -> Tensor:
@@ -168,10 +178,7 @@ class FluxTransformer(TextNetwork):
         places = torch.zeros(height // 2, width // 2, 3, device=x.device, dtype=x.dtype)
         places[..., 1] = torch.arange(height // 2, device=x.device)[:, None]
         places[..., 2] = torch.arange(width // 2, device=x.device)
-        config: Any = self.net.config
-        weight = None
-        if config.guidance_embeds:
-            weight = weight_like(3.5 if guidance is None else guidance, x).flatten().expand(batch).to(x)
+        weight = torch.full((batch,), self.told, device=x.device, dtype=x.dtype) if self.is_told else None
         out = self.net(
             hidden_states=patches.reshape(batch, height * width // 4, channels * 4),
             encoder_hidden_states=hidden,

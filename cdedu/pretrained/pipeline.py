@@ -24,6 +24,14 @@ NOISE_SCALE = 250.0
 """The scheduler of diffusers gives its network 250 ln σ, and nothing else."""
 
 
+def check_license(license: str) -> None:
+    """Raise a ValueError for a licence that is no single word, as the hub spells it."""
+    if not re.fullmatch(r"[\w.+-]+", license):
+        raise ValueError(
+            f"license = {license!r:.60}, but the hub spells it in one word, such as apache-2.0; give that"
+        )
+
+
 def export_pipeline(
     student: nn.Module,
     folder: str | Path,
@@ -55,10 +63,8 @@ def export_pipeline(
     """
     from diffusers import CMStochasticIterativeScheduler, ConsistencyModelPipeline
 
-    if license is not None and not re.fullmatch(r"[\w.+-]+", license):
-        raise ValueError(
-            f"export_pipeline: license = {license!r:.60}, but the hub spells it in one word, such as apache-2.0"
-        )
+    if license is not None:
+        check_license(license)
     student, folder = _at(student, guidance), Path(folder)
     net = _unet(student)
     header = getattr(student, "header", None) or Header(())

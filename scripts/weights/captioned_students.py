@@ -54,7 +54,16 @@ def distil(name: str, folder: Path) -> dict[str, Any]:
         ]
         words += ["--device", "cpu", "--precision", "fp32", "--license", "cc-by-4.0"]
         words += ["--cache", str(folder / "capcache"), "--out", str(out), "--results", str(records)]
-        subprocess.run([sys.executable, "-m", "cdedu.cli", *words, *["--resume"] * out.exists()], check=True)
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "cdedu.cli",
+                *words,
+                *["--resume"] * (out / "student.state.safetensors").exists(),
+            ],
+            check=True,
+        )
     found = [
         json.loads(path.read_text(encoding="utf-8"))
         for path in sorted(records.glob("latents-student-*.json"))
