@@ -237,19 +237,20 @@ def still(tab: Any) -> bool:
 
 
 def test_what_breaks_is_seen_and_said(open_page: Callable[..., Any]) -> None:
-    tab = open_page("?learn.weight=uniform")
-    tab.click("text=No boundary condition")
+    tab = open_page()
+    tab.click("text=No boundary")
+    assert tab.get_by_label("Weight λ").input_value() == "uniform"
     assert tab.locator("[data-break=boundary]").get_attribute("aria-pressed") == "true"
     assert "learn.break=boundary" in tab.url
-    tab.locator("text=/All 500 samples lie within 0\\.\\d+ of one point/").wait_for()
+    tab.locator(".live-say >> text=/All 500 samples lie within 0\\.\\d+ of one point/").wait_for()
     middle = torch.tensor(tab.evaluate(SAMPLES)).reshape(-1, 2)
     assert (middle - middle.mean(0)).norm(dim=1).max() < 0.1
-    tab.click("text=Target at the noisier point")
-    tab.get_by_label("Weight λ").select_option("gap")
+    tab.click("text=Target swapped")
+    assert tab.get_by_label("Weight λ").input_value() == "gap"
     assert tab.url.endswith("?learn.break=swapped")
-    tab.locator("text=The samples run away").wait_for()
+    tab.locator(".live-say >> text=The samples run away").wait_for()
     assert (torch.tensor(tab.evaluate(SAMPLES)).reshape(-1, 2).norm(dim=1) > 2).float().mean() > 0.1
-    tab.click("text=Target at the noisier point")  # a second press mends it
+    tab.click("text=Target swapped")  # a second press mends it
     assert "learn.break" not in tab.url
     assert not tab.errors
 
@@ -288,7 +289,7 @@ def test_without_workers_and_small(open_page: Callable[..., Any]) -> None:
     assert tab.locator(".live-part canvas").count() == 1 and tab.locator(".live-part button").count() == 1
     tab.click("text=Train")
     wait(tab, 3)
-    assert tab.locator("[role=status]").inner_text() and not tab.errors
+    assert tab.locator("[role=status]").text_content() and not tab.errors
 
 
 def test_the_pages_have_their_part() -> None:

@@ -115,11 +115,7 @@
   const LEGEND =
     "Grey: data. Orange: the student's samples, each one call from noise. Blue: exact paths, and in orange what the student answers from their points.";
 
-  const BREAKS = {
-    boundary: "No boundary condition",
-    gradient: "Gradient into the target",
-    swapped: "Target at the noisier point",
-  };
+  const BREAKS = { boundary: "No boundary", gradient: "No stop-gradient", swapped: "Target swapped" };
   const DEFAULTS = { seed: 0, data: "moons", N: 18, solver: "heun", weight: "gap", mu: 0, lr: 0.006, break: "none" };
   const CHECKS = {
     seed: [0, 9999],
@@ -184,7 +180,7 @@
           : loss[last] > l && distance[last] < d
             ? "A higher loss, and better samples. "
             : "";
-      return `${verdict}Loss ${brief(loss[last])}, and ${brief(l)} in the run before at this step; distance to the data ${brief(distance[last])}, and ${brief(d)} before.`;
+      return `${verdict}At step ${steps[last]} the loss is ${brief(loss[last])}, and was ${brief(l)} in the dashed run; the distance to the data is ${brief(distance[last])}, and was ${brief(d)}.`;
     }
     const wrong = errors.findLastIndex((error) => error > 0.1); // levels fall along the grid
     if (wrong < 0) return "At every noise level the answers lie within 0.1 of the ends of their paths.";
@@ -228,7 +224,7 @@
       const [x, y] = view.at(...pathOf(scene, 0).slice(0, 2));
       write(pen, "noise", x + 10, y, color.teacher, color.paper);
       const [u, v] = view.at(...answersOf(scene, frame, 0).slice(0, 2));
-      if (Math.hypot(u - x, v - y) > 30) write(pen, "its answer", u + 10, v, color.student, color.paper);
+      if (Math.hypot(u - x, v - y) > 30) write(pen, "its answer", u + 10, v, color.ink, color.paper);
     }
     let outside = 0;
     for (let j = 0; j < frame.samples.length; j += 2) {
@@ -240,7 +236,7 @@
   }
 
   function write(pen, text, x, y, color, paper) {
-    pen.lineWidth = 3;
+    pen.lineWidth = 5;
     pen.lineJoin = "round";
     pen.strokeStyle = paper;
     pen.strokeText(text, x, y);
@@ -306,7 +302,7 @@
     pen.setLineDash([]);
   }
 
-  /** Loss and distance against steps; dashed, those of the run before. */
+  /** Loss and distance against steps; dashed, those of the last run in which nothing was broken. */
   function drawCurves(view, scene, frame, before) {
     if (!frame) return;
     const [{ pen }, color, { steps, loss, distance }] = [view, live.colors(), frame.records];
@@ -322,7 +318,7 @@
     ];
     const most = Math.max(LIMIT, Math.ceil(frame.steps / LIMIT) * LIMIT);
     const at = axes(view, {
-      title: before ? "While it learns (dashed: the run before)" : "While it learns",
+      title: before ? "While it learns (dashed: before)" : "While it learns",
       x: [0, most],
       y,
       ticks: [0, most / 3, (2 * most) / 3],
@@ -388,18 +384,20 @@
     const settings = live.settings("learn", DEFAULTS, CHECKS);
     const asked = [...new URLSearchParams(location.search).keys()].some((name) => name.startsWith("learn."));
     let scene, frame, before, send;
-    let [run, limit, wanted, seen, fresh] = [0, LIMIT, false, false, true];
+    let [run, limit, wanted, seen, fresh, sound] = [0, LIMIT, false, false, true, true];
 
     // What the reader presses.
     const button = (words, act, more = {}) => element("button", { type: "button", onclick: act, ...more }, words);
     const play = button("Train", () => (wanted ? pause() : start()), { class: "live-main" });
-    const say = element("p", { class: "live-say", role: "status", "aria-live": "polite" });
+    const say = element("p", { class: "live-say" });
+    const aloud = element("p", { class: "live-aloud", role: "status", "aria-live": "polite" }); // as often as one can listen
     const figures = element("p", { class: "live-say live-figures" });
     const canvas = (name) => element("canvas", { role: "img", "aria-label": name });
     const plane = canvas(
       "Samples of the student over the data, and paths from noise to data with the student's answers along them",
     );
 
+    const selects = {};
     function select(name, label, choices) {
       const one = element("select", {});
       const missing = !Object.keys(choices).includes(String(settings[name]));
@@ -411,6 +409,7 @@
       one.addEventListener("change", () =>
         change({ [name]: typeof DEFAULTS[name] === "number" ? Number(one.value) : one.value }),
       );
+      selects[name] = one;
       return element("label", {}, label, one);
     }
 
@@ -428,7 +427,10 @@
       button(
         words,
         () => {
-          change({ break: settings.break === name ? "none" : name });
+          const broken = settings.break === name ? "none" : name;
+          // Without the boundary a constant is perfect; the paper's weight 1 shows it, the other one hides it in large numbers.
+          const weight = broken === "boundary" ? "uniform" : settings.break === "boundary" ? "gap" : settings.weight;
+          change({ break: broken, weight });
           start();
         },
         { "aria-pressed": String(settings.break === name), "data-break": name },
@@ -441,7 +443,7 @@
       "aria-label": "A student that learns",
     });
     const views = [[plane, (view) => drawPlane(view, scene, frame, small ? 0 : 6), small ? 1.3 : 1.35]];
-    if (small) box.append(plane, element("div", { class: "live-row" }, play, say));
+    if (small) box.append(plane, element("div", { class: "live-row" }, play, say), aloud);
     else {
       const [curves, levels] = [
         canvas("Loss, and distance of the samples to the data, against training steps"),
@@ -462,15 +464,16 @@
       ];
       box.append(
         element("div", { class: "live-row" }, ...actions),
-        element("div", { class: "live-learn-views" }, plane, element("div", {}, curves, levels)),
-        figures,
-        say,
         element(
           "div",
           { class: "live-row", role: "group", "aria-label": "Break it" },
           element("strong", {}, "Break it:"),
           ...breaks,
         ),
+        element("div", { class: "live-learn-views" }, plane, element("div", {}, curves, levels)),
+        figures,
+        say,
+        aloud,
         element(
           "div",
           { class: "live-row" },
@@ -501,7 +504,7 @@
       tell(first);
     }
 
-    /** Numbers with every picture; the sentence at rest and now and then, since it may be read aloud. */
+    /** Numbers and sentence with every picture, so that they agree; what is read aloud, at rest and now and then. */
     let [spoken, told] = [0, 0];
     function tell(now = false) {
       if (!frame) return;
@@ -512,26 +515,27 @@
         `Step ${frame.steps.toLocaleString("en-US")}` +
         (mean > 0 ? ` · loss ${brief(mean)}` : "") +
         ` · distance to the data ${known.toFixed(3)} (the teacher's ${settings.N - 1} steps: ${scene.teacher.toFixed(3)}, floor: ${scene.floor.toFixed(3)})`;
-      const due = told < LOOK && frame.steps >= LOOK;
-      if (now || due || !wanted || performance.now() - spoken > 4000) {
+      if (small) {
+        say.textContent = frame.steps
+          ? `Step ${steps.at(-1).toLocaleString("en-US")}: distance to the data ${known.toFixed(3)}; real data, drawn twice: ${scene.floor.toFixed(3)}.`
+          : "Orange: one call of a network that has learned nothing yet. Grey: the data.";
+      } else {
+        say.textContent = remark(scene, frame, before) || LEGEND;
+      }
+      if (now || (told < LOOK && frame.steps >= LOOK) || !wanted || performance.now() - spoken > 4000) {
         [spoken, told] = [performance.now(), frame.steps];
-        if (small) {
-          say.textContent = frame.steps
-            ? `Step ${steps.at(-1).toLocaleString("en-US")}: distance to the data ${known.toFixed(3)}; real data, drawn twice: ${scene.floor.toFixed(3)}.`
-            : "Orange: one call of a network that has learned nothing yet. Grey: the data.";
-        } else {
-          say.textContent = remark(scene, frame, before) || LEGEND;
-        }
+        aloud.textContent = say.textContent;
       }
     }
 
     const ask = (word) => send?.({ ask: word, run, until: limit, every: live.still.matches ? 1000 : 0 });
 
-    /** A fresh student by the settings; the one that there was stays as a dashed line. */
+    /** A fresh student by the settings; the last one in which nothing was broken stays as a dashed line. */
     function begin() {
       fresh = false;
       send ??= learner(receive);
-      if (frame?.steps >= LOOK) before = frame;
+      if (frame?.steps >= LOOK && sound) before = frame;
+      sound = settings.break === "none";
       [wanted, limit, frame, spoken] = [false, LIMIT, undefined, 0];
       run += 1;
       const { break: broken, ...others } = Object.fromEntries(
@@ -544,6 +548,7 @@
       const on = wanted;
       settings.set(changes);
       for (const one of breaks) one.setAttribute("aria-pressed", String(one.dataset.break === settings.break));
+      for (const [name, one] of Object.entries(selects)) one.value = String(settings[name]);
       begin();
       if (on) start();
     }

@@ -90,7 +90,7 @@
             element(
               "div",
               {},
-              element("div", { class: "live-row" }, button("Clear", () => this.clear(), true), ...presets),
+              element("div", { class: "live-row" }, button("Clear", () => this.clear()), ...presets),
               element("label", {}, element("span", {}, "noise ", this.dial), this.slider),
               element("div", { class: "sketch-pair" }, sightBox, dustBox),
               element("div", { class: "live-row" }, button("Other noise", () => this.reseed())),
@@ -102,7 +102,7 @@
         ),
       );
       this.listen();
-      this.say(`Draw. The first line loads both networks, ${networks.megabytes} MB, once.`);
+      this.say(`Draw, or press a digit. The first line loads both networks, ${networks.megabytes} MB, once.`);
       this.turn(false);
     }
 

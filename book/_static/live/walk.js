@@ -110,6 +110,8 @@ live.part("walk", (root) => {
       element("div", { class: "live-beside" },
         element("div", {}, stage, say),
         element("div", {},
+          row(play, button("Step", () => (stop(), goTo(tick < ticks() ? tick + 1 : 0))), button("Reset", reset)),
+          row(button(`Throw ${CROWD} points`, () => (stop(), (tick = 0), throwAll())), seedButton),
           row(element("label", {}, "Solver ", choice("solver", {
             euler: "Euler (DDIM)", heun: "Heun", ddpm: "DDPM", race: "race of all three",
           }))),
@@ -118,8 +120,6 @@ live.part("walk", (root) => {
             element("label", {}, "Grid ρ ", choice("rho", { 1: "1", 3: "3", 7: "7" })),
             element("label", {}, "Data ", choice("data", { blobs: "three blobs", moons: "two moons" })),
           ),
-          row(play, button("Step", () => (stop(), goTo(tick < ticks() ? tick + 1 : 0))), button("Reset", reset)),
-          row(button(`Throw ${CROWD} points`, () => (stop(), (tick = 0), throwAll())), seedButton),
           element("p", { class: "live-hint" }, "Each position is divided by √(σ² + σ", element("sub", {}, "d"), "²), so that all levels fit into one picture."),
         ),
       ),
