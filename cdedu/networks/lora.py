@@ -18,6 +18,8 @@ TARGETS: dict[type[TextNetwork], tuple[str, ...]] = {
     FluxTransformer: ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "ff.net.0.proj", "ff.net.2", "proj_mlp"),
 }  # fmt: skip
 """The matrices that are adapted. For a UNet they are those of diffusers' LCM-LoRA script, convolutions included."""
+USUAL = 64
+"""The rank of diffusers' LCM-LoRA scripts."""
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
 
@@ -64,7 +66,8 @@ def with_lora(
 def check_rank(network: TextNetwork, rank: int, targets: Sequence[str] | None = None) -> list[str]:
     """Raise a ValueError where :func:`with_lora` could not; returns those of the targets that the network has.
 
-    A rank above that of every matrix adds weights and no freedom, and one that was mistyped takes all memory.
+    A rank above that of every matrix adds weights and no freedom, and one that was mistyped takes all memory. The usual one is let through
+    in a tiny network, too, where it costs nothing.
     """
     if rank < 1:
         raise ValueError(f"lora = {rank}, but the rank of an adapter is at least 1")
@@ -82,7 +85,7 @@ def check_rank(network: TextNetwork, rank: int, targets: Sequence[str] | None = 
         found |= own
         if own and weight.ndim > 1:
             most = max(most, min(len(weight), weight[0].numel()))
-    if rank > most:
+    if rank > max(most, USUAL):
         raise ValueError(
             f"lora = {rank:,}, but the largest matrix of this network has rank {most:,}; give at most that"
         )
