@@ -72,6 +72,16 @@ def latents(model, n: int = 8) -> Dataset:
     return Dataset("random", x, x[:2], torch.arange(n) % 2, torch.arange(2))
 
 
+def test_any_number_of_calls_begins_at_pure_noise(tiny):
+    """Also more of them than the grid has points, and numbers that do not divide the schedule."""
+    pipeline = load_text_to_image(tiny["sd"]).pipeline
+    top = float(pipeline.denoiser.log_sigmas.exp()[-1])
+    for steps in (1, 4, 50, 60, 64, 333, 1000):
+        levels = pipeline.levels(steps)
+        assert len(levels) == steps and levels[0] == pytest.approx(top)
+        assert levels == sorted(set(levels), reverse=True)
+
+
 def read(path: Path, **options):
     model = load_text_to_image(path, **options)
     model.pipeline.read(TEXTS)
