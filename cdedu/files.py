@@ -153,7 +153,7 @@ def regular(path: str | Path, what: str = "file") -> Path:
     raise ValueError(f"{path} is {kind}, not a file; give the path of a {what}")
 
 
-def read_text(path: str | Path) -> str:
+def text_of(path: str | Path) -> str:
     """A file's text, in UTF-8, or in UTF-16 with a byte-order mark; the mark is no part of it.
 
     Raises:

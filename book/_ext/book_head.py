@@ -11,6 +11,7 @@ import re
 from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from book_contents import chapters
 from book_launch import site
@@ -71,7 +72,7 @@ def add_head(app: Sphinx, page: str, template: str, context: dict[str, Any], doc
         "og:url": f"{home}/{page}.html",
         "og:image": f"{home}/{CARD}",
         "og:image:alt": "From noise to data: a teacher in many small steps, a student in one leap",
-        "og:site_name": str(app.config.project),
+        "og:site_name": str(app.config.html_title),
     }
     lines = [f'<meta name="description" content="{escape(facts["og:description"])}">']
     lines += [f'<meta property="{name}" content="{escape(value)}">' for name, value in facts.items() if value]
@@ -105,9 +106,10 @@ body {{ max-width: 34rem; margin: 12vh auto; padding: 0 1.2rem; font: 1.125rem/1
 
 
 def write_lost(app: Sphinx, error: Exception | None) -> None:
-    """`404.html`: its links work from any depth, so they begin with the site's address."""
+    """`404.html`: its links work from any depth, so they begin at the site's root."""
     if not error and app.builder.format == "html":
-        page = LOST.format(home=site(app.config), project=escape(str(app.config.project)))
+        home = urlsplit(site(app.config)).path
+        page = LOST.format(home=home, project=escape(str(app.config.html_title)))
         Path(app.outdir, "404.html").write_text(page, encoding="utf-8")
 
 

@@ -204,7 +204,8 @@ def choose_scripts(app: Sphinx, context: dict[str, Any], body: BeautifulSoup) ->
     found = [name for name in PARTS if body.select_one(f"div.live-{name}")]
     for script in dict.fromkeys(script for name in found for script in ("common", *PARTS[name], name)):
         attributes = live_attributes() if script == "networks" else {}
-        app.builder.add_js_file(f"live/{script}.js", defer="defer", **attributes)  # type: ignore[attr-defined]
+        # Before MathJax (500), for which nobody should have to wait with a finger on the page.
+        app.builder.add_js_file(f"live/{script}.js", priority=100, defer="defer", **attributes)  # type: ignore[attr-defined]
     for style in ["parts", *found] if found else []:
         if (LIVE / f"{style}.css").is_file():
             app.builder.add_css_file(f"live/{style}.css")  # type: ignore[attr-defined]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cdedu.data.dataset import Dataset, to_unit
 from cdedu.data.images import decode, has_pictures, picture_files
-from cdedu.files import locked, read_header, read_text, write_tensors
+from cdedu.files import locked, read_header, text_of, write_tensors
 from cdedu.networks.text import Chunks, Prompts
 
 CHUNK = 256
@@ -39,7 +39,7 @@ def read_captions(path: str | Path) -> dict[str, str]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file of captions {path}")
     try:
-        found = json.loads(Path(path).read_bytes())  # which finds the encoding, as read_text does not
+        found = json.loads(Path(path).read_bytes())  # which finds the encoding by itself
         if {"images", "annotations"} <= set(found):
             name_of = {image["id"]: image["file_name"] for image in found["images"]}
             # Of several captions of one picture the last one would stay: the first comes last.
@@ -221,7 +221,7 @@ def _beside(folder: Path, names: Sequence[str]) -> dict[str, str]:
     """The same from a text file beside each picture."""
     files = {name: [(folder / name).with_suffix(end) for end in (".txt", ".caption")] for name in names}
     return {
-        name: read_text(path).strip()
+        name: text_of(path).strip()
         for name, paths in files.items()
         for path in [next((path for path in paths if path.is_file()), None)]
         if path is not None
@@ -230,9 +230,7 @@ def _beside(folder: Path, names: Sequence[str]) -> dict[str, str]:
 
 def _lines(path: Path) -> dict[str, Any]:
     known = {}
-    for i, line in enumerate(
-        read_text(path).split("\n"), 1
-    ):  # not splitlines, which ends a line within a text
+    for i, line in enumerate(text_of(path).split("\n"), 1):  # not splitlines, which ends a line within a text
         try:
             if line.strip():
                 row = json.loads(line)
@@ -243,7 +241,7 @@ def _lines(path: Path) -> dict[str, Any]:
 
 
 def _rows(path: Path) -> dict[str, Any]:
-    rows = csv.DictReader(io.StringIO(read_text(path)))
+    rows = csv.DictReader(io.StringIO(text_of(path)))
     names = rows.fieldnames or []
     text = next((name for name in ("text", "caption") if name in names), None)
     if "file_name" not in names or text is None:

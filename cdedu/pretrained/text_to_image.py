@@ -693,7 +693,9 @@ class TextToImage:
         import diffusers
 
         points, known = self.points, self.denoiser.log_sigmas.exp()
-        if steps > points:  # the least number that divides the schedule: with another one the grid would begin below its top
+        if (
+            steps > points
+        ):  # the least number that divides the schedule: with another one the grid would begin below its top
             points = next(n for n in range(steps, len(known) + 1) if len(known) % n == 0)
         lcm = diffusers.LCMScheduler.from_config(self.pipe.scheduler.config, original_inference_steps=points)
         lcm.set_timesteps(steps)

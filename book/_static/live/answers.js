@@ -11,7 +11,9 @@
   /** What this browser keeps under a name; some keep nothing (private windows, some pages from disk), and a page then forgets. */
   function recall(name) {
     try {
-      return JSON.parse(localStorage.getItem(`cdedu.answers.${name}`)) ?? {};
+      const kept = Object.entries(JSON.parse(localStorage.getItem(`cdedu.answers.${name}`)) ?? {});
+      const ours = ([, given]) => Array.isArray(given) && given.every((one) => Number.isInteger(one) || typeof one === "string");
+      return Object.fromEntries(kept.filter(ours)); // what has another shape was not written here
     } catch {
       return {};
     }

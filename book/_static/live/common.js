@@ -11,7 +11,12 @@ window.live ??= (() => {
     const begin = () => {
       for (const root of document.querySelectorAll(`div.live-${name}:not([data-live])`)) {
         root.dataset.live = "ready";
-        build(root);
+        try {
+          build(root);
+        } catch (error) {
+          delete root.dataset.live; // the still picture comes back
+          console.error(error);
+        }
       }
     };
     if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", begin);

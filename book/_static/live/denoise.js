@@ -14,10 +14,10 @@ live.part("denoise", (root) => {
   const WORDS = { two: "Two points", five: "Five points", moons: "Moons" };
 
   // Points stand in the address as a preset's name or as numbers: -1_-0.6_0.5_0.4.
-  const numbers = (text) => PRESETS[text] ?? text.split("_").map(Number);
+  const numbers = (text) => Object.hasOwn(PRESETS, text) ? PRESETS[text] : text.split("_").map(Number);
   const fits = (text) => {
     const found = numbers(text);
-    const plain = text in PRESETS || /^-?[\d.]+(_-?[\d.]+)*$/.test(text);
+    const plain = Object.hasOwn(PRESETS, text) || /^-?[\d.]+(_-?[\d.]+)*$/.test(text);
     return plain && found.length % 2 === 0 && found.length <= 2 * MOST && found.every((v) => Math.abs(v) <= EXTENT);
   };
   const near = [-EXTENT, EXTENT, false];

@@ -34,7 +34,10 @@
       scene.shown = Float64Array.from(paths.flatMap((x) => [...x.slice(0, 2 * PATHS)]));
       scene.shownLevels = Float64Array.from(sigmas.flatMap((s) => new Array(PATHS).fill(s)));
       records = { steps: [], loss: [], distance: [] };
-      const [floor, teacher] = [slicedWasserstein(again, real), slicedWasserstein(taught, real)];
+      // Between real data and real data: the mean over three pairs, since one pair may be lucky.
+      const more = [again, drawData(data, 2000, random), drawData(data, 2000, random)];
+      const floor = more.reduce((sum, one) => sum + slicedWasserstein(one, real) / more.length, 0);
+      const teacher = slicedWasserstein(taught, real);
       post({ kind: "scene", run, real: real.slice(0, 2 * SHOWN), sigmas, paths, floor, teacher });
       look();
       show();
@@ -154,6 +157,9 @@
     return { middle, all: Math.max(...Array.from({ length: n }, (_, i) => distanceOf(points, i, middle))) };
   }
 
+  /** Whether two runs can be held against each other: losses at another N or λ, or of other data, cannot. */
+  const comparable = (a, b) => ["data", "N", "weight"].every((name) => a[name] === b[name]);
+
   /** One sentence or two about what has just been computed. */
   function remark(scene, frame, before) {
     const { steps, loss, distance, errors } = frame.records;
@@ -169,7 +175,7 @@
     const away = Float64Array.from({ length: size }, (_, i) => distanceOf(frame.samples, i, real.middle)).sort();
     const gone = away.filter((d) => d > 2 * real.all).length;
     if (gone > size / 10) {
-      return `The samples run away: ${gone} of ${size} are out of all reach, the farthest ${brief(away[size - 1])} from the middle of the data, where no data are beyond ${brief(real.all)}. The loss went from ${brief(loss[1])} to ${brief(loss[last])}.`;
+      return `The samples run away: ${gone} of ${size} are out of all reach, the farthest ${brief(away[size - 1])} from the middle of the data, where no data are beyond ${brief(real.all)}.${last > 1 ? ` The loss went from ${brief(loss[1])} to ${brief(loss[last])}.` : ""}`;
     }
     const then = before?.records.steps.indexOf(steps[last]) ?? -1;
     if (then > 0) {
@@ -183,9 +189,9 @@
       return `${verdict}At step ${steps[last]} the loss is ${brief(loss[last])}, and was ${brief(l)} in the dashed run; the distance to the data is ${brief(distance[last])}, and was ${brief(d)}.`;
     }
     const wrong = errors.findLastIndex((error) => error > 0.1); // levels fall along the grid
-    if (wrong < 0) return "At every noise level the answers lie within 0.1 of the ends of their paths.";
+    if (wrong < 0) return "At every noise level the answers lie, on average, within 0.1 of the ends of their paths.";
     if (wrong + 1 >= errors.length) return "";
-    return `Below σ = ${brief(scene.sigmas[wrong])} the answers are right: within 0.1 of the ends of their paths. Above, not yet.`;
+    return `Below σ = ${brief(scene.sigmas[wrong])} the answers lie, on average, within 0.1 of the ends of their paths. Above, they are farther off.`;
   }
 
   // --- pictures -----------------------------------------------------------------------------------------
@@ -381,10 +387,12 @@
   live.part("learn", (root) => {
     const { element } = live;
     const small = root.matches(".live-small, [data-small]");
-    const settings = live.settings("learn", DEFAULTS, CHECKS);
+    const settings = live.settings(small ? "small" : "learn", DEFAULTS, CHECKS);
     const asked = [...new URLSearchParams(location.search).keys()].some((name) => name.startsWith("learn."));
-    let scene, frame, before, send;
-    let [run, limit, wanted, seen, fresh, sound] = [0, LIMIT, false, false, true, true];
+    let scene, frame, before, send, kept, setup;
+    let [run, limit, wanted, seen, fresh] = [0, LIMIT, false, false, true];
+    // Without the boundary nothing holds the constant: once it is one, Adam may push it anywhere. It stops where it has been seen.
+    const stretch = () => (settings.break === "boundary" ? 600 : LIMIT);
 
     // What the reader presses.
     const button = (words, act, more = {}) => element("button", { type: "button", onclick: act, ...more }, words);
@@ -514,10 +522,10 @@
       figures.textContent =
         `Step ${frame.steps.toLocaleString("en-US")}` +
         (mean > 0 ? ` · loss ${brief(mean)}` : "") +
-        ` · distance to the data ${known.toFixed(3)} (the teacher's ${settings.N - 1} steps: ${scene.teacher.toFixed(3)}, floor: ${scene.floor.toFixed(3)})`;
+        ` · distance to the data ${brief(known)} (the exact teacher's ${settings.N - 1} steps: ${brief(scene.teacher)}, floor: ${brief(scene.floor)})`;
       if (small) {
         say.textContent = frame.steps
-          ? `Step ${steps.at(-1).toLocaleString("en-US")}: distance to the data ${known.toFixed(3)}; real data, drawn twice: ${scene.floor.toFixed(3)}.`
+          ? `Step ${steps.at(-1).toLocaleString("en-US")}: distance to the data ${brief(known)}; real data, drawn twice: ${brief(scene.floor)}.`
           : "Orange: one call of a network that has learned nothing yet. Grey: the data.";
       } else {
         say.textContent = remark(scene, frame, before) || LEGEND;
@@ -534,13 +542,14 @@
     function begin() {
       fresh = false;
       send ??= learner(receive);
-      if (frame?.steps >= LOOK && sound) before = frame;
-      sound = settings.break === "none";
-      [wanted, limit, frame, spoken] = [false, LIMIT, undefined, 0];
+      if (frame?.steps >= LOOK && setup.break === "none") kept = { frame, setup };
+      setup = Object.fromEntries(Object.keys(DEFAULTS).map((name) => [name, settings[name]]));
+      before = kept && comparable(kept.setup, setup) ? kept.frame : undefined;
+      for (const one of [figures, say]) one.textContent = "";
+      root.dataset.steps = 0;
+      [wanted, limit, frame, spoken] = [false, stretch(), undefined, 0];
       run += 1;
-      const { break: broken, ...others } = Object.fromEntries(
-        Object.keys(DEFAULTS).map((name) => [name, settings[name]]),
-      );
+      const { break: broken, ...others } = setup;
       send({ ask: "begin", run, settings: { ...others, broken } });
     }
 
@@ -555,7 +564,7 @@
 
     function start() {
       if (fresh) begin();
-      if (frame && frame.steps >= limit) limit += LIMIT;
+      if (frame && frame.steps >= limit) limit += stretch();
       wanted = true;
       play.textContent = "Pause";
       if (seen) ask("run");
