@@ -546,7 +546,7 @@
       setup = Object.fromEntries(Object.keys(DEFAULTS).map((name) => [name, settings[name]]));
       before = kept && comparable(kept.setup, setup) ? kept.frame : undefined;
       for (const one of [figures, say]) one.textContent = "";
-      root.dataset.steps = 0;
+      delete root.dataset.steps;
       [wanted, limit, frame, spoken] = [false, stretch(), undefined, 0];
       run += 1;
       const { break: broken, ...others } = setup;
