@@ -1019,7 +1019,7 @@ def test_a_message_that_is_too_large_is_not_even_built(value):
             assert tracemalloc.get_traced_memory()[1] < 2 * wire.LARGEST
         finally:
             tracemalloc.stop()
-        assert time.process_time() - begun < 5
+        assert time.process_time() - begun < 20
 
 
 def nested(depth, kind=list):

@@ -30,7 +30,7 @@ def loaded(folder: Path, seed: int, rounds: int) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured in Linux's way")
 def test_a_file_that_means_harm_is_refused_by_name_soon_and_in_little_memory(tmp_path):
-    """Five seconds and two gigabytes, whatever the file: see tests/hostile/files.py for what each of them is."""
+    """Fifteen seconds and two gigabytes, whatever the file: see tests/hostile/files.py for what each of them is."""
     lines = loaded(tmp_path, 0, 60)
     assert len(lines) > 200 and not [line for line in lines[:-1] if not line.endswith(": well")]
 

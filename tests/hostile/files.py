@@ -37,7 +37,7 @@ from cdedu.pretrained import load_teacher
 from cdedu.recipes import Network, Recipe
 from cdedu.teacher import Teacher
 
-SECONDS, MEGABYTES, HANG = 5.0, 1000, 60
+SECONDS, MEGABYTES, HANG = 15.0, 1000, 60
 
 
 class Case(NamedTuple):

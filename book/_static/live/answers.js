@@ -11,9 +11,8 @@
   /** What this browser keeps under a name; some keep nothing (private windows, some pages from disk), and a page then forgets. */
   function recall(name) {
     try {
-      const kept = Object.entries(JSON.parse(localStorage.getItem(`cdedu.answers.${name}`)) ?? {});
-      const ours = ([, given]) => Array.isArray(given) && given.every((one) => Number.isInteger(one) || typeof one === "string");
-      return Object.fromEntries(kept.filter(ours)); // what has another shape was not written here
+      const { given } = JSON.parse(localStorage.getItem(`cdedu.answers.${name}`)) ?? {};
+      return { given: Array.isArray(given) ? given : [] }; // what has another shape was not written here
     } catch {
       return {};
     }
@@ -136,7 +135,7 @@
       part.replaceChildren(...choice(options, given, changed, "Options"), forget);
     };
     const count = root.querySelectorAll(":scope > ul > li").length;
-    build((recall(name).given ?? []).filter((i) => i < count));
+    build((recall(name).given ?? []).filter((i) => Number.isInteger(i) && i < count));
     root.append(part);
   }
 
@@ -165,7 +164,8 @@
       const questions = draws[settings.seed];
       const where = `${name}.${settings.seed}`;
       const had = recall(where).given ?? [];
-      given = questions.map((_, i) => had[i] ?? []);
+      const answer = (one) => Number.isInteger(one) || typeof one === "string";
+      given = questions.map((_, i) => (Array.isArray(had[i]) ? had[i].filter(answer) : []));
       const changed = () => {
         keep(where, { given });
         tell(questions);
