@@ -392,7 +392,7 @@
     let scene, frame, before, send, kept, setup;
     let [run, limit, wanted, seen, fresh] = [0, LIMIT, false, false, true];
     // Without the boundary nothing holds the constant: once it is one, Adam may push it anywhere. It stops where it has been seen.
-    const stretch = () => (settings.break === "boundary" ? 600 : LIMIT);
+    const stretch = () => (settings.break === "boundary" ? 300 : LIMIT);
 
     // What the reader presses.
     const button = (words, act, more = {}) => element("button", { type: "button", onclick: act, ...more }, words);
