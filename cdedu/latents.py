@@ -28,7 +28,6 @@ from cdedu.methods.text import (
     text_student,
     usual_guidance,
 )
-from cdedu.networks.text import FluxTransformer
 from cdedu.pretrained import locate
 from cdedu.pretrained.pipeline import check_license
 from cdedu.pretrained.text_export import export_text, is_student
@@ -319,8 +318,7 @@ def check_weight(model: Any, guidance: float | None) -> None:
         raise ValueError(
             "this student takes the guidance weight as an input; give --guidance, such as --guidance 8.5"
         )
-    told = isinstance(network, FluxTransformer) and network.is_told
-    if jumps and guidance is not None and not takes and not told:
+    if jumps and guidance is not None and not takes and not network.is_told:
         raise ValueError(
             f"{name} {guidance:g}, but this student has its guidance in its weights; leave {name} out, or draw with the teacher: --model teacher"
         )
@@ -350,7 +348,7 @@ def draw_prompts(
     model = load_text_to_image(folder, lora=lora and locate(lora), student=as_student)
     check_weight(model, guidance)
     pipeline = model.pipeline
-    if isinstance(pipeline.network, FluxTransformer) and pipeline.network.is_told and guidance is not None:
+    if pipeline.network.is_told and guidance is not None:
         pipeline.network.told, guidance = guidance, None
     with visiting(device, *encoders(pipeline, texts=True)):
         pipeline.read(prompts)

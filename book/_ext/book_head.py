@@ -61,13 +61,12 @@ def add_head(app: Sphinx, page: str, template: str, context: dict[str, Any], doc
         app.builder.add_js_file("disk.js")  # type: ignore[attr-defined]
     if doctree is None:
         return
-    body = BeautifulSoup(context.get("body", ""), "html.parser")
     title = BeautifulSoup(str(context.get("title", "")), "html.parser").get_text().replace("\u2002", ". ", 1)
     context["title"] = escape(title, quote=False)
     home = site(app.config)
     facts = {
         "og:title": title,
-        "og:description": describe(body),
+        "og:description": describe(context["soup"]),
         "og:type": "website" if page == "book/index" else "article",
         "og:url": f"{home}/{page}.html",
         "og:image": f"{home}/{CARD}",
@@ -113,26 +112,43 @@ def write_lost(app: Sphinx, error: Exception | None) -> None:
         Path(app.outdir, "404.html").write_text(page, encoding="utf-8")
 
 
+def gather_words(app: Sphinx, doctree: nodes.document) -> None:
+    """A page's text, without code and what is raw, kept beside its doctree."""
+    silent = (nodes.raw, nodes.literal_block, nodes.comment)
+    texts = (text.astext() for text in doctree.findall(nodes.Text) if not isinstance(text.parent, silent))
+    _words(app.env)[app.env.docname] = " ".join(" ".join(texts).split())
+
+
+def _words(env: Any) -> dict[str, str]:
+    if not hasattr(env, "book_words"):
+        env.book_words = {}
+    found: dict[str, str] = env.book_words
+    return found
+
+
+def forget_words(app: Sphinx, env: Any, page: str) -> None:
+    _words(env).pop(page, None)
+
+
+def merge_words(app: Sphinx, env: Any, pages: list[str], other: Any) -> None:
+    _words(env).update({page: _words(other)[page] for page in pages if page in _words(other)})
+
+
 def write_words(app: Sphinx, error: Exception | None) -> None:
-    """`_static/words.js`: the main part of every page as text, for the search of a book on disk."""
+    """`_static/words.js`: every page as text, for the search of a book on disk."""
     if error or app.builder.format != "html":
         return
-    words = {}
-    for page in sorted(app.env.found_docs):
-        path = Path(app.outdir, f"{page}.html")
-        if path.is_file():
-            found = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser").find("article")
-            if found is not None:
-                for part in found(["script", "style", "svg", "pre"]):
-                    part.decompose()
-                words[f"{page}.html"] = " ".join(found.get_text(" ").split())
-    text = json.dumps(words, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    words = {f"{page}.html": text for page, text in sorted(_words(app.env).items())}
+    text = json.dumps(words, ensure_ascii=False, separators=(",", ":"))
     Path(app.outdir, "_static", "words.js").write_text(f"window.words = {text};\n", encoding="utf-8")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("doctree-read", number_titles, priority=400)  # before the titles are collected
-    app.connect("html-page-context", add_head, priority=960)  # after the page was mended
+    app.connect("html-page-context", add_head, priority=960)  # after book_page.mend, which parses the page
+    app.connect("doctree-read", gather_words)
+    app.connect("env-purge-doc", forget_words)
+    app.connect("env-merge-info", merge_words)
     app.connect("build-finished", write_lost)
     app.connect("build-finished", write_words)
-    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+    return {"version": "1", "env_version": 1, "parallel_read_safe": True, "parallel_write_safe": True}

@@ -57,7 +57,7 @@ def mend(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree
     mend_elements(app, body)
     if body.h1:
         body.h1.insert_after(BeautifulSoup(f"\n{head}", "html.parser"))
-    context["body"] = str(body) + origins(body)
+    context["body"], context["soup"] = str(body) + origins(body), body  # parsed once, for the page's head too
 
     for name, side in (("prev", 1), ("next", 2)):
         there = neighbour(app, page, side)

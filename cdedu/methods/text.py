@@ -117,7 +117,7 @@ def check_student(model: Any, stage: TextStage) -> None:
         raise ValueError(
             f"input (--guidance-input): a {type(network).__name__} cannot take the guidance weight as an input; distil at one weight, or with --lora"
         )
-    if isinstance(network, FluxTransformer) and network.is_told and len(stage.guidance) > 1:
+    if network.is_told and len(stage.guidance) > 1:
         given = " ".join(f"{w:g}" for w in stage.guidance)
         raise ValueError(
             f"guidance = {given}, but this FLUX was distilled by guidance already and is told one weight; give one, such as {network.told:g}"
@@ -157,7 +157,7 @@ def text_student(model: Any, stage: TextStage) -> Any:
     """
     check_student(model, stage)
     teacher: TextNetwork = model.pipeline.network
-    if isinstance(teacher, FluxTransformer) and teacher.is_told:
+    if teacher.is_told:
         teacher.told = stage.guidance[0]  # which the student, a copy of it, is told as well
     model.pipeline.points = stage.points  # of which its students know no others
     if stage.lora:
@@ -209,7 +209,7 @@ def distill_text(
     state = begin(stage.recipe(name, data, model), "student", student, runtime, optimizer=ClippedAdamW)
     weights, known = stage.guidance, model.pipeline.network
     teacher = model.pipeline.denoiser
-    if weights != (1.0,) and not (isinstance(known, FluxTransformer) and known.is_told):
+    if weights != (1.0,) and not known.is_told:
         one = weights[0] if len(weights) == 1 else None
         teacher = GuidedDenoiser(teacher, one, len(known.prompts) - 1)
     ranges = (weights[0], weights[1]) if len(weights) == 2 else None

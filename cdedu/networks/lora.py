@@ -18,6 +18,8 @@ TARGETS: dict[type[TextNetwork], tuple[str, ...]] = {
     FluxTransformer: ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "ff.net.0.proj", "ff.net.2", "proj_mlp"),
 }  # fmt: skip
 """The matrices that are adapted. For a UNet they are those of diffusers' LCM-LoRA script, convolutions included."""
+ADAPTER = "pytorch_lora_weights.safetensors"
+"""The name of an adapter's file that ``load_lora_weights`` of diffusers looks for in a folder."""
 USUAL = 64
 """The rank of diffusers' LCM-LoRA scripts."""
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")

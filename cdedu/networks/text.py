@@ -78,6 +78,9 @@ class TextNetwork(nn.Module):
     scale = 1.0
     """What the network's time is told in: 1 for the steps of a schedule, 1000 for the t of a flow."""
 
+    told: float
+    """The guidance weight that a network which :attr:`is_told` gets as a number."""
+
     def __init__(self, net: nn.Module, prompts: Prompts | None = None) -> None:
         super().__init__()
         self.net, self.prompts, self.adapted = net, prompts, False
@@ -93,6 +96,11 @@ class TextNetwork(nn.Module):
             )
         hidden, pooled = self.prompts.rows(labels, x)
         return self.call(x, self.scale * time, hidden, pooled, guidance)
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the network was distilled by guidance and takes the weight as a number, beside which nothing is guided."""
+        return False
 
     def call(
         self, x: Tensor, time: Tensor, hidden: Tensor, pooled: Tensor | None, guidance: Weight | None
@@ -166,7 +174,7 @@ class FluxTransformer(TextNetwork):
 
     @property
     def is_told(self) -> bool:
-        """Whether this network takes such a number."""
+        """Whether this network takes such a number: FLUX.1 dev does, FLUX.1 schnell does not."""
         config: Any = self.net.config
         return bool(config.guidance_embeds)
 

@@ -12,12 +12,10 @@ from safetensors.torch import save_file
 
 from cdedu.files import disk_errors
 from cdedu.methods.text import TextStage
-from cdedu.networks.lora import adapter_of
+from cdedu.networks.lora import ADAPTER, adapter_of
 from cdedu.networks.text import FluxTransformer, TextNetwork
 from cdedu.pretrained.pipeline import check_license
 
-ADAPTER = "pytorch_lora_weights.safetensors"
-"""The name that ``load_lora_weights`` looks for in a folder."""
 _KIND = "A latent consistency model, "
 
 
@@ -211,7 +209,7 @@ def text_card(
     rows = {"teacher": _public(source), **asdict(stage), **({"size": [*size]} if size else {}), **facts}
     weight = "as an input" if stage.input else "in its weights: the pipeline must not guide it again"
     network = model.pipeline.network
-    if isinstance(network, FluxTransformer) and network.is_told:
+    if network.is_told:
         weight = "as its teacher has it, as a number that the network is told: keep it"
     return "\n\n".join(
         [

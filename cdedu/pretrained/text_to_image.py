@@ -33,6 +33,7 @@ from cdedu.files import check_weights, read_json, regular
 from cdedu.methods.guidance import GuidedDenoiser
 from cdedu.methods.latent import LatentConsistencyModel
 from cdedu.networks import bounds
+from cdedu.networks.lora import ADAPTER
 from cdedu.networks.text import FluxTransformer, Prompts, TextNetwork, TextTransformer, TextUNet
 from cdedu.noise import Generators, normal
 from cdedu.pretrained.diffusers import check_keys, reason, schedule, sizes
@@ -67,8 +68,6 @@ FAMILIES = {
 """The pipelines that are read, by the name that their folder gives."""
 DROPPED = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts that no distillation needs. A pipeline that is published needs its safety checker: put it back there."""
-ADAPTER = "pytorch_lora_weights.safetensors"
-"""The name of an adapter's file that diffusers looks for in a folder."""
 _SCHEDULER = re.compile(r"[A-Z]\w+Scheduler")
 
 
@@ -693,9 +692,8 @@ class TextToImage:
         import diffusers
 
         points, known = self.points, self.denoiser.log_sigmas.exp()
-        if (
-            steps > points
-        ):  # the least number that divides the schedule: with another one the grid would begin below its top
+        if steps > points:
+            # The least number that divides the schedule: with another one the grid would begin below its top.
             points = next(n for n in range(steps, len(known) + 1) if len(known) % n == 0)
         lcm = diffusers.LCMScheduler.from_config(self.pipe.scheduler.config, original_inference_steps=points)
         lcm.set_timesteps(steps)

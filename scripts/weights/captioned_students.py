@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from cdedu.checkpoints import WEIGHTS, sha256
 from cdedu.latents import score_canvases
-from cdedu.pretrained.text_export import ADAPTER
+from cdedu.networks.lora import ADAPTER
 from cdedu.pretrained.text_to_image import load_text_to_image
 from scripts.studies.bench import Bench, arguments
 
