@@ -128,3 +128,29 @@ def cdedu(
         return code, *capsys.readouterr()
 
     return call
+
+
+@pytest.fixture(scope="module")
+def open_tab(browser: Any) -> Iterator[Callable[..., Any]]:
+    """A tab on a page from disk, cut off from any network; what goes wrong in it, or is asked for elsewhere, is in its ``errors``."""
+    contexts = []
+
+    def open_one(url: str, script: str = "", console: bool = True, **options: Any) -> Any:
+        context = browser.new_context(offline=True, **options)
+        context.set_default_timeout(PATIENCE)
+        contexts.append(context)
+        tab = context.new_page()
+        tab.errors = []
+        if console:
+            tab.on("console", lambda m: tab.errors.append(m.text) if m.type == "error" else None)
+        tab.on("pageerror", lambda error: tab.errors.append(str(error)))
+        here = ("file:", "data:", "blob:")
+        tab.on("request", lambda one: None if one.url.startswith(here) else tab.errors.append(one.url))
+        if script:
+            tab.add_init_script(script)
+        tab.goto(url)
+        return tab
+
+    yield open_one
+    for context in contexts:
+        context.close()

@@ -1,12 +1,11 @@
 """The student that learns in the page: its mathematics is the package's, and its buttons do what they say. From disk, without a network."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import PATIENCE
 from torch import Tensor, nn
 
 import cdedu
@@ -22,28 +21,15 @@ SAMPLES = "[...(document.querySelector('.live-learn').learner()?.samples ?? [])]
 
 
 @pytest.fixture(scope="module")
-def open_page(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
-    """A tab with nothing but the part, cut off from any network."""
-    contexts = []
+def open_page(open_tab: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """A tab with nothing but the part."""
 
     def open_one(query: str = "", script: str = "", more: str = "", **options: Any) -> Any:
-        context = browser.new_context(**options)
-        context.set_default_timeout(PATIENCE)
-        context.set_offline(True)
-        contexts.append(context)
-        tab = context.new_page()
-        tab.errors = []
-        tab.on("console", lambda m: tab.errors.append(m.text) if m.type == "error" else None)
-        tab.on("pageerror", lambda e: tab.errors.append(str(e)))
-        if script:
-            tab.add_init_script(script)
-        tab.goto(page(tmp_path_factory.mktemp("learn"), more) + query)
+        tab = open_tab(page(tmp_path_factory.mktemp("learn"), more) + query, script, **options)
         tab.wait_for_function(f"{STEPS} >= 0")
         return tab
 
-    yield open_one
-    for context in contexts:
-        context.close()
+    return open_one
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,14 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import axe_playwright_python
 import pytest
 import torch
-from conftest import PATIENCE, ROOT
+from conftest import ROOT
 
 import cdedu
 from cdedu import GaussianMixture, karras_sigmas, sample_euler, sample_heun
@@ -28,10 +28,9 @@ BLOBS = GaussianMixture(
 
 
 @pytest.fixture(scope="module")
-def open_part(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+def open_part(open_tab: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """A tab on a page from disk with one part; nothing may be asked for that is not on this disk, and nothing go wrong."""
     folder = tmp_path_factory.mktemp("planes")
-    contexts = []
 
     def open_one(name: str, query: str = "", theme: str = "light", **options: Any) -> Any:
         scripts = "".join(
@@ -47,23 +46,12 @@ def open_part(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             f'<meta name="viewport" content="width=device-width"><style>{THEME}</style>{styles}<main><div class="live-{name}">'
             f'<figure id="still">Still</figure></div><div style="height: 2000px"></div></main>{scripts}</html>'
         )
-        context = browser.new_context(**{"viewport": {"width": 900, "height": 900}} | options)
-        context.set_default_timeout(PATIENCE)
-        contexts.append(context)
-        tab = context.new_page()
-        tab.errors = []
-        tab.on("pageerror", lambda error: tab.errors.append(str(error)))
-        tab.on(
-            "request",
-            lambda one: None if one.url.startswith(("file:", "data:")) else tab.errors.append(one.url),
-        )
-        tab.goto(page.as_uri() + query)
+        size = {"viewport": {"width": 900, "height": 900}}
+        tab = open_tab(page.as_uri() + query, console=False, **size | options)  # axe complains there of files
         tab.wait_for_selector("[data-result]")
         return tab
 
-    yield open_one
-    for context in contexts:
-        context.close()
+    return open_one
 
 
 def result(tab: Any) -> dict[str, Any]:

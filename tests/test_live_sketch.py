@@ -1,12 +1,12 @@
 """Draw a digit: the page answers a drawing as the package does, from disk and with the network cut. Needs `make book`'s assets."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import PATIENCE, ROOT
+from conftest import ROOT
 
 pytestmark = pytest.mark.book
 
@@ -17,7 +17,7 @@ STILL = '<figure><img alt="" src="data:image/gif;base64,R0lGODlhAQABAAAAACw="></
 
 
 @pytest.fixture(scope="module")
-def open_page(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+def open_page(open_tab: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """A page from disk with nothing in it but the part."""
     if not (LIVE / "disk.js").is_file():
         pytest.skip("the networks for the page are not there: run `python scripts/book/browser_assets.py`")
@@ -36,21 +36,7 @@ def open_page(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         f"<style>body {{ --pst-color-background: #fff; --pst-color-text-base: #222; }}</style>"
         f'<main><div class="live-sketch">{STILL}</div></main></html>'
     )
-    contexts = []
-
-    def open_one(query: str = "", **options: Any) -> Any:
-        context = browser.new_context(offline=True, **options)
-        context.set_default_timeout(PATIENCE)
-        contexts.append(context)
-        tab = context.new_page()
-        tab.errors = []
-        tab.on("pageerror", lambda error: tab.errors.append(str(error)))
-        tab.goto(page.as_uri() + query)
-        return tab
-
-    yield open_one
-    for context in contexts:
-        context.close()
+    return lambda query="", **options: open_tab(page.as_uri() + query, **options)
 
 
 @pytest.fixture(scope="module")
