@@ -81,6 +81,8 @@ def lint() -> None:
     """Style and types."""
     python("-m", "ruff", "check", "-q", ".")
     python("-m", "ruff", "format", "-q", "--check", ".")
+    cells = [str(path) for folder in ("book", "exercises/source") for path in Path(folder).rglob("*.ipynb")]
+    python("-m", "ruff", "format", "-q", "--check", "--line-length=84", *cells)
     python("-m", "mypy")
 
 

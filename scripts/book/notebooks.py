@@ -29,6 +29,8 @@ from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAPTERS = ROOT / "results" / "chapters.json"
+WIDTH = 84
+"""Columns of code that fit the page's column; what is in one line is seen without scrolling."""
 BRIEF = 25.0
 """Seconds on two quiet cores."""
 TEMPLATE = ROOT / "scripts" / "book" / "chapter_template.ipynb"
@@ -119,7 +121,7 @@ def execute(path: Path, timeout: int) -> None:
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
 
-    for style in (("check", "--fix-only"), ("format",)):
+    for style in (("check", "--fix-only"), ("format", f"--line-length={WIDTH}")):
         subprocess.run([sys.executable, "-m", "ruff", *style, "-q", str(path)], check=True)
     nb = read(path)
     executed = digests(nb)
@@ -235,6 +237,9 @@ def problems(nb: NotebookNode) -> Iterator[tuple[int, str]]:
 
 def _cell_problems(cell: NotebookNode) -> Iterator[str]:
     alt: Any = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
+    for line in cell.source.splitlines():
+        if len(line) > WIDTH:
+            yield f"a line of {len(line)} columns, {WIDTH} fit the page: {line.strip()[:40]!r}"
     for out in cell.outputs:
         data = out.get("data", {})
         text = str(out.get("text", "")) + str(data.get("text/plain", "")) + str(data.get("text/html", ""))
