@@ -1,5 +1,6 @@
 """The built book: what a reader's browser gets. Needs `make book` first; the last tests need Chromium."""
 
+import gzip
 import importlib
 import re
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ import pytest
 import yaml
 from bs4 import BeautifulSoup, Tag
 from conftest import HTML, PATIENCE, ROOT, daily
+from fontTools.ttLib import TTFont
+
+from scripts.book.release import ALL_PICTURES
 
 pytestmark = pytest.mark.book
 
@@ -87,6 +91,43 @@ def test_nothing_comes_from_another_host(page: str, html: Path) -> None:
     ]
     outside = [url for url in fetched if url and re.match(r"(https?:)?//", url)]
     assert not outside, f"{page} loads {outside}"
+
+
+LIGHT = 1_500_000
+"""Bytes on the wire before a reader touches or scrolls anything, when text is compressed as Pages does."""
+
+
+@cache
+def wire(path: Path) -> int:
+    """Bytes of a file on the wire."""
+    content = path.read_bytes()
+    return len(gzip.compress(content)) if path.suffix in {".html", ".css", ".js", ".svg"} else len(content)
+
+
+@pytest.mark.parametrize("page", BUILT)
+def test_a_page_is_light(page: str, html: Path) -> None:
+    here, whole = html / page, tree(html / page)
+    styles = [link["href"] for link in whole("link", rel="stylesheet")]
+    scripts = [script["src"] for script in whole("script", src=True)]
+    pictures = [img["src"] for img in whole("img") if img.get("loading") != "lazy"]
+    names = {str(name).partition("?")[0] for name in (*styles, *scripts, *pictures)}
+    files = {(here.parent / unquote(name)).resolve() for name in names if not name.startswith("data:")}
+    fonts = (html / "_static" / "vendor" / "fontawesome").rglob("*.woff2")
+    typeface = (html / "_static" / "vendor" / "source-sans-3").glob("*latin*.woff2")
+    size = wire(here) + sum(map(wire, {*files, *fonts, *typeface}))
+    if any(
+        "mathjax" in name for name in names
+    ):  # it fetches of its fonts what a page uses, here counted whole
+        size += sum(map(wire, (html / "_static" / "vendor" / "mathjax").rglob("*.woff")))
+    assert size <= LIGHT, f"{page}: {size / 1e6:.2f} MB before anybody scrolls"
+
+
+def test_only_icons_that_are_drawn_are_served(html: Path) -> None:
+    fonts = list((html / "_static").glob("vendor/fontawesome/*/webfonts/*.woff2"))
+    assert fonts and sum(path.stat().st_size for path in fonts) < 20_000
+    solid = TTFont(next(path for path in fonts if "solid" in path.name)).getBestCmap()
+    magnifying_glass, half_moon, rocket, unused_camera = 0xF002, 0xF186, 0xF135, 0xF030
+    assert {magnifying_glass, half_moon, rocket} <= set(solid) and unused_camera not in solid
 
 
 def test_style_sheets_ask_no_other_host(html: Path) -> None:
@@ -180,6 +221,7 @@ def shown(request: pytest.FixtureRequest, site: str, context: Any) -> Iterator[t
     tab.on("response", lambda r: tab.errors.append(f"{r.status} {r.url}") if r.status >= 400 else None)
     tab.goto(f"{site}/{request.param}", wait_until="load")
     tab.evaluate("() => window.MathJax?.startup?.promise")
+    tab.evaluate(ALL_PICTURES)
     yield request.param, tab
     tab.close()
 

@@ -6,7 +6,7 @@
 - a fold of code is called what it holds; the sidebar's toggles have names, a table's empty corner is no header, and the bibliography is a list of items;
 - a margin note is a note, not a landmark;
 - without JavaScript the light theme is there, and a sentence says what is missing;
-- pictures keep their place while they load, and wide ones scroll on a phone instead of shrinking until nobody can read them;
+- pictures keep their place while they load, those further down load when a reader comes near, and wide ones scroll on a phone instead of shrinking until nobody can read them;
 - a page with a ``<div class="live-NAME">`` gets the scripts and the style of that live part, and no other page does;
 - a page without a formula does not get MathJax (a quarter of a megabyte compressed);
 - no page gets Font Awesome's script (half a megabyte): its fonts draw the same icons, see ``book/_templates``.
@@ -114,7 +114,9 @@ def mend_elements(app: Sphinx, body: BeautifulSoup) -> None:
         if (title := note.find(class_="sidebar-title")) and not title.contents:
             title.decompose()
     images = {name: path for path, name in app.builder.images.items()}
-    for img in body("img"):
+    for i, img in enumerate(body("img")):
+        if i:  # the first may be what a reader sees at once
+            img["loading"], img["decoding"] = "lazy", "async"
         path = images.get(posixpath.basename(img["src"]), "")
         if not path.endswith(".png"):
             continue

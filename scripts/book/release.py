@@ -140,6 +140,13 @@ def chromium() -> str | None:
     return next(filter(None, map(shutil.which, names)), None)
 
 
+ALL_PICTURES = """() => Promise.all([...document.images].map((one) => {
+    one.loading = "eager";
+    return one.decode().catch(() => null);
+}))"""
+"""Those far down as well, which a reader's browser fetches when they come near."""
+
+
 @contextmanager
 def launched() -> Iterator[Any]:
     """The browser, headless."""
@@ -165,6 +172,7 @@ def write_pdf(path: Path, html: Path) -> None:
             if answer is None or not answer.ok:
                 sys.exit(f"release: {page}.html is not in the built book; run `make book` first")
             tab.evaluate("() => window.MathJax?.startup?.promise")
+            tab.evaluate(ALL_PICTURES)
             tab.evaluate(OUTWARD, [site, published()])
             tab.add_style_tag(content="pre { white-space: pre-wrap !important; }")  # paper does not scroll
             margin = dict.fromkeys(("top", "bottom", "left", "right"), "18mm")

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from scripts.book.release import HTML, PATIENCE, launched
+from scripts.book.release import ALL_PICTURES, HTML, PATIENCE, launched
 
 VIEWS = {
     "light": (1280, 900, "light", "screen"),
@@ -28,6 +28,7 @@ def take(browser: Any, page: str, folder: Path) -> dict[str, Path]:
         tab = context.new_page()
         tab.goto((HTML / f"{page}.html").as_uri(), wait_until="load")
         tab.evaluate("() => window.MathJax?.startup?.promise")
+        tab.evaluate(ALL_PICTURES)
         for view, (width, height, scheme, media) in VIEWS.items():
             tab.set_viewport_size({"width": width, "height": height})
             tab.emulate_media(color_scheme=scheme, media=media)
