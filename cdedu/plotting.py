@@ -8,14 +8,17 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from cdedu.files import replacing
 
-TEACHER, STUDENT, TARGET, DATA, INK = "#0072B2", "#D55E00", "#009E73", "#8a8a8a", "#777777"
+TEACHER, STUDENT, TARGET, DATA, INK = "#0072B2", "#D55E00", "#009E73", "#8a8a8a", "#767676"
 """Colours of the roles, and of text and axes."""
+FONT = Path(__file__).parent / "fonts" / "SourceSans3-Regular.ttf"
+"""The typeface of the book's pages."""
 SHEET_DPI = 120
 
 STYLE: dict[str, Any] = {
@@ -24,13 +27,15 @@ STYLE: dict[str, Any] = {
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "axes.titlecolor": INK,
     "xtick.color": INK, "ytick.color": INK, "grid.color": INK, "grid.alpha": 0.25,
     "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
-    "font.size": 10.5, "axes.titlesize": 11, "image.cmap": "gray_r", "lines.linewidth": 1.8,
+    "font.family": ["Source Sans 3", "DejaVu Sans"], "font.size": 11.5, "axes.titlesize": 12, "image.cmap": "gray_r", "lines.linewidth": 1.8,
     "svg.hashsalt": "cdedu",
 }  # fmt: skip
 
 
 def use_style() -> None:
     """Apply the style to all figures that follow; in a notebook they have two pixels for each one shown, for dense screens."""
+    if FONT not in map(Path, (font.fname for font in font_manager.fontManager.ttflist)):
+        font_manager.fontManager.addfont(FONT)
     plt.rcParams.update(STYLE)
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is not None:
