@@ -129,3 +129,15 @@ def test_it_answers(part: str, visit: Callable[..., Any]) -> None:
     tab = visit(page)
     act(tab)
     assert not tab.errors
+
+
+def test_a_page_works_where_nothing_may_be_kept(browser: Any, site: str, html: Path) -> None:
+    with browser.new_context() as context:
+        tab, errors = context.new_page(), []
+        tab.on("pageerror", lambda error: errors.append(str(error)))
+        tab.add_init_script(
+            "Object.defineProperty(window, 'localStorage', { configurable: true, get() { throw new Error('no') } })"
+        )
+        tab.goto(f"{site}/book/undergraduate/01_noise.html", wait_until="load")
+        tab.locator("button.theme-switch-button").first.click()
+        assert tab.evaluate("document.documentElement.dataset.theme") in {"light", "dark"} and not errors

@@ -20,11 +20,15 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 CARD = "_static/card.png"
-FONT = """<script>
+FIRST = """<script>
+try { localStorage.length; } catch {
+  Object.defineProperty(window, "localStorage", { value: { getItem: () => null, setItem() {}, removeItem() {} } });
+}
 if (location.protocol !== "file:") document.head.append(Object.assign(document.createElement("link"), {
   rel: "preload", as: "font", crossOrigin: "", href: "HOME/vendor/source-sans-3/source-sans-3-latin-wght-normal.woff2" }));
 </script>"""
-"""The typeface on its way before the style sheet asks for it; from disk a page may not do that, and need not."""
+"""Before all other scripts: where a browser keeps nothing, the theme may ask all the same; and the typeface sets out before the style
+sheet asks for it (from disk a page may not do that, and need not)."""
 LONGEST = 200
 """Characters of a description; search engines show about so many."""
 
@@ -81,7 +85,7 @@ def add_head(app: Sphinx, page: str, template: str, context: dict[str, Any], doc
     lines = [f'<meta name="description" content="{escape(facts["og:description"])}">']
     lines += [f'<meta property="{name}" content="{escape(value)}">' for name, value in facts.items() if value]
     lines.append('<meta name="twitter:card" content="summary_large_image">')
-    lines.append(FONT.replace("HOME", context["pathto"]("_static", 1)))
+    lines.append(FIRST.replace("HOME", context["pathto"]("_static", 1)))
     context["metatags"] = context.get("metatags", "") + "\n" + "\n".join(lines)
 
 
