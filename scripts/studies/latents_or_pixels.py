@@ -41,7 +41,7 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 PLAN = captioned.SETTINGS["teacher"]
 LATENT = WEIGHTS / "captioned-teacher"
-TEACHER_STEPS = (4, 50)
+TEACHER_STEPS = (4, 10)
 PICTURES = 20_000
 """Canvases that a student sees, as many as those of the latent students."""
 ROUNDS, ROUND = 5, 2
