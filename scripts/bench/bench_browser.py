@@ -1,9 +1,11 @@
 """Speed in the reader's browser, on the built book: `make bench` after `make book`. Writes `results/browser.json`.
 
-Everything is served from this machine to headless Chromium, and runs on one thread of WebAssembly. Milliseconds are medians. The colour
-student has the size of the recipe `cifar10-small` and random weights: speed does not depend on them. Nothing here passes or fails.
+Everything is served from this machine to headless Chromium, and runs on one thread of WebAssembly. Milliseconds are medians. For the
+phone the connection is slow, and text is compressed as Pages does. The colour student has the size of the recipe `cifar10-small` and
+random weights: speed does not depend on them. Nothing here passes or fails.
 """
 
+import gzip
 import sys
 import tempfile
 import time
@@ -18,7 +20,7 @@ from cdedu.pretrained import export_onnx
 from cdedu.recipes import get_recipe
 from cdedu.records import write_record
 from cdedu.student import ConsistencyModel
-from scripts.book.release import HTML, PATIENCE, launched, served
+from scripts.book.release import HTML, PATIENCE, Quiet, launched, served
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -111,6 +113,63 @@ def first_paints(browser: Any, site: str) -> dict[str, Any]:
     return found
 
 
+SHIFTS = """window.shifted = 0;
+new PerformanceObserver((list) => list.getEntries().forEach((one) => one.hadRecentInput || (window.shifted += one.value)))
+    .observe({ type: "layout-shift", buffered: true });"""
+PHONE: dict[str, Any] = {
+    "viewport": {"width": 390, "height": 844},
+    "device_scale_factor": 2,
+    "is_mobile": True,
+}
+SLOW = {"offline": False, "latency": 150, "downloadThroughput": 1.6e6 / 8, "uploadThroughput": 0.75e6 / 8}
+
+
+class Compressed(Quiet):
+    """Text leaves compressed, as from Pages."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:  # noqa: N802
+        path = Path(self.translate_path(self.path))
+        if not path.is_file():
+            return self.send_error(404)
+        kind, body = self.guess_type(path), path.read_bytes()
+        small = kind.startswith("text") or "javascript" in kind or "json" in kind or "svg" in kind
+        body = gzip.compress(body, 6) if small else body
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        if small:
+            self.send_header("Content-Encoding", "gzip")
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def on_a_phone(browser: Any) -> dict[str, dict[str, float]]:
+    """Over 1.6 Mbit/s: milliseconds to the first contentful paint, layout shift, and megabytes before anybody scrolls."""
+    found = {}
+    with served(HTML, Compressed) as site:
+        for page in PAINTED:
+            with browser.new_context(**PHONE) as context:
+                tab = context.new_page()
+                tab.set_default_timeout(PATIENCE)
+                protocol, sizes = context.new_cdp_session(tab), []
+                protocol.send("Network.enable")
+                protocol.send("Network.emulateNetworkConditions", SLOW)
+                protocol.on(
+                    "Network.loadingFinished", lambda one, sizes=sizes: sizes.append(one["encodedDataLength"])
+                )
+                tab.add_init_script(SHIFTS)
+                tab.goto(f"{site}/{page}.html", wait_until="load")
+                tab.wait_for_timeout(2000)
+                found[page.rpartition("/")[2]] = {
+                    "first_contentful_paint": tab.evaluate(PAINT),
+                    "layout_shift": tab.evaluate("window.shifted"),
+                    "megabytes": sum(sizes) / 1e6,
+                }
+    return found
+
+
 def networks(browser: Any, site: str, colour: Path) -> dict[str, Any]:
     """Milliseconds of the student, the teacher, and a colour student; of the walk between noises."""
     tab = browser.new_page()
@@ -161,11 +220,13 @@ def main() -> None:
         metrics = first_paints(browser, site)
         metrics |= networks(browser, site, colour) | {"colour_parameters": parameters}
         metrics["slider"] = figures(browser, site)
+        phone = on_a_phone(browser)
         version = browser.version
     rounded = {
         name: {key: round(ms, 1) for key, ms in value.items()} if isinstance(value, dict) else round(value, 1)
         for name, value in metrics.items()
     }
+    rounded["phone"] = {page: {key: round(x, 3) for key, x in row.items()} for page, row in phone.items()}
     for name, value in rounded.items():
         print(f"{name}: {value}")
     path = write_record(

@@ -119,9 +119,9 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def served(html: Path) -> Iterator[str]:
+def served(html: Path, handler: type[Quiet] = Quiet) -> Iterator[str]:
     """The address at which this machine serves the book inside."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(html))) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(html))) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
