@@ -124,7 +124,7 @@ def _(sigma_double: object, g: Generator) -> str:
 
 @exercise(
     "noise-floor",
-    "A loss that will not fall",
+    "A loss that won't fall",
     "predict",
     "easy",
     10,

@@ -227,7 +227,7 @@ def _(by_squares: object, by_absolute: object, g: Generator) -> str:
 
 @exercise(
     "scratch-rate",
-    "A target that is too fast",
+    "A target that's too fast",
     "bug",
     "easy",
     10,
@@ -303,7 +303,7 @@ def _by_element(a: Tensor, b: Tensor) -> Tensor:
 
 @exercise(
     "scratch-huber",
-    "A distance of whole images",
+    "A distance between whole images",
     "bug",
     "hard",
     20,

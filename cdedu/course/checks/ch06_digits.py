@@ -129,7 +129,7 @@ def _(share: object, g: Generator) -> str:
 
 @exercise(
     "digits-payback",
-    "When is it paid back?",
+    "When does it pay off?",
     "predict",
     "medium",
     10,

@@ -190,7 +190,7 @@ def _(project: object, g: Generator) -> str:
 
 @exercise(
     "edit-hue",
-    "Colour from a film",
+    "Color from a film",
     "predict",
     "easy",
     5,

@@ -222,7 +222,7 @@ def _nearest(network: Network, alphas: Tensor) -> Callable[[Tensor, float], Tens
 
 @exercise(
     "any-adapter",
-    "Grey samples from a good model",
+    "Gray samples from a good model",
     "bug",
     "hard",
     20,
