@@ -96,12 +96,12 @@ def in_place(x):
     ("answer", "key", "words"),
     [
         (lambda x: x + 2, "value", "off by up to 1"),
-        (lambda x: 3.0, "shape", r"shape \(\), expected is \(2,\)"),
-        (lambda x: [2, 2], "type", "returns list"),
-        (lambda x: x / 0, "nan", "not finite"),
+        (lambda x: 3.0, "shape", r"shape \(\); it should be \(2,\)"),
+        (lambda x: [2, 2], "type", "but it returns list"),
+        (lambda x: x / 0, "nan", "aren't finite"),
         (in_place, "in place", "changes its input"),
         (lambda x: x.missing, "raised", "AttributeError"),
-        (lambda x: nowhere, "raised", "does not exist yet.*from the top"),  # noqa: F821
+        (lambda x: nowhere, "raised", "doesn't exist yet.*from the top"),  # noqa: F821
         ("x + 1", "type", "should be a function"),
     ],
 )
@@ -154,7 +154,7 @@ def test_a_test_function_is_judged_by_what_it_lets_pass():
     core.spots(good, right, defects)
     with pytest.raises(core.Wrong, match="sign"):
         core.spots(blind, right, defects)
-    with pytest.raises(core.Wrong, match="refuses code that is right: plus"):
+    with pytest.raises(core.Wrong, match="refuses code that's right: plus"):
         core.spots(strict, right, defects)
 
 

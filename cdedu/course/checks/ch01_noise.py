@@ -10,8 +10,9 @@ from cdedu.course.checks.core import agree, at_edge, call, exercise, near, numbe
 from cdedu.teacher import preconditioning
 
 UNDERFLOW = (
-    "Where all points are many σ away, every exp(−‖x − point‖²/2σ²) is below the smallest number that there is and becomes 0, and so "
-    "does their sum. softmax on the exponents themselves takes the largest out first, so that its exp is 1."
+    "When every point is many σ away, each exp(−‖x − point‖²/2σ²) is smaller than the smallest number a float can "
+    "hold. It becomes 0, and so does their sum. softmax, applied to the exponents themselves, subtracts the largest "
+    "one first, so that its exp is 1."
 )
 
 
@@ -23,10 +24,15 @@ UNDERFLOW = (
     15,
     answers=("denoise_weighted",),
     hints=(
-        "Before any noise is seen, point i has probability weights[i]. After x is seen it has more if it lies near x.",
-        "Multiply weights[i] by exp(−‖x − point i‖² / 2σ²), then divide by the sum over i: each row of numbers must sum to 1.",
-        "In logarithms: (weights.log() − torch.cdist(x, points)**2 / (2 * sigma**2)).softmax(1) has shape (B, n). Then average the points "
-        "with it: … @ points.",
+        "Before you see x, point i has probability weights[i]. Once you've seen x, the points near it become more likely.",
+        (
+            "Two factors make a point likely: its weight, and the density of the noise that leads from it to x. What do you "
+            "have to do to a row of such products to make it a row of probabilities?"
+        ),
+        (
+            "At σ = 0.002 every exponential underflows to 0, so work with logarithms. What does a product of two factors "
+            "become there? And which torch function turns logarithms into probabilities, row by row?"
+        ),
     ),
 )
 def _(denoise_weighted: object, g: Generator) -> str:
@@ -43,16 +49,16 @@ def _(denoise_weighted: object, g: Generator) -> str:
         call(denoise_weighted, x, sigma, points, weights),
         mean((log_odds + weights.log()).softmax(1)),
         {
-            "unweighted": (mean(log_odds.softmax(1)), "It gives all points the same weight. A point that occurs twice counts twice."),
-            "no normalisation": (mean(weights * likelihood), "The weights of a row do not sum to 1: divide by their sum."),
-            "normalised too early": (mean(log_odds.softmax(1) * weights), "Multiply by `weights` first and divide by the sum of the row after it."),
+            "unweighted": (mean(log_odds.softmax(1)), "It gives every point the same weight. A point that's drawn twice as often should count twice."),
+            "no normalisation": (mean(weights * likelihood), "The weights in a row don't sum to 1: divide them by their sum."),
+            "normalised too early": (mean(log_odds.softmax(1) * weights), "Multiply by `weights` first, and divide by the sum of the row after that."),
             "whole batch": (
                 mean(weights * likelihood / (weights * likelihood).sum()),
-                "It divides by the sum over the whole batch. Each row must sum to 1 by itself: `.sum(1, keepdim=True)`.",
+                "It divides by the sum over the whole batch. Each row must sum to 1 on its own: `.sum(1, keepdim=True)`.",
             ),
             "sigma not squared": (
                 mean((-(torch.cdist(x, points) ** 2) / (2 * sigma) + weights.log()).softmax(1)),
-                "The distance is divided by 2σ where the Gaussian has 2σ².",
+                "The distance is divided by 2σ, but the Gaussian has 2σ².",
             ),
             "distance not squared": (
                 mean((-torch.cdist(x, points) / (2 * sigma**2) + weights.log()).softmax(1)),
@@ -60,12 +66,12 @@ def _(denoise_weighted: object, g: Generator) -> str:
             ),
             "weights in the exponent": (
                 mean((log_odds + weights).softmax(1)),
-                "The weights multiply the probabilities, so their logarithm is what adds to the exponent.",
+                "The weights multiply the probabilities, so what you add to the exponent is their logarithm.",
             ),
-            "nearest": (points[torch.cdist(x, points).argmin(1)], "It returns the nearest point. The best guess is an average of all."),
+            "nearest": (points[torch.cdist(x, points).argmin(1)], "It returns the nearest point. The best guess is an average of all of them."),
             "most likely": (
                 points[(log_odds + weights.log()).argmax(1)],
-                "It returns the most probable point. Squared error wants the average of all, weighted by probability.",
+                "It returns the most probable point. Squared error calls for the average of all points, weighted by probability.",
             ),
         },
     )  # fmt: skip
@@ -86,7 +92,7 @@ def _(denoise_weighted: object, g: Generator) -> str:
             weights,
             key="underflow",
         )
-    return "With equal weights it is the denoiser of the chapter."
+    return "With equal weights this is the denoiser of the chapter."
 
 
 @exercise(
@@ -98,7 +104,7 @@ def _(denoise_weighted: object, g: Generator) -> str:
     answers=("sigma_double",),
     hints=(
         "Data and noise are independent. What adds, their standard deviations or their variances?",
-        "0.5² + σ² = (2 · 0.5)².",
+        "Write the variance of x_σ in two ways: as a sum, and as the square of the width you want.",
     ),
 )
 def _(sigma_double: object, g: Generator) -> str:
@@ -107,9 +113,9 @@ def _(sigma_double: object, g: Generator) -> str:
         0.75**0.5,
         {
             "too narrow": (0.5, "With σ = 0.5 the variance is 0.25 + 0.25 and the width only 0.71. Twice the width is four times the variance."),
-            "data forgotten": (1.0, "σ = 1 alone has width 1 already; the data add their own."),
-            "variance": (0.75, "0.75 is σ². The noise level is its root."),
-            "ratio": (2.0, "σ is a noise level in the units of the data, no ratio: what is 0.5² + 2²?"),
+            "data forgotten": (1.0, "σ = 1 alone already has width 1, and the data add their own."),
+            "variance": (0.75, "0.75 is σ². The noise level is its square root."),
+            "ratio": (2.0, "σ is a noise level in the units of the data, not a ratio: what is 0.5² + 2²?"),
         },
         tolerance=0.03,
     )  # fmt: skip
@@ -118,15 +124,21 @@ def _(sigma_double: object, g: Generator) -> str:
 
 @exercise(
     "noise-floor",
-    "A loss that will not fall",
+    "A loss that won't fall",
     "predict",
     "easy",
     10,
     answers=("settled_loss",),
     hints=(
-        "The loss of the best denoiser is what cannot be known: the variance of x₀ once x has been seen.",
-        "For one Gaussian the chapter has it where it speaks of the floor: v = s²σ² / (s² + σ²).",
-        "s² = 0.09, σ² = 0.16, and their sum is 0.25.",
+        "The best denoiser's loss is what can't be known: the variance of x₀ once you've seen x.",
+        (
+            "For a single Gaussian, chapter 1 gives this variance where it talks about the floor. It depends only on s² and "
+            "σ², and it's smaller than either."
+        ),
+        (
+            "Try your formula on two easy cases. With σ = 0 the loss must be 0; with a huge σ it must be s². Then put in the "
+            "numbers."
+        ),
     ),
 )
 def _(settled_loss: object, g: Generator) -> str:
@@ -134,20 +146,23 @@ def _(settled_loss: object, g: Generator) -> str:
         number(settled_loss),
         0.09 * 0.16 / 0.25,
         {
-            "zero": (0.0, "Zero would mean that x₀ can be told from x. Several x₀ give the same x; only their mean can be named."),
-            "x alone": (0.16, "σ² is the loss of leaving x as it is. The best denoiser draws x towards the mean and does better."),
-            "mean alone": (0.09, "s² is the loss of answering 0 whatever is seen. The best denoiser also looks at x."),
-            "variance of x": (0.25, "0.25 = s² + σ² is the variance of x. Wanted is what is left of the variance of x₀ once x has been seen."),
-            "variance of the guess": (0.0324, "That is the variance of the best guess. What is left over of s² is wanted."),
+            "zero": (0.0, "Zero would mean that x gives x₀ away. But several x₀ lead to the same x, and the best you can name is their mean."),
+            "x alone": (0.16, "σ² is the loss of leaving x as it is. The best denoiser pulls x towards the mean and does better."),
+            "mean alone": (0.09, "s² is the loss of answering 0 no matter what you see. The best denoiser also looks at x."),
+            "variance of x": (0.25, "0.25 = s² + σ² is the variance of x. The question is how much of x₀'s variance is left once you've seen x."),
+            "variance of the guess": (0.0324, "That's the variance of the best guess. The question is how much of s² remains."),
             "weight": (0.36, "s² / (s² + σ²) is the factor w of the best guess w x, not its loss."),
-            "root": (0.24, "That is the root of the loss: the size of a typical error, not its mean square."),
-            "noise only": (0.36**2 * 0.16, "That is the noise left in the guess. The guess is also drawn away from x₀, towards the mean."),
-            "shrinking only": (0.64**2 * 0.09, "That is what drawing x₀ towards the mean costs. Some noise is left in the guess as well."),
+            "root": (0.24, "That's the square root of the loss: the size of a typical error, not its mean square."),
+            "noise only": (0.36**2 * 0.16, "That's the noise left in the guess. But the guess is also pulled away from x₀, towards the mean."),
+            "shrinking only": (0.64**2 * 0.09, "That's what pulling x₀ towards the mean costs. Some noise is left in the guess as well."),
             "weighted": (1.0, "The loss here has no weight λ."),
         },
         tolerance=0.015,
     )  # fmt: skip
-    return "Its root is 0.24: better than 0.3, the mean alone, and than 0.4, x alone, and far from zero."
+    return (
+        "Its square root is 0.24: better than 0.3 (always answering the mean) or 0.4 (answering x), and still far from "
+        "zero."
+    )
 
 
 @exercise(
@@ -158,9 +173,15 @@ def _(settled_loss: object, g: Generator) -> str:
     15,
     answers=("denoise_stretched",),
     hints=(
-        "Seen along its axes, the Gaussian is d separate problems in one dimension. For each the chapter has the answer.",
-        "Turn x − mean into the axes, multiply each coordinate by s² / (s² + σ²), turn back, and add the mean.",
-        "shrink = stds**2 / (stds**2 + sigma**2), then mean + (shrink * ((x - mean) @ axes)) @ axes.T.",
+        "Seen along its axes, the Gaussian is d separate problems in one dimension. Chapter 1 solves each of them.",
+        (
+            "Go into the axes, solve the d problems there, and come back. The exercise tells you how to turn in both "
+            "directions; what do you have to do before the first turn, and after the last?"
+        ),
+        (
+            "Along one axis the best guess keeps a fraction of the distance from the mean. What is it when s is much larger "
+            "than σ, and when it's much smaller? Write it so that you never divide by s."
+        ),
     ),
 )
 def _(denoise_stretched: object, g: Generator) -> str:
@@ -178,20 +199,20 @@ def _(denoise_stretched: object, g: Generator) -> str:
         call(denoise_stretched, x, sigma, mean, stds, axes),
         truth,
         {
-            "wrong turn": (guess(shrink, axes.T, axes), "It turns the wrong way: `(x - mean) @ axes` goes into the axes, `@ axes.T` comes back."),
+            "wrong turn": (guess(shrink, axes.T, axes), "It turns the wrong way: `(x - mean) @ axes` goes into the axes, and `@ axes.T` comes back."),
             "not turned back": (guess(shrink, axes, one), "The result is still in coordinates along the axes: turn it back with `@ axes.T`."),
             "never turned": (guess(shrink, one, one), "`stds` belong to the axes, not to the coordinates of x: turn x − mean into the axes first."),
             "not squared": (guess(stds / (stds + sigma), axes, axes.T), "The guesses are weighed by *variances*: square both `stds` and `sigma`."),
             "share of the noise": (
                 guess(1 - shrink, axes, axes.T),
-                "σ² / (s² + σ²) is the weight of the mean. What multiplies x − mean is s² / (s² + σ²).",
+                "σ² / (s² + σ²) is the weight of the mean. The factor on x − mean is s² / (s² + σ²).",
             ),
             "mean not subtracted": (guess(shrink, axes, axes.T, 0 * mean), "Shrink x − mean, not x."),
-            "mean turned": ((mean + shrink * ((x - mean) @ axes)) @ axes.T, "The mean is turned as well. Turn back first, then add it."),
-            "mean not added": (truth - mean, "It is a distance from the mean: add `mean` at the end."),
+            "mean turned": ((mean + shrink * ((x - mean) @ axes)) @ axes.T, "The mean gets turned as well. Turn back first, then add it."),
+            "mean not added": (truth - mean, "This is a distance from the mean: add `mean` at the end."),
             "one width": (
                 guess((stds**2).mean() / ((stds**2).mean() + sigma**2), axes, axes.T),
-                "It shrinks all directions alike. Each has its own s.",
+                "It shrinks all directions by the same factor. Each has its own s.",
             ),
         },
     )  # fmt: skip
@@ -201,7 +222,7 @@ def _(denoise_stretched: object, g: Generator) -> str:
         into = axes.double()
         at_edge(
             f"With a standard deviation of 0.0001 along one axis, and σ = {sigma:g},",
-            "Data may be very thin: do not divide by s, and do not invert their covariance. s² / (s² + σ²) is harmless for any s.",
+            "Data may be very thin: don't divide by s, and don't invert the covariance. s² / (s² + σ²) is safe for any s.",
             mean + shrink * ((x - mean).double() @ into) @ into.T,
             denoise_stretched,
             x,
@@ -218,16 +239,21 @@ def _(denoise_stretched: object, g: Generator) -> str:
 
 @exercise(
     "noise-time",
-    "A network that cannot tell the time",
+    "A network that can't tell the time",
     "bug",
     "hard",
     15,
     answers=("test_time",),
     hints=(
-        "The network is an argument of `denoise`. Hand in one of your own, which only writes down what it is given.",
-        "Call `denoise` with a batch at several noise levels, small ones too, and compare what was written down with ¼ ln σ.",
-        "seen = []; def network(x, c_noise): seen.append(c_noise); return x. After denoise(network, x, sigma) with sigma = "
-        "torch.tensor([0.002, 0.02, 80.0]): assert torch.allclose(seen[0], sigma.log() / 4).",
+        "`network` is an argument of `denoise`. Hand in one of your own that only writes down what it's given.",
+        (
+            "Call `denoise` with a batch of several noise levels, small ones included. According to the chapter, what should "
+            "the network have been told at each of them?"
+        ),
+        (
+            "Compare all levels at once, up to rounding: that's what `torch.allclose` is for. And pick your levels so that "
+            "σ, σ/80 and ¼ ln(1 + σ) would each look different from the right time."
+        ),
     ),
 )
 def _(test_time: object, g: Generator) -> str:
@@ -251,15 +277,15 @@ def _(test_time: object, g: Generator) -> str:
             ),
             "scaled": (
                 denoiser(lambda s: s / 80),
-                "c_noise = σ / 80 passes your test. It lies between 0 and 1, but 0.002 and 0.02 are still the same to the network.",
+                "c_noise = σ / 80 passes your test. It lies between 0 and 1, but the network still can't tell 0.002 from 0.02.",
             ),
             "shifted": (
                 denoiser(lambda s: s.log1p() / 4),
-                "c_noise = ¼ ln(1 + σ) passes your test. It is fine for large σ; look also at levels far below 1.",
+                "c_noise = ¼ ln(1 + σ) passes your test. It's fine for large σ; look at levels far below 1 as well.",
             ),
             "constant": (
                 denoiser(lambda s: 0 * s),
-                "c_noise = 0 at all levels passes your test: the network would not be told σ at all.",
+                "c_noise = 0 at all levels passes your test: the network wouldn't be told σ at all.",
             ),
         },
     )

@@ -40,10 +40,15 @@ def slope(denoiser: Callable[..., Tensor], x: Tensor, sigma: float, divisor: flo
     10,
     answers=("calls", "milliseconds"),
     hints=(
-        "Count steps first: 10 points have 9 gaps between them, and then there is the step to 0.",
-        "A step of Heun asks the network twice. The last one cannot: its second slope would be divided by 0. All 64 pictures go "
-        "through the network together.",
-        "9 · 2 + 1 calls, and 40 ms for each of them.",
+        "Count steps first: 10 points have 9 gaps between them, and then there's the step to 0.",
+        (
+            "A Heun step calls the network twice. The last one can't: its second slope would be divided by 0. And all 64 "
+            "pictures go through the network together."
+        ),
+        (
+            "When is the first picture ready: after its own share of the calls, or after the very last one? Could a call "
+            "begin before the previous one has finished?"
+        ),
     ),
 )
 def _(calls: object, milliseconds: object, g: Generator) -> str:
@@ -51,11 +56,11 @@ def _(calls: object, milliseconds: object, g: Generator) -> str:
         number(calls),
         19,
         {
-            "one a point": (10, "10 calls is what Euler makes. A step of Heun makes two."),
-            "steps": (9, "There are 9 steps from 80 to ε, but a step of Heun makes two calls."),
-            "two a point": (20, "Nearly. The step to 0 makes one call only: a second slope there would be divided by 0."),
-            "last step": (18, "Nearly. You have the steps from 80 to ε. One call more goes from ε to 0."),
-            "per picture": (19 * 64, "That is the calls times 64. One call takes all 64 pictures at once."),
+            "one a point": (10, "10 calls is what Euler would make. A Heun step makes two."),
+            "steps": (9, "There are 9 steps from 80 to ε, but a Heun step makes two calls."),
+            "two a point": (20, "Nearly. The step to 0 makes only one call: a second slope there would be divided by 0."),
+            "last step": (18, "Nearly. Those are the steps from 80 to ε. One more call goes from ε to 0."),
+            "per picture": (19 * 64, "That's the number of calls times 64. One call takes all 64 pictures at once."),
         },
         tolerance=1e-6,
     )  # fmt: skip
@@ -63,10 +68,10 @@ def _(calls: object, milliseconds: object, g: Generator) -> str:
         number(milliseconds),
         760,
         {
-            "one call": (40, "40 ms is the time of one call. The calls come one after another, because each needs what the last one gave."),
+            "one call": (40, "40 ms is the time of one call. The calls come one after another, because each needs what the last one returned."),
             "seconds": (0.76, "That is in seconds."),
-            "time per picture": (760 / 64, "That is the share of one picture. Nobody gets a picture sooner: all 64 are done after the last call."),
-            "time of 64": (760 * 64, "A call takes 40 ms for the 64 pictures together."),
+            "time per picture": (760 / 64, "That's one picture's share. But nobody gets a picture sooner: all 64 are done after the last call."),
+            "time of 64": (760 * 64, "One call takes 40 ms for all 64 pictures together."),
         },
         tolerance=0.01,
     )  # fmt: skip
@@ -75,15 +80,15 @@ def _(calls: object, milliseconds: object, g: Generator) -> str:
 
 @exercise(
     "paths-order",
-    "Sixteen times nearer",
+    "Sixteen times closer",
     "predict",
     "medium",
     10,
     answers=("evaluations",),
     hints=(
         "Heun's method is of order 2: what does doubling the steps do to the error?",
-        "A quarter of the error for twice the steps. A quarter of that for twice as many again.",
-        "Four times the steps. The evaluations grow with them, by the same factor, from 128.",
+        "So how many doublings does it take to divide the error by 16?",
+        "Now turn steps into evaluations. A Heun step costs two evaluations, before and after.",
     ),
 )
 def _(evaluations: object, g: Generator) -> str:
@@ -92,10 +97,10 @@ def _(evaluations: object, g: Generator) -> str:
         512,
         {
             "order 1": (16 * 128, "Sixteen times the work is what Euler would need. Heun is of order 2."),
-            "steps": (256, "That is the number of steps, or else one doubling only. The question is how many evaluations two doublings need."),
-            "counted twice": (1024, "128 are evaluations already, and they grow with the steps. They need not be doubled once more."),
+            "steps": (256, "That's the number of steps, or else a single doubling. The question is how many evaluations two doublings take."),
+            "counted twice": (1024, "The 128 are evaluations already, and they grow with the steps. Don't double them once more."),
             "fewer": (32, "Fewer evaluations make the error larger."),
-            "added": (144, "The error falls by a factor when the work grows by a factor. 16 evaluations more change little."),
+            "added": (144, "The error falls by a factor when the work grows by a factor. Sixteen more evaluations change very little."),
         },
         tolerance=0.04,
     )  # fmt: skip
@@ -110,9 +115,18 @@ def _(evaluations: object, g: Generator) -> str:
     15,
     answers=("midpoint_step",),
     hints=(
-        "Two Euler steps of different length: a trial step to the middle level, then the true one. Only the direction comes from the trial.",
-        "x_mid = x + (middle − σ) d. The direction there is (x_mid − D(x_mid, middle)) / middle. The step starts at x again.",
-        "return x + (sigma_next - sigma) * (x_mid - denoiser(x_mid, middle)) / middle",
+        (
+            "Two Euler steps of different lengths: a trial step to the middle level, then the real one. The trial only "
+            "supplies a direction."
+        ),
+        (
+            "At the trial point everything belongs to the middle: the point, the level that the denoiser is told, and the "
+            "divisor. And where does the real step start?"
+        ),
+        (
+            "Three lines are enough: the middle level, the trial point, the real step. Check that you never divide by "
+            "`sigma_next`, which may be 0."
+        ),
     ),
 )
 def _(midpoint_step: object, g: Generator) -> str:
@@ -125,14 +139,14 @@ def _(midpoint_step: object, g: Generator) -> str:
         call(midpoint_step, D, x, s, t),
         x + (t - s) * d_mid,
         {
-            "euler": (x_end, "That is Euler's step. The direction must come from the middle."),
-            "from the middle": (x_mid + (t - s) * d_mid, "The full step starts at x. The point in the middle only lends its direction."),
-            "old divisor": (x + (t - s) * slope(D, x_mid, m, s), "The direction in the middle is divided by the level in the middle."),
+            "euler": (x_end, "That's Euler's step. The direction must come from the middle."),
+            "from the middle": (x_mid + (t - s) * d_mid, "The full step starts at x. The middle point only lends it a direction."),
+            "old divisor": (x + (t - s) * slope(D, x_mid, m, s), "The direction in the middle must be divided by the middle level."),
             "old level": (x + (t - s) * slope(D, x_mid, s, m), "Tell the denoiser the level that its point has: the middle one."),
-            "all old": (x + (t - s) * slope(D, x_mid, s), "The point in the middle has the level in the middle, both for the denoiser and as divisor."),
+            "all old": (x + (t - s) * slope(D, x_mid, s), "The middle point has the middle level, both for the denoiser and as the divisor."),
             "old place": (x + (t - s) * slope(D, x, m), "The denoiser must see the point in the middle, not x."),
-            "averaged": (x + (t - s) * (d + d_mid) / 2, "That is the mean of two directions, the same as two Euler steps of half the length. Use the direction of the middle alone."),
-            "heun": (x + (t - s) * (d + d_end) / 2, "That is Heun's step. Here the second direction comes from the middle, and is used alone."),
+            "averaged": (x + (t - s) * (d + d_mid) / 2, "That's the mean of two directions, the same as two Euler steps of half the length. Use the middle direction alone."),
+            "heun": (x + (t - s) * (d + d_end) / 2, "That's Heun's step. Here the second direction comes from the middle, and you use it alone."),
             "root": (
                 x + (t - s) * slope(D, x + (geometric - s) * d, geometric),
                 "The middle is (σ + σ′) / 2 here, not √(σσ′), which would be 0 in the last step.",
@@ -141,9 +155,9 @@ def _(midpoint_step: object, g: Generator) -> str:
         what="The point after the step",
     )  # fmt: skip
     last = x + (0.0 - s) * slope(D, x + (s / 2 - s) * d, s / 2)
-    why = "Is there a division by σ′? The middle level is (σ + σ′)/2, which is never 0."
+    why = "Are you dividing by σ′? The middle level is (σ + σ′)/2, which is never 0."
     at_edge("At σ′ = 0", why, last, midpoint_step, D, x, s, 0.0, key="at zero")
-    return "It may go to 0 without a special last step, since it never divides by σ′."
+    return "It can go to 0 without a special last step, since it never divides by σ′."
 
 
 @exercise(
@@ -154,9 +168,12 @@ def _(midpoint_step: object, g: Generator) -> str:
     15,
     answers=("to_noise",),
     hints=(
-        "The ODE has no direction of its own. Euler's step is the same; only the levels come in the other order.",
-        "sigmas.flip(0) runs from small to large. There is no step from 0: it would divide by 0.",
-        "for sigma, sigma_next in pairwise(sigmas.flip(0).tolist()): then the two lines of `walk`.",
+        "The ODE has no direction of its own. Euler's step stays the same; only the levels come in the opposite order.",
+        "Start where x is, and go through all the levels. Which entry of `sigmas` is x's level, and which one comes next?",
+        (
+            "`pairwise`, as in `walk`, gives you neighboring levels. Check two things: the first step must not divide by 0, "
+            "and σ′ − σ must be positive in every step."
+        ),
     ),
 )
 def _(to_noise: object, g: Generator) -> str:
@@ -178,20 +195,20 @@ def _(to_noise: object, g: Generator) -> str:
         if not torch.equal(first.nan_to_num(), second.nan_to_num()):
             raise Wrong(
                 "random",
-                "Two calls with the same x differ. Along the ODE there is no randomness: add no noise.",
+                "Two calls with the same x give different results. There's no randomness along the ODE: add no noise.",
             )
     agree(
         first,
         walk(up),
         {
-            "downwards": (walk(up[::-1]), "It walks down the grid, from σ = sigmas[0]. x has the level sigmas[-1]: start there."),
+            "downwards": (walk(up[::-1]), "It walks down the grid, from σ = sigmas[0]. But x has the level sigmas[-1]: start there."),
             "wrong sign": (walk(up, sign=-1), "It walks away from the noise: the sign of the step is σ′ − σ, which is positive on the way up."),
-            "next level": (walk(up, old=False), "It asks for the direction at the level that it goes to. x still has the level it comes from."),
+            "next level": (walk(up, old=False), "It asks for the direction at the level it's going to. x still has the level it comes from."),
             "one step short": (walk(up[:-1]), "It stops one level below sigmas[0]."),
             "skips the first": (walk(up[1:]), "It starts at sigmas[-2]. x has the level sigmas[-1]."),
-            "one leap": (walk([up[0], up[-1]]), "It makes a single step over the whole range. Take the levels between as well."),
+            "one leap": (walk([up[0], up[-1]]), "It makes a single step over the whole range. Use the levels in between as well."),
             "nothing": (x, "It returns x as it was. Is the loop empty?"),
-            "Heun": (heuns, "These are Heun's steps, with two calls each. Asked are Euler's: the direction at the start of the step alone."),
+            "Heun": (heuns, "These are Heun steps, with two calls each. The exercise asks for Euler steps: one direction, taken at the start."),
         },
         what="The noise",
     )  # fmt: skip
@@ -206,9 +223,15 @@ def _(to_noise: object, g: Generator) -> str:
     15,
     answers=("test_heun",),
     hints=(
-        "What does the chapter promise of Heun's method that a method of order 1 does not do?",
-        "Twice the steps must divide the error by about 4, where order 1 divides it by about 2. `error_after` gives you the errors.",
-        "assert error_after(step, 32) / error_after(step, 64) > 3",
+        "What does the chapter promise for Heun's method that a method of order 1 can't deliver?",
+        (
+            "What does doubling the number of steps do to the error of a method of order 2, and of order 1? `error_after` "
+            "gives you errors to compare."
+        ),
+        (
+            "Assert something about the ratio of two errors. Choose numbers of steps that are large enough for the order to "
+            "show, and a limit that lies well between the two orders."
+        ),
     ),
 )
 def _(test_heun: object, g: Generator) -> str:
@@ -238,10 +261,10 @@ def _(test_heun: object, g: Generator) -> str:
         {"Heun's step as in the chapter": heun, "Heun's step as the mean of the ends along its two slopes": averaged},
         {
             "port": (defect(0, 0), "The code as given passes your test."),
-            "divisor": (defect(1, 0), "A step that divides the second slope by σ, not by σ′, passes your test."),
-            "level": (defect(0, 1), "A step that asks the denoiser at σ the second time, not at σ′, passes your test."),
-            "place": (defect(1, 1, old_place=True), "A step that takes its second slope at x, not after the Euler step, passes your test."),
-            "unused": (defect(1, 1, share=0.0), "Euler's step, which works out the second slope and drops it, passes your test."),
+            "divisor": (defect(1, 0), "A step that divides the second slope by σ instead of σ′ passes your test."),
+            "level": (defect(0, 1), "A step that tells the denoiser σ the second time, instead of σ′, passes your test."),
+            "place": (defect(1, 1, old_place=True), "A step that takes its second slope at x, instead of after the Euler step, passes your test."),
+            "unused": (defect(1, 1, share=0.0), "Euler's step, which computes the second slope and throws it away, passes your test."),
         },
     )  # fmt: skip
-    return "It also catches other places, levels and divisors of the second slope, and plain Euler."
+    return "It also catches a second slope with the wrong place, level or divisor, and plain Euler."

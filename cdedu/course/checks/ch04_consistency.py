@@ -32,8 +32,11 @@ from cdedu.solvers import euler_step, heun_step
     5,
     answers=("unnoticed", "kept"),
     hints=(
-        "Go through the loss from left to right: whose answers, and whose steps, are in it? And through the optimiser: whose weights does it move?",
-        "With μ = 0 the table has four rows, but two of them hold the same numbers at every step.",
+        (
+            "Read the loss from left to right: whose answers are in it, and whose steps? Then look at the optimizer: whose "
+            "weights does it move?"
+        ),
+        "With μ = 0 the table still has four rows, but two of them hold the same numbers at every step.",
     ),
 )
 def _(unnoticed: object, kept: object, g: Generator) -> str:
@@ -41,9 +44,9 @@ def _(unnoticed: object, kept: object, g: Generator) -> str:
         unnoticed,
         "d",
         {
-            "a": "(a) The teacher takes the step to the cleaner point. A wrong teacher gives wrong points, and other losses.",
-            "b": "(b) The student answers at the noisier point. Its next loss would be another one.",
-            "c": "(c) No gradient flows into the target, but its answers stand in the loss. The next loss would be another one.",
+            "a": "(a) The teacher takes the step to the cleaner point. A broken teacher gives other points, and so other losses.",
+            "b": "(b) The student answers at the noisier point. Its next loss would be different.",
+            "c": "(c) No gradient flows into the target, but its answers are in the loss. The next loss would be different.",
             "e": "(e) One of the four takes no part in the loss.",
         },
     )
@@ -51,13 +54,13 @@ def _(unnoticed: object, kept: object, g: Generator) -> str:
         number(kept),
         3,
         {
-            "target counted": (4, "kept: with μ = 0 the target is the student, with its gradient stopped. It needs no weights of its own."),
-            "one forgotten": (2, "kept: two are too few. The loss needs teacher and student, and the sampling average generates in the end."),
-            "teacher forgotten": (1, "kept: the teacher takes a step for every example, so it must be there during training, and a student is not what generates."),
+            "target counted": (4, "kept: with μ = 0 the target is the student with its gradient stopped. It needs no weights of its own."),
+            "one forgotten": (2, "kept: two are too few. The loss needs teacher and student, and in the end it's the sampling average that generates."),
+            "teacher forgotten": (1, "kept: the teacher takes a step for every example, so it has to be there during training. And the student isn't the one that generates."),
         },
         tolerance=0.01,
     )  # fmt: skip
-    return "So a lost average is noticed only by those who look at samples."
+    return "So only someone who looks at samples will notice a lost average."
 
 
 @exercise(
@@ -69,8 +72,14 @@ def _(unnoticed: object, kept: object, g: Generator) -> str:
     answers=("neighbours",),
     hints=(
         "At n = 1 the cleaner level is ε, the last entry of sigmas. At n = N − 1 the noisier level is T, the first entry.",
-        "The paper's t_n is the n-th level counted from below. In sigmas, whose entries count from 0 and from above, it is sigmas[N − n].",
-        "With i = N − 1 − n, the step of this chapter: return sigmas[i], sigmas[i + 1].",
+        (
+            "The paper's t_n is the n-th level counted from below. The entries of `sigmas` are counted from above, starting "
+            "at 0. Where does t_1 sit, and where does t_N?"
+        ),
+        (
+            "Write the place of t_n in `sigmas` as a formula in N and n that gets both ends right. Then remember that the "
+            "pair's noisier level is t_{n+1}."
+        ),
     ),
 )
 def _(neighbours: object, g: Generator) -> str:
@@ -89,21 +98,20 @@ def _(neighbours: object, g: Generator) -> str:
     n = torch.arange(2, size - 1)
     answer = both(n)
     if torch.allclose(answer.float(), levels(n, n - 1)):
-        raise NotAttempted("This is still the code as it was given: the noisier level is the lower one.")
+        raise NotAttempted("This is still the code you were given: the noisier level is the lower one.")
     i = size - 1 - n
     agree(
         answer,
         levels(i, i + 1),
         {
-            "order": (levels(i + 1, i), "The right two levels in the wrong order: the noisier one, σᵢ, comes first."),
+            "order": (levels(i + 1, i), "Those are the right two levels in the wrong order: the noisier one, σᵢ, comes first."),
             "wrong end": (
                 levels(n - 1, n),
-                "These are neighbours in the right order, but counted from T: at n = 1 they should be the pair next to ε. A uniform n would hide it; "
-                "any loss or figure by n would show it.",
+                ("These are neighbors in the right order, but counted from T: at n = 1 they should be the pair next to ε. With n drawn uniformly nobody would notice; any loss or figure by n would show it."),
             ),
-            "one too low": (levels(i + 1, i + 2), "Each pair is one place too low, so T is never trained, and n = 1 has no cleaner neighbour at all."),
-            "one too high": (levels(i - 1, i), "Each pair is one place too high. At n = 1 the cleaner level must be ε: without that pair there is no anchor."),
-            "not neighbours": (levels(i - 1, i + 1), "The two levels are not neighbours: there is one between them."),
+            "one too low": (levels(i + 1, i + 2), "Each pair sits one place too low, so T is never trained, and n = 1 has no cleaner neighbor at all."),
+            "one too high": (levels(i - 1, i), "Each pair sits one place too high. At n = 1 the cleaner level must be ε: without that pair there's no anchor."),
+            "not neighbours": (levels(i - 1, i + 1), "The two levels aren't neighbors: there's one between them."),
         },
     )  # fmt: skip
     n = torch.arange(1, size)
@@ -119,9 +127,15 @@ def _(neighbours: object, g: Generator) -> str:
     15,
     answers=("anchored",),
     hints=(
-        "Mix the two with a weight: f = w x + (1 − w) guess. Which value must w have at ε, and which far away?",
-        "w must be exactly 1 at σ = ε, fall smoothly, and be nearly 0 at 80. For example ε/σ, or the chapter's c_skip, which is built on σ − ε.",
-        "w = (eps / sigma)[:, None] has shape (B, 1). Then return w * x + (1 − w) * guess(x, sigma).",
+        "Mix the two with a weight: f = w x + (1 − w) guess. What must w be at ε, and what far away?",
+        (
+            "w must be exactly 1 at σ = ε, fall smoothly, and be nearly 0 at 80. Many functions do that: look at ratios of "
+            "the two levels, or at the chapter's c_skip. Which of them is still exactly 1 after rounding?"
+        ),
+        (
+            "Every sample has its own σ, so w needs a shape that multiplies (B, d). Then try a huge guess at σ = ε: does any "
+            "of it come through?"
+        ),
     ),
 )
 def _(anchored: object, g: Generator) -> str:
@@ -146,23 +160,23 @@ def _(anchored: object, g: Generator) -> str:
     if guess_low > 0.5 and x_far > 0.5:
         raise Wrong("swapped", "The weights are swapped: it follows x at high noise and the guess near ε.")
     if x_low < 0.5:
-        raise Wrong("no anchor", "At σ = ε it answers with the guess. There the answer is known: it is x.")
+        raise Wrong("no anchor", "At σ = ε it answers with the guess. But there the answer is known: it's x.")
     if abs(x_low - 1) > 1e-4 or abs(guess_low) > 1e-4:
-        raise Wrong("almost", f"At σ = ε it has {x_low:.3f} of x and {guess_low:.3f} of the guess. It must be exactly 1 and 0 there.")
+        raise Wrong("almost", f"At σ = ε it contains {x_low:.3f} of x and {guess_low:.3f} of the guess. There it must be exactly 1 and 0.")
     if x_far > 0.05:
         raise Wrong("x stays", f"At σ = 80 the weight of x is still {x_far:.2f}. It should fall below 0.05.")
     if abs(guess_far - 1) > 0.06:
         raise Wrong("scaled", f"At σ = 80 the weight of the guess is {guess_far:.2f}. It should be nearly 1.")
     if x_just < 0.9:
-        raise Wrong("switch", "It jumps: at ε it is x, and just above it is the guess already. Let the weight fall smoothly.")
+        raise Wrong("switch", "It jumps: at ε it's x, and just above ε it's already the guess. Let the weight fall smoothly.")
     # fmt: on
     x, level = eps * z, torch.full((6,), eps)
     for size in (1.0, 1e6):
         at_edge(
             f"At σ = ε, with a guess of size {size:,.0f},",
-            "There it must be x to the last digit, whatever the guess. In g + w·(x − g), with g the guess, rounding takes the last digits "
-            "of x along with the guess; and a weight that is 1 only up to rounding leaves something of the guess. In w·x + (1 − w)·g, "
-            "with a w of exactly 1, nothing of it is left.",
+            "There it must be x to the last digit, whatever the guess. In g + w·(x − g), where g is the guess, rounding "
+            "swallows the last digits of x; and a weight that's 1 only up to rounding lets some of the guess through. In w·x "
+            "+ (1 − w)·g, with w exactly 1, none of it is left.",
             x,
             anchored,
             lambda x, sigma, size=size: size * guess(x, sigma),
@@ -182,7 +196,7 @@ def _(anchored: object, g: Generator) -> str:
         alone,
         what="When the samples of a batch have different noise levels, it",
     )
-    return "Any network inside it gives x at ε. Nothing has to be learned for that."
+    return "Any network inside it gives x at ε. It doesn't have to learn that."
 
 
 @exercise(
@@ -193,9 +207,12 @@ def _(anchored: object, g: Generator) -> str:
     10,
     answers=("seam",),
     hints=(
-        "On a line paths cannot cross: whoever starts further left ends further left. So which part of the starts ends at −1?",
-        "The lowest 30 % of the noise ends at −1. Below which value do 30 % of a Gaussian of standard deviation 80 lie?",
-        "80 * torch.special.ndtri(torch.tensor(0.3)); ndtri turns a probability into a place on the standard Gaussian.",
+        "On a line, paths can't cross: whoever starts farther left ends farther left. So which of the starts end at −1?",
+        "The starts that end at −1 are the lowest ones. What fraction of all starts are they?",
+        (
+            "`torch.special.ndtri` gives you a place on the *standard* Gaussian. This noise has another standard deviation, "
+            "and its center isn't 0."
+        ),
     ),
 )
 def _(seam: object, g: Generator) -> str:
@@ -204,16 +221,16 @@ def _(seam: object, g: Generator) -> str:
         -41.6,
         {
             "middle": (0.0, "0 would send half of the noise to −1, but only 30 % of the data are there."),
-            "nearest": (0.4, "0.4 is the mean of the data. The denoiser answers with it from far away; the seam lies elsewhere."),
-            "sign": (41.95, "Above that value lie 30 % of the noise, but it is the left part that goes to −1."),
-            "linear": (-0.4 * 80, "Noise is not uniform between −80 and 80. You need the place below which 30 % of a Gaussian lie."),
+            "nearest": (0.4, "0.4 is the mean of the data, and the denoiser's answer from far away. The seam lies elsewhere."),
+            "sign": (41.95, "30 % of the noise lies above that value, but it's the left part that goes to −1."),
+            "linear": (-0.4 * 80, "Noise isn't uniform between −80 and 80. You need the place below which 30 % of a Gaussian lies."),
             "fraction of T": (-0.3 * 80, "0.3 is a probability, not a number of standard deviations."),
             "in units of σ": (-0.524, "That is in standard deviations. The noise has standard deviation 80."),
             "reversed": (-0.7 * 80, "0.7 is a probability, not a number of standard deviations, and it belongs to the other point."),
         },
         tolerance=0.04,
     )  # fmt: skip
-    return "A start at −20 is nearer to −1, and yet its path ends at +1."
+    return "A start at −20 is closer to −1, and yet its path ends at +1."
 
 
 SIGMAS = karras_sigmas(18)
@@ -256,11 +273,18 @@ def _loss(
     25,
     answers=("check_loss",),
     hints=(
-        "Give the loss two spies, call .sum().backward() on what it returns, then ask the spies: at which levels were you asked, and did your w get "
-        "a gradient?",
-        "Two things are known of the levels: student.asked[0] should be sigmas[i], and target.asked[0] should be sigmas[i + 1]. A weight without "
-        "gradient has w.grad is None.",
-        "Three assertions: assert target.w.grad is None; assert torch.allclose(student.asked[0], sigmas[i]); and the same for the target with i + 1.",
+        (
+            "Give the loss two spies, and call .sum().backward() on what it returns. Then ask each spy: at which levels were "
+            "you called, and did your w get a gradient?"
+        ),
+        (
+            "In terms of sigmas and i, which levels should each spy have seen? And what does a weight's .grad look like in "
+            "torch when no gradient has reached it?"
+        ),
+        (
+            "You need three assertions. Compare the levels of a whole batch, up to rounding, and let i differ within the "
+            "batch."
+        ),
     ),
 )
 def _(check_loss: object, g: Generator) -> str:
@@ -274,15 +298,15 @@ def _(check_loss: object, g: Generator) -> str:
         {
             "told wrong": (
                 _loss(told=(0, 0)),
-                "It passes the code above, whose target is told σᵢ though its point is at σᵢ₊₁. Compare the levels that the target was asked with sigmas[i + 1].",
+                ("It passes the code above, whose target is told σᵢ although its point is at σᵢ₊₁. Compare the levels that the target was called at with sigmas[i + 1]."),
             ),
             "student told wrong": (
                 _loss(told=(1, 1)),
-                "It passes a loss that tells the student σᵢ₊₁ though its point is at σᵢ. Compare the levels that the student was asked with sigmas[i].",
+                ("It passes a loss that tells the student σᵢ₊₁ although its point is at σᵢ. Compare the levels that the student was called at with sigmas[i]."),
             ),
             "noisier target": (
                 _loss(swapped=True),
-                "It passes a loss whose target sits at the noisier point. Which of the two spies must be asked at which level?",
+                "It passes a loss whose target sits at the noisier point. Which spy should be called at which level?",
             ),
             "gradient": (
                 _loss(stop=False),
@@ -290,4 +314,4 @@ def _(check_loss: object, g: Generator) -> str:
             ),
         },
     )  # fmt: skip
-    return "Assertions like these cost milliseconds and see what the loss itself does not show."
+    return "Assertions like these take milliseconds and see what the loss curve hides."

@@ -31,8 +31,14 @@ from cdedu.noise import curriculum, target_rate
     10,
     answers=("one_image", "students"),
     hints=(
-        "The student learns: 1 + 2. The target and the teacher only go forward. How often is the teacher called in one step of Heun, and in two?",
-        "In millions: the teacher costs 3 · 8, a student by CD 6 · 1, a student by CT 4 · 4. Compare 24 + 6 n with 16 n.",
+        (
+            "The student learns: 1 + 2. The target and the teacher only go forward. How often does one Heun step call the "
+            "teacher, and how often do two?"
+        ),
+        (
+            "Write both bills in millions, for n students: something that's paid once, plus n times the cost of a student. "
+            "From which n on is one bill smaller than the other?"
+        ),
     ),
 )
 def _(one_image: object, students: object, g: Generator) -> str:
@@ -40,12 +46,12 @@ def _(one_image: object, students: object, g: Generator) -> str:
         number(one_image),
         8,
         {
-            "one step": (6, "one_image: 6 is the cost with one step of Heun, each of which calls the teacher twice. Here it takes two steps."),
+            "one step": (6, "one_image: 6 is the cost with one Heun step, which calls the teacher twice. Here it takes two steps."),
             "target forgotten": (7, "one_image: the target answers too, once, for every image."),
             "all learn": (18, "one_image: only the student learns. The target and the teacher have no backward pass."),
             "everything doubled": (12, "one_image: only the teacher has more to do. Student and target answer once, as before."),
             "target learns": (10, "one_image: no gradient flows into the target, so it has no backward pass. It costs 1."),
-            "teacher learns": (16, "one_image: the teacher is not trained any more. Its calls are forward passes, 1 each."),
+            "teacher learns": (16, "one_image: the teacher isn't being trained anymore. Its calls are forward passes, 1 each."),
         },
         tolerance=0.01,
     )  # fmt: skip
@@ -54,14 +60,14 @@ def _(one_image: object, students: object, g: Generator) -> str:
         3,
         {
             "two": (2, "students: with two, CD has spent 24 + 12 = 36 million, CT 32 million."),
-            "not whole": (2.4, "students: there is no 0.4 of a student. With which whole number is it paid for the first time?"),
+            "not whole": (2.4, "students: there's no such thing as 0.4 of a student. At which whole number is the teacher paid off for the first time?"),
             "teacher for free": (1, "students: with one, the teacher's own training alone, 24 million, costs more than CT's 16."),
-            "CT for free": (4, "students: with four it is paid, but already with fewer. Each student by CT costs 16 million evaluations."),
+            "CT for free": (4, "students: with four it's paid off, but it already was with fewer. Each student by CT costs 16 million evaluations."),
             "images counted": (8 / 3, "students: those are images. An image costs 3, 4 or 6 evaluations, depending on who learns from it."),
         },
         tolerance=0.01,
     )  # fmt: skip
-    return "Who shares a teacher shares its bill."
+    return "Students who share a teacher share its bill."
 
 
 def _mean_neighbour(x: Tensor, data: Tensor, sigma: float, sigma_next: float) -> Tensor:
@@ -71,15 +77,21 @@ def _mean_neighbour(x: Tensor, data: Tensor, sigma: float, sigma_next: float) ->
 
 @exercise(
     "scratch-average",
-    "The mean of all neighbours",
+    "The mean of all neighbors",
     "code",
     "medium",
     15,
     answers=("mean_neighbour",),
     hints=(
-        "Not every data point is equally likely to be behind x. Chapter 1 has the probabilities: a point counts by exp(−‖x − point‖² / 2σ²).",
-        "The neighbour is linear in x₀. So take the mean of the data points first, each with its probability, and put it where x₀ was.",
-        "w = (-torch.cdist(x, data) ** 2 / (2 * sigma**2)).softmax(1) has shape (B, M), w @ data is the mean of x₀ for each x, and z is (x − mean)/σ.",
+        "Not every data point is equally likely to be behind x. Chapter 1 gives the probabilities.",
+        (
+            "The neighbor is linear in x₀. So average the data points first, each with its probability, and put that mean "
+            "where x₀ was."
+        ),
+        (
+            "At σ = 0.001 plain exponentials all become 0. Which torch function makes probabilities straight from exponents? "
+            "And over which dimension, if there's one row for each x?"
+        ),
     ),
 )
 def _(mean_neighbour: object, g: Generator) -> str:
@@ -102,30 +114,30 @@ def _(mean_neighbour: object, g: Generator) -> str:
         {
             "all alike": (
                 to(data.mean(0).expand(5, 2)),
-                "All data points count alike here. A point near x is more likely to be behind it than one far away.",
+                "All data points count the same here. A point near x is more likely to be behind it than one far away.",
             ),
             "nearest": (
                 to(data[square.argmin(1)]),
-                "Only the nearest data point counts here. The others may be behind x as well.",
+                "Only the nearest data point counts here. The others could be behind x as well.",
             ),
-            "no half": (by(-square / sigma**2), "The exponent lacks its ½: it is −‖x − x₀‖² / 2σ²."),
+            "no half": (by(-square / sigma**2), "The exponent is missing its ½: it's −‖x − x₀‖² / 2σ²."),
             "not squared": (by(-square.sqrt() / (2 * sigma**2)), "In the exponent the distance is squared."),
             "σ not squared": (by(-square / (2 * sigma)), "In the exponent σ is squared: −‖x − x₀‖² / 2σ²."),
             "lower level": (
                 by(-square / (2 * sigma_next**2)),
-                "The probabilities are those of the lower level. But x has the noise of level σ.",
+                "The probabilities use the lower level. But x has the noise of level σ.",
             ),
             "the guess": (
                 guess,
-                "That is the mean of the data points behind x, not of their neighbours. Each neighbour still has noise: x₀ + σ′ z.",
+                ("That's the mean of the data points behind x, not of their neighbors. Each neighbor still carries noise: x₀ + σ′ z."),
             ),
             "other axis": (
                 to((-square / (2 * sigma**2)).softmax(0) @ data),
-                "For each x the probabilities should add up to 1 over the data points. Here they do so over the points x.",
+                "For each x, the probabilities should add up to 1 over the data points. Yours add up over the points x.",
             ),
             "not probabilities": (
                 to((-square / (2 * sigma**2)).exp() @ data),
-                "The weights are not probabilities yet: for each x, divide them by their sum.",
+                "The weights aren't probabilities yet: for each x, divide them by their sum.",
             ),
             "σ lost": (
                 guess + sigma_next * (x - guess),
@@ -138,7 +150,7 @@ def _(mean_neighbour: object, g: Generator) -> str:
             "wrong side": (2 * x - truth, "It goes away from the data: the step is (σ′ − σ), which is negative."),
             "other share": (
                 guess + (1 - share) * (x - guess),
-                "What remains of x − x₀ at the lower level is the share σ′/σ; you leave 1 − σ′/σ.",
+                "The fraction of x − x₀ that remains at the lower level is σ′/σ; you leave 1 − σ′/σ.",
             ),
         },
     )  # fmt: skip
@@ -168,9 +180,18 @@ def _(mean_neighbour: object, g: Generator) -> str:
     10,
     answers=("by_squares", "by_absolute"),
     hints=(
-        "At ε the target answers with the data point itself. So the student is told +1 or −1, at random, and never hears which would be right.",
-        "How likely is it that +1 is behind x = 0.5? exp(−(x − 1)²/2) against exp(−(x + 1)²/2): the ratio is e to the power 2x = 1, so 0.73 against 0.27.",
-        "Squared differences are least at the mean, 0.73 · 1 + 0.27 · (−1). Absolute differences are least at the median.",
+        (
+            "At ε the target answers with the data point itself. So the student is told +1 or −1, at random, and never hears "
+            "which would be right."
+        ),
+        (
+            "How likely is it that +1 is behind x = 0.5? Compare the two Gaussian densities, exp(−(x − 1)²/2) and exp(−(x + "
+            "1)²/2)."
+        ),
+        (
+            "Which single number has the smallest mean squared difference from a set of answers? And which has the smallest "
+            "mean absolute difference? Both have names."
+        ),
     ),
 )
 def _(by_squares: object, by_absolute: object, g: Generator) -> str:
@@ -179,13 +200,13 @@ def _(by_squares: object, by_absolute: object, g: Generator) -> str:
         number(by_squares),
         mean,
         {
-            "right answer": (1.0, "by_squares: +1 would be right. But at x = 0.5 the student is also told −1, and squared error makes it answer in between."),
+            "right answer": (1.0, "by_squares: +1 would be right. But at x = 0.5 the student is sometimes told −1, and squared error makes it answer in between."),
             "mean of the data": (0.0, "by_squares: 0 is the mean of all the data. At x = 0.5 more of them are +1 than −1."),
-            "probability": (likely, "by_squares: that is the probability of +1. The mean of +1 and −1 with these probabilities is asked."),
+            "probability": (likely, "by_squares: that's the probability of +1. The question asks for the mean of +1 and −1 with these probabilities."),
             "no half": (math.tanh(1.0), "by_squares: the exponent of a Gaussian has a ½: exp(−(x − x₀)²/2)."),
-            "half too many": (math.tanh(0.25), "by_squares: the probabilities are too near to one half. (x + 1)² − (x − 1)² is 4x, and half of it 2x = 1."),
+            "half too many": (math.tanh(0.25), "by_squares: the probabilities are too close to one half. (x + 1)² − (x − 1)² is 4x, and half of that is 2x = 1."),
             "point itself": (0.5, "by_squares: 0.5 is the noisy point. The student is told data points, +1 or −1."),
-            "sign": (-mean, "by_squares: the point lies nearer to +1, so +1 is the more likely one."),
+            "sign": (-mean, "by_squares: the point is closer to +1, so +1 is the more likely one."),
         },
         tolerance=0.03,
     )  # fmt: skip
@@ -193,27 +214,30 @@ def _(by_squares: object, by_absolute: object, g: Generator) -> str:
         number(by_absolute),
         1.0,
         {
-            "mean again": (mean, "by_absolute: that is the mean again. Move the answer up by a little: 73 % of the differences shrink, 27 % grow."),
-            "middle": (0.0, "by_absolute: 0 lies between the two, but the median of the answers that the student is told at x = 0.5 is one of them."),
+            "mean again": (mean, "by_absolute: that's the mean again. Move the answer up a little: 73 % of the differences shrink, 27 % grow."),
+            "middle": (0.0, "by_absolute: 0 lies between the two, but the median of what the student is told at x = 0.5 is one of them."),
             "point again": (0.5, "by_absolute: 0.5 is the noisy point. The student is told data points, +1 or −1."),
-            "probability again": (likely, "by_absolute: that is the probability of +1. The median of +1 (73 %) and −1 (27 %) is asked."),
-            "rarer one": (-1.0, "by_absolute: −1 is told in 27 % of the cases only. The median is the other one."),
+            "probability again": (likely, "by_absolute: that's the probability of +1. The question asks for the median of +1 (73 %) and −1 (27 %)."),
+            "rarer one": (-1.0, "by_absolute: the student hears −1 only 27 % of the time. The median is the other one."),
         },
         tolerance=0.03,
     )  # fmt: skip
-    return "The same data, the same grid; the distance decides what is learned."
+    return "Same data, same grid: the distance decides what is learned."
 
 
 @exercise(
     "scratch-rate",
-    "A target that is too fast",
+    "A target that's too fast",
     "bug",
     "easy",
     10,
     answers=("schedules",),
     hints=(
-        "Compare with the chapter's two formulas, piece by piece. What is `n` here, and which number does μ divide by?",
-        "`n` is one less than N(k): the + 1 comes only in the last line. μ needs N(k).",
+        "Compare it with the chapter's two formulas, piece by piece. What is `n` here, and what does μ divide by?",
+        (
+            "Put k = 0 into both, by hand. How many points should the grid have? And what is `n` at the moment when the code "
+            "computes μ?"
+        ),
     ),
 )
 def _(schedules: object, g: Generator) -> str:
@@ -235,22 +259,21 @@ def _(schedules: object, g: Generator) -> str:
     # fmt: on
     n, mu = tensor(got[:, 0], (6,)), tensor(got[:, 1], (6,))
     if torch.equal(n, points) and torch.allclose(mu, rates(points - 1), atol=1e-7):
-        raise NotAttempted("This is still the code as it was given: at k = 0 its μ is not μ₀.")
+        raise NotAttempted("This is still the code you were given: at k = 0 its μ is not μ₀.")
     agree(
         n,
         points,
         {
-            "points lost": (points - 1, "μ may be right, but now the grid has a point too few: at k = 0 it should have s₀ points."),
+            "points lost": (points - 1, "μ may be right, but now the grid has one point too few: at k = 0 it should have s₀ points."),
             "rounded": (
                 torch.tensor([round(math.sqrt(k / steps * ((s1 + 1) ** 2 - s0**2) + s0**2) - 1) + 1 for k in ks]),
-                "The number of points is rounded to the nearest whole number. The brackets of the formula round up.",
+                "The number of points is rounded to the nearest whole number. The brackets in the formula round up.",
             ),
             "whole numbers": (
                 torch.tensor([int(math.sqrt(k / steps * ((s1 + 1) ** 2 - s0**2) + s0**2) - 1) + 2 for k in ks]),
-                "Where the root is a whole number, as at k = 0 and k = K, int(…) + 1 is one more than the brackets of the formula, which round "
-                "up: math.ceil leaves a whole number as it is.",
+                ("Where the square root is a whole number, as at k = 0 and k = K, int(…) + 1 is one more than the formula gives. Its brackets round up, and math.ceil leaves a whole number as it is."),
             ),
-            "points twice": (points + 1, "Now 1 is added twice: at k = 0 the grid should have s₀ points, and at the end s₁ + 1."),
+            "points twice": (points + 1, "Now the 1 is added twice: at k = 0 the grid should have s₀ points, and at the end s₁ + 1."),
         },
         tolerance=1e-6,
         what="The number of points",
@@ -260,16 +283,16 @@ def _(schedules: object, g: Generator) -> str:
         mu,
         truth,
         {
-            "start only": (torch.exp((s0 - 1) * math.log(mu0) / (points - 1)), "It is right at k = 0 and nowhere else. Mend what μ divides by, not what stands above it."),
+            "start only": (torch.exp((s0 - 1) * math.log(mu0) / (points - 1)), "It's right at k = 0 and nowhere else. Fix what μ divides by, not what's above the line."),
             "s₀ lost": (torch.exp(math.log(mu0) / points), "The s₀ of the formula is missing: at k = 0, where N = s₀, μ should be μ₀."),
-            "clamped": (rates(points - 1).clamp(min=mu0), "At k = 0 μ is held at μ₀, but afterwards it is still the code's. Mend what μ divides by."),
+            "clamped": (rates(points - 1).clamp(min=mu0), "At k = 0 μ is held at μ₀, but after that it's still the code's. Fix what μ divides by."),
             "one more": (rates(points + 1), "Now it divides by N + 1. At k = 0 it should divide by s₀, so that μ is μ₀."),
             "constant": (torch.full((6,), mu0), "μ is now μ₀ at every step. It should rise with the number of points."),
         },
         tolerance=1e-6,
         what="The rate of the target",
     )  # fmt: skip
-    return "At k = 0 the grid has s₀ points, and so the rate is μ₀: that is why s₀ stands in the formula."
+    return "At k = 0 the grid has s₀ points, so the rate is μ₀: that's why s₀ is in the formula."
 
 
 def _by_element(a: Tensor, b: Tensor) -> Tensor:
@@ -280,17 +303,24 @@ def _by_element(a: Tensor, b: Tensor) -> Tensor:
 
 @exercise(
     "scratch-huber",
-    "A distance of whole images",
+    "A distance between whole images",
     "bug",
     "hard",
     20,
     answers=("check_distance",),
     hints=(
-        "A distance of whole images depends on ‖a − b‖ alone. Where in the image the difference sits, and among how many pixels it is shared, is all one.",
-        "Make two differences of the same length: one pixel that is off by 1, and all n pixels off by 1/√n. Their distances must be equal. Then: "
-        "d(a, a) = 0, and an image has the same distance alone as in a batch.",
-        "one = torch.zeros(1, 3, 8, 8); one[0, 0, 0, 0] = 1; all_ = torch.full((1, 3, 8, 8), 192**-0.5). Compare distance(one, zero) with "
-        "distance(all_, zero) by torch.allclose.",
+        (
+            "A distance between whole images depends only on ‖a − b‖. Where in the image the difference sits, and how many "
+            "pixels share it, makes no difference."
+        ),
+        (
+            "Build two differences of equal length that look as unlike as possible: one concentrated, one spread out. What "
+            "must hold for their distances? Then think of equal images, and of an image alone and in a batch."
+        ),
+        (
+            "If one pixel is off by 1, by how much must all n pixels be off to make the length the same? For the batch, put "
+            "two different pairs together and compare each with the distance it has alone."
+        ),
     ),
 )
 def _(check_distance: object, g: Generator) -> str:
@@ -315,25 +345,24 @@ def _(check_distance: object, g: Generator) -> str:
         {
             "by element": (
                 lambda a, b: _by_element(a, b).flatten(1).mean(1),
-                "It passes the code above, which takes the root of every element. Try two differences of the same length, one in a single element, "
-                "one spread over all.",
+                ("It passes the code above, which takes the root of every element. Try two differences of equal length: one in a single element, one spread over all of them."),
             ),
             "summed": (
                 lambda a, b: _by_element(a, b).flatten(1).sum(1),
-                "It passes a distance that sums over elements instead of taking their mean. Its root is still inside the sum.",
+                "It passes a distance that sums over elements instead of averaging them. Its root is still inside the sum.",
             ),
             "by pixel": (
                 of_pixels,
-                "It passes a distance whose norm runs over the three colours of a pixel only. Spread your difference over all of the image.",
+                ("It passes a distance whose norm only runs over the three colors of a pixel. Spread your difference over the whole image."),
             ),
             "by batch": (
                 of_the_batch,
-                "It passes a distance that mixes the images of a batch. Give it a batch of different pairs, and compare with each pair alone.",
+                ("It passes a distance that mixes the images of a batch. Give it a batch of different pairs, and compare each with the same pair alone."),
             ),
             "offset": (
                 with_offset,
-                "It passes a distance that is not zero for equal images: its author forgot to subtract c.",
+                "It passes a distance that isn't zero for equal images: its author forgot to subtract c.",
             ),
         },
     )  # fmt: skip
-    return "A property that any right code has tells more than a number that one code gave."
+    return "A property that all right code shares tells you more than a number that one program gave."

@@ -27,9 +27,15 @@ from cdedu.course.checks.core import (
     10,
     answers=("frechet_diagonal",),
     hints=(
-        "With diagonal matrices the trace is a sum over the features, so treat one feature at a time: it has two means and two variances.",
-        "The product of two diagonal matrices is diagonal, with entries var_x · var_y; its root has entries √(var_x · var_y).",
-        "Sum over the features: (mu_x − mu_y)² + var_x + var_y − 2 √(var_x · var_y).",
+        (
+            "With diagonal matrices the trace is a sum over the features, so treat one feature at a time: two means and two "
+            "variances."
+        ),
+        "The product of two diagonal matrices is diagonal, and so is its root. What are the entries?",
+        (
+            "Try your formula on two cases: two equal Gaussians must be at distance 0, and a feature that never varies must "
+            "cause no trouble."
+        ),
     ),
 )
 def _(frechet_diagonal: object, g: Generator) -> str:
@@ -44,7 +50,7 @@ def _(frechet_diagonal: object, g: Generator) -> str:
         {
             "variances compared": (
                 (shift + (var_x - var_y).square()).sum(),
-                "It squares the difference of the variances. var_x + var_y − 2√(var_x · var_y) is the square of another difference.",
+                ("It squares the difference of the variances. var_x + var_y − 2√(var_x · var_y) is the square of a different difference."),
             ),
             "no root": (
                 (shift + var_x + var_y - 2 * var_x * var_y).sum(),
@@ -52,7 +58,7 @@ def _(frechet_diagonal: object, g: Generator) -> str:
             ),
             "root of the traces": (
                 shift.sum() + var_x.sum() + var_y.sum() - 2 * (var_x.sum() * var_y.sum()).sqrt(),
-                "The last term sums over the features and then takes the root. The trace comes after the root: take the root for each feature.",
+                ("The last term sums over the features and then takes the root. In the trace the root comes first: take it for each feature."),
             ),
             "factor 2": (
                 (shift + var_x + var_y - (var_x * var_y).sqrt()).sum(),
@@ -62,23 +68,23 @@ def _(frechet_diagonal: object, g: Generator) -> str:
                 (shift + var_x + var_y).sum(),
                 "The term −2(Σx Σy)^½ is missing: two equal Gaussians would be far apart.",
             ),
-            "means only": (shift.sum(), "It compares the means alone. Samples that vary too little must also be far away."),
-            "widths only": (widths.sum(), "It compares the widths alone. The first term of the distance, of the means, is missing."),
+            "means only": (shift.sum(), "It compares only the means. Samples that vary too little must be far away too."),
+            "widths only": (widths.sum(), "It compares only the widths. The first term of the distance, the one with the means, is missing."),
             "shift not squared": (
                 shift.sum().sqrt() + widths.sum(),
                 "The first term is the squared length of the shift; this takes the length.",
             ),
             "root at the end": (
                 (shift + widths).sum().sqrt(),
-                "It takes a root of the whole. The distance of the chapter is left squared.",
+                "It takes the root of the whole thing. The chapter leaves the distance squared.",
             ),
             "mean": ((shift + widths).mean(), "It averages over the features. A squared length and a trace are sums."),
         },
     )  # fmt: skip
     var_x = torch.cat([torch.zeros(3), var_x[3:]])
     at_edge(
-        "Where some variances are 0, as those of a generator that draws one picture only,",
-        "Do not divide by a variance, and take no logarithm of one.",
+        "Where some variances are 0, as for a generator that always draws the same picture,",
+        "Don't divide by a variance, and don't take its logarithm.",
         ((mu_x - mu_y).square() + (var_x.sqrt() - var_y.sqrt()).square()).sum(),
         frechet_diagonal,
         mu_x,
@@ -99,7 +105,10 @@ def _(frechet_diagonal: object, g: Generator) -> str:
     answers=("share",),
     hints=(
         "A generator without memory treats training images and held-out ones alike: any of them may be the nearest.",
-        "There are 1,197 + 600 pictures. Each has the same chance of being the nearest neighbour; how many of them are training images?",
+        (
+            "Put all the pictures in one pile. If each has the same chance of being the nearest neighbor, what fraction of "
+            "the pile are training images?"
+        ),
     ),
 )
 def _(share: object, g: Generator) -> str:
@@ -107,28 +116,31 @@ def _(share: object, g: Generator) -> str:
         number(share),
         1197 / 1797,
         {
-            "half": (0.5, "Half is right for sets of equal size. The larger set has more pictures that may happen to be near."),
-            "other set": (600 / 1797, "That is the share whose neighbour is a held-out picture."),
-            "ratio": (1197 / 600, "That is the ratio of the two sizes. A share has all the pictures below the line."),
-            "all": (1.0, "That would be a copier. Without memory a held-out picture is sometimes nearer."),
-            "per cent": (119700 / 1797, "The number is right in per cent. Give it as a share between 0 and 1."),
+            "half": (0.5, "Half is right for sets of equal size. The larger set has more pictures that can happen to be close."),
+            "other set": (600 / 1797, "That's the share whose neighbor is a held-out picture."),
+            "ratio": (1197 / 600, "That's the ratio of the two sizes. For a share, divide by all the pictures."),
+            "all": (1.0, "That would be a copier. Without memory a held-out picture is sometimes closer."),
+            "per cent": (119700 / 1797, "The number is right as a percentage. Give it as a share between 0 and 1."),
         },
         tolerance=0.03,
     )  # fmt: skip
-    return "1,197 of 1,797: compare at equal sizes, or with the right share."
+    return "1,197 out of 1,797: compare sets of equal size, or compare with the right share."
 
 
 @exercise(
     "digits-payback",
-    "When is it paid back?",
+    "When does it pay off?",
     "predict",
     "medium",
     10,
     answers=("digits",),
     hints=(
-        "First one picture in one training step: who is called? The student, which also learns; the target; and the teacher, for a Heun step.",
-        "The student counts 1 + 2, the target 1, Heun's step 2: six calls for each picture of each step.",
-        "One digit by the student saves 35 − 1 calls. Divide 4000 · 128 · 6 by that.",
+        (
+            "Start with one picture in one training step: who gets called? The student, which also learns; the target; and "
+            "the teacher, for a Heun step."
+        ),
+        "How many calls is that, if a backward pass counts as two? And how many pictures go through training in all?",
+        "Now the other side of the account: how many calls does each digit save?",
     ),
 )
 def _(digits: object, g: Generator) -> str:
@@ -137,17 +149,17 @@ def _(digits: object, g: Generator) -> str:
         number(digits),
         pictures * 6 / 34,
         {
-            "one call": (pictures / 34, "It counts one call for a picture of a step. Student, target and teacher are all called, and the student learns."),
-            "student only": (pictures * 3 / 34, "That is the student's share, forward and backward. The target and the teacher's step cost calls too."),
-            "no backward": (pictures * 4 / 34, "Student, target and two of Heun's step make four. The student also has a backward pass, which counts two."),
+            "one call": (pictures / 34, "It counts one call for each picture of a step. But student, target and teacher are all called, and the student learns."),
+            "student only": (pictures * 3 / 34, "That's the student's share, forward and backward. The target and the teacher's step cost calls too."),
+            "no backward": (pictures * 4 / 34, "Student, target and the two calls of Heun's step make four. The student also has a backward pass, which counts as two."),
             "Euler": (pictures * 5 / 34, "One call is missing. A step of Heun's method asks the teacher twice."),
-            "all backward": (pictures * 12 / 34, "Close in spirit, but only the student has a backward pass: target and teacher are left as they are."),
+            "all backward": (pictures * 12 / 34, "Close in spirit, but only the student has a backward pass: target and teacher aren't trained."),
             "no batch": (4000 * 6 / 34, "A step trains on 128 pictures, and each of them has its own calls."),
-            "not divided": (pictures * 6, "That is what distillation costs, in calls. How many calls does each digit save?"),
+            "not divided": (pictures * 6, "That's what distillation costs, in calls. How many calls does each digit save?"),
         },
         tolerance=0.08,
     )  # fmt: skip
-    return "About ninety thousand digits, at 34 calls saved with each; the teacher's own training is not in the account."
+    return "About ninety thousand digits, each of which saves 34 calls. The teacher's own training isn't in the account."
 
 
 def _heun(first: float | None, second: float | None) -> object:
@@ -176,8 +188,11 @@ def _heun(first: float | None, second: float | None) -> object:
     10,
     answers=("walk",),
     hints=(
-        "Which lines know that a pixel lies between −1 and 1? What do they do to data that lie elsewhere?",
-        "A guess is an average of data, so for pixels it stays in the range by itself. Let each guess through as it is, in both places.",
+        "Which lines assume that a pixel lies between −1 and 1? What do they do to data that lie elsewhere?",
+        (
+            "A guess is an average of data, so for pixels it stays in range by itself. What would the walk lose if nobody "
+            "limited it? A step makes two guesses."
+        ),
     ),
 )
 def _(walk: object, g: Generator) -> str:
@@ -194,13 +209,13 @@ def _(walk: object, g: Generator) -> str:
     width = 0.8 + 0.4 * float(torch.rand((), generator=g))
     got, right = ends(walk, width), ends(cdedu.sample_heun, width)
     if torch.allclose(got, ends(_heun(1, 1), width), atol=1e-4):
-        raise NotAttempted("This is still the code as it was given: its samples never leave −1 to 1.")
+        raise NotAttempted("This is still the code you were given: its samples never leave −1 to 1.")
     far, right_far = ends(walk, 200), ends(cdedu.sample_heun, 200)
     most = far.abs().max()
     if most > 1.5 and (far.abs() > 0.999 * most).sum() > 20:
         raise Wrong(
             "still limited",
-            f"With data around 400, many of its samples end at ±{most:.3g}. A wider limit only moves the fault further out.",
+            f"With data around 400, many of its samples end at ±{most:.3g}. A wider limit only moves the problem farther out.",
         )
     agree(
         got,
@@ -208,24 +223,24 @@ def _(walk: object, g: Generator) -> str:
         {
             "first left": (
                 ends(_heun(1, None), width),
-                "The first guess of a step is still limited to −1 to 1. The second one is mended.",
+                "The first guess of a step is still limited to −1 to 1. The second one is fixed.",
             ),
             "second left": (
                 ends(_heun(None, 1), width),
-                "The second guess of a step, the one after the trial step, is still limited. The first one is mended.",
+                "The second guess of a step, the one after the trial step, is still limited. The first one is fixed.",
             ),
             "at the end": (
                 right.clamp(-1, 1),
-                "The walk is right now, but its end is cut off at −1 and 1. The data know of no such limits.",
+                "The walk is right now, but its end is cut off at −1 and 1. The data have no such limits.",
             ),
             "Euler": (
                 ends(cdedu.sample_euler, width),
-                "The limits are gone, and so is the second slope: this is Euler's method. Keep the average of the two slopes.",
+                "The limits are gone, but so is the second slope: this is Euler's method. Keep the average of the two slopes.",
             ),
         },
     )
     agree(far, right_far)
-    return "On pixels it hardly matters, and that is why it stayed unnoticed."
+    return "On pixels it hardly matters, which is why nobody noticed."
 
 
 def _kernel_distance(within_x: str, within_y: str) -> object:
@@ -255,10 +270,18 @@ def _kernel_distance(within_x: str, within_y: str) -> object:
     20,
     answers=("test_kernel",),
     hints=(
-        "You cannot say what a single value must be. You can say what it must be on average, when both sets come from the same distribution.",
-        "Draw two small sets of normal numbers, many times, and average their distances. The average must be near 0: neither above nor below.",
-        "values = torch.tensor([float(kernel_distance(torch.randn(10, 16), torch.randn(10, 16))) for _ in range(100)]), "
-        "then assert that abs(values.mean()) is below four times values.std() / √100.",
+        (
+            "You can't say what a single value must be. But you can say what it must be on average, when both sets come from "
+            "the same distribution."
+        ),
+        (
+            "Draw two small sets from one distribution, many times over. What should their distances average to? Remember "
+            "that a wrong distance can be too small as well as too large."
+        ),
+        (
+            "How far from zero may that average be, just by chance? Its standard error tells you: the standard deviation of "
+            "the values, divided by the square root of how many there are. Allow a few of those."
+        ),
     ),
 )
 def _(test_kernel: object, g: Generator) -> str:
@@ -271,16 +294,15 @@ def _(test_kernel: object, g: Generator) -> str:
         {
             "i = j": (
                 _kernel_distance("left in", "left in"),
-                "It does not notice the code of this exercise, which is too large on average when both sets come from one distribution.",
+                ("It doesn't notice the code of this exercise, which is too large on average when both sets come from one distribution."),
             ),
             "divided by n²": (
                 _kernel_distance("not counted", "not counted"),
-                "It lets through code that leaves the pairs i = j out of the sum and still divides by n². That one is too small on average: "
-                "look on both sides of zero.",
+                ("It lets through code that leaves the pairs i = j out of the sum but still divides by n². That one is too small on average: look on both sides of zero."),
             ),
             "one set": (
                 _kernel_distance("left out", "left in"),
-                "It lets through code that leaves i = j in for y alone. That is half as wrong: allow less, and use small sets and many draws.",
+                ("It lets through code that leaves i = j in for y alone, which is half as wrong. Allow less, and use small sets and many draws."),
             ),
         },
     )  # fmt: skip

@@ -26,8 +26,11 @@ from cdedu.editing import stroke_to_image
     5,
     answers=("call_ms",),
     hints=(
-        "How many calls does `inpaint` make with its default levels, and which of the two limits is the one for an answer?",
-        "80 and then twenty levels from 3 to 0.2 are 21 calls. They share 100 ms.",
+        (
+            "How many calls does `inpaint` make with its default levels? And which of the chapter's two limits applies to an "
+            "answer?"
+        ),
+        "The first jump, from 80, is a call too. Once you have the number of calls, let them share the time.",
     ),
 )
 def _(call_ms: object, g: Generator) -> str:
@@ -35,12 +38,12 @@ def _(call_ms: object, g: Generator) -> str:
         number(call_ms),
         100 / 21,
         {
-            "one call": (100, "That would do for one call. Filling in is a loop: a single call cannot respect a fact that it has not seen."),
+            "one call": (100, "That would do for one call. Filling in is a loop: a single call can't respect a fact that it hasn't seen."),
             "twenty": (100 / 20, "Nearly. The jump from 80 is a call as well, before the twenty levels. Give two decimals."),
-            "a frame": (16 / 21, "16 ms is the time of a frame, for what must move with the hand. An answer may take longer."),
-            "one frame": (16, "16 ms is the time of a frame, and it would be for one call. Filling in is a loop."),
-            "teacher": (100 / 35, "35 is the number of calls of the teacher's walk. Filling in has levels of its own."),
-            "multiplied": (2100, "That is longer than a second for one call. The calls share the time: divide."),
+            "a frame": (16 / 21, "16 ms is the time of one frame, for what must move with the hand. An answer may take longer."),
+            "one frame": (16, "16 ms is the time of one frame, and you gave it all to a single call. Filling in is a loop."),
+            "teacher": (100 / 35, "35 is the number of calls in the teacher's walk. Filling in has levels of its own."),
+            "multiplied": (2100, "That's longer than a second for one call. The calls share the time: divide."),
             "seconds": (0.1 / 21, "The number is right in seconds; the question is in milliseconds."),
         },
         tolerance=0.02,
@@ -56,9 +59,15 @@ def _(call_ms: object, g: Generator) -> str:
     15,
     answers=("mix",),
     hints=(
-        "The average is a sum of independent random numbers, w₁a₁ + w₂a₂ + …. Which variance has it, if each aᵢ has variance 80²?",
-        "Its variance is 80² · (w₁² + w₂² + …): variances add, and a factor counts squared. What must you divide by?",
-        "Divide the weighted average by weights.square().sum().sqrt(). For the average itself, reshape the weights to (k, 1, 1, 1).",
+        (
+            "The average is a sum of independent random numbers, w₁a₁ + w₂a₂ + …. What is its variance, if each aᵢ has "
+            "variance 80²?"
+        ),
+        "Variances add, and a factor counts squared. So by how much is the average too small?",
+        (
+            "What you have is a variance, and what you want back is a standard deviation. And the weights need a shape that "
+            "multiplies (k, 1, 8, 8)."
+        ),
     ),
 )
 def _(mix: object, g: Generator) -> str:
@@ -73,38 +82,36 @@ def _(mix: object, g: Generator) -> str:
         and got.shape == roots.shape
         and torch.allclose(got.double(), roots.double(), atol=1e-2)
     ):
-        return "It keeps the size and the corners. It is not the scaled average, but the square roots serve as well."
+        return "It keeps the size and the corners. It isn't the scaled average, but the square roots work just as well."
     agree(
         got,
         right,
         {
-            "not scaled": (average, "It is the weighted average alone. In the middle of the pad its standard deviation is half of 80."),
-            "sum": (noises.sum(0), "It does not use the weights."),
-            "equal weights": (2 * average, "The factor √k of chapter 6 is right for equal weights. Which size has Σ wᵢ aᵢ with other weights?"),
+            "not scaled": (average, "That's the weighted average alone. In the middle of the pad its standard deviation is only half of 80."),
+            "sum": (noises.sum(0), "It doesn't use the weights."),
+            "equal weights": (2 * average, "The factor √k from chapter 6 is right for equal weights. How large is Σ wᵢ aᵢ with other weights?"),
             "divided twice": (
                 average / weights.square().sum(),
-                "It divides by the sum of the squared weights. That is a variance; the size is its root.",
+                "It divides by the sum of the squared weights. That's a variance; the size is its square root.",
             ),
             "multiplied": (
                 average * weights.square().sum().sqrt(),
-                "It multiplies where it must divide: the average is too small already.",
+                "It multiplies where it should divide: the average is too small already.",
             ),
             "measured": (
                 80 * average / average.std(),
-                "It scales to what it measures in these 64 numbers. Noise scatters: at a corner it would not return the corner's noise. "
-                "The weights alone say by how much.",
+                ("It scales by what it measures in these 64 numbers. Noise scatters: at a corner it wouldn't return the corner's noise. The weights alone determine the factor."),
             ),
             "measured length": (
                 80 * 8 * average / average.norm(),
-                "It scales to the length of these 64 numbers. That scatters: at a corner it would not return the corner's noise. "
-                "The weights alone say by how much.",
+                ("It scales to the length of these 64 numbers. That scatters: at a corner it wouldn't return the corner's noise. The weights alone determine the factor."),
             ),
         },
     )  # fmt: skip
     for corner in torch.eye(4):
         at_edge(
             f"At a corner, with the weights {corner.int().tolist()},",
-            "Do not divide by a single weight, and take no logarithm of one: there all but one are 0.",
+            "Don't divide by a single weight, and don't take its logarithm: at a corner all but one are 0.",
             (corner.reshape(-1, 1, 1, 1) * noises).sum(0),
             mix,
             noises,
@@ -122,10 +129,18 @@ def _(mix: object, g: Generator) -> str:
     15,
     answers=("project",),
     hints=(
-        "At each pixel the colour is a vector with three entries, and the film saw its product with w. Which part of a vector does that fix?",
-        "The part along w. The part perpendicular to w does not change the product and is left free.",
-        "The projection of c onto w is w (w · c) / (w · w). With W = w.reshape(1, 3, 1, 1) the product w · c at each pixel is "
-        "(W * x).sum(1, keepdim=True).",
+        (
+            "At each pixel the color is a vector with three entries, and the film saw its product with w. Which part of a "
+            "vector does that fix?"
+        ),
+        (
+            "If you change a color at right angles to w, the film notices nothing. So which part of the color is fixed, and "
+            "which is free?"
+        ),
+        (
+            "How do you project a vector onto the line along w? Test your formula: applied twice it must give the same "
+            "result as once. To multiply pictures, w needs the shape (1, 3, 1, 1)."
+        ),
     ),
 )
 def _(project: object, g: Generator) -> str:
@@ -140,19 +155,18 @@ def _(project: object, g: Generator) -> str:
         {
             "copied to all channels": (
                 grey.expand_as(x),
-                "PP = P, and the film's value is kept, but P is not orthogonal: it also fixes what the film has not seen. "
-                "Adding to all channels alike moves the colour further than is needed.",
+                ("PP = P, and the film's value is kept, but P isn't orthogonal: it also fixes what the film hasn't seen. Adding the same amount to all channels moves the color farther than it has to."),
             ),
             "equal weights": (
                 x.mean(1, keepdim=True).expand_as(x),
-                "That is the P of the chapter, with equal weights. This film weighs the channels differently.",
+                "That's the chapter's P, with equal weights. This film weighs the channels differently.",
             ),
-            "not divided": (W * grey, "Apply it twice: the second time it shrinks further. Divide by w · w, so that PP = P."),
+            "not divided": (W * grey, "Apply it twice: the second time it shrinks again. Divide by w · w, so that PP = P."),
             "divided by the length": (
                 W * grey / w.norm(),
-                "Apply it twice: the result changes. w occurs twice, so divide by the squared length of w.",
+                "Apply it twice: the result changes. w occurs twice, so divide by its squared length.",
             ),
-            "the rest": (x - right, "That is x − Px, the part that is left to the student."),
+            "the rest": (x - right, "That's x − Px, the part that's left to the student."),
             "channel by channel": (
                 W * x,
                 "It weighs each channel by itself. The film adds the three, so only their weighted sum is known.",
@@ -164,27 +178,32 @@ def _(project: object, g: Generator) -> str:
         unit = w.double() / w.double().norm()
         at_edge(
             f"With the weights {[round(v, 3) for v in w.tolist()]}",
-            "Its way to the projection breaks down there. w (w · x) / (w · w) divides by nothing that can vanish.",
+            "Your way to the projection breaks down there. w (w · x) / (w · w) divides by nothing that can vanish.",
             torch.einsum("c,k,bkhw->bchw", unit, unit, x.double()),
             project,
             x,
             w,
             key="some weights",
         )
-    return "With w = (1/3, 1/3, 1/3) it is the grey of the chapter."
+    return "With w = (1/3, 1/3, 1/3) this is the gray of the chapter."
 
 
 @exercise(
     "edit-hue",
-    "Colour from a film",
+    "Color from a film",
     "predict",
     "easy",
     5,
     answers=("letter",),
     hints=(
-        "With equal weights all inks look the same. Blue weighs little on this film: are a blue numeral and a green one equally dark on it?",
-        "Then the grey value says something of the hue. Does each of the ten inks have a grey value that no other has? "
-        "And did 21 calls get out all that was to be known before?",
+        (
+            "With equal weights all inks look the same. Blue weighs little on this film: are a blue digit and a green one "
+            "equally dark on it?"
+        ),
+        (
+            "So the gray value says something about the hue. But does each of the ten inks have a gray value that no other "
+            "has? And did 21 calls find out everything there was to know before?"
+        ),
     ),
 )
 def _(letter: object, g: Generator) -> str:
@@ -192,14 +211,22 @@ def _(letter: object, g: Generator) -> str:
         letter,
         "c",
         {
-            "a": "With equal weights the student knew nothing of these grey values either: it was trained for none of this. "
-            "P says what is known, and P can be exchanged.",
-            "b": "All inks have the same *mean* of the channels. On this film blue is darker than green, so the grey value has something to say.",
-            "d": "Too much. Two hues can have the same value on the film, one on either side of green, and the loop does not use all that is known.",
-            "e": "The loop puts P y back after each jump, so P x = P y holds for every P, up to rounding.",
+            "a": (
+                "With equal weights the student knew nothing of those gray values either: it was trained for neither. P says "
+                "what is known, and you can swap P."
+            ),
+            "b": (
+                "All inks have the same *mean* over the channels. On this film blue is darker than green, so the gray value does "
+                "say something."
+            ),
+            "d": (
+                "Too much. Two hues can have the same value on the film, one on either side of green, and the loop doesn't use "
+                "everything that is known."
+            ),
+            "e": "The loop puts P y back after each jump, so P x = P y holds for any P, up to rounding.",
         },
     )
-    return "The film has seen more of the colour than the mean has."
+    return "The film has seen more of the color than the mean has."
 
 
 def _redraw(
@@ -232,11 +259,19 @@ def _redraw(
     20,
     answers=("test_redraw",),
     hints=(
-        "A student is told a level σ, and relies on it: the noise in its input must have that standard deviation. Can you look at its input?",
-        "Hand redraw a false student, a function of (x, sigma) that notes both and returns zeros. With a large drawing of zeros its input is "
-        "all noise, at every step.",
-        "seen = [], and in the false student: seen.append((x.std(), sigma)). Call redraw with two steps, such as (5, 10). Then assert for both "
-        "entries that size and level differ by less than a tenth, and that the levels are grid[5] and grid[10].",
+        (
+            "A student is told a level σ and relies on it: the noise in its input must have that standard deviation. How can "
+            "you get a look at its input?"
+        ),
+        (
+            "Hand redraw a false student that writes down its x and its σ and returns zeros. Which drawing makes its input "
+            "pure noise, so that you can measure the size?"
+        ),
+        (
+            "Take more than one step, and don't begin with index 0: some defects only show there. For each call compare the "
+            "size of the noise with the level that was told, and that level with the grid. Noise scatters, so use a large "
+            "drawing and leave some room."
+        ),
     ),
 )
 def _(test_redraw: object, g: Generator) -> str:
@@ -258,11 +293,11 @@ def _(test_redraw: object, g: Generator) -> str:
         {
             "first noise": (
                 _redraw(index, level, level),
-                "It does not notice the code of this exercise, whose first noise has not the level that the student is told.",
+                "It doesn't notice the code of this exercise, whose first noise doesn't have the level that the student is told.",
             ),
             "first level": (
                 _redraw(lambda i, grid: grid[0], level, level),
-                "It lets through code that always begins at grid[0]. Begin with a later step than 0.",
+                "It lets through code that always begins at grid[0]. Begin at a later index than 0.",
             ),
             "later noise": (
                 _redraw(level, level, index),

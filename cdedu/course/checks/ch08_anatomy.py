@@ -28,15 +28,24 @@ from cdedu.teacher import preconditioning
 
 @exercise(
     "anatomy-perfect",
-    "The student without loss",
+    "The student with zero loss",
     "code",
     "medium",
     15,
     answers=("perfect",),
     hints=(
-        "A student without loss agrees with its neighbour on every link, so its answer at σ is the end of the chain of links that starts there. Which steps of the solver are those?",
-        "Find the place of σ in the grid. From there go on to the end of the grid, one step of the solver at a time. At the last point there is no step left, and x comes out.",
-        "start = int((sigmas - sigma).abs().argmin()); then for high, low in zip(sigmas[start:-1], sigmas[start + 1:]): x = step(teacher, x, high, low).",
+        (
+            "A student with zero loss agrees with its neighbor on every link, so its answer at σ is the end of the chain "
+            "that starts there. Which solver steps are those?"
+        ),
+        (
+            "Find the place of σ in the grid. From there go on to the end of the grid, one solver step at a time. What "
+            "should come out at the last point, where no step is left?"
+        ),
+        (
+            "σ comes as a number and may differ from the grid's own in the last digit, so look for the *closest* grid point. "
+            "Then loop over neighboring levels from there on."
+        ),
     ),
 )
 def _(perfect: object, g: Generator) -> str:
@@ -65,7 +74,7 @@ def _(perfect: object, g: Generator) -> str:
             {
                 "from the top": (
                     torch.stack([walk(0) for _ in places]),
-                    "It always walks the whole grid. A point that is at σ already has only the rest of the way before it.",
+                    "It always walks the whole grid. A point that's already at σ only has the rest of the way ahead of it.",
                 ),
                 "one too late": (
                     torch.stack([walk(i + 1) for i in places]),
@@ -73,7 +82,7 @@ def _(perfect: object, g: Generator) -> str:
                 ),
                 "one too few": (
                     torch.stack([walk(i, n - 2) for i in places]),
-                    "It stops one point before ε. The last step, down to the last point of the grid, belongs to the walk.",
+                    "It stops one point short of ε. The last step, down to the last point of the grid, belongs to the walk.",
                 ),
                 "to zero": (
                     torch.stack([step(teacher, walk(i), grid[-1], 0.0) for i in places]),
@@ -81,7 +90,7 @@ def _(perfect: object, g: Generator) -> str:
                 ),
                 "one step": (
                     torch.stack([step(teacher, x, s, grid[-1]) if s > grid[-1] else x for s in grid]),
-                    "It takes one step of the solver from σ to ε. The student without loss takes all the steps of the grid that lie between.",
+                    "It takes one solver step from σ to ε. The student with zero loss takes all of the grid's steps in between.",
                 ),
                 "upwards": (
                     torch.stack([_upwards(step, teacher, x, grid, i) for i in places]),
@@ -89,7 +98,7 @@ def _(perfect: object, g: Generator) -> str:
                 ),
                 "the teacher's guess": (
                     torch.stack([teacher(x, s) for s in grid]),
-                    "That is D, the mean of what may be behind x. Asked is where the solver's walk ends.",
+                    "That's D, the mean of what may be behind x. The exercise asks where the solver's walk ends.",
                 ),
             },
             tolerance=1e-6,
@@ -108,10 +117,13 @@ def _upwards(
 _SURVIVES = "ynyyn"
 _WHY = (
     "λ = 1: every weight is still positive, so a loss of zero still means that each pair agrees.",
-    "No boundary condition: the chain is whole, but it hangs on nothing. Every constant has loss zero, too.",
-    "The switch: at ε the student is x, exactly. That is all that the proof asks of the boundary.",
-    "Five points: the theorem holds for each N. The composed solver is a worse one, and it is what comes out.",
-    "The last step never drawn: the link that ends in ε is the only one that touches the anchor. Without it, constants above ε have loss zero again.",
+    "No boundary condition: the chain is whole, but it hangs on nothing. Every constant has zero loss too.",
+    "The switch: at ε the student is exactly x. That's all the proof asks of the boundary.",
+    "Five points: the theorem holds for every N. The composed solver is a worse one, but it's what comes out.",
+    (
+        "The last step never drawn: the link that ends at ε is the only one that touches the anchor. Without it, "
+        "constants above ε have zero loss again."
+    ),
 )
 
 
@@ -123,9 +135,9 @@ _WHY = (
     10,
     answers=("survives",),
     hints=(
-        "For each change look for a student that has loss zero and is wrong. If there is one, the answer is n.",
+        "For each change, look for a student that has zero loss and is wrong. If there is one, the answer is n.",
         "The argument walks down from σ, one equality for each step of the grid, to an answer that is known. Is an equality missing? Is the known answer missing?",
-        "Two of the five break the chain: one at its end, one just before its end.",
+        "Try a student that answers 7 everywhere, or everywhere but at ε. Under which of the changes is its loss zero?",
     ),
 )
 def _(survives: object, g: Generator) -> str:
@@ -137,12 +149,12 @@ def _(survives: object, g: Generator) -> str:
     if len(wrong) == 5:
         raise Wrong(
             "reversed",
-            "All five are the wrong way round. y means: zero loss still forces the composed solver.",
+            "All five are the wrong way around. y means: zero loss still forces the composed solver.",
         )
     if wrong:
-        more = f" ({len(wrong) - 1} more after this.)" if len(wrong) > 1 else ""
+        more = f" ({len(wrong) - 1} more after this one.)" if len(wrong) > 1 else ""
         raise Wrong(f"change {wrong[0] + 1}", _WHY[wrong[0]] + more)
-    return "Three changes keep the theorem. How well they train is another question: see the figure of the chapter."
+    return "Three changes leave the theorem standing. How well they train is another question: see the chapter's figure."
 
 
 @exercise(
@@ -153,9 +165,18 @@ def _(survives: object, g: Generator) -> str:
     20,
     answers=("c", "claim"),
     hints=(
-        "Data N(0, s²) have D(x, σ) = s² x / (s² + σ²), so both Euler's step and the exact path are x times a number. The local error is the difference of the two numbers.",
-        "Euler: 1 − (σ − σ′) σ / (s² + σ²). Exact: √((s² + σ′²) / (s² + σ²)). Then: is there one bound for this error that serves all x?",
-        "Euler's factor is 1 − 2/4.25, the exact one √(1.25/4.25); c is the distance between them. And |x| has no bound.",
+        (
+            "Data N(0, s²) have D(x, σ) = s² x / (s² + σ²), so both Euler's step and the exact path multiply x by a number. "
+            "The local error is the difference between those numbers."
+        ),
+        (
+            "Work out both factors for σ = 2 and σ′ = 1. Then ask: is there a single bound on this error that works for all "
+            "x?"
+        ),
+        (
+            "For the second question, go through what the theorem assumes, one thing at a time. Which of it holds for this "
+            "teacher? And what would the conclusion say about x = 1,000,000?"
+        ),
     ),
 )
 def _(c: object, claim: object, g: Generator) -> str:
@@ -164,14 +185,14 @@ def _(c: object, claim: object, g: Generator) -> str:
         abs(number(c)),
         exact - euler,
         {
-            "relative": ((exact - euler) / exact, "That is the error relative to the exact point. Asked is the factor of |x|."),
-            "the denoiser": (abs(0.25 / 4.25 - exact), "You compare with the denoiser's guess. Compare Euler's point at σ′ = 1 with the exact point at σ′ = 1."),
-            "Heun": (abs(1 - (2 / 4.25 + euler / 1.25) / 2 - exact), "That is Heun's step. Asked is Euler's."),
+            "relative": ((exact - euler) / exact, "That's the error relative to the exact point. The question asks for the factor on |x|."),
+            "the denoiser": (abs(0.25 / 4.25 - exact), "You're comparing with the denoiser's guess. Compare Euler's point at σ′ = 1 with the exact point at σ′ = 1."),
+            "Heun": (abs(1 - (2 / 4.25 + euler / 1.25) / 2 - exact), "That's Heun's step. The question asks about Euler's."),
             "no root": (abs(1.25 / 4.25 - euler), "The exact factor is the root of the ratio of the variances: standard deviations, not variances."),
-            "slope below": (abs(1 - 1 / 1.25 - exact), "You took the slope at σ′. Euler's step takes it where it starts, at σ = 2."),
+            "slope below": (abs(1 - 1 / 1.25 - exact), "You took the slope at σ′. Euler's step takes it where the step starts, at σ = 2."),
             "s for s²": (abs(1 - 2 / 4.5 - (1.5 / 4.5) ** 0.5), "You have s where s² belongs."),
-            "euler": (euler, "That is Euler's point for x = 1. Subtract the exact one."),
-            "exact": (exact, "That is the exact point for x = 1. Asked is how far Euler's point is from it."),
+            "euler": (euler, "That's Euler's point for x = 1. Subtract the exact one."),
+            "exact": (exact, "That's the exact point for x = 1. The question is how far Euler's point is from it."),
         },
         tolerance=0.01,
     )  # fmt: skip
@@ -179,12 +200,21 @@ def _(c: object, claim: object, g: Generator) -> str:
         claim,
         "c",
         {
-            "a": "A small L and a small step make the bound small for a given x. The supremum is over all x; look at what c |x| does there.",
+            "a": (
+                "A small L and a small step make the bound small for any given x. But the supremum is over all x: what does c "
+                "|x| do there?"
+            ),
             "b": "The perfect student of a Gaussian is x times a number, plus a number: Lipschitz, with L about 1. That hypothesis holds.",
-            "d": "Euler's local error falls with the square of the step for each x, so p = 1. What is missing is one constant for all x.",
+            "d": (
+                "For each x, Euler's local error does fall with the square of the step, so p = 1. What's missing is one constant "
+                "for all x."
+            ),
         },
     )
-    return "On every bounded set it holds, and noise of size 80 rarely leaves one. The supremum in the chapter is therefore taken over |x| ≤ 2 T."
+    return (
+        "It holds on every bounded set, and noise of size 80 rarely leaves one. That's why the chapter takes the "
+        "supremum over |x| ≤ 2 T."
+    )
 
 
 Coefficients = Callable[[Tensor, float, float], tuple[Tensor, Tensor, Tensor]]
@@ -217,9 +247,18 @@ def _slip(kind: str, sigma: Tensor, sigma_d: float, eps: float) -> tuple[Tensor,
     15,
     answers=("test_coefficients",),
     hints=(
-        "With ε = 0.002 the right and the wrong formula differ by two thousandths at most. Who says that a test must use that ε, or σ_d = ½?",
-        "Take ε and σ_d large and unequal, say 0.5 and 0.7, a few σ from ε to 10, and compare each of the three coefficients with the formula of chapter 4.",
-        "s = torch.tensor([0.5, 1.0, 10.0]); skip, out, inp = coefficients(s, 0.7, 0.5); assert torch.allclose(out, 0.7 * (s - 0.5) / (s**2 + 0.49).sqrt()); and two more lines like this.",
+        (
+            "With ε = 0.002 the right and the wrong formula differ by two thousandths at most. Who says that your test has "
+            "to use that ε, or σ_d = ½?"
+        ),
+        (
+            "Which ε, σ_d and σ would make the two formulas differ a lot? Choose those, and compare each of the three "
+            "coefficients with the formula of chapter 4."
+        ),
+        (
+            "Three assertions, one for each coefficient, with a small tolerance. Let ε and σ_d differ from each other and "
+            "from 1, so that a missing factor or root has nowhere to hide."
+        ),
     ),
 )
 def _(test_coefficients: object, g: Generator) -> str:
@@ -230,7 +269,7 @@ def _(test_coefficients: object, g: Generator) -> str:
             "root": (partial(_slip, "root"), "It passes the code above, with (σ − ε)² under the root of c_out. Compare c_out with its formula, at levels other than ε, with a large ε and a small tolerance."),
             "size": (partial(_slip, "size"), "It passes a c_out without σ_d, which is twice too large for our data. Compare c_out with its formula, for a σ_d other than 1."),
             "input": (partial(_slip, "input"), "It passes a c_in without its square root. Look at the third coefficient."),
-            "teacher": (partial(_slip, "teacher"), "It passes the teacher's coefficients, which do not know ε: no boundary condition. Look at σ = ε, or make ε large."),
+            "teacher": (partial(_slip, "teacher"), "It passes the teacher's coefficients, which don't know ε: no boundary condition. Look at σ = ε, or make ε large."),
         },
     )  # fmt: skip
-    return "The boundary condition holds for the slip as well: it alone is no test of the coefficients."
+    return "The slip satisfies the boundary condition too: on its own, that condition doesn't test the coefficients."

@@ -20,7 +20,7 @@ Function = Callable[[Tensor, Tensor], Tensor]
     answers=("lessons",),
     hints=(
         "ln σ is normal with mean −1.1 and standard deviation 2. How many standard deviations above the mean is ln 20 = 3.0?",
-        "(3.0 + 1.1) / 2 is about two. Two standard deviations leave some 2 % above them.",
+        "Turn that number of standard deviations into a share of the normal distribution. One tail counts, not both.",
     ),
 )
 def _(lessons: object, g: Generator) -> str:
@@ -31,12 +31,12 @@ def _(lessons: object, g: Generator) -> str:
         number(lessons),
         above((math.log(20) + 1.1) / 2),
         {
-            "linear": (7500, "Three quarters of the range of σ lie above 20, but σ is not drawn evenly: its logarithm is, around 1/3."),
-            "variance": (above((math.log(20) + 1.1) / 4), "You divide by 4. The standard deviation is 2; 4 is the variance."),
-            "mean": (above(math.log(20) / 2), "The mean of ln σ is −1.1, not 0: ln 20 is further from it than 3.0."),
+            "linear": (7500, "Three quarters of the range of σ lies above 20, but σ isn't drawn evenly: its logarithm is normal, centered near σ = 1/3."),
+            "variance": (above((math.log(20) + 1.1) / 4), "You divided by 4. The standard deviation is 2; 4 is the variance."),
+            "mean": (above(math.log(20) / 2), "The mean of ln σ is −1.1, not 0: ln 20 is farther from it than 3.0."),
             "both tails": (2 * above((math.log(20) + 1.1) / 2), "That counts both tails. Only the upper one has σ above 20."),
-            "share": (0.0203, "As a share it is right. The question asks for a number out of 10,000."),
-            "percent": (2.03, "In per cent it is right. The question asks for a number out of 10,000."),
+            "share": (0.0203, "That's right as a share. The question asks for a number out of 10,000."),
+            "percent": (2.03, "That's right in percent. The question asks for a number out of 10,000."),
         },
         tolerance=0.3,
     )  # fmt: skip
@@ -51,9 +51,18 @@ def _(lessons: object, g: Generator) -> str:
     20,
     answers=("tangent",),
     hints=(
-        "Three steps: the direction in which F's two inputs move while t grows; F and its change by one torch.func.jvp; the formula.",
-        "The first input is x_t/σ_d, so it moves by velocity/σ_d while t moves by 1. Reshape cos t and sin t to (B, 1).",
-        "value, change = torch.func.jvp(F, (x_t / sigma_data, t), (velocity / sigma_data, torch.ones_like(t))); then the two terms of the formula.",
+        (
+            "Three steps: the direction in which F's two inputs move as t grows; F and its change, from a single "
+            "torch.func.jvp; then the formula."
+        ),
+        (
+            "Both inputs of F move with t. How fast does x_t/σ_d move, and how fast does t? Those are the two directions "
+            "that jvp needs."
+        ),
+        (
+            "jvp takes a function, a tuple of inputs and a tuple of directions of the same shapes; it returns the value and "
+            "its change. Before cos t and sin t multiply anything, reshape them to (B, 1)."
+        ),
     ),
 )
 def _(tangent: object, g: Generator) -> str:
@@ -88,23 +97,23 @@ def _(tangent: object, g: Generator) -> str:
             "fixed x": (g_of(fixed), "Your derivative leaves x where it is. Along the path x moves as well: give jvp the velocity as the first direction."),
             "not scaled": (g_of(unscaled), "F's input is x_t/σ_d, so it moves by velocity/σ_d. Yours moves by the velocity."),
             "fixed t": (g_of(still), "The second direction must be ones: t itself grows at speed 1."),
-            "no warm-up": (g_of(change, second=1.0), "The factor r of the second term is missing."),
-            "r everywhere": (g_of(change, first=r), "You multiply both terms by r. The first one is there from the start: it is denoising."),
-            "no x": (g_of(change, x=torch.zeros_like(x_t)), "In the second bracket x_t is missing."),
+            "no warm-up": (g_of(change, second=1.0), "The factor r is missing from the second term."),
+            "r everywhere": (g_of(change, first=r), "You multiply both terms by r. The first one is there from the start: it's denoising."),
+            "no x": (g_of(change, x=torch.zeros_like(x_t)), "x_t is missing from the second bracket."),
             "r on the derivative": (denoising - cos * sin * (x_t + r * sigma_data * change), "r multiplies the whole second term, x_t + σ_d dF/dt, and not the derivative alone."),
             "one sign": (g_of(change, second=-r), "The second term has the wrong sign: both terms have a minus."),
             "large input": (
                 -(cos**2) * (sigma_data * large[0] - velocity) - r * cos * sin * (x_t + sigma_data * large[1]),
                 "F's first input is x_t/σ_d. Yours is x_t.",
             ),
-            "sign": (-g_of(change), "The sign is turned: both terms have a minus."),
+            "sign": (-g_of(change), "The sign is flipped: both terms have a minus."),
             "normalised": (
                 g_of(change) / (g_of(change).norm(dim=1, keepdim=True) + 0.1),
-                "You have normalised already. Asked is g itself.",
+                "You've already normalized. The exercise asks for g itself.",
             ),
         },
     )  # fmt: skip
-    return "The same vector as √(σ² + σ_d²) df/dσ of the chapter, when r = 1."
+    return "For r = 1 this is the same vector as the chapter's √(σ² + σ_d²) df/dσ."
 
 
 @exercise(
@@ -115,8 +124,11 @@ def _(tangent: object, g: Generator) -> str:
     15,
     answers=("times",),
     hints=(
-        "Differentiate both clocks by t. d ln(tan t)/dt = 1/(sin t cos t).",
-        "With the factor cos t sin t in front, 250 ln(σ_d tan t) gives 250 at every t. For t itself the factor is all there is: how large can cos t sin t be?",
+        "Differentiate both clocks with respect to t. The derivative of ln(tan t) is 1/(sin t cos t).",
+        (
+            "Multiply each derivative by cos t sin t. One of the products is the same at every t. For the other one: how "
+            "large can cos t sin t get?"
+        ),
     ),
 )
 def _(times: object, g: Generator) -> str:
@@ -125,11 +137,11 @@ def _(times: object, g: Generator) -> str:
         500,
         {
             "largest of one": (250, "Nearly: you take 1 for the largest value of cos t sin t. It is ½, at t = π/4."),
-            "other way": (0.002, "That is the ratio turned over. Asked is how many times larger the first is."),
-            "multiplied": (125, "You multiply by the ½ of the second clock; divide by it."),
+            "other way": (0.002, "That's the ratio upside down. The question is how many times larger the first is."),
+            "multiplied": (125, "You multiplied by the ½ of the second clock; divide by it."),
             "inverse": (1000, "cos t sin t is at most ½, so 1/(cos t sin t) is at least 2; but the factor is multiplied here, once for each clock."),
-            "quarter": (0.5, "That is for EDM's ¼ ln σ. Asked is the 250 of the diffusers networks."),
-            "one": (1, "The two clocks do not run alike: differentiate both by t."),
+            "quarter": (0.5, "That's for EDM's ¼ ln σ. The question is about the 250 of the diffusers networks."),
+            "one": (1, "The two clocks don't run alike: differentiate both."),
         },
         tolerance=0.02,
     )  # fmt: skip
@@ -168,10 +180,18 @@ def _by_the_package(f: Function, x: Tensor, sigma: Tensor, D: Tensor) -> Tensor:
     25,
     answers=("test_loss",),
     hints=(
-        "For data from one Gaussian N(0, s²) everything is known: D and the consistency function f. What must the loss be for the exact f?",
-        "f(x, σ) = x √((s² + ε²)/(s² + σ²)) and D = x s²/(s² + σ²). For this f the loss must be 0 at every x and σ; and for any f the loss of a sample must not depend on who else is in the batch.",
-        "Take s = 0.5. assert loss(exact, x, sigma, D).max() < 1e-4; and with another f, such as lambda x, s: x / (1 + s[:, None]), "
-        "assert torch.allclose(loss(f, x, sigma, D)[:1], loss(f, x[:1], sigma[:1], D[:1]), atol=1e-4).",
+        (
+            "For data from one Gaussian N(0, s²) you know everything: D and the consistency function f. What must the loss "
+            "be for the exact f?"
+        ),
+        (
+            "Write down D and the exact f for that Gaussian; chapters 1 and 4 have both. And how would you find out whether "
+            "a sample's loss depends on who else is in the batch?"
+        ),
+        (
+            "Two assertions: zero loss for the exact f, at several x and σ; and a sample alone against the same sample in a "
+            "batch. The second one needs an f that *isn't* exact. Do you see why?"
+        ),
     ),
 )
 def _(test_loss: object, g: Generator) -> str:
@@ -179,8 +199,11 @@ def _(test_loss: object, g: Generator) -> str:
         test_loss,
         {"the loss of the chapter": _loss(), "the package's, which has the same values": _by_the_package},
         {
-            "fixed": (_loss(fixed=True), "It does not see the defect of the code above: the derivative is taken at a fixed x. An f that is exact must have the loss 0, at several x and σ."),
-            "batch": (_loss(batch=True), "It passes a loss whose tangent is normalised over the whole batch. The loss of a sample alone must be what it is among others; try an f that is not exact."),
+            "fixed": (_loss(fixed=True), "It doesn't see the defect of the code above: the derivative is taken at a fixed x. An exact f must have zero loss, at several x and σ."),
+            "batch": (_loss(batch=True), "It passes a loss whose tangent is normalized over the whole batch. A sample must have the same loss alone and among others; try an f that isn't exact."),
         },
     )  # fmt: skip
-    return "One assertion on what is known exactly, one on independence: they catch most slips of this kind."
+    return (
+        "One assertion about something known exactly, one about independence: together they catch most slips of this "
+        "kind."
+    )

@@ -15,7 +15,10 @@ from cdedu.course.checks.core import Wrong, agree, at_edge, call, exercise, near
     answers=("millions",),
     hints=(
         "How many operations does the card really do in a second, and how many does one training image take?",
-        "Heun's distillation costs six forward passes an image. The card does 0.15 · 65·10¹² operations a second.",
+        (
+            "In forward passes, what does one training image cost? Count the student, the target and Heun's step. Of the "
+            "promised operations the card does 15 %."
+        ),
     ),
 )
 def _(millions: object, g: Generator) -> str:
@@ -26,18 +29,21 @@ def _(millions: object, g: Generator) -> str:
         value,
         forward / 6,
         {
-            "forward only": (forward, "That many images go through the network forwards. A training image takes more than one pass."),
-            "teacher": (forward / 3, "Three passes are what the teacher's own training takes. In distillation the target and the teacher are asked, too."),
-            "consistency training": (forward / 4, "Four passes are those of consistency training. Distillation also asks the teacher."),
-            "Euler": (forward / 5, "Five passes are those of Euler's step. Heun's asks the teacher twice."),
-            "all backward": (forward / 12, "Only the student has a backward pass, which counts two."),
-            "peak": (forward / 6 / 0.15, "That is what the peak rate would give. The run gets 15 % of it."),
+            "forward only": (forward, "That's how many images can go through the network once. A training image takes more than one pass."),
+            "teacher": (forward / 3, "Three passes is what the teacher's own training takes. In distillation the target and the teacher are called too."),
+            "consistency training": (forward / 4, "Four passes is consistency training. Distillation also calls the teacher."),
+            "Euler": (forward / 5, "Five passes is Euler's step. Heun's calls the teacher twice."),
+            "all backward": (forward / 12, "Only the student has a backward pass, which counts as two."),
+            "peak": (forward / 6 / 0.15, "That's what the peak rate would give. The run gets 15 % of it."),
             "other share": (forward / 6 * 0.85 / 0.15, "15 % is what the run gets, not what it loses."),
-            "a second": (forward / 6 / 3600, "That is a second. An hour has 3,600."),
+            "a second": (forward / 6 / 3600, "That's per second. An hour has 3,600."),
         },
         tolerance=0.03,
     )  # fmt: skip
-    return "1,250 images a second, and the 15 % is the weakest number in it: the first minute of the run tells the true one."
+    return (
+        "That's 1,250 images a second. The 15 % is the shakiest number in it: the first minute of the run will tell you "
+        "the real one."
+    )
 
 
 @exercise(
@@ -49,7 +55,7 @@ def _(millions: object, g: Generator) -> str:
     answers=("without_floor",),
     hints=(
         "Two unknown numbers, D and c, and two equations: d1 = D + c/n1 and d2 = D + c/n2. Which combination has no c in it?",
-        "Multiply each equation by its n, and subtract: n2·d2 − n1·d1 = (n2 − n1)·D.",
+        "Multiply each equation by its own n. What do the two have in common then, and how do you get rid of it?",
     ),
 )
 def _(without_floor: object, g: Generator) -> str:
@@ -60,26 +66,27 @@ def _(without_floor: object, g: Generator) -> str:
         call(without_floor, small, d1, large, d2),
         torch.tensor(true),
         {
-            "larger set": (torch.tensor(d2), "That is the distance of the larger set. Its floor is lower, and still there."),
-            "average": (torch.tensor((d1 + d2) / 2), "The mean of the two has a floor in between. Both are too large, so the answer lies below both."),
+            "larger set": (torch.tensor(d2), "That's the distance of the larger set. Its floor is lower, but it's still there."),
+            "average": (torch.tensor((d1 + d2) / 2), "The mean of the two still has a floor in it. Both are too large, so the answer lies below both."),
             "weighted": (
                 torch.tensor((small * d1 + large * d2) / (small + large)),
                 "A mean weighted by the sizes lies between the two. The answer lies below both.",
             ),
-            "doubled": (torch.tensor(2 * d2 - d1), "2·d2 − d1 is right where the second set is twice as large as the first. Here it may have any size."),
+            "doubled": (torch.tensor(2 * d2 - d1), "2·d2 − d1 is right when the second set is twice as large as the first. Here it can have any size."),
             "straight in n": (
                 torch.tensor(d1 - small * (d2 - d1) / (large - small)),
-                "It goes along a straight line in n, back to n = 0. The distance is a straight line in 1/n, and wanted is 1/n = 0. Or have n1 and n2 changed places? Each distance goes with its own n.",
+                ("It follows a straight line in n, back to n = 0. The distance is a straight line in 1/n, and you want 1/n = 0. Or did n1 and n2 get swapped? Each distance goes with its own n."),
             ),
-            "floor": (torch.tensor(c / large), "That is the floor of the larger set. Subtract it from its distance."),
-            "constant": (torch.tensor(c), "That is c. Wanted is D, what is left for ever more samples."),
+            "floor": (torch.tensor(c / large), "That's the floor of the larger set. Subtract it from its distance."),
+            "constant": (torch.tensor(c), "That's c. The exercise asks for D, what's left with ever more samples."),
         },
         tolerance=1e-5,
     )  # fmt: skip
     for near_by in (49_999, 49_997, 49_990):
         at_edge(
             f"For n1 = {near_by:,} and n2 = 50,000 samples",
-            "n2·d2 − n1·d1 is a small difference of large numbers: seven digits are too few for it. Python's own numbers have sixteen.",
+            "n2·d2 − n1·d1 is a small difference of large numbers, and seven digits are too few for it. Python's own numbers "
+            "have sixteen.",
             torch.tensor(true),
             without_floor,
             near_by,
@@ -89,4 +96,4 @@ def _(without_floor: object, g: Generator) -> str:
             key="cancellation",
             tolerance=1e-5,
         )
-    return "An estimate, which scatters more than either distance: papers rather agree on one n."
+    return "It's an estimate that scatters more than either distance, which is why papers agree on one n instead."

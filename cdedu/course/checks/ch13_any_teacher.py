@@ -29,9 +29,15 @@ Adapter = Callable[[Network, Tensor], Callable[[Tensor, float], Tensor]]
     15,
     answers=("as_epsilon",),
     hints=(
-        "Three things, in this order: which σ belongs to ᾱ, which x in our scale belongs to the input, and which noise the guess leaves over.",
-        "σ = √((1 − ᾱ)/ᾱ), and the input is √ᾱ times our x. If D(x, σ) is the clean image, the rest of x is σ times the noise.",
-        "sigma = ((1 - alpha_bar) / alpha_bar).sqrt(); x = x_vp / alpha_bar.sqrt(); then the noise is (x - D(x, sigma)) / sigma.",
+        (
+            "Three questions, in this order: which σ belongs to ᾱ, which x on our scale belongs to the input, and how much "
+            "noise is left when the guess is taken away?"
+        ),
+        "The input is √ᾱ x₀ + √(1 − ᾱ) ε. What do you have to divide it by to get x₀ + σ ε, and what is σ then?",
+        (
+            "If D(x, σ) is the clean picture, what is the rest of x? A network that predicts noise gives it with size one. "
+            "And use the same x in both places."
+        ),
     ),
 )
 def _(as_epsilon: object, g: Generator) -> str:
@@ -47,22 +53,22 @@ def _(as_epsilon: object, g: Generator) -> str:
             "not scaled": ((x_vp - D(x_vp, sigma)) / sigma, "D is given x on the network's scale. Its own x has the factor √ᾱ taken out: divide by it first."),
             "multiplied": (
                 (x_vp * alpha_bar.sqrt() - D(x_vp * alpha_bar.sqrt(), sigma)) / sigma,
-                "You multiply by √ᾱ. That is the way from our scale to the network's; here you come from the network's: divide.",
+                "You multiply by √ᾱ. That's the way from our scale to the network's; you're coming from the network's, so divide.",
             ),
             "sigma": (
                 (x - D(x, low)) / low,
-                "Your σ is √(1 − ᾱ). That is the size of the noise on the VP scale; on ours it is divided by √ᾱ, as x is.",
+                "Your σ is √(1 − ᾱ). That's the size of the noise on the VP scale; on ours it's divided by √ᾱ, just as x is.",
             ),
-            "sign": ((guess - x) / sigma, "The sign is turned: x = guess + σ · noise, so the noise is what x has more than the guess."),
-            "not divided": (x - guess, "That is σ times the noise. A network that predicts noise gives it with size one: divide by σ."),
-            "clean": (guess, "That is the clean image, so it would be x₀-prediction. Asked is the noise."),
+            "sign": ((guess - x) / sigma, "The sign is flipped: x = guess + σ · noise, so the noise is what x has beyond the guess."),
+            "not divided": (x - guess, "That's σ times the noise. A network that predicts noise gives it with size one: divide by σ."),
+            "clean": (guess, "That's the clean picture, so it would be x₀-prediction. The exercise asks for the noise."),
             "mixed scales": (
                 (x_vp - guess) / sigma,
                 "The guess is subtracted from x on the network's scale. Use the same x that D was given.",
             ),
         },
     )  # fmt: skip
-    return "Any sampler of diffusers could now walk with a teacher of this course."
+    return "Now any sampler in diffusers could walk with a teacher from this course."
 
 
 @exercise(
@@ -73,10 +79,15 @@ def _(as_epsilon: object, g: Generator) -> str:
     15,
     answers=("guided",),
     hints=(
-        "Outside the interval the plain conditional denoiser should come out. Which weight w gives it?",
-        "w = 1. So make one weight for each sample: w where low ≤ σ ≤ high, and 1 elsewhere. torch.where does it.",
-        "weight = torch.where((sigma >= low) & (sigma <= high), w, 1.0), then weight.reshape(-1, 1), so that it multiplies (B, 2). "
-        "The label that says nothing is torch.full_like(labels, null).",
+        "Outside the interval the plain conditional denoiser should come out. Which weight w gives you that?",
+        (
+            "So each sample needs a weight of its own: w inside the interval, and that number outside. `torch.where` can "
+            "choose."
+        ),
+        (
+            "Watch the shapes: one weight per sample has shape (B,), and it multiplies pairs of coordinates. For the answer "
+            "without a label, every label is `null`."
+        ),
     ),
 )
 def _(guided: object, g: Generator) -> str:
@@ -102,7 +113,7 @@ def _(guided: object, g: Generator) -> str:
             "everywhere": (mixed(w, w), "The weight is w at every noise level. Outside the interval it should be 1."),
             "unlabelled outside": (
                 mixed(w, 0.0),
-                "Outside the interval your weight is 0, which ignores the label. The plain conditional denoiser has the weight 1.",
+                "Outside the interval your weight is 0, which ignores the label. The plain conditional denoiser has weight 1.",
             ),
             "nothing outside": (
                 torch.where(inside, mixed(w, w), 0.0),
@@ -110,13 +121,13 @@ def _(guided: object, g: Generator) -> str:
             ),
             "other convention": (
                 mixed(1 + w, 1.0),
-                "You start from the conditional answer and add w times the difference: that is the paper's convention, 1 + w of ours.",
+                ("You start from the conditional answer and add w times the difference. That's the paper's convention, and its w is one less than ours."),
             ),
             "swapped": (
                 with_label - torch.where(inside, w, 1.0) * more,
-                "You go from the label towards no label. Start from the answer without label, and go in the other direction.",
+                ("You go from the answer with the label to the one without. Start without the label, and go in the other direction."),
             ),
-            "turned inside out": (mixed(1.0, w), "It guides outside the interval and not inside."),
+            "turned inside out": (mixed(1.0, w), "It guides outside the interval instead of inside."),
         },
     )  # fmt: skip
     sigma = torch.tensor([0.5, 0.5, 2.0, 2.0, 0.49, 2.01])
@@ -136,7 +147,7 @@ def _(guided: object, g: Generator) -> str:
         3,
         key="ends of the interval",
     )
-    return "With w = 1 it is the conditional denoiser at every σ."
+    return "With w = 1 it's the conditional denoiser at every σ."
 
 
 @exercise(
@@ -147,28 +158,36 @@ def _(guided: object, g: Generator) -> str:
     5,
     answers=("passes",),
     hints=(
-        "Three take part: the student, with gradient; the target, without; and the teacher's Heun step. Which of them are guided?",
-        "Student 1 + 2, target 1. A Heun step asks the teacher twice, and a guided teacher runs its network twice for each answer.",
+        (
+            "Three take part: the student, with its gradient; the target, without; and the teacher's Heun step. Which of "
+            "them are guided?"
+        ),
+        (
+            "How often does a Heun step call the teacher, and how often does a guided teacher run its network for one "
+            "answer? Then add the student, forward and backward, and the target."
+        ),
     ),
 )
 def _(passes: object, g: Generator) -> str:
     value = number(passes)
     if value == 6:
-        raise Wrong("unguided", "Six it is without guidance, or if the backward pass cost nothing. A guided teacher runs its network twice for each answer.")  # fmt: skip
+        raise Wrong("unguided", "Six would be right without guidance, or if the backward pass were free. A guided teacher runs its network twice for each answer.")  # fmt: skip
     near(
         value,
         8,
         {
-            "one of two": (7, "A Heun step asks the teacher twice, and both answers are guided."),
-            "all doubled": (12, "Only the teacher is guided. Student and target call their network once: that is what is saved."),
-            "both networks": (10, "Nearly. Is it the target, the student or the teacher that runs its network twice for an answer?"),
-            "teacher alone": (4, "That is the teacher's share. Student and target come on top."),
-            "backward": (5, "A Heun step asks the teacher twice, with two runs of its network each; and a backward pass costs two."),
+            "one of two": (7, "A Heun step calls the teacher twice, and both answers are guided."),
+            "all doubled": (12, "Only the teacher is guided. Student and target call their network once: that's what you save."),
+            "both networks": (10, "Nearly. Which of the three runs its network twice for one answer: target, student or teacher?"),
+            "teacher alone": (4, "That's the teacher's share. The student and the target come on top."),
+            "backward": (5, "A Heun step calls the teacher twice, with two runs of its network each; and a backward pass costs two."),
             "too many teachers": (9, "Student 3, target 1. The Heun step has two answers of two runs each."),
         },
         tolerance=0.01,
     )  # fmt: skip
-    return "A third more than without guidance, and paid once: each sample then costs one call."
+    return (
+        "A third more than without guidance, but you pay it only once: after that, a sample costs one call."
+    )
 
 
 def _adapter(scaled: bool = True, time: float = 1.0, back: bool = True) -> Adapter:
@@ -203,18 +222,24 @@ def _nearest(network: Network, alphas: Tensor) -> Callable[[Tensor, float], Tens
 
 @exercise(
     "any-adapter",
-    "Grey samples from a good model",
+    "Gray samples from a good model",
     "bug",
     "hard",
     20,
     answers=("test_adapter",),
     hints=(
-        "A real network hides what it is given. A false one, a function (x, t) of yours, can note both and answer what you want. "
-        "What must its input be, and what must come out if it answers with the true noise?",
-        "Take a time such as 500, and σ = √((1 − ᾱ)/ᾱ) there. Make x = x0 + σ z from an x0 and a z that you know. The network's input must be "
-        "√ᾱ x0 + √(1 − ᾱ) z, its time 500, and if it returns z, the guess must be x0.",
-        "seen = []; def network(x, t): seen.append((x, t)); return z. After guess = adapt(network, alphas)(x0 + sigma * z, float(sigma)) "
-        "assert three things: torch.allclose(seen[0][0], …, atol=1e-3), (seen[0][1] - 500).abs().max() < 1, torch.allclose(guess, x0, atol=1e-2).",
+        (
+            "A real network hides what it's given. A false one, a function (x, t) of your own, can write down both and "
+            "answer whatever you like. What must its input be, and what must come out if it answers with the true noise?"
+        ),
+        (
+            "Make x from an x0 and a z that you know, at the level of some time in the middle of the schedule. What would a "
+            "DDPM network expect to see for these two, and at what time?"
+        ),
+        (
+            "One assertion each for the input, the time and the guess. Some right adapters interpolate the time, so let it "
+            "be off by less than one, and leave room for rounding."
+        ),
     ),
 )
 def _(test_adapter: object, g: Generator) -> str:
@@ -225,9 +250,9 @@ def _(test_adapter: object, g: Generator) -> str:
             "an adapter that takes the nearest time, as an integer": _nearest,
         },
         {
-            "scale": (_adapter(scaled=False), "It does not see the defect of the code above: the network gets x on our scale. Look at what the false network is given, at a σ well above 0.1."),
-            "time": (_adapter(time=1e-3), "It passes an adapter that tells the network a time from 0 to 1, in place of 0 to 999. Look at the second argument, too."),
+            "scale": (_adapter(scaled=False), "It doesn't see the defect of the code above: the network gets x on our scale. Look at what the false network is given, at a σ well above 0.1."),
+            "time": (_adapter(time=1e-3), "It passes an adapter that tells the network a time from 0 to 1 instead of 0 to 999. Look at the second argument too."),
             "answer": (_adapter(back=False), "It passes an adapter that subtracts the noise from the scaled x. Look at the guess: with the true noise it must be x0."),
         },
     )  # fmt: skip
-    return "An adapter has three jobs, and the test has one assertion for each."
+    return "An adapter has three jobs, and your test has an assertion for each."

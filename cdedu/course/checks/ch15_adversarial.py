@@ -27,9 +27,12 @@ Loss = Callable[[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor, Tensor, Ten
     15,
     answers=("least_loss",),
     hints=(
-        "Look at one x alone. The critic pays p·max(0, 1 − S) + q·max(0, 1 + S) there, and may choose S freely. Where is this smallest?",
-        "Between −1 and 1 the price is p + q − (p − q)·S, a straight line in S. So S is +1 or −1, whichever is cheaper.",
-        "At S = 1 the price is 2q, at S = −1 it is 2p. Take the smaller of the two at each x, and integrate: sum over the grid, times dx.",
+        (
+            "Look at a single x. The critic pays p·max(0, 1 − S) + q·max(0, 1 + S) there, and may choose S freely. Where is "
+            "that smallest?"
+        ),
+        "Draw the price as a function of S: it's made of straight pieces. Where can a curve like that have its minimum?",
+        "At each x the critic takes the cheapest corner. Then add up over the grid, and remember how wide a cell is.",
     ),
 )
 def _(least_loss: object, g: Generator) -> str:
@@ -49,13 +52,13 @@ def _(least_loss: object, g: Generator) -> str:
         least.reshape(()),
         2 * low.sum() * dx,
         {
-            "half": (low.sum() * dx, "That is the overlap itself. With S = 1 a sample of the student costs 1 + S = 2, not 1."),
-            "not integrated": (2 * low.sum(), "The sum over the grid lacks the width of its cells: multiply by dx."),
-            "larger": (2 * torch.maximum(p, q).sum() * dx, "You take the dearer of the two choices. The critic minimises."),
-            "mean": (2 * low.mean(), "A mean over the grid points is no integral: sum, and multiply by dx."),
-            "difference": ((p - q).abs().sum() * dx, "That is how much the two differ, which the critic gains. What is left is 2 minus this."),
-            "constant": (2 * torch.minimum(p.sum(), q.sum()) * dx, "That is the best *constant* score, a critic that sees nothing. Choose S at each x by itself."),
-            "unbounded": (torch.tensor(0.0), "Beyond ±1 a score gains nothing on its right side, and the other side goes on paying. Only where p or q is 0 is nothing left."),
+            "half": (low.sum() * dx, "That's the overlap itself. With S = 1 one of the student's samples costs 1 + S = 2, not 1."),
+            "not integrated": (2 * low.sum(), "The sum over the grid needs the width of its cells: multiply by dx."),
+            "larger": (2 * torch.maximum(p, q).sum() * dx, "You take the more expensive of the two choices. The critic minimizes."),
+            "mean": (2 * low.mean(), "A mean over the grid points isn't an integral: sum, and multiply by dx."),
+            "difference": ((p - q).abs().sum() * dx, "That's how much the two differ, which is what the critic gains. What's left is 2 minus this."),
+            "constant": (2 * torch.minimum(p.sum(), q.sum()) * dx, "That's the best *constant* score, from a critic that sees nothing. Choose S at each x separately."),
+            "unbounded": (torch.tensor(0.0), "Beyond ±1 a score gains nothing on its good side, and the other side keeps paying. Only where p or q is 0 is nothing left."),
             "other game": (2 * both.sum() * dx, "p·q/(p + q) belongs to a critic that answers with a probability and is judged by squared error. The hinge loss is made of straight lines: look at their corners."),
         },
     )  # fmt: skip
@@ -63,7 +66,7 @@ def _(least_loss: object, g: Generator) -> str:
     for a, b, truth in ((left, left, 2.0), (left, left.flip(0), 0.0), (left, even, 1.0), (even, left, 1.0)):
         at_edge(
             "Where one of the densities is 0,",
-            "Do not divide by a density, and take no logarithm of one: the smaller of the two is then simply 0.",
+            "Don't divide by a density, and don't take its logarithm: the smaller of the two is simply 0 there.",
             torch.tensor(truth),
             lambda p, q, dx: torch.as_tensor(call(least_loss, p, q, dx)).reshape(()),
             a,
@@ -72,7 +75,7 @@ def _(least_loss: object, g: Generator) -> str:
             key="no density",
             size=1.0,
         )
-    return "It is 2 where samples and data are alike, and 0 where they do not touch."
+    return "It's 2 where samples and data are alike, and 0 where they don't touch."
 
 
 @exercise(
@@ -83,8 +86,11 @@ def _(least_loss: object, g: Generator) -> str:
     5,
     answers=("share",),
     hints=(
-        "The critic is content when what it is shown, both levels' samples in one heap, has a quarter in each mode. Of 100 samples in the heap, how many come from the low level, and how many must lie in modes 3 and 4?",
-        "Half of the heap is the low level's. Modes 3 and 4 are due half of the heap. The high level gives them nothing.",
+        (
+            "The critic is satisfied when everything it's shown, both levels' samples in one pile, has a quarter in each "
+            "mode. Of 100 samples in the pile, how many come from the low level, and how many must lie in modes 3 and 4?"
+        ),
+        "If the high level never supplies modes 3 and 4, who has to? And how large is its part of the pile?",
     ),
 )
 def _(share: object, g: Generator) -> str:
@@ -95,14 +101,14 @@ def _(share: object, g: Generator) -> str:
         value,
         1.0,
         {
-            "told": (0.5, "So it would be if the critic were told the level: each level by itself like the data. This one sees the heap only."),
-            "of the heap": (0.25, "A quarter is what each single mode has in the heap. Asked is the share of the low level's own samples."),
-            "three quarters": (0.75, "Count a heap of 100: fifty of each level. How many of the hundred must lie in modes 3 and 4, and who can bring them?"),
-            "the other half": (0.0, "Then nobody would bring modes 3 and 4, and the critic would see at once that they are missing."),
+            "told": (0.5, "That would be right if the critic were told the level: then each level by itself would look like the data. This critic sees only the pile."),
+            "of the heap": (0.25, "A quarter is what each single mode has in the pile. The question is about the low level's own samples."),
+            "three quarters": (0.75, "Picture a pile of 100: fifty from each level. How many of the hundred must lie in modes 3 and 4, and who can supply them?"),
+            "the other half": (0.0, "Then nobody would supply modes 3 and 4, and the critic would notice right away."),
         },
         tolerance=0.01,
     )  # fmt: skip
-    return "The heap is perfect, and each level is missing half of the data."
+    return "The pile is perfect, and each level is missing half of the data."
 
 
 @exercise(
@@ -113,9 +119,15 @@ def _(share: object, g: Generator) -> str:
     15,
     answers=("power",),
     hints=(
-        "Write the difference of the two scores with the denoisers. From s = −(x_t − α μ)/σ² the x_t drops out.",
-        "The difference is α (μ_fake − μ_real)/σ². Multiply by α and by w = (σ²/α) · CS/‖…‖₁, and count.",
-        "α from the score, α from the chain rule, 1/α from w.",
+        (
+            "Write the difference of the two scores in terms of the denoisers. What happens to the x_t in s = −(x_t − α "
+            "μ)/σ²?"
+        ),
+        "Now multiply that difference by α and by w, and count the powers of α.",
+        (
+            "Three places carry an α: the score, the chain rule and w. In each of them, does it stand above the line or "
+            "below?"
+        ),
     ),
 )
 def _(power: object, g: Generator) -> str:
@@ -128,11 +140,13 @@ def _(power: object, g: Generator) -> str:
             "below": (-1, "The score's own α, in α μ, stands above: s_fake − s_real = α (μ_fake − μ_real)/σ²."),
             "two below": (-2, "One α stands below, in w; two stand above, in the scores and in the chain rule."),
             "three": (3, "w has α in its denominator, so it takes one away."),
-            "half": (0.5, "No root is taken here: the α of the paper is the factor of x₀ itself, which for DDPM is √ᾱ."),
+            "half": (0.5, "There's no root here: the paper's α is the factor of x₀ itself, which for DDPM is √ᾱ."),
         },
         tolerance=0.01,
     )  # fmt: skip
-    return "The appendix says itself that its code differs slightly. On our scale α = 1, and both are equal."
+    return (
+        "The appendix itself says that its code differs slightly. On our scale α = 1, and the two are equal."
+    )
 
 
 def _distillation(
@@ -170,11 +184,18 @@ def _in_double(
     20,
     answers=("test_term",),
     hints=(
-        "What does the teacher see? A false teacher of yours, a function (x, tau), can note what it is given. Give x0 and the sample values that cannot be confused.",
-        "Three things are worth an assertion: the teacher's x is fake + τ·noise, its level is τ, and the gradient of the loss with respect to "
-        "fake is the one of (fake − guess)², with the guess held fixed. A teacher that returns 3x shows whether a gradient passes through it.",
-        "seen = []; def teacher(x, tau): seen.append((x, tau)); return 3 * x. Call with fake.requires_grad_(), compare seen[0][0] with "
-        "fake + tau[:, None] * noise, seen[0][1] with tau, and torch.autograd.grad(loss.sum(), fake)[0] with (fake − guess) / (1 + tau**2).sqrt()[:, None].",
+        (
+            "What does the teacher see? A false teacher of your own, a function (x, tau), can write down what it's given. "
+            "Choose values for x0 and the sample that can't be confused."
+        ),
+        (
+            "Three things deserve an assertion: what the teacher is given, the level it's told, and the gradient of the loss "
+            "with respect to fake. Which kind of teacher would give away a gradient that flows through it?"
+        ),
+        (
+            "With the guess held fixed, you can work out the gradient of the loss by hand; remember c(τ). Compare it with "
+            "torch.autograd.grad. A teacher that multiplies its input by 3 makes every leak visible."
+        ),
     ),
 )
 def _(test_term: object, g: Generator) -> str:
@@ -182,10 +203,10 @@ def _(test_term: object, g: Generator) -> str:
         test_term,
         {"a term that stops the gradient before the teacher": _distillation(), "one that stops it after the teacher": _in_double},
         {
-            "data": (_distillation(onto_data=True), "It does not see the defect of the code above: the noise goes onto x0. Let x0 and fake differ, and look at what the teacher is given."),
+            "data": (_distillation(onto_data=True), "It doesn't see the defect of the code above: the noise goes onto x0. Let x0 and fake differ, and look at what the teacher is given."),
             "clean": (_distillation(clean=True), "It passes a term that puts no noise back at all. Compare the teacher's input with fake + τ·noise."),
             "level": (_distillation(own_level=True), "It passes a term that tells the teacher σ = 1 whatever τ is. Look at the teacher's second argument."),
             "gradient": (_distillation(through=True), "It passes a term whose gradient goes through the teacher. Differentiate the loss with respect to fake, with a teacher that returns a multiple of its input."),
         },
     )  # fmt: skip
-    return "What is given to the teacher, at which level, and what the gradient sees: three assertions."
+    return "What the teacher is given, at which level, and what the gradient sees: three assertions."

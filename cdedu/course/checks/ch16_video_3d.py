@@ -19,9 +19,12 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
     10,
     answers=("level",),
     hints=(
-        "How many independent looks at the picture does the clip hold? Frames with the same noise are copies of each other.",
-        "Average one frame of each group. What is the standard deviation of the noise that is left?",
-        "With n independent looks the noise of the mean is σ/√n. It may be 0.8.",
+        (
+            "How many independent looks at the picture does the clip give you? Frames with the same noise are copies of each "
+            "other."
+        ),
+        "Average one frame from each group. What's the standard deviation of the noise that's left?",
+        "What's left may be as large as the noise that a single frame can bear. Solve that for σ.",
     ),
 )
 def _(level: object, g: Generator) -> str:
@@ -29,10 +32,10 @@ def _(level: object, g: Generator) -> str:
         number(level),
         0.8 * 5**0.5,
         {
-            "all frames": (4.0, "25 independent frames would give this. Five frames with one draw of noise say the same thing five times."),
-            "other way": (0.8 / 5**0.5, "More looks make the clip readable at more noise, not at less: multiply by the root."),
-            "one look": (0.8, "So it would be if all frames had the same noise. Here there are five draws."),
-            "no root": (20.0, "Averages reduce the variance by their number, the standard deviation by its root."),
+            "all frames": (4.0, "That would take 25 independent frames. Five frames that share one draw of noise say the same thing five times."),
+            "other way": (0.8 / 5**0.5, "More looks make the clip readable at more noise, not less: multiply by the root."),
+            "one look": (0.8, "That would be right if all frames had the same noise. Here there are five draws."),
+            "no root": (20.0, "Averaging divides the variance by the number of draws, and the standard deviation by its root."),
             "other way, all": (0.16, "25 looks, and in the wrong direction: how many draws of noise are there, and is the clip easier to read or harder?"),
         },
         tolerance=0.03,
@@ -72,9 +75,18 @@ def _gradient(
     20,
     answers=("sds",),
     hints=(
-        "First with pencil: the teacher's noise is what is left of x + τ·noise when its guess D is taken away, divided by τ. Subtract the noise that was put in.",
-        "ε̂ − ε = (x − D)/τ. It is a constant vector as far as θ is concerned: compute it under torch.no_grad().",
-        "The product with ∂x/∂θ is torch.autograd.grad(x, theta, vector)[0], with theta = theta.detach().requires_grad_() before the render.",
+        (
+            "Start with pencil and paper: take the guess D away from x + τ·noise and divide by τ, and you have the teacher's "
+            "noise. Then subtract the noise that was put in."
+        ),
+        (
+            "What's left of ε̂ − ε contains only x, D and τ. As far as θ is concerned it's a constant vector: how do you "
+            "tell torch so?"
+        ),
+        (
+            "The product of a vector with ∂x/∂θ is what torch.autograd.grad computes when you hand it that vector. Before "
+            "you render, theta must ask for a gradient."
+        ),
     ),
 )
 def _(sds: object, g: Generator) -> str:
@@ -90,22 +102,25 @@ def _(sds: object, g: Generator) -> str:
 
     truth = _gradient(render, teacher, theta, tau, noise)
     says = {
-        "through": "The teacher is differentiated as well: compute its guess under torch.no_grad(). That factor is the one that the paper leaves out.",
-        "clean": "The teacher is given the clean picture. Noise goes onto it first: x + τ·noise.",
-        "scale": "x − D lacks a factor: ε̂ is (x + τ·noise − D) divided by τ.",
-        "square": "One τ too many: (x − D)/τ² is the score's difference, and the paper has that of two noises.",
-        "noise": "That is ε̂ alone. Subtract the noise that was put in.",
-        "sign": "The sign is turned round: parameters go against the gradient, so it must point away from the guess.",
-        "mean": "That is the mean over the pictures; the sum is wanted.",
-        "plain noise": "The noise is put in with standard deviation 1. It has τ: x + τ·noise.",
-        "level": "The teacher is asked at another level. It must be told τ.",
-        "double": "That is the gradient of ‖x − D‖², with a factor 2 and no 1/τ. Hand (x − D)/τ to autograd.grad instead.",
+        "through": (
+            "The teacher is differentiated as well: compute its guess under torch.no_grad(). That's the factor that the "
+            "paper leaves out."
+        ),
+        "clean": "The teacher is given the clean picture. Add the noise first: x + τ·noise.",
+        "scale": "x − D is missing a factor: ε̂ is (x + τ·noise − D) divided by τ.",
+        "square": "One τ too many: (x − D)/τ² is a difference of scores, and the paper has a difference of noises.",
+        "noise": "That's ε̂ alone. Subtract the noise that was put in.",
+        "sign": "The sign is flipped: parameters move against the gradient, so it must point away from the guess.",
+        "mean": "That's the mean over the pictures; the exercise asks for the sum.",
+        "plain noise": "The noise goes in with standard deviation 1. It should have τ: x + τ·noise.",
+        "level": "The teacher is called at another level. Tell it τ.",
+        "double": "That's the gradient of ‖x − D‖², with a factor 2 and no 1/τ. Hand (x − D)/τ to autograd.grad instead.",
     }
     wrong = {
         kind: (_gradient(render, teacher, theta, tau, noise, kind=kind), text) for kind, text in says.items()
     }
     agree(call(sds, render, teacher, theta, tau, noise), truth, wrong, tolerance=1e-3, what="The gradient")
-    return "Up to its weight it is the second term of ADD, with a renderer for a student."
+    return "Up to its weight this is the second term of ADD, with a renderer as the student."
 
 
 def _folded(denoiser: Denoiser, clips: Tensor, sigma: Tensor, *, defect: str = "") -> Tensor:
@@ -136,15 +151,21 @@ def _one_by_one(denoiser: Denoiser, clips: Tensor, sigma: Tensor) -> Tensor:
 
 @exercise(
     "video-fold",
-    "Fine in every test, and a student that does not learn",
+    "Fine in every test, and a student that doesn't learn",
     "bug",
     "medium",
     20,
     answers=("test_per_frame",),
     hints=(
-        "Write down for B = 2 and T = 3 which clip each of the six frames belongs to after the reshape, and which level sigma.repeat(3) gives each.",
-        "Take clips and levels that all differ, and a false denoiser whose answer shows both, such as 2·frame + level. Then you know every number of the right result.",
-        "out = per_frame(lambda frames, levels: 2 * frames + levels.reshape(-1, 1, 1, 1), clips, sigma); assert its shape, and that it is 2 * clips + sigma[:, None, None, None].",
+        (
+            "For B = 2 and T = 3, write down which clip each of the six frames belongs to after the reshape, and which level "
+            "sigma.repeat(3) gives it."
+        ),
+        (
+            "Take clips and levels that all differ, and a false denoiser whose answer gives away both the frame and the "
+            "level. Then you know every number of the right result."
+        ),
+        "At least two clips, at least two frames each, no two numbers alike. First assert the shape, then the numbers.",
     ),
 )
 def _(test_per_frame: object, g: Generator) -> str:
@@ -152,14 +173,14 @@ def _(test_per_frame: object, g: Generator) -> str:
         test_per_frame,
         {"one that folds clip by clip": _folded, "one that folds frame by frame, and back": _by_time, "a loop over the frames": _one_by_one},
         {
-            "levels": (partial(_folded, defect="levels"), "It does not see the defect of the code above. Give the clips different levels, at least two clips, and look at the level that each frame gets."),
-            "fold": (partial(_folded, defect="fold"), "It passes a wrapper that returns frames in another order than they came. Let all frames differ, and compare each with its own."),
+            "levels": (partial(_folded, defect="levels"), "It doesn't see the defect of the code above. Take at least two clips, give them different levels, and look at the level that each frame gets."),
+            "fold": (partial(_folded, defect="fold"), "It passes a wrapper that returns the frames in a different order. Let all frames differ, and compare each with its own."),
             "one level": (partial(_folded, defect="one level"), "It passes a wrapper that gives all clips the level of the first. Look at every clip."),
-            "last": (partial(_folded, defect="last"), "It passes a wrapper that leaves the last frame as it was. Look at every frame."),
+            "last": (partial(_folded, defect="last"), "It passes a wrapper that leaves the last frame untouched. Look at every frame."),
             "turned": (partial(_folded, defect="turned"), "It passes a wrapper that returns the right frames in reverse. Let the frames of a clip differ, and compare each with its own."),
         },
     )  # fmt: skip
-    return "Levels, order, frames left out: a batch in which everything differs shows all three."
+    return "Levels, order, forgotten frames: a batch in which everything differs shows all three."
 
 
 @exercise(
@@ -170,9 +191,15 @@ def _(test_per_frame: object, g: Generator) -> str:
     10,
     answers=("score",),
     hints=(
-        "There are two formulas in section 3. RefCLIPScore combines CLIP-S with the caption's likeness to the references. Which of the references, and which kind of mean?",
-        "CLIP-S is w times the cosine, and the references enter by the greatest of their cosines.",
-        "The harmonic mean of a and b is 2ab/(a + b).",
+        (
+            "There are two formulas in section 3. RefCLIPScore combines CLIP-S with how well the caption matches the "
+            "references. Which of the references counts, and what kind of mean is it?"
+        ),
+        "CLIP-S carries the factor w. Do the cosines with the references carry it too?",
+        (
+            "The harmonic mean of two numbers lies closer to the smaller one than their ordinary mean does. Check your "
+            "answer with that."
+        ),
     ),
 )
 def _(score: object, g: Generator) -> str:
@@ -181,13 +208,13 @@ def _(score: object, g: Generator) -> str:
         number(score),
         2 * a * b / (a + b),
         {
-            "arithmetic": ((a + b) / 2, "That is the arithmetic mean. The paper takes the harmonic one."),
-            "geometric": ((a * b) ** 0.5, "That is the geometric mean. The paper takes the harmonic one."),
+            "arithmetic": ((a + b) / 2, "That's the arithmetic mean. The paper takes the harmonic one."),
+            "geometric": ((a * b) ** 0.5, "That's the geometric mean. The paper takes the harmonic one."),
             "no factor": (2 * 0.24 * b / (0.24 + b), "CLIP-S carries the factor w = 2.5, inside the mean too."),
             "mean of references": (2 * a * 0.7 / (a + 0.7), "Only the nearest reference counts: the greatest cosine, not their mean."),
-            "without references": (a, "That is CLIP-S itself. Now the references."),
-            "factor on both": (2 * a * 2.5 * b / (a + 2.5 * b), "The factor w belongs to CLIP-S; the cosines of captions among themselves have none."),
+            "without references": (a, "That's CLIP-S itself. Now bring in the references."),
+            "factor on both": (2 * a * 2.5 * b / (a + 2.5 * b), "The factor w belongs to CLIP-S; the cosines between captions have none."),
         },
         tolerance=0.01,
     )  # fmt: skip
-    return "A caption must please the image and a reference; the mean stays near the worse of the two."
+    return "A caption has to please the image and a reference; the mean stays close to the worse of the two."

@@ -15,8 +15,11 @@ from cdedu.course.checks.core import Wrong, agree, call, choose, exercise, near,
     answers=("denoise",),
     hints=(
         "Three translations, in this order: which t belongs to σ, which input belongs to x, and which clean point belongs to the velocity.",
-        "x_t = (1 − t)(x0 + t/(1 − t) z), so σ = t/(1 − t) and x_t = (1 − t) x. Solve for t. And x_t − t·(z − x0) is x0.",
-        "t = sigma / (1 + sigma); x_t = x / (1 + sigma), with sigma as a column; then x_t − t · v(x_t, t), with t as a column.",
+        "Take the factor 1 − t out of x_t = (1 − t) x0 + t z. What remains is x0 + σ z: for which σ? Solve that for t.",
+        (
+            "Now go from x_t back to x0. The velocity is z − x0: how far along it does clean data lie, and in which "
+            "direction? Mind the columns: σ and t have shape (B,), the points (B, 2)."
+        ),
     ),
 )
 def _(denoise: object, g: Generator) -> str:
@@ -41,18 +44,20 @@ def _(denoise: object, g: Generator) -> str:
             "mixed scales": (x - column * v(x_t, t), "The velocity is right, but it is subtracted from x on our scale. Use the x_t that the network was given."),
             "as noise": (x - s * v(x_t, t), "x − σ · (output) is for a network that predicts the noise z. This one predicts z − x0."),
             "sigma as time": (x_t - s * v(x_t, sigma), "Your time is σ itself, which goes up to 80. Theirs ends at 1: solve σ = t/(1 − t) for t."),
-            "whole way": (x_t - v(x_t, t), "A whole unit of time along the velocity goes past the data. From time t, clean data is t away."),
-            "to the noise": (x_t + (1 - column) * v(x_t, t), "That is the noise end of the line, at t = 1. Clean data is at t = 0: go back by t."),
-            "velocity": (v(x_t, t), "That is the velocity itself. The clean point lies t of it back from x_t."),
-            "time backwards": (x_t - late[:, None] * v(x_t, late), "Your time runs the wrong way: 1/(1 + σ) is 1 − t, and much noise would be early."),
-            "all backwards": (column * x - late[:, None] * v(column * x, late), "Time and scale both run the wrong way: with t = 1/(1 + σ) you have exchanged t and 1 − t."),
+            "whole way": (x_t - v(x_t, t), "A whole unit of time along the velocity goes past the data. From time t, clean data is only t away."),
+            "to the noise": (x_t + (1 - column) * v(x_t, t), "That's the noise end of the line, at t = 1. Clean data is at t = 0: go back by t."),
+            "velocity": (v(x_t, t), "That's the velocity itself. The clean point lies t times that far back from x_t."),
+            "time backwards": (x_t - late[:, None] * v(x_t, late), "Your time runs the wrong way: 1/(1 + σ) is 1 − t, so a lot of noise would count as early."),
+            "all backwards": (column * x - late[:, None] * v(column * x, late), "Time and scale both run the wrong way: with t = 1/(1 + σ) you've swapped t and 1 − t."),
             "sign": (x_t + column * v(x_t, t), "The velocity z − x0 points to the noise. Go against it."),
             "variance-preserving": (x / root - vp * v(x / root, vp), "You divide by √(1 + σ²), as for DDPM. A flow mixes with 1 − t and t, which add to one: divide by 1 + σ."),
         },
     )  # fmt: skip
     if not all(own):
-        raise Wrong("shape of times", "The numbers are right. But call v with times of shape (B,), one a point, as a network wants them.")  # fmt: skip
-    return "With this adapter every sampler and every loss of the course takes a flow model as its teacher."
+        raise Wrong("shape of times", "The numbers are right. But call v with times of shape (B,), one for each point, the way a network wants them.")  # fmt: skip
+    return (
+        "With this adapter every sampler and every loss in the course can take a flow model as its teacher."
+    )
 
 
 @exercise(
@@ -63,9 +68,15 @@ def _(denoise: object, g: Generator) -> str:
     10,
     answers=("deviation",),
     hints=(
-        "On s = σ the best g is the denoiser. And this network answers the same for every s.",
-        "G = (s/σ) x + (1 − s/σ) D(x, σ). For data N(0, ½²), D(x, σ) = x · ¼/(¼ + σ²). Everything is linear in x, and x has the standard deviation 80.",
-        "0.002/80 · 80 + (nearly 1) · 80 · 0.25/6400.25.",
+        "On s = σ the best g is the denoiser. And this network gives the same answer for every s.",
+        (
+            "Write out G's two terms with the denoiser of this Gaussian. Everything is linear in x, so the jump just "
+            "multiplies x by a number."
+        ),
+        (
+            "Both terms are tiny at s = 0.002, but neither is negligible next to the other. And the x you start from has "
+            "standard deviation 80."
+        ),
     ),
 )
 def _(deviation: object, g: Generator) -> str:
@@ -74,11 +85,11 @@ def _(deviation: object, g: Generator) -> str:
         number(deviation),
         80 * (keep + (1 - keep) * shrink),
         {
-            "perfect": (0.5, "That is the spread of the data, which a perfect student would have. This one has never been told what s is for."),
-            "noise left": (80 * keep, "That is the first term alone, what is left of the noise. The denoiser's share is as large."),
-            "denoiser": (80 * shrink, "That is the denoiser's share alone. The jump keeps s/σ of x, which is 0.002 as well as nearly nothing."),
-            "variance": ((80 * (keep + shrink)) ** 2, "That is the variance. Asked is the standard deviation."),
-            "noise": (80.0, "That is the start. The jump goes almost all the way to what the denoiser says."),
+            "perfect": (0.5, "That's the spread of the data, which a perfect student would have. This one was never told what s is for."),
+            "noise left": (80 * keep, "That's only the first term, what's left of the noise. The denoiser's share is even larger."),
+            "denoiser": (80 * shrink, "That's only the denoiser's share. The jump also keeps s/σ of x, which is just as tiny and still counts."),
+            "variance": ((80 * (keep + shrink)) ** 2, "That's the variance. The question asks for the standard deviation."),
+            "noise": (80.0, "That's the start. The jump goes almost all the way to what the denoiser says."),
         },
         tolerance=0.05,
     )  # fmt: skip
@@ -93,9 +104,18 @@ def _(deviation: object, g: Generator) -> str:
     10,
     answers=("hours", "pair"),
     hints=(
-        "Read the footnote first: where does the third run begin? Then look at what changes between two rows besides the discriminator.",
-        "The third run starts from weights that have been trained before. For the pair: the learning rate stands in the names of the runs.",
-        "Add the hours of the run that it starts from. Between A and B the learning rate and the start are the same.",
+        (
+            "Read the footnote first: where does the third run begin? Then see what changes between two rows besides the "
+            "discriminator."
+        ),
+        (
+            "The third run starts from weights that somebody had trained before. And in a clean comparison only one thing "
+            "changes: check each pair for its learning rate and its start."
+        ),
+        (
+            "Whose hours does the third run inherit? And which two runs differ in the discriminator and in as little else as "
+            "possible?"
+        ),
     ),
 )
 def _(hours: object, pair: object, g: Generator) -> str:
@@ -103,10 +123,13 @@ def _(hours: object, pair: object, g: Generator) -> str:
         number(hours),
         140.0,
         {
-            "last run": (70.0, "That is the third run alone. It does not begin at the beginning."),
-            "all": (193.0, "The second run is no part of it. Which run's weights does the third start from?"),
+            "last run": (70.0, "That's the third run alone, and it didn't start from scratch."),
+            "all": (
+                193.0,
+                "The second run has no part in it. Which run's weights does the third one start from?",
+            ),
             "wrong start": (123.0, "You add the second run. The footnote names the first."),
-            "second": (53.0, "That is the second run, with 1.51."),
+            "second": (53.0, "That's the second run, with 1.51."),
         },
         tolerance=0.015,
     )
@@ -114,8 +137,11 @@ def _(hours: object, pair: object, g: Generator) -> str:
         pair,
         "a",
         {
-            "b": "Between A and C the discriminator changes, the learning rate is a quarter, and there are 140k iterations more. What did which?",
+            "b": (
+                "Between A and C the discriminator changes, the learning rate is a quarter, and there are 140k more iterations. "
+                "Which did what?"
+            ),
             "c": "B and C both have the discriminator.",
         },
     )
-    return "B is better than A with half of its iterations. How much of the rest is due to the small learning rate, the table cannot say."
+    return "B beats A with half the iterations. How much of the rest is due to the small learning rate, the table can't say."

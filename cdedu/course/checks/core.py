@@ -191,7 +191,7 @@ def judge(task: Exercise, namespace: Mapping[str, Any], seed: int = 0, seconds: 
             return Result(
                 "not attempted",
                 "missing",
-                f"There is no `{answer}` here yet: run the cell that defines it. If you renamed it, name it `{answer}` again.",
+                f"There's no `{answer}` here yet: run the cell that defines it. If you renamed it, call it `{answer}` again.",
             )
     if task.prepare:
         task.prepare()
@@ -209,10 +209,10 @@ def judge(task: Exercise, namespace: Mapping[str, Any], seed: int = 0, seconds: 
     except _TooLong:
         clock.stop()
         said = (
-            f"It had not finished after {seconds:g} seconds of computing. Does one of its loops never end?"
+            f"It hadn't finished after {seconds:g} seconds of computing. Does one of its loops never end?"
             if clock.late == "computed"
-            else f"It had not finished after {PATIENCE * seconds:g} seconds, most of which it did not compute. Does it sleep, or wait for "
-            "something, such as input()? If not, other programs keep the machine busy: check again when they have ended."
+            else f"It hadn't finished after {PATIENCE * seconds:g} seconds, and for most of them it wasn't computing. Does it sleep, or wait for "
+            "something, such as input()? If not, other programs are keeping the machine busy: check again when they're done."
         )
         return Result("wrong", "endless", said)
     except Exception as error:
@@ -231,9 +231,7 @@ def _explain(error: Exception) -> str:
     what = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
     where = _where(error)
     if isinstance(error, NameError):
-        return (
-            f"It uses a name that does not exist yet ({what}){where}. Run the cells above it, from the top."
-        )
+        return f"It uses a name that doesn't exist yet ({what}){where}. Run the cells above it, from the top."
     return f"It raised {what}{where}."
 
 
@@ -342,7 +340,7 @@ def call(function: Any, *arguments: Any, **options: Any) -> Any:
     if not callable(attempted(function)):
         raise Wrong(
             "type",
-            f"This should be a function, and is of type {type(function).__name__}. Keep the line with `def`.",
+            f"This should be a function, but its type is {type(function).__name__}. Keep the line with `def`.",
         )
     copies = [a.detach().clone() if isinstance(a, Tensor) else a for a in arguments]
     with own():
@@ -351,7 +349,7 @@ def call(function: Any, *arguments: Any, **options: Any) -> Any:
         if isinstance(before, Tensor) and not torch.equal(before, after.detach()):
             raise Wrong(
                 "in place",
-                "It changes its input in place (as `x += ...` does). Make a new tensor: `x = x + ...`.",
+                "It changes its input in place, as `x += ...` does. Make a new tensor: `x = x + ...`.",
             )
     return attempted(value)
 
@@ -364,7 +362,7 @@ def number(value: Any) -> float:
     try:
         value = float(value.item() if getattr(value, "shape", None) else value)  # an array of one number
     except (TypeError, ValueError):
-        raise Wrong("type", f"Give one number; this is of type {type(value).__name__}.") from None
+        raise Wrong("type", f"Give one number; the type of this is {type(value).__name__}.") from None
     if not math.isfinite(value):
         raise Wrong("nan", f"Give a finite number; this is {value}.")
     return value
@@ -375,7 +373,9 @@ def option(value: Any, options: str) -> str:
     attempted(value)
     letter = value.strip(" ().:\"'").lower() if isinstance(value, str) else ""
     if len(letter) != 1 or letter not in options:
-        raise Wrong("type", f"Give one letter of {', '.join(options)} in quotation marks; this is {value!r}.")
+        raise Wrong(
+            "type", f"Give one of the letters {', '.join(options)} in quotation marks; this is {value!r}."
+        )
     return letter
 
 
@@ -384,12 +384,12 @@ def tensor(value: Any, shape: tuple[int, ...]) -> Tensor:
     if isinstance(attempted(value), int | float):
         value = torch.tensor(float(value))
     if not isinstance(value, Tensor):
-        raise Wrong("type", f"It should return a tensor, and returns {type(value).__name__}.")
+        raise Wrong("type", f"It should return a tensor, but it returns {type(value).__name__}.")
     if tuple(value.shape) != tuple(shape):
-        raise Wrong("shape", f"It returns shape {tuple(value.shape)}, expected is {tuple(shape)}.")
+        raise Wrong("shape", f"It returns shape {tuple(value.shape)}; it should be {tuple(shape)}.")
     if not value.isfinite().all():
         raise Wrong(
-            "nan", "It returns values that are not finite (NaN or infinity). Look for a division by zero."
+            "nan", "It returns values that aren't finite (NaN or infinity). Look for a division by zero."
         )
     return value.detach().double()
 
@@ -414,7 +414,7 @@ def agree(
         digits = 3 if value.dtype == torch.float16 else 2
         raise Wrong(
             "half precision",
-            f"{what} comes as {value.dtype}, which keeps {digits} digits: too few. Compute in float32.",
+            f"{what} comes as {value.dtype}, which keeps only {digits} digits. Compute in float32.",
         )
     i = int((got - truth).abs().argmax())
     raise Wrong(
@@ -451,7 +451,7 @@ def at_edge(
     value = torch.as_tensor(value).detach().double()
     if value.shape != truth.shape:
         raise Wrong(
-            "shape", f"{where} it returns shape {tuple(value.shape)}, expected is {tuple(truth.shape)}."
+            "shape", f"{where} it returns shape {tuple(value.shape)}; it should be {tuple(truth.shape)}."
         )
     off = (value - truth).abs().nan_to_num(math.inf, math.inf)
     i = int(off.argmax())
@@ -472,7 +472,7 @@ def near(value: float, truth: float, mistakes: Mistakes | None = None, *, tolera
         if close(value, float(other)):
             raise Wrong(key, message)
     if value <= 0 < truth:
-        raise Wrong("not positive", f"It is more than nothing; this is {value:g}.")
+        raise Wrong("not positive", f"It should be greater than 0; this is {value:g}.")
     side = "low" if value < truth else "high"
     factor = value / truth if truth else math.inf
     far = "far too" if not 0.33 < factor < 3 else "too"
@@ -517,12 +517,12 @@ def spots(test: Any, right: Mapping[str, Any], defects: Mapping[str, tuple[Any, 
     for name, error in refused.items():
         others = [other for other in right if other not in refused]
         why = (
-            f"It accepts other right code, {others[0]}, so it may be a matter of rounding or of form"
+            f"It accepts other right code, {others[0]}, so the problem may be rounding, or the form of the code"
             if others
-            else "What it asserts does not hold for right code, so print what it compares"
+            else "What it asserts doesn't hold for right code: print the values that it compares"
         )
         key = "refuses some right" if others else "refuses right"
-        raise Wrong(key, f"It refuses code that is right: {name}{_where(error)}. {why}.")
+        raise Wrong(key, f"It refuses code that's right: {name}{_where(error)}. {why}.")
     for name, (code, message) in defects.items():
         try:
             with own():
@@ -530,9 +530,9 @@ def spots(test: Any, right: Mapping[str, Any], defects: Mapping[str, tuple[Any, 
         except AssertionError:
             continue
         if verdict is not None:
-            raise Wrong("returned", "Your test returns a value, and nobody looks at it. Use `assert`.")
+            raise Wrong("returned", "Your test returns a value, but nobody looks at it. Use `assert`.")
         raise Wrong(name, message)
-    raise Wrong("order", "Its verdict on the same code changes when it is asked in another order.")
+    raise Wrong("order", "Its verdict on the same code changes with the order in which it sees the codes.")
 
 
 def _refusal(test: Callable[[Any], object], code: Any) -> AssertionError | None:
