@@ -108,6 +108,7 @@
       try {
         await networks.load((text) => over() || this.say(text), "photos", ["student"]);
         if (over()) return null;
+        this.say("The student draws.");
         this.lay(labels);
         for (const sheet of [this.student, this.teacher]) this.show(sheet, networks.seen(noise, SIGMA_MAX), "noise");
         this.teacher.clock.textContent = `0 of ${EVALUATIONS}`;
@@ -115,10 +116,10 @@
         if (over()) return null;
         this.show(this.student, student.x);
         this.student.clock.textContent = `1 of 1 · ${time(student.ms)}`;
-        this.say(`The student has drawn ${labels.length} pictures in ${time(student.ms)}. Now the teacher walks.`);
-        const loading = (text) => over() || this.say(`The student took ${time(student.ms)}. The teacher: ${text}`);
-        await networks.load(loading, "photos", ["teacher"]);
+        const drawn = `The student has drawn ${labels.length} pictures in ${time(student.ms)}.`;
+        await networks.load((text) => over() || this.say(`${drawn} The teacher: ${text}`), "photos", ["teacher"]);
         if (over()) return null;
+        this.say(`${drawn} The teacher is on its way.`);
         const step = async (x, sigma, count, ms) => {
           if (over()) return false;
           this.teacher.clock.textContent = `${count} of ${EVALUATIONS} · ${time(ms)}`;
