@@ -156,6 +156,26 @@ def test_a_file_of_weights_says_itself_what_it_is(cdedu):
     assert code == 2 and "toy-teacher is a teacher, not a student; leave --model out" in err
 
 
+def test_a_class_by_its_name_in_one_step(cdedu, monkeypatch):
+    """`cdedu sample cifar10-small --label horse --steps 1`, of a student that is tiny."""
+    network = Network("unet", width=8, depth=1, multipliers=(1, 2), attention=(), classes=11)
+    recipe = replace(recipes["cifar10-small"], network=network)
+    monkeypatch.setitem(recipes, "cifar10-small", recipe)
+    torch.manual_seed(0)
+    student = ConsistencyModel(network.build((3, 32, 32)), noise_scale=recipe.noise_scale)
+    known = {"labels": 10, "class_names": images.CIFAR10_CLASSES}
+    checkpoints.save("runs/cifar10-small/student.safetensors", student, recipe, (3, 32, 32), **known)
+    words = ["sample", "cifar10-small", "--steps", 1, "--number", 2, "--device", "cpu", "--label"]
+    pictures = []
+    for label in ("horse", images.CIFAR10_CLASSES.index("horse"), "ship"):
+        code, _, err = cdedu(*words, label, "--out", f"{label}.png")
+        assert code == 0, err
+        pictures.append(Path(f"{label}.png").read_bytes())
+    assert pictures[0] == pictures[1] != pictures[2]
+    code, _, err = cdedu(*words, "unicorn")
+    assert code == 2 and "--label = 'unicorn', but" in err and "(airplane, automobile, bird, cat," in err
+
+
 @pytest.mark.slow
 def test_your_own_pictures_from_a_zip_to_a_comparison(cdedu, tmp_path, monkeypatch):
     """The small CIFAR-10 recipe with a network of a few thousand weights, on random pictures."""

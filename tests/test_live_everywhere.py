@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import HTML, PATIENCE
+from conftest import HTML, PATIENCE, ROOT
 
 pytestmark = pytest.mark.book
 
 
 @pytest.fixture(scope="module", params=["http", "disk"])
-def visit(request: pytest.FixtureRequest, browser: Any, html: Path, site: str) -> Iterator[Callable[..., Any]]:
+def visit(
+    request: pytest.FixtureRequest, browser: Any, html: Path, site: str
+) -> Iterator[Callable[..., Any]]:
     """A tab that goes to a page of the book; what it asks for elsewhere, and what goes wrong, is in its ``errors``."""
     home = site if request.param == "http" else HTML.as_uri()
     with browser.new_context(reduced_motion="reduce") as context:
@@ -26,9 +28,7 @@ def visit(request: pytest.FixtureRequest, browser: Any, html: Path, site: str) -
         context.route(lambda url: not url.startswith((home, "data:", "blob:")), guard)
         tab.on("console", lambda m: tab.errors.append(m.text) if m.type == "error" else None)
         tab.on("pageerror", lambda error: tab.errors.append(str(error)))
-        tab.on(
-            "response", lambda r: tab.errors.append(f"{r.status} {r.url}") if r.status >= 400 else None
-        )
+        tab.on("response", lambda r: tab.errors.append(f"{r.status} {r.url}") if r.status >= 400 else None)
 
         def go(page: str) -> Any:
             tab.errors.clear()
@@ -52,6 +52,20 @@ def changes(tab: Any, of: str, act: Callable[[], None]) -> None:
 def generator(tab: Any) -> None:
     changes(tab, ".live-generator .live-status", tab.locator(".live-panel button").first.click)
     tab.wait_for_function("() => /times as long/.test(document.querySelector('.live-status').innerText)")
+
+
+def photos(tab: Any) -> None:
+    weights = ROOT / "cdedu" / "weights" / "cifar10-small-student.safetensors"
+    if not weights.is_file() or not tab.locator("div.live-photos").count():
+        pytest.skip("photographs need the weights cifar10-small-student, and a place on the page")
+    tab.locator(".photos select").select_option("ship")
+    tab.locator(".photos-draw").click()
+    tab.wait_for_function(
+        "() => /^[1-9]\\d* of 35/.test(document.querySelector('.photos-teacher .photos-clock').innerText)"
+    )
+    tab.locator(".photos-draw").click()
+    assert tab.locator(".photos .live-say").inner_text() == "Stopped."
+    assert tab.locator(".photos-student .photos-clock").inner_text().startswith("1 of 1")
 
 
 def learn(tab: Any) -> None:
@@ -109,6 +123,7 @@ def origin(tab: Any) -> None:
 UNDERGRADUATE = "book/undergraduate"
 PARTS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "generator": ("book/index", generator),
+    "photographs": ("book/index", photos),
     "small student": ("book/index", learn),
     "data and a noisy point": (f"{UNDERGRADUATE}/01_noise", denoise),
     "predict box": (f"{UNDERGRADUATE}/01_noise", answers),

@@ -32,6 +32,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "answers": (),
     "generator": ("networks",),
     "sketch": ("networks",),
+    "photos": ("networks",),
     "denoise": ("exact",),
     "learn": ("method",),
     "walk": ("exact",),
@@ -203,7 +204,7 @@ def choose_scripts(app: Sphinx, context: dict[str, Any], body: BeautifulSoup) ->
         context["script_files"][:] = [one for one in context["script_files"] if not _is_mathjax(one)]
     if body.select_one(".result"):
         app.builder.add_js_file("origins.js", defer="defer")  # type: ignore[attr-defined]
-    found = [name for name in PARTS if body.select_one(f"div.live-{name}")]
+    found = [name for name in PARTS if body.select_one(f"div.live-{name}") and is_complete(name)]
     for script in dict.fromkeys(script for name in found for script in ("common", *PARTS[name], name)):
         attributes = live_attributes() if script == "networks" else {}
         # Before MathJax (500), for which nobody should have to wait with a finger on the page.
@@ -213,13 +214,34 @@ def choose_scripts(app: Sphinx, context: dict[str, Any], body: BeautifulSoup) ->
             app.builder.add_css_file(f"live/{style}.css")  # type: ignore[attr-defined]
 
 
+def is_complete(part: str) -> bool:
+    """Whether the networks of a part are there; without them its box keeps its still picture."""
+    return part != "photos" or part in json.loads((LIVE / "manifest.json").read_bytes())["sets"]
+
+
 def live_attributes() -> dict[str, str]:
-    """What networks.js must know before it asks for anything: the size of its files, and their version."""
-    manifest = (LIVE / "manifest.json").read_bytes()
-    assets = json.loads(manifest)["assets"]
-    size = sum(asset["bytes"] for name, asset in assets.items() if name != "frames")
-    version = hashlib.sha256(manifest + (LIVE / "engine.js").read_bytes()).hexdigest()[:12]
-    return {"data-megabytes": f"{size / 1e6:.1f}", "data-version": version}
+    """What networks.js must know before it asks for anything: the size of its files, their version, and what there is besides digits."""
+    data = (LIVE / "manifest.json").read_bytes()
+    manifest = json.loads(data)
+    assets, sets = manifest["assets"], manifest["sets"]
+
+    def megabytes(*names: str) -> str:
+        return f"{sum(assets[name]['bytes'] for name in names) / 1e6:.1f}"
+
+    digits = sets.pop("digits")
+    more = {
+        name: {
+            "classes": one["classes"],
+            "megabytes": {
+                "student": megabytes("runtime", "wasm", one["student"]),
+                "teacher": megabytes(one["teacher"]),
+            },
+        }
+        for name, one in sets.items()
+    }
+    version = hashlib.sha256(data + (LIVE / "engine.js").read_bytes()).hexdigest()[:12]
+    size = megabytes("runtime", "wasm", digits["student"], digits["teacher"])
+    return {"data-megabytes": size, "data-version": version, "data-sets": json.dumps(more)}
 
 
 def _is_mathjax(script: Any) -> bool:

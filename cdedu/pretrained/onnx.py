@@ -3,6 +3,7 @@
 Needs the packages onnx, onnxscript and onnxruntime (``pip install "cdedu[onnx]"``), which load on first use.
 """
 
+import copy
 import logging
 import math
 import sys
@@ -20,6 +21,8 @@ from cdedu.files import replacing
 from cdedu.noise import SIGMA_MAX, SIGMA_MIN, per_sample
 
 TOLERANCE = 1e-4
+SMALL = 64
+"""Fewer numbers than these stay in float32: a node to turn them back would take as much room."""
 
 
 def export_onnx(
@@ -29,6 +32,7 @@ def export_onnx(
     *,
     shape: Sequence[int] | None = None,
     classes: int | None = None,
+    half: bool = False,
 ) -> float:
     """Write D(x, σ), preconditioning included, as one graph: one evaluation of a teacher, or all of a one-step student.
 
@@ -43,6 +47,8 @@ def export_onnx(
         sigma: a noise level to fix in the graph, 80 for one-step samples; at most the highest that the model knows.
         shape: of one sample; what :func:`~cdedu.checkpoints.load` read from the checkpoint by default.
         classes: number of labels, 0 for none; by default as in the checkpoint.
+        half: store the weights in half precision, which takes half the room. All is computed in float32 still, and the file is
+            compared with the model whose weights are rounded so.
 
     Returns:
         The largest difference between graph and model on random inputs, relative to the largest output where that exceeds 1.
@@ -71,12 +77,16 @@ def export_onnx(
         raise ValueError(f"export_onnx: sigma = {sigma}, but it must be {wanted} and at least {low:g}")
     _packages()
 
+    if half:
+        model = _rounded(model)
     was_training = model.training
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     graph = _Graph(model, sigma, shape, classes, low, high)
     try:
         model.cpu().eval()
         program = _trace(graph)
+        if half:
+            _halve(program.model.graph)
         error = _difference(graph, program)
     finally:
         model.to(device).train(was_training)
@@ -162,6 +172,43 @@ def _trace(graph: _Graph) -> Any:
     ClearMetadataAndDocStringPass()(program.model)
     program.model.producer_version = None
     return program
+
+
+@torch.no_grad()
+def _rounded(model: nn.Module) -> nn.Module:
+    """A copy whose weights are those that half precision has."""
+    model = copy.deepcopy(model)
+    for weight in model.parameters():
+        weight.copy_(weight.half())
+        if not weight.isfinite().all():
+            raise ValueError(
+                "export_onnx: half=True, but a weight is beyond 65,504, the most that half precision has"
+            )
+    return model
+
+
+def _halve(graph: Any) -> None:
+    """Store in half precision what loses nothing by it, and turn it back where it is used; a runtime does so once, as it loads."""
+    import onnx_ir as ir
+
+    casts = []
+    for name, value in [*graph.initializers.items()]:
+        if value.dtype != ir.DataType.FLOAT or value.const_value.size < SMALL:
+            continue
+        whole = value.const_value.numpy()
+        stored = whole.astype("float16")
+        if (stored.astype("float32") != whole).any():  # no weight, but a constant of the graph
+            continue
+        short = ir.Value(name=f"{name}.half", const_value=ir.tensor(stored, name=f"{name}.half"))
+        short.type, short.shape = ir.TensorType(ir.DataType.FLOAT16), value.shape
+        cast = ir.node("Cast", [short], {"to": int(ir.DataType.FLOAT)}, name=f"{name}.whole")
+        full = cast.outputs[0]
+        ir.convenience.replace_all_uses_with(value, full)
+        del graph.initializers[name]
+        full.name, full.type, full.shape = name, value.type, value.shape
+        graph.register_initializer(short)
+        casts.append(cast)
+    graph.insert_before(graph[0], casts)
 
 
 @torch.no_grad()

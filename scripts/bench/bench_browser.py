@@ -36,29 +36,30 @@ DIGITS = """async () => {
     await new Promise((done) => document.head.append(Object.assign(tag, { src: new URL("engine.js", home), onload: done })));
     const engine = window.liveEngine(home, "");
     const start = performance.now();
-    await engine.load();
+    const digits = { set: "digits" };
+    await engine.load(digits, ["student", "teacher"]);
     const noise = (n) => Float32Array.from({ length: 64 * n }, () => 80 * Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(6.2831853 * Math.random()));
     const out = { load: performance.now() - start, student: [], teacher: [], student_16: [], teacher_16: [] };
     for (let i = 0; i < 30; i++) {
-        out.student.push((await engine.sampleStudent(noise(1))).ms);
-        if (i < 10) out.teacher.push((await engine.sampleTeacher(noise(1))).ms);
-        if (i < 10) out.student_16.push((await engine.sampleStudent(noise(16))).ms);
-        if (i < 5) out.teacher_16.push((await engine.sampleTeacher(noise(16))).ms);
+        out.student.push((await engine.sampleStudent(digits, noise(1))).ms);
+        if (i < 10) out.teacher.push((await engine.sampleTeacher(digits, noise(1))).ms);
+        if (i < 10) out.student_16.push((await engine.sampleStudent(digits, noise(16))).ms);
+        if (i < 5) out.teacher_16.push((await engine.sampleTeacher(digits, noise(16))).ms);
     }
     return out;
 }"""
 
-# In the same page: a network for 32 × 32 colours, in the runtime that the engine has started.
-COLOUR = """async (url) => {
+# In the same page: a network for 32 × 32 colours, in the runtime that the engine has started; so many pictures at once.
+COLOUR = """async ([url, count]) => {
     const live = new URL("../_static/live/", location);
     const { runtime } = (await (await fetch(new URL("manifest.json", live))).json()).assets;
     const ort = await import(new URL(`${runtime.file}?v=${runtime.sha256.slice(0, 12)}`, live));
     const session = await ort.InferenceSession.create(new Uint8Array(await (await fetch(url)).arrayBuffer()), { executionProviders: ["wasm"] });
     const times = [];
     for (let i = 0; i < 12; i++) {
-        const x = Float32Array.from({ length: 3072 }, () => 160 * Math.random() - 80);
+        const x = Float32Array.from({ length: 3072 * count }, () => 160 * Math.random() - 80);
         const start = performance.now();
-        await session.run({ x: new ort.Tensor("float32", x, [1, 3, 32, 32]), sigma: new ort.Tensor("float32", [80], [1]) });
+        await session.run({ x: new ort.Tensor("float32", x, [count, 3, 32, 32]), sigma: new ort.Tensor("float32", Array(count).fill(80), [count]) });
         if (i > 1) times.push(performance.now() - start);
     }
     return times;
@@ -171,7 +172,7 @@ def on_a_phone(browser: Any) -> dict[str, dict[str, float]]:
 
 
 def networks(browser: Any, site: str, colour: Path) -> dict[str, Any]:
-    """Milliseconds of the student, the teacher, and a colour student; of the walk between noises."""
+    """Milliseconds of the student, the teacher, and a colour student, of one picture and of eight; of the walk between noises."""
     tab = browser.new_page()
     tab.set_default_timeout(PATIENCE)
     tab.route("**/colour.onnx", lambda route: route.fulfill(path=colour))
@@ -180,7 +181,8 @@ def networks(browser: Any, site: str, colour: Path) -> dict[str, Any]:
     found = {name: median(ms) if isinstance(ms, list) else ms for name, ms in times.items()}
     found["ratio"] = found["teacher"] / found["student"]
     found["ratio_16"] = found["teacher_16"] / found["student_16"]
-    found["colour"] = median(tab.evaluate(COLOUR, f"{site}/colour.onnx"))
+    for name, count in (("colour", 1), ("colour_8", 8)):
+        found[name] = median(tab.evaluate(COLOUR, [f"{site}/colour.onnx", count]))
     tab.locator(".live-between summary").click()
     tab.wait_for_function("() => document.querySelector('.live-generator').live.drawing === false")
     found["walk"] = median(tab.evaluate(WALK))
@@ -216,7 +218,7 @@ def main() -> None:
     parameters = sum(p.numel() for p in student.parameters())
     with tempfile.TemporaryDirectory() as folder, served(HTML) as site, launched() as browser:
         colour = Path(folder) / "colour.onnx"
-        export_onnx(student, colour, shape=(3, 32, 32))
+        export_onnx(student, colour, shape=(3, 32, 32), half=True)
         metrics = first_paints(browser, site)
         metrics |= networks(browser, site, colour) | {"colour_parameters": parameters}
         metrics["slider"] = figures(browser, site)

@@ -3,8 +3,10 @@
 - the digits teacher and student as ONNX, in float32 (with half-precision weights the teacher's walk is off by .009);
 - a recording of both, for browsers that cannot run them;
 - reference noise and samples, to which the tests compare the browser's;
-- a manifest with the size and SHA-256 of every file that the page fetches;
-- the same files as one script, `disk.js`, for a page opened from disk, which may fetch nothing.
+- where both are among the weights, teacher and student of small photographs, by class, with weights in half precision as they are
+  shipped;
+- a manifest with the size and SHA-256 of every file that the page fetches, and of what networks there are sets;
+- the same files as scripts, for a page opened from disk, which may fetch nothing: `disk.js`, and `disk-photos.js`.
 
 The same weights give the same bytes, so `--if-needed`, as `make book` calls it, does nothing where files and weights are those of
 the manifest. The runtime is vendored anew, from the npm registry, by `--vendor` (needs npm).
@@ -35,6 +37,8 @@ STATIC, WEIGHTS = ROOT / "book" / "_static", ROOT / "cdedu" / "weights"
 LIVE, VENDOR = STATIC / "live", STATIC / "vendor" / "onnxruntime-web"
 RUNTIME = "1.30.0"
 SCRIPT, WASM = "ort.wasm.bundle.min.js", "ort-wasm-simd-threaded.wasm.gzip"
+ROLES = ("student", "teacher")
+DIGITS, PHOTOS = ("digits-student", "digits-teacher"), ("cifar10-small-student", "cifar10-small-teacher")
 COLUMNS = 4  # the page shows 4 × 4 digits
 
 
@@ -46,15 +50,63 @@ def main() -> None:
         return
     import torch
 
+    torch.set_num_threads(1)
+    hashes = json.loads((WEIGHTS / "hashes.json").read_text(encoding="utf-8"))
+    sets, frames = {"digits": write_digits()}, write_reference()
+    if PHOTOS[0] in wanted_weights(hashes):
+        import cdedu
+
+        sets["photos"] = write_photos(*map(cdedu.load, PHOTOS))
+    assets = write_manifest(sets, {"weights": wanted_weights(hashes), "frames": frames})
+    kept = {asset["file"] for asset in assets.values()} | {f"disk-{name}.js" for name in sets}
+    for file in (
+        *LIVE.glob("*.onnx"),
+        *LIVE.glob("disk-*.js"),
+    ):  # of networks that the book does not have any more
+        if file.name not in kept:
+            file.unlink()
+    print(f"{sum(asset['bytes'] for asset in assets.values()) / 1e6:.1f} MB in all")
+
+
+def wanted_weights(hashes: dict[str, str]) -> dict[str, str]:
+    """The weights that the page's networks are made of, with their hashes; photographs need both of theirs."""
+    photos = PHOTOS if all(name in hashes for name in PHOTOS) else ()
+    return {name: hashes[name] for name in (*DIGITS, *photos)}
+
+
+def write_digits() -> dict[str, Any]:
+    """Both networks; what the manifest says of them."""
     import cdedu
     from cdedu.pretrained import export_onnx
+
+    for role, name in zip(ROLES, DIGITS, strict=True):
+        print(f"{role}.onnx: error {export_onnx(cdedu.load(name), LIVE / f'{role}.onnx'):.1e}")
+    return {"shape": [1, 8, 8], **{role: role for role in ROLES}}
+
+
+def write_photos(student: Any, teacher: Any) -> dict[str, Any]:
+    """As :func:`write_digits`, of two networks with classes."""
+    from cdedu.pretrained import export_onnx
+
+    for role, model in zip(ROLES, (student, teacher), strict=True):
+        name = f"photos-{role}"
+        print(f"{name}.onnx: error {export_onnx(model, LIVE / f'{name}.onnx', half=True):.1e}")
+    header = student.header
+    return {
+        "shape": list(header.shape),
+        "classes": list(header.class_names),
+        **{role: f"photos-{role}" for role in ROLES},
+    }
+
+
+def write_reference() -> int:
+    """Noise and what both digits' networks make of it, and the recording; how many frames it has."""
+    import torch
+
+    import cdedu
     from cdedu.recipes import recipes
 
-    torch.set_num_threads(1)
-    student, teacher = cdedu.load("digits-student"), cdedu.load("digits-teacher")
-    for name, model in (("student", student), ("teacher", teacher)):
-        print(f"{name}.onnx: error {export_onnx(model, LIVE / f'{name}.onnx'):.1e}")
-
+    student, teacher = map(cdedu.load, DIGITS)
     recipe, count = recipes["digits"], COLUMNS**2
     sigmas = recipe.sigmas(18)
     noise = recipe.sigma_max * torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -69,24 +121,23 @@ def main() -> None:
         "teacher": walked,
     }
     write("reference.json", to_json({name: round_all(value) for name, value in reference.items()}))
+    return len(states)
 
-    hashes = json.loads((WEIGHTS / "hashes.json").read_text(encoding="utf-8"))
+
+def write_manifest(sets: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """The manifest and the scripts for a page from disk, of networks that are written already; what there is to fetch."""
     files = {
         "runtime": f"../vendor/onnxruntime-web/{SCRIPT}",
         "wasm": f"../vendor/onnxruntime-web/{WASM}",
-        "student": "student.onnx",
-        "teacher": "teacher.onnx",
+        **{one[role]: f"{one[role]}.onnx" for one in sets.values() for role in ROLES},
         "frames": "frames.png",
     }
-    manifest: dict[str, Any] = {
-        "weights": {name: hashes[name] for name in ("digits-student", "digits-teacher")},
-        "frames": len(states),
-        "assets": {key: describe(name) for key, name in files.items()},
-    }
+    assets = {key: describe(name) for key, name in files.items()}
+    manifest = {**more, "sets": sets, "assets": assets}
     write("manifest.json", to_json(manifest))
-    write("disk.js", for_disk(manifest["assets"]))
-    total = sum(asset["bytes"] for asset in manifest["assets"].values())
-    print(f"{total / 1e6:.1f} MB in all")
+    for name, data in disk_scripts(manifest).items():
+        write(name, data)
+    return assets
 
 
 def up_to_date() -> bool:
@@ -97,9 +148,9 @@ def up_to_date() -> bool:
         whole = all(describe(asset["file"]) == asset for asset in manifest["assets"].values())
         return (
             whole
-            and all(hashes[n] == h for n, h in manifest["weights"].items())
+            and manifest["weights"] == wanted_weights(hashes)
             and (LIVE / "reference.json").is_file()
-            and (LIVE / "disk.js").read_bytes() == for_disk(manifest["assets"])
+            and all((LIVE / name).read_bytes() == data for name, data in disk_scripts(manifest).items())
         )
     except (OSError, KeyError, ValueError):
         return False
@@ -149,13 +200,20 @@ def describe(name: str) -> dict[str, Any]:
     return {"file": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def for_disk(assets: dict[str, dict[str, Any]]) -> bytes:
-    """A script that assigns what networks.js would fetch, in base64."""
-    wanted = {key: asset for key, asset in assets.items() if key != "frames"}
-    files = {
-        key: base64.b64encode((LIVE / asset["file"]).read_bytes()).decode() for key, asset in wanted.items()
-    }
-    return f"window.liveDisk = {json.dumps({'assets': wanted, 'files': files})};\n".encode()
+def disk_scripts(manifest: dict[str, Any]) -> dict[str, bytes]:
+    """By its name, each script that assigns what networks.js would fetch, in base64: runtime and digits in one, other sets in others."""
+    scripts = {}
+    for name, one in manifest["sets"].items():
+        keys = [one[role] for role in ROLES]
+        if name == "digits":
+            keys = ["runtime", "wasm", *keys]
+        assets = {key: manifest["assets"][key] for key in keys}
+        files = {key: base64.b64encode((LIVE / assets[key]["file"]).read_bytes()).decode() for key in keys}
+        data = json.dumps({"assets": assets, "sets": {name: one}, "files": files})
+        scripts["disk.js" if name == "digits" else f"disk-{name}.js"] = (
+            f"window.liveDisk = {data};\n".encode()
+        )
+    return scripts
 
 
 def round_all(x: Tensor) -> list[float]:

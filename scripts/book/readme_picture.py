@@ -1,7 +1,8 @@
 """Still pictures of what runs in the pages: `python scripts/book/readme_picture.py` writes them into book/_static.
 
 - teacher-student.png, also in the README: digits of both networks from the same noise;
-- sketch.png: a drawing, and eight answers to it.
+- sketch.png: a drawing, and eight answers to it;
+- photos.png: a photograph of each class by both networks, where there is a student of them.
 """
 
 import matplotlib.pyplot as plt
@@ -9,16 +10,19 @@ import torch
 from matplotlib.figure import Figure
 
 import cdedu
+from cdedu import checkpoints
 from cdedu.editing import stroke_to_image
 from cdedu.plotting import INK, STUDENT, TEACHER, image_grid, use_style
 from cdedu.recipes import recipes
 
 
 def main() -> None:
-    """Write both."""
+    """Write all."""
     use_style()
     race()
     sketch()
+    if (checkpoints.WEIGHTS / "cifar10-small-student.safetensors").is_file():
+        photos()
 
 
 def race() -> None:
@@ -55,6 +59,35 @@ def sketch() -> None:
         image_grid(ax, x, columns=len(x))
         ax.set_title(title, color=color, loc="left", fontweight="bold")
     save(figure, "sketch")
+
+
+def photos() -> None:
+    """One picture of each class twice, from the same noise."""
+    recipe, student, teacher = (
+        recipes["cifar10-small"],
+        *map(cdedu.load, ("cifar10-small-student", "cifar10-small-teacher")),
+    )
+    names = student.header.class_names
+    labels, generator = torch.arange(len(names)), torch.Generator().manual_seed(0)
+    noise = recipe.sigma_max * torch.randn(len(names), *student.header.shape, generator=generator)
+    figure, axes = plt.subplots(2, 1, figsize=(9, 2.5))
+    for ax, title, color, x in (
+        (
+            axes[0],
+            "teacher, 35 evaluations",
+            TEACHER,
+            cdedu.sample_heun(teacher, noise, recipe.sigmas(18), labels=labels),
+        ),
+        (axes[1], "student, 1 evaluation", STUDENT, cdedu.sample_consistency(student, noise, labels=labels)),
+    ):
+        image_grid(ax, x, columns=len(names))
+        ax.set_title(title, color=color, loc="left", fontweight="bold")
+    for i, name in enumerate(names):
+        side, pad = noise.shape[-1], 1
+        axes[1].text(
+            (side + pad) * i + side / 2, side + 3, name, ha="center", va="top", fontsize=8, color=INK
+        )
+    save(figure, "photos")
 
 
 def save(figure: Figure, name: str) -> None:

@@ -1,18 +1,22 @@
-// The two networks and their samplers, as one function that uses nothing from outside: networks.js starts it in a worker from its
+// The networks and their samplers, as one function that uses nothing from outside: networks.js starts it in a worker from its
 // text, which works from disk too, or in the page where workers are blocked. home is the folder of this file.
+//
+// A set of networks, such as the digits', has a student and a teacher for samples of one shape; the manifest lists the sets. What is
+// asked of the engine says of which set, in its first argument: { set: "photos", labels: [7, 7] }, one label for each sample.
 "use strict";
 
 window.liveEngine = (home, version) => {
   "use strict";
 
-  const SIZE = 64; // pixels of one digit
   const SIGMA_MIN = 0.002;
   const SIGMA_MAX = 80;
   const RHO = 7;
+  const WARM = 1024; // numbers in a batch that warms a network up, but at least one sample
   const PATIENCE = 30_000; // milliseconds without a byte
 
   let ort;
-  let sessions;
+  const started = {}; // sessions by set and role
+  const shapes = {}; // of one sample, by set
 
   /** What could not be loaded, in a sentence for the reader. */
   class LoadError extends Error {}
@@ -86,66 +90,85 @@ window.liveEngine = (home, version) => {
     return new Uint8Array(await new Response(stream).arrayBuffer());
   }
 
-  /** Fetch or unpack, check and start everything; stored is what disk.js holds, if it is there; progress(bytes, of). */
-  async function load(stored, progress = () => {}) {
-    if (sessions) return;
+  /**
+   * Fetch or unpack, check and start the networks of a set, and the runtime if this is the first of all; stored is what the scripts
+   * for a page from disk hold, if it is one; progress(bytes, of).
+   */
+  async function load({ set }, roles, stored, progress = () => {}) {
+    const missing = roles.filter((role) => !started[set]?.[role]);
+    if (!missing.length) return;
     if (typeof WebAssembly !== "object") throw new LoadError("This browser has no WebAssembly.");
     if (typeof DecompressionStream !== "function") throw new LoadError("This browser cannot unpack the runtime.");
-    const assets = stored?.assets ?? (await manifest());
-    const wanted = ["wasm", "student", "teacher"];
+    const { assets, sets } = stored ?? (await manifest());
+    if (!sets[set]) throw new LoadError("These networks are not among the files of the book.");
+    const wanted = missing.map((role) => sets[set][role]);
+    if (!ort) wanted.unshift("wasm");
     const total = wanted.reduce((sum, name) => sum + assets[name].bytes, 0);
     let have = 0;
     const tick = (n) => progress((have += n), total);
     const get = (name) => (stored ? unpack(assets[name], stored.files[name], tick) : download(assets[name], tick));
-    const [packed, student, teacher] = await Promise.all(wanted.map(get));
-    if (stored) {
-      const script = await unpack(assets.runtime, stored.files.runtime, () => {});
-      const url = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
-      ort = await import(url);
-      URL.revokeObjectURL(url);
-    } else ort = await import(address(assets.runtime));
-    ort.env.wasm.numThreads = 1; // more need headers that a static host does not send
-    ort.env.wasm.wasmBinary = await inflate(packed);
+    const files = await Promise.all(wanted.map(get));
+    if (!ort) await startRuntime(assets.runtime, stored?.files.runtime, files.shift());
+    shapes[set] = sets[set].shape;
     const start = (data) => ort.InferenceSession.create(data, { executionProviders: ["wasm"] });
-    const started = { student: await start(student), teacher: await start(teacher) };
-    await warmUp(started);
-    sessions = started;
+    const sessions = {};
+    for (const [i, role] of missing.entries()) sessions[role] = await start(files[i]);
+    await warmUp(Object.values(sessions), set, Boolean(sets[set].classes));
+    started[set] = { ...started[set], ...sessions };
+  }
+
+  async function startRuntime(asset, text, packed) {
+    let runtime;
+    if (text) {
+      const script = await unpack(asset, text, () => {});
+      const url = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
+      runtime = await import(url);
+      URL.revokeObjectURL(url);
+    } else runtime = await import(address(asset));
+    runtime.env.wasm.numThreads = 1; // more need headers that a static host does not send
+    runtime.env.wasm.wasmBinary = await inflate(packed);
+    ort = runtime;
   }
 
   async function manifest() {
     try {
-      return (await (await fetch(new URL(`manifest.json?v=${version}`, home), { cache: "no-cache" })).json()).assets;
+      return await (await fetch(new URL(`manifest.json?v=${version}`, home), { cache: "no-cache" })).json();
     } catch {
       throw new LoadError("The list of files could not be loaded: no connection.");
     }
   }
 
-  /** D(x, σ) for a batch of digits with one noise level. */
-  async function evaluate(session, x, sigma) {
-    const batch = x.length / SIZE;
+  const sizeOf = (set) => shapes[set].reduce((product, n) => product * n, 1);
+
+  /** D(x, σ) for a batch with one noise level. */
+  async function evaluate(session, { set, labels }, x, sigma) {
+    const batch = x.length / sizeOf(set);
     const feeds = {
-      x: new ort.Tensor("float32", x, [batch, 1, 8, 8]),
+      x: new ort.Tensor("float32", x, [batch, ...shapes[set]]),
       sigma: new ort.Tensor("float32", new Float32Array(batch).fill(sigma), [batch]),
     };
+    if (labels) feeds.labels = new ort.Tensor("int64", BigInt64Array.from(labels, BigInt), [batch]);
     const { x0 } = await session.run(feeds);
     return x0.data;
   }
 
   /** The first evaluations are slower: the browser has not yet optimised the code. They are not shown. */
-  async function warmUp({ student, teacher }) {
+  async function warmUp(sessions, set, labelled) {
+    const batch = Math.max(1, Math.floor(WARM / sizeOf(set)));
+    const [x, labels] = [new Float32Array(batch * sizeOf(set)), labelled ? Array(batch).fill(0) : undefined];
     const enough = performance.now() + 400;
     for (let i = 0; i < 2 || (i < 12 && performance.now() < enough); i++) {
-      for (const session of [student, teacher]) await evaluate(session, new Float32Array(16 * SIZE), 1);
+      for (const session of sessions) await evaluate(session, { set, labels }, x, 1);
     }
   }
 
   /** One evaluation of the student: { x, ms }. With repeats it is made so often, and ms is the median. */
-  async function sampleStudent(noise, sigma = SIGMA_MAX, repeats = 1) {
+  async function sampleStudent(of, noise, sigma = SIGMA_MAX, repeats = 1) {
     const times = [];
     let x;
     for (let i = 0; i < repeats; i++) {
       const start = performance.now();
-      x = Float32Array.from(await evaluate(sessions.student, noise, sigma));
+      x = Float32Array.from(await evaluate(started[of.set].student, of, noise, sigma));
       times.push(performance.now() - start);
     }
     return { x, ms: times.sort((a, b) => a - b)[Math.floor(repeats / 2)] };
@@ -155,14 +178,14 @@ window.liveEngine = (home, version) => {
    * EDM's Heun sampler from σ on, as sample_heun of the package: 2n − 1 evaluations. step(x, sigma, count, ms) sees each; when it
    * answers false the walk ends, and so does this with null.
    */
-  async function sampleTeacher(noise, n = 18, from = SIGMA_MAX, step = () => {}) {
+  async function sampleTeacher(of, noise, n = 18, from = SIGMA_MAX, step = () => {}) {
     const sigmas = [...karrasSigmas(n, from), 0];
     let x = Float32Array.from(noise);
     let ms = 0;
     let count = 0;
     const slope = async (y, sigma) => {
       const start = performance.now();
-      const guess = await evaluate(sessions.teacher, y, sigma);
+      const guess = await evaluate(started[of.set].teacher, of, y, sigma);
       const d = y.map((value, j) => (value - guess[j]) / sigma);
       ms += performance.now() - start;
       count += 1;
@@ -183,27 +206,27 @@ window.liveEngine = (home, version) => {
     return { x, ms, evaluations: count };
   }
 
-  // In a worker: { id, call, args } or { stop: id } comes in; { id, progress | step | result | error } goes out.
+  // In a worker: { id, call, of, args } or { stop: id } comes in; { id, progress | step | result | error } goes out.
   if (typeof document === "undefined") {
     const { port1, port2 } = new MessageChannel();
     const stopped = new Set();
     /** Between two evaluations messages may come in. */
     const breathe = () => new Promise((next) => ((port1.onmessage = next), port2.postMessage(0)));
     const calls = {
-      load: (reply, _, stored) => load(stored, (...progress) => reply({ progress })),
+      load: (reply, _, of, roles, stored) => load(of, roles, stored, (...progress) => reply({ progress })),
       sampleStudent: (reply, _, ...args) => sampleStudent(...args),
-      sampleTeacher: (reply, id, noise, n, from) =>
-        sampleTeacher(noise, n, from, async (...step) => {
+      sampleTeacher: (reply, id, of, noise, n, from) =>
+        sampleTeacher(of, noise, n, from, async (...step) => {
           reply({ step });
           await breathe();
           return !stopped.delete(id);
         }),
     };
-    self.onmessage = async ({ data: { id, call, args, stop } }) => {
+    self.onmessage = async ({ data: { id, call, of, args, stop } }) => {
       if (stop) return stopped.add(stop);
       const reply = (message) => self.postMessage({ id, ...message });
       try {
-        reply({ result: await calls[call](reply, id, ...args) });
+        reply({ result: await calls[call](reply, id, of, ...args) });
       } catch (error) {
         reply({ error: error instanceof LoadError ? error.message : `The network could not be run (${error.message}).` });
       }

@@ -1,6 +1,6 @@
-// Digits' teacher and student in the page, for the live parts that use them: live.networks. Needs common.js, and engine.js for the
+// Teachers and students in the page, for the live parts that use them: live.networks. Needs common.js, and engine.js for the
 // computing. Nothing large is loaded before load() is called: over HTTP it is fetched; a page from disk loads disk.js, which holds
-// the same bytes as text.
+// the same bytes as text, and for other sets of networks than the digits' disk-NAME.js.
 "use strict";
 
 live.networks ??= (() => {
@@ -8,6 +8,7 @@ live.networks ??= (() => {
   const home = new URL(".", src);
   const fromDisk = location.protocol === "file:";
   const SIZE = 64;
+  const DIGITS = { set: "digits" };
 
   // --- the engine, in a worker or here ------------------------------------------------------------
 
@@ -18,7 +19,9 @@ live.networks ??= (() => {
       document.head.append(tag);
     });
 
-  const found = { call: null, sentence: "", home, megabytes: dataset.megabytes, load, draw, show, seen, shared };
+  // What else the book has beside digits, by name: { photos: { classes, megabytes: { student, teacher } } }.
+  const sets = JSON.parse(dataset.sets ?? "{}");
+  const found = { call: null, sentence: "", home, megabytes: dataset.megabytes, sets, load, draw, show, seen, shared };
 
   async function startEngine() {
     try {
@@ -31,21 +34,24 @@ live.networks ??= (() => {
     } catch {
       const engine = window.liveEngine(home, dataset.version);
       found.sentence = "This browser blocks workers, so the page itself computes and may stutter meanwhile.";
-      found.call = (name, args, onStep) => Object.assign(engine[name](...args, onStep), { stop: () => {} });
+      found.call = (name, args, onStep, of = DIGITS) => Object.assign(engine[name](of, ...args, onStep), { stop: () => {} });
     }
   }
 
-  /** call(name, args, onStep): a promise of what the engine answers, with stop() for a walk that nobody waits for any more. */
+  /**
+   * call(name, args, onStep, of): a promise of what the engine answers, with stop() for a walk that nobody waits for any more. `of`
+   * says of which networks, and with which labels: { set: "photos", labels }.
+   */
   function inWorker() {
     return new Promise((resolve, reject) => {
       const source = `(${window.liveEngine})(${JSON.stringify(home)}, ${JSON.stringify(dataset.version)})`;
       const worker = new Worker(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
       const waiting = new Map();
       let last = 0;
-      const call = (name, args, onStep = () => {}) => {
+      const call = (name, args, onStep = () => {}, of = DIGITS) => {
         const id = ++last;
         const answer = new Promise((done, failed) => waiting.set(id, { done, failed, onStep }));
-        worker.postMessage({ id, call: name, args });
+        worker.postMessage({ id, call: name, of, args });
         return Object.assign(answer, { stop: () => waiting.has(id) && worker.postMessage({ stop: id }) });
       };
       const timer = setTimeout(() => (worker.terminate(), reject(new Error("no answer"))), 8000);
@@ -67,40 +73,57 @@ live.networks ??= (() => {
     });
   }
 
-  // One engine for the page, however many parts use it.
-  let loaded = null;
-  const listeners = new Set();
+  // One engine for the page, however many parts use it. Each load is made once, one after the other: the first brings the runtime.
+  const loads = new Map(); // by set and roles: { done, listeners }
+  let queue = Promise.resolve();
+  let running = false;
 
-  /** Load whatever is not there yet; say("Loading … 40 %") tells how far it is. */
-  async function load(say) {
+  /** Load what is not there yet of a set's networks; say("Loading … 40 %") tells how far it is. */
+  async function load(say, set = "digits", roles = ["student", "teacher"]) {
     if (typeof WebAssembly !== "object") {
       throw new Error("This browser has no WebAssembly, so the networks cannot run here.");
     }
+    const key = [set, ...roles].join();
+    const one = loads.get(key) ?? { done: null, listeners: new Set() };
+    loads.set(key, one);
     let percent = -1;
     const progress = (have, total) => {
       const now = Math.floor((10 * have) / total) * 10; // few steps, for those who listen
       if (now > percent) say(`Loading … ${(percent = now)} %`);
     };
     say("Loading …");
-    listeners.add(progress);
-    loaded ??= (async () => {
-      if (!found.call) await startEngine();
-      if (fromDisk && !window.liveDisk) {
-        await script("disk.js").catch(() => {
-          throw new Error("disk.js, which holds the networks for a page from disk, is missing beside the book.");
-        });
-      }
-      await found.call("load", [window.liveDisk], (...args) => listeners.forEach((one) => one(...args)));
-      delete window.liveDisk; // the engine has it
-    })();
+    one.listeners.add(progress);
+    const tell = (...args) => one.listeners.forEach((listener) => listener(...args));
+    one.done ??= queue = queue.catch(() => {}).then(() => loadNow(set, roles, tell));
     try {
-      await loaded;
+      await one.done;
     } catch (error) {
-      loaded = null; // so that the next press tries again
+      one.done = null; // so that the next press tries again
       throw error;
     } finally {
-      listeners.delete(progress);
+      one.listeners.delete(progress);
     }
+  }
+
+  async function loadNow(set, roles, tell) {
+    if (!found.call) await startEngine();
+    const stored = fromDisk ? await fromScripts(set) : undefined;
+    await found.call("load", [roles, stored], tell, { set });
+    running = true;
+  }
+
+  /** What the engine would fetch, as text: runtime and digits are in disk.js, each other set is in a script of its own. */
+  async function fromScripts(set) {
+    const stored = { assets: {}, sets: {}, files: {} };
+    for (const name of ["disk.js", `disk-${set}.js`]) {
+      if (name === "disk-digits.js" || (name === "disk.js" && running && set !== "digits")) continue;
+      await script(name).catch(() => {
+        throw new Error(`${name}, which holds the networks for a page from disk, is missing beside the book.`);
+      });
+      for (const part of Object.keys(stored)) Object.assign(stored[part], window.liveDisk[part]);
+      delete window.liveDisk; // it is large
+    }
+    return stored;
   }
 
   // --- digits ----------------------------------------------------------------------------------------
