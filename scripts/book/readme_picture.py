@@ -67,10 +67,12 @@ def photos() -> None:
         recipes["cifar10-small"],
         *map(cdedu.load, ("cifar10-small-student", "cifar10-small-teacher")),
     )
-    names = student.header.class_names
+    names = [
+        {"airplane": "plane", "automobile": "car"}.get(name, name) for name in student.header.class_names
+    ]
     labels, generator = torch.arange(len(names)), torch.Generator().manual_seed(0)
     noise = recipe.sigma_max * torch.randn(len(names), *student.header.shape, generator=generator)
-    figure, axes = plt.subplots(2, 1, figsize=(9, 2.5))
+    figure, axes = plt.subplots(2, 1, figsize=(5, 1.9))
     for ax, title, color, x in (
         (
             axes[0],
@@ -85,13 +87,19 @@ def photos() -> None:
     for i, name in enumerate(names):
         side, pad = noise.shape[-1], 1
         axes[1].text(
-            (side + pad) * i + side / 2, side + 3, name, ha="center", va="top", fontsize=8, color=INK
+            (side + pad) * i + side / 2, side + 3, name, ha="center", va="top", fontsize=9, color=INK
         )
-    save(figure, "photos")
+    save(figure, "photos", transparent=True)
 
 
-def save(figure: Figure, name: str) -> None:
-    figure.savefig(f"book/_static/{name}.png", facecolor="white", transparent=False, dpi=130)
+def save(figure: Figure, name: str, transparent: bool = False) -> None:
+    """Ink on paper for what the page inverts in the dark; photographs stand on the page itself."""
+    figure.savefig(
+        f"book/_static/{name}.png",
+        facecolor="white",
+        transparent=transparent,
+        dpi=220 if transparent else 130,
+    )
 
 
 if __name__ == "__main__":
