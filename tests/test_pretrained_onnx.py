@@ -101,21 +101,18 @@ def test_labels_are_an_input(tmp_path):
 def test_half_the_room_and_float32_inside(tmp_path):
     """The file is the model with its weights rounded; the model keeps its own."""
     torch.manual_seed(0)
-    model = cdedu.Teacher(unet(8, 3, widths=(8, 16), classes=3), noise_scale=250.0).eval()
+    model = cdedu.ConsistencyModel(MLP(2, 96, 3, 3)).eval()
     before = copy.deepcopy(model.state_dict())
-    for name, half in (("whole", False), ("half", True)):
-        assert export_onnx(model, tmp_path / f"{name}.onnx", shape=(3, 8, 8), classes=3, half=half) < 1e-5
+    assert export_onnx(model, tmp_path / "a.onnx", shape=[2], classes=3, half=True) < 1e-5
     assert all(torch.equal(now, before[name]) for name, now in model.state_dict().items())
-    sizes = [(tmp_path / f"{name}.onnx").stat().st_size for name in ("whole", "half")]
-    weights = sum(p.numel() for p in model.parameters())
-    assert sizes[0] - sizes[1] > 1.6 * weights
+    assert (tmp_path / "a.onnx").stat().st_size < 3 * sum(p.numel() for p in model.parameters())
     sigma, labels = torch.tensor([0.01, 1.0, 80.0]), torch.tensor([0, 1, 2])
-    x = sigma[:, None, None, None] * torch.randn(3, 3, 8, 8)
-    found = run(tmp_path / "half.onnx", x=x, sigma=sigma, labels=labels)
+    x = sigma[:, None] * torch.randn(3, 2)
+    found = run(tmp_path / "a.onnx", x=x, sigma=sigma, labels=labels)
     rounded = copy.deepcopy(model).half().float()
     assert found.dtype == torch.float32
-    assert torch.allclose(found, rounded(x, sigma, labels=labels).detach(), atol=1e-5)
-    assert not torch.allclose(found, model(x, sigma, labels=labels).detach(), atol=1e-5)
+    assert torch.allclose(found, rounded(x, sigma, labels=labels).detach(), atol=1e-6)
+    assert not torch.allclose(found, model(x, sigma, labels=labels).detach(), atol=1e-6)
 
 
 def test_half_precision_refuses_a_weight_that_it_does_not_have(tmp_path):
