@@ -38,6 +38,7 @@ def small(monkeypatch, tmp_path):
         "CHOICE_SAMPLES": 20, "RECORD": tmp_path / "published.json",
     }.items():  # fmt: skip
         monkeypatch.setattr(cifar_run, name, value)
+    monkeypatch.setattr(cifar_run, "fast_precision", lambda device: "fp32")  # runs are compared bit by bit
     monkeypatch.setattr(cifar_run, "cifar_referee", lambda: CifarReferee().eval())
     monkeypatch.setattr(cifar_run, "_frozen", lambda device: CifarClassifier().eval())
     (tmp_path / "weights").mkdir()
