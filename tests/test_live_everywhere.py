@@ -138,7 +138,13 @@ PARTS: dict[str, tuple[str, Callable[[Any], None]]] = {
 }
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize(
+    "part",  # the generators' own tests drive them over HTTP and from disk, too
+    [
+        pytest.param(name, marks=[pytest.mark.weekly] * (name in ("generator", "photographs")))
+        for name in PARTS
+    ],
+)
 def test_it_answers(part: str, visit: Callable[..., Any]) -> None:
     page, act = PARTS[part]
     tab = visit(page)
