@@ -96,7 +96,7 @@ def save(figure: Figure, name: str, transparent: bool = False) -> None:
     """Ink on paper for what the page inverts in the dark; photographs stand on the page itself."""
     figure.savefig(
         f"book/_static/{name}.png",
-        facecolor="white",
+        facecolor="none" if transparent else "white",
         transparent=transparent,
         dpi=220 if transparent else 130,
     )
