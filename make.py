@@ -81,8 +81,7 @@ def lint() -> None:
     """Style and types."""
     python("-m", "ruff", "check", "-q", ".")
     python("-m", "ruff", "format", "-q", "--check", ".")
-    cells = [str(path) for folder in ("book", "exercises/source") for path in Path(folder).rglob("*.ipynb")]
-    python("-m", "ruff", "format", "-q", "--check", "--line-length=84", *cells)
+    python("scripts/book/notebooks.py", "lint")
     python("-m", "mypy")
 
 

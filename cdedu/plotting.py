@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,14 @@ STYLE: dict[str, Any] = {
 }  # fmt: skip
 
 
+@cache
+def _add_font() -> None:
+    font_manager.fontManager.addfont(FONT)
+
+
 def use_style() -> None:
     """Apply the style to all figures that follow; in a notebook they have two pixels for each one shown, for dense screens."""
-    if FONT not in map(Path, (font.fname for font in font_manager.fontManager.ttflist)):
-        font_manager.fontManager.addfont(FONT)
+    _add_font()
     plt.rcParams.update(STYLE)
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is not None:

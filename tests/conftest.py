@@ -109,6 +109,31 @@ def browser() -> Iterator[Any]:
         yield found
 
 
+def fence(
+    tab: Any, home: str, breaks: dict[str, Callable[[Any], None]] | None = None, console: bool = True
+) -> None:
+    """Let a tab reach nothing but ``home``. What it asked for is in its ``asked``, what it asked for elsewhere or went wrong in its
+    ``errors``; a request whose address has a key of ``breaks`` is answered by that."""
+    tab.errors, tab.asked = [], []
+
+    def guard(route: Any) -> None:
+        url = route.request.url
+        tab.asked.append(url)
+        answer = next((act for part, act in (breaks or {}).items() if part in url), None)
+        if answer is not None:
+            answer(route)
+        elif url.startswith((home, "data:", "blob:")):
+            route.continue_()
+        else:
+            tab.errors.append(f"asked for {url}")
+            route.abort()
+
+    tab.context.route("**/*", guard)
+    if console:
+        tab.on("console", lambda m: tab.errors.append(m.text) if m.type == "error" else None)
+    tab.on("pageerror", lambda error: tab.errors.append(str(error)))
+
+
 @pytest.fixture
 def cdedu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

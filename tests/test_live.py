@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import torch
-from conftest import HTML, PATIENCE, ROOT
+from conftest import HTML, PATIENCE, ROOT, fence
 
 pytestmark = pytest.mark.book
 
@@ -45,23 +45,7 @@ def open_page(browser: Any, site: str) -> Iterator[Callable[..., Any]]:
         context.set_default_timeout(PATIENCE)
         contexts.append(context)
         tab = context.new_page()
-        tab.errors, tab.asked = [], []
-
-        def guard(route: Any) -> None:
-            url = route.request.url
-            tab.asked.append(url)
-            answer = next((v for k, v in (breaks or {}).items() if k in url), None)
-            if answer is not None:
-                answer(route)
-            elif url.startswith((base, "data:", "blob:")):
-                route.continue_()
-            else:
-                tab.errors.append(f"asked for {url}")
-                route.abort()
-
-        context.route("**/*", guard)
-        tab.on("console", lambda m: tab.errors.append(m.text) if m.type == "error" else None)
-        tab.on("pageerror", lambda e: tab.errors.append(str(e)))
+        fence(tab, base, breaks)
         if script:
             tab.add_init_script(script)
         tab.goto(f"{base}/{page}", wait_until="load")

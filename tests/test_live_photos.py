@@ -11,7 +11,7 @@ from typing import Any
 import book_page
 import pytest
 import torch
-from conftest import PATIENCE, ROOT, served
+from conftest import PATIENCE, ROOT, fence, served
 from torch import Tensor, nn
 
 import cdedu
@@ -109,29 +109,19 @@ def visit(browser: Any, folder: Path) -> Iterator[Callable[..., Any]]:
             context.set_default_timeout(PATIENCE)
             contexts.append(context)
             tab = context.new_page()
-            tab.errors, tab.asked = [], []
             home = folder.as_uri() if disk else site
-
-            def guard(route: Any) -> None:
-                url = route.request.url
-                tab.asked.append(url.rpartition("/")[2].partition("?")[0])
-                answer = next((act for name, act in (breaks or {}).items() if name in url), None)
-                if answer is not None:
-                    answer(route)
-                elif url.startswith((home, "data:", "blob:")):
-                    route.continue_()
-                else:
-                    tab.errors.append(f"asked for {url}")
-                    route.abort()
-
-            context.route("**/*", guard)
-            tab.on("pageerror", lambda error: tab.errors.append(str(error)))
+            fence(tab, home, breaks, console=False)
             tab.goto(f"{home}/page.html{query}", wait_until="load")
             return tab
 
         yield go
         for context in contexts:
             context.close()
+
+
+def names(tab: Any) -> list[str]:
+    """Of the files that were asked for, in order."""
+    return [url.rpartition("/")[2].partition("?")[0] for url in tab.asked]
 
 
 def press(tab: Any) -> None:
@@ -147,7 +137,7 @@ def drawn(visit: Callable[..., Any]) -> Any:
     """A page on which the button was pressed, with the teacher's file held back for a while; tests below share it."""
     held: list[Any] = []
     tab = visit(breaks={"photos-teacher": held.append})
-    tab.before = (list(tab.asked), said(tab), tab.locator("figure").is_visible())
+    tab.before = (names(tab), said(tab), tab.locator("figure").is_visible())
     press(tab)
     tab.wait_for_function(
         "() => /The teacher: Loading/.test(document.querySelector('.photos .live-say').textContent)"
@@ -155,7 +145,7 @@ def drawn(visit: Callable[..., Any]) -> Any:
     while not held:
         tab.wait_for_timeout(20)
     tab.early = SimpleNamespace(
-        asked=list(tab.asked),
+        asked=names(tab),
         ink=tab.evaluate(INK, "student"),
         button=tab.locator(".photos-draw").inner_text(),
     )
@@ -247,7 +237,7 @@ def test_the_address_keeps_class_and_seed_from_disk_on_a_phone(visit: Callable[.
     tab.evaluate(f"() => {{ {PART}.settings.set({{ seed: 7 }}); }}")
     tab.evaluate(f"() => {PART}.draw()")
     assert tab.evaluate(INK, "student") == first
-    assert "disk-photos.js" in tab.asked and not tab.errors
+    assert "disk-photos.js" in names(tab) and not tab.errors
 
 
 def test_what_is_missing_is_said(visit: Callable[..., Any]) -> None:

@@ -2,6 +2,7 @@
 
     python scripts/book/notebooks.py execute [paths]   run, store outputs, record time and memory
     python scripts/book/notebooks.py check   [paths]   stored outputs belong to the code and are fit for the page
+    python scripts/book/notebooks.py lint    [paths]   cells are as the formatter leaves them
     python scripts/book/notebooks.py glue    [paths]   write the numbers of results/ into the {result} roles
     python scripts/book/notebooks.py new     path      a new chapter from the template
     python scripts/book/notebooks.py daily             name those that `make test` runs; `make weekly` runs all
@@ -255,6 +256,12 @@ def _cell_problems(cell: NotebookNode) -> Iterator[str]:
             yield f"it shows a path of the machine it ran on: {found[0]!r}"
 
 
+def lint(paths: list[str]) -> int:
+    """Whether the cells are as the formatter leaves them; 1 if not."""
+    style = ("format", "-q", "--check", f"--line-length={WIDTH}")
+    return subprocess.run([sys.executable, "-m", "ruff", *style, *map(str, notebooks(paths))]).returncode
+
+
 def check(paths: list[str]) -> int:
     """Print every problem; the number found."""
     count = 0
@@ -302,12 +309,14 @@ def new(path: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("action", choices=("execute", "check", "glue", "new", "daily"))
+    parser.add_argument("action", choices=("execute", "check", "lint", "glue", "new", "daily"))
     parser.add_argument("paths", nargs="*")
     parser.add_argument("--timeout", type=int, default=600, help="seconds a cell may take")
     arguments = parser.parse_args()
     if arguments.action == "check":
         return 1 if check(arguments.paths) else 0
+    if arguments.action == "lint":
+        return lint(arguments.paths)
     if arguments.action == "daily":
         print(*map(shown, daily()))
         return 0

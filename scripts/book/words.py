@@ -1,6 +1,6 @@
 """How long a page is to read: `python scripts/book/words.py [paths]` prints words and words in folds, page by page.
 
-Code, mathematics, comments and tables' rules are no words; a fold (class `dropdown`, or `hide-…`) counts on its own.
+Code, mathematics, comments and tables' rules are no words; a fold (class `dropdown`), or a block between backticks, counts on its own.
 """
 
 import re
@@ -26,10 +26,9 @@ def prose(text: str) -> tuple[str, str]:
             continue
         if match and (match[2] or not stack):
             silent = match[1][0] == "`" and match[2] not in {"admonition", "note", "tip"}
-            stack.append((match[1], match[2] == "dropdown"))
-            if silent:
-                stack[-1] = (match[1], True)
-            kept[stack[-1][1]].append(match[3])
+            folded = silent or match[2] == "dropdown"
+            stack.append((match[1], folded))
+            kept[folded].append(match[3])
             continue
         if stack and line.startswith(":class:") and "dropdown" in line:
             stack[-1] = (stack[-1][0], True)
