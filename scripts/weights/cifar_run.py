@@ -7,7 +7,8 @@
 `go` starts the run or goes on with it, in the foreground; `scripts/weights/cifar_run.sh` does so in the background, in a clone of its own.
 However it was stopped, the same command goes on from the last saved state. Where the folder holds nothing, on another machine, it goes on from the weights that come
 with the course, as a warm restart that the record tells of. `publish` puts the best average so far into `cdedu/weights` and what was
-measured along the way into `results/cifar10-run.json`; it reads the state on disk, so the run may be alive.
+measured along the way into `results/cifar10-run.json`; it reads the state on disk, so the run may be alive. Two cores can share the plan: `go
+--only teacher cd` in one folder, `go --only l2 perceptual easy` in another, and `publish --others` with the second.
 
 After 25,000 and 50,000 images, and then every 100,000, 1,000 samples of the average are measured and five sheets of pictures are
 kept. Batches begin small, when steps count for more than images; each part of the plan below starts from the average that the part
@@ -23,7 +24,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -117,16 +118,19 @@ def classifier_distance(a: Tensor, b: Tensor) -> Tensor:
 LATE = (0.998, 0.9998)
 # The students' learning rate is that of a pilot: after 8,000 images from the same teacher, 500 samples in one step stood at a Fréchet
 # distance of 5.9 with 6e-4, and of 7.6 with the recipe's 2e-4 (the teacher: 3.3).
+# The ablations are held against the student's look after 50,000 images, which are 300,000 evaluations; easy tuning needs no teacher,
+# so it sees 1.5 times the images.
 PLAN_OF_STUDENTS = (
-    Part("cd", 200_000, 64, 6e-4, 0.999, LATE),
-    # 100,000 images of distillation are 600,000 evaluations; easy tuning needs no teacher, so it sees 1.5 times the images.
-    Part("easy", 150_000, 64, 6e-4, 0.999, LATE, {"method": "easy"}),
-    Part("l2", 100_000, 64, 6e-4, 0.999, LATE, {"distance": "l2"}),
-    Part("perceptual", 100_000, 64, 6e-4, 0.999, LATE, distance=classifier_distance),
+    Part("cd", 74_000, 64, 6e-4, 0.999, LATE),
+    Part("l2", 50_048, 64, 6e-4, 0.999, LATE, {"distance": "l2"}),
+    Part("perceptual", 50_048, 64, 6e-4, 0.999, LATE, distance=classifier_distance),
+    Part("easy", 75_008, 64, 6e-4, 0.999, LATE, {"method": "easy"}),
 )
 PLAN = (
     Part("teacher", 300_000, 32, 6e-4, 0.999, (0.998, 0.9995)),
     *PLAN_OF_STUDENTS,
+    Part("teacher", 600_000, 64, 6e-4, 0.9993, (0.998, 0.9998)),
+    Part("cd", 200_000, 64, 6e-4, 0.999, LATE),
     Part("teacher", 1_500_000, 64, 6e-4, 0.9993, (0.998, 0.9998)),
     Part("cd", 500_000, 64, 4e-4, 0.9995, LATE),
     Part("teacher", 3_500_000, 128, 5e-4, 0.9995, LATE),
@@ -248,9 +252,11 @@ def begin(out: Path, series: str) -> tuple[Path | None, int]:
     return best, seen[best] if best else 0
 
 
-def current(out: Path, diary: Diary) -> Part | None:
-    """The part that is under way or comes next."""
+def current(out: Path, diary: Diary, only: Collection[str] = ()) -> Part | None:
+    """The part that is under way or comes next, of some models or of all."""
     for part in PLAN:
+        if only and part.series not in only:
+            continue
         seen = max(begin(out, part.series)[1], diary.looked(part.series))
         if not part.model(out).is_file() and (part.state(out).is_file() or seen < part.until):
             return part
@@ -311,13 +317,13 @@ def beginning(part: Part, out: Path) -> tuple[Recipe, Resume | None, nn.Module |
     return recipe, checkpoints.load_state(path, recipe, part.role), None, facts
 
 
-def go(out: Path, data: Dataset) -> None:
-    """From where it stands to the end of the plan."""
+def go(out: Path, data: Dataset, only: Collection[str] = ()) -> None:
+    """From where it stands to the end of the plan, or of what it holds for some models."""
     diary = Diary(out)
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fast, ruler = fast_precision(device), Ruler(data, SAMPLES)
-    while (part := current(out, diary)) is not None:
+    while (part := current(out, diary, only)) is not None:
         recipe, resume, start, facts = beginning(part, out)
         at, precision = facts.pop("images"), facts.pop("precision", fast)
         now = {"label": data.name}
@@ -375,7 +381,7 @@ def watched(states: Iterator[State], run: Run, part: Part, diary: Diary, ruler: 
         yield state
 
 
-def looks_of(runs: dict[str, Any]) -> Iterator[tuple[str, int]]:
+def looks_of(runs: Iterable[str]) -> Iterator[tuple[str, int]]:
     """(series, images) of each look."""
     for key in runs:
         series, _, images = key.rpartition("/")
@@ -451,8 +457,24 @@ def keep_best(
     return facts, choice
 
 
-def publish(out: Path, data: Dataset) -> None:
+def gather(out: Path, others: list[Path], data: Dataset) -> None:
+    """Take over what was measured in other folders, of the models that have seen more images there."""
+    diary = Diary(out)
+    runs = diary.study(data).runs
+    for other in map(Diary, others):
+        looks = other.looks()
+        new = {series for series, at in looks_of(looks) if at > diary.looked(series)}
+        runs |= {key: look for key, look in looks.items() for series, _ in looks_of([key]) if series in new}
+        for series in new & {part.series for part in PLAN}:
+            diary.write(curve_of(series), other.read(curve_of(series)))
+        starts = [start for start in diary.read("starts") if start.get("model") not in new]
+        diary.write("starts", starts + [start for start in other.read("starts") if start.get("model") in new])
+        diary.write("looks", {"runs": runs, "settings": settings(data)})
+
+
+def publish(out: Path, data: Dataset, others: list[Path] | None = None) -> None:
     """The best averages so far among the weights of the course, and the record."""
+    gather(out, others or [], data)
     old = read_record(RECORD) if RECORD.is_file() else None
     chosen: dict[str, Any] = dict(old["metrics"]["chosen"]) if old else {}
     states = {series: state for series in ("teacher", "cd") if (state := last_state(out, series))}
@@ -503,6 +525,16 @@ def main() -> None:
     parser.add_argument("--data")
     parser.add_argument("--test")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=sorted({part.series for part in PLAN}),
+        default=(),
+        help="these models of the plan",
+    )
+    parser.add_argument(
+        "--others", type=Path, nargs="+", default=[], help="folders of other models to publish with it"
+    )
     arguments = parser.parse_args()
     out = arguments.out.expanduser()
     if arguments.what == "status":
@@ -511,10 +543,10 @@ def main() -> None:
         parser.error("give --data, and --test for held-out images")
     try:
         if arguments.what == "publish":
-            return publish(out, load_data(arguments.data, arguments.test))
+            return publish(out, load_data(arguments.data, arguments.test), arguments.others)
         out.mkdir(parents=True, exist_ok=True)
         with alone(out):
-            go(out, load_data(arguments.data, arguments.test))
+            go(out, load_data(arguments.data, arguments.test), arguments.only)
     except (ValueError, OSError) as error:
         raise SystemExit(f"cifar_run: {error}") from None
 
