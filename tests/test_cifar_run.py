@@ -85,7 +85,7 @@ def test_it_goes_on_after_kills_and_its_curve_shows_no_seam(small, monkeypatch, 
     assert [images for images, _ in cifar_run.Diary(parts).read("curve")] == [16, 32, 48, 64, 96, 128]
     assert len(cifar_run.Diary(parts).read("starts")) > len(cifar_run.Diary(whole).read("starts")) == 2
     looks = json.loads((parts / "looks.json").read_text())["runs"]
-    assert [*looks] == ["32", "128"] and {"fd", "recognised"} <= looks["32"].keys()
+    assert [*looks] == ["32", "64", "128"] and {"fd", "recognised"} <= looks["32"].keys()
     assert len(list((parts / "sheets" / "0000032").iterdir())) == 2
     capsys.readouterr()
     cifar_run.status(parts)
@@ -112,7 +112,7 @@ def test_what_is_published_loads_and_another_machine_goes_on_from_it(small, monk
     header = checkpoints.read_header(second / "leg-64" / "teacher.safetensors")
     assert header["warm_restart"]["images"] == 48 and header["images"] == 64
     assert [images for images, _ in cifar_run.Diary(second).read("curve")] == [16, 32, 48, 64, 96, 128]
-    assert [*json.loads((second / "looks.json").read_text())["runs"]] == ["32", "128"]
+    assert [*json.loads((second / "looks.json").read_text())["runs"]] == ["32", "64", "128"]
 
 
 def test_a_student_and_its_ablations_share_a_teacher_and_are_measured_in_one_step_and_two(
@@ -141,7 +141,7 @@ def test_a_student_and_its_ablations_share_a_teacher_and_are_measured_in_one_ste
     for _ in range(2):  # the second time, there is nothing new
         cifar_run.publish(small / "out", DATA, [elsewhere])
         found = json.loads(cifar_run.RECORD.read_text())["metrics"]
-        assert {*found["looks"]} == {"32", *(f"{p.series}/32" for p in shorts)}
+        assert {*found["looks"]} == {"32", *(f"{p.series}/{at}" for p in shorts for at in (32, 64))}
         assert {"fd", "recognised"} <= found["looks"]["cd/32"].keys() & found["looks"]["l2/32"][
             "two_steps"
         ].keys()
