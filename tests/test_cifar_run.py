@@ -40,6 +40,7 @@ def small(monkeypatch, tmp_path):
         monkeypatch.setattr(cifar_run, name, value)
     monkeypatch.setattr(cifar_run, "fast_precision", lambda device: "fp32")  # runs are compared bit by bit
     monkeypatch.setattr(cifar_run, "cifar_referee", lambda: CifarReferee().eval())
+    monkeypatch.setattr(cifar_run, "cifar_classifier", lambda: CifarClassifier().eval())
     monkeypatch.setattr(cifar_run, "_frozen", lambda device: CifarClassifier().eval())
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "hashes.json").write_text("{}")
@@ -138,6 +139,7 @@ def test_a_student_and_its_ablations_share_a_teacher_and_are_measured_in_one_ste
     }
     assert made["easy"][0] == "easy" and made["l2"] == ("distillation", "l2")
     assert all(h["teacher"]["images"] == 32 for h in headers.values())
+    cifar_run.judge(elsewhere, DATA)
     for _ in range(2):  # the second time, there is nothing new
         cifar_run.publish(small / "out", DATA, [elsewhere])
         found = json.loads(cifar_run.RECORD.read_text())["metrics"]
@@ -146,6 +148,8 @@ def test_a_student_and_its_ablations_share_a_teacher_and_are_measured_in_one_ste
             "two_steps"
         ].keys()
         assert [s["model"] for s in found["starts"]] == ["teacher", *(p.series for p in shorts)]
+        assert {*found["judges"]} == {"cd", "teacher", "real", *(f"{p.series}/64" for p in shorts[1:])}
+        assert {*found["judges"]["l2/64"]} == {"classifier", "referee", "images"}
         assert {*found["curves"]} == {"curve", *(f"curve-{p.series}" for p in shorts)}
 
 

@@ -2,6 +2,7 @@
 
     python scripts/weights/cifar_run.py go --data cifar10-jpeg-train.zip --test cifar10-jpeg-test.zip --out ~/cifar10
     python scripts/weights/cifar_run.py status --out ~/cifar10
+    python scripts/weights/cifar_run.py judge --data ... --test ... --out ~/cifar10
     python scripts/weights/cifar_run.py publish --data ... --test ... --out ~/cifar10
 
 `go` starts the run or goes on with it, in the foreground; `scripts/weights/cifar_run.sh` does so in the background, in a clone of its own.
@@ -39,8 +40,8 @@ from torchvision.utils import make_grid
 from tqdm.auto import tqdm
 
 from cdedu import checkpoints, training
-from cdedu.data import Dataset, load_data
-from cdedu.evaluation import cifar_classifier, cifar_referee, share_recognised
+from cdedu.data import Dataset, load_data, to_unit
+from cdedu.evaluation import cifar_classifier, cifar_referee, features, frechet_distance, share_recognised
 from cdedu.evaluation.comparison import Ruler
 from cdedu.files import replacing
 from cdedu.losses import Distance, perceptual
@@ -181,6 +182,13 @@ class Diary:
     def looked(self, series: str) -> int:
         """Images of a model's last look."""
         return max((at for name, at in looks_of(self.looks()) if name == series), default=0)
+
+    def judges(self) -> dict[str, Any]:
+        """What :func:`judge` has found, by model."""
+        path = self.out / "judges.json"
+        if path.is_file():
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(read_record(RECORD)["metrics"].get("judges", {})) if RECORD.is_file() else {}
 
     def study(self, data: Dataset) -> Study:
         """The looks so far, to add to."""
@@ -470,6 +478,42 @@ def gather(out: Path, others: list[Path], data: Dataset) -> None:
         starts = [start for start in diary.read("starts") if start.get("model") not in new]
         diary.write("starts", starts + [start for start in other.read("starts") if start.get("model") in new])
         diary.write("looks", {"runs": runs, "settings": settings(data)})
+        diary.write("judges", diary.judges() | other.judges())
+
+
+def judge(out: Path, data: Dataset) -> None:
+    """Put finished students, the published ones and real images before two judges: the classifier, in whose layers one student's distance
+    was measured, and the referee, which had no part in any training. Distances in the features of each, and the shares recognized."""
+    diary = Diary(out)
+    found = diary.judges()
+    real = to_unit(
+        data.test[torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))[:SAMPLES]]
+    )
+    judges = {"classifier": cifar_classifier(), "referee": cifar_referee()}
+    known = {name: features(model, real) for name, model in judges.items()}
+
+    def verdict(x: Tensor, labels: Tensor) -> dict[str, dict[str, float]]:
+        return {
+            name: {
+                "fd": frechet_distance(known[name], features(model, x)),
+                "recognised": share_recognised(model, x, labels),
+            }
+            for name, model in judges.items()
+        }
+
+    ready = {f"{p.series}/{p.until}": p.model(out) for p in PLAN if p.series not in ("teacher", "cd")}
+    ready |= {"cd": published("cd"), "teacher": published("teacher")}
+    for key, path in tqdm({key: path for key, path in ready.items() if path.is_file()}.items()):
+        model = checkpoints.load(path)
+        drawn = [draw(model, get_recipe(NAME), seed, SAMPLES // SEEDS) for seed in range(SEEDS)]
+        x, labels = (torch.cat(column) for column in zip(*drawn, strict=True))
+        found[key] = verdict(x, labels) | {"images": int(checkpoints.read_header(path)["images"])}
+    some = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(1))[:SAMPLES]
+    if data.train_labels is None:
+        raise ValueError("these images have no labels, so nobody can say whether their class is recognized")
+    found["real"] = verdict(to_unit(data.train[some]), data.train_labels[some])
+    diary.write("judges", found)
+    print(json.dumps(found, indent=1))
 
 
 def publish(out: Path, data: Dataset, others: list[Path] | None = None) -> None:
@@ -506,6 +550,7 @@ def publish(out: Path, data: Dataset, others: list[Path] | None = None) -> None:
             "looks": study.runs,
             "starts": diary.read("starts"),
             "curves": diary.curves(),
+            "judges": diary.judges(),
         },
         command=COMMAND,
         recipe=get_recipe(NAME).to_dict(),
@@ -517,11 +562,11 @@ def publish(out: Path, data: Dataset, others: list[Path] | None = None) -> None:
 
 
 def main() -> None:
-    """One of the three commands."""
+    """One of the four commands."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("go", "status", "publish"))
+    parser.add_argument("what", choices=("go", "status", "judge", "publish"))
     parser.add_argument("--data")
     parser.add_argument("--test")
     parser.add_argument("--out", type=Path, required=True)
@@ -542,6 +587,8 @@ def main() -> None:
     if not arguments.data:
         parser.error("give --data, and --test for held-out images")
     try:
+        if arguments.what == "judge":
+            return judge(out, load_data(arguments.data, arguments.test))
         if arguments.what == "publish":
             return publish(out, load_data(arguments.data, arguments.test), arguments.others)
         out.mkdir(parents=True, exist_ok=True)
