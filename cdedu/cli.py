@@ -52,7 +52,7 @@ class _Command:
     fit: Literal["crop", "pad", "stretch"] = "crop"
     """What --size does with images of another form: cut their edges off, add black ones, or distort them."""
     channels: Literal[1, 3] = 3
-    """Of images of a folder or zip: 1 makes all of them grey, 3 coloured."""
+    """Of images of a folder or zip: 1 makes all of them gray, 3 colored."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps, or auto: the fastest there is."""
     out: Path | None = None
@@ -88,7 +88,7 @@ class _Run(_Command):
     log: Literal["tensorboard", "wandb", "aim", "clearml", "comet_ml", "dvclive", "mlflow"] | None = None
     """Send curves to one of Accelerate's trackers; TensorBoard's lie in the run's folder."""
     from_weights: Path | None = None
-    """Start from these weights with a fresh optimiser and a short warm-up; the record says so. With --resume: go on with
+    """Start from these weights with a fresh optimizer and a short warm-up; the record says so. With --resume: go on with
     such a run."""
     resume: bool = False
     """Continue an interrupted run, to the same result as if it had not been interrupted."""
@@ -110,7 +110,7 @@ class Train(_Run):
 
 @dataclass(frozen=True)
 class Distill(_Run):
-    """Distil a consistency student from a teacher."""
+    """Distill a consistency student from a teacher."""
 
     teacher: str | None = None
     """A teacher: its file, the name of one that comes with the course, a folder that diffusers saved, a pickle of EDM, a .pt file
@@ -431,7 +431,7 @@ class Distance:
     reference: tyro.conf.Positional[Path]
     """Another one; or a .npz file with the statistics of one, mu and sigma."""
     features: Literal["inception", "ours"] = "inception"
-    """Inception's, as the literature has them; or those of the course's frozen classifiers, of digits at 8 × 8 or colour pictures at 32 × 32."""
+    """Inception's, as the literature has them; or those of the course's frozen classifiers, of digits at 8 × 8 or color pictures at 32 × 32."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps, or auto: the fastest there is."""
 

@@ -52,7 +52,7 @@ def edit(
     generator: Generator | None = None,
     **cond: Any,
 ) -> Tensor:
-    """Samples x (B, ...) with P x = P y, up to rounding: the loop that inpainting, colour and super-resolution share.
+    """Samples x (B, ...) with P x = P y, up to rounding: the loop that inpainting, color and super-resolution share.
 
     Args:
         student: f, of data of the shape of ``known``.
@@ -115,13 +115,13 @@ def colorize(
     generator: Generator | None = None,
     **cond: Any,
 ) -> Tensor:
-    r"""Give colour to a grey picture: :math:`(P x)_c = w_c \sum_k w_k x_k \,/\, \sum_k w_k^2`, with :math:`\sum_c w_c = 1`.
+    r"""Give color to a gray picture: :math:`(P x)_c = w_c \sum_k w_k x_k \,/\, \sum_k w_k^2`, with :math:`\sum_c w_c = 1`.
 
-    The direction w of colour space is known, the directions orthogonal to it are free. The answer (B, C, H, W) has ``grey`` as its
+    The direction w of color space is known, the directions orthogonal to it are free. The answer (B, C, H, W) has ``grey`` as its
     weighted mean, up to rounding.
 
     Args:
-        grey: (B, 1, H, W), the weighted mean of the channels.
+        gray: (B, 1, H, W), the weighted mean of the channels.
         weights: w, one for each channel of the student's images; scaled to sum 1. (.299, .587, .114) is the luma of video.
         student, sigmas, generator: as in :func:`edit`.
 
@@ -129,7 +129,7 @@ def colorize(
         ValueError: for a picture that is not (B, 1, H, W), or weights that are not positive.
     """
     if grey.ndim != 4 or grey.shape[1] != 1:
-        raise ValueError(f"want a grey picture (B, 1, H, W), got {tuple(grey.shape)}")
+        raise ValueError(f"want a gray picture (B, 1, H, W), got {tuple(grey.shape)}")
     w = torch.as_tensor(weights, dtype=grey.dtype, device=grey.device).reshape(1, -1, 1, 1)
     if not (w > 0).all() or not w.isfinite().all():
         raise ValueError(f"weights = {tuple(weights)}, but all must be positive")
@@ -138,7 +138,7 @@ def colorize(
     def project(x: Tensor) -> Tensor:
         return w * (w * x).sum(1, keepdim=True) / w.square().sum()
 
-    # w/|w|² times grey is the shortest colour with that grey value.
+    # w/|w|² times gray is the shortest color with that gray value.
     return edit(student, w * grey / w.square().sum(), project, sigmas, generator, **cond)
 
 

@@ -77,7 +77,7 @@ def guided(
     classes, known = teacher.header.classes, data.train_labels
     if not classes or known is None:
         who = source if not classes else data.name
-        raise ValueError(f"{who} has no labels, so there is nothing to guide towards; leave --guidance out")
+        raise ValueError(f"{who} has no labels, so there is nothing to guide toward; leave --guidance out")
     if classes <= int(known.max()) + 1:
         raise ValueError(
             f"{source} knows {classes} labels, as many as {data.name} has; guidance needs a teacher with one more, "

@@ -99,7 +99,7 @@ class TextRun(Run):
 
 @contextmanager
 def visiting(device: torch.device, *parts: nn.Module) -> Iterator[None]:
-    """Inside, these parts of a pipeline are on the device; afterwards they are on the CPU, and their memory is given back."""
+    """Inside, these parts of a pipeline are on the device; afterward they are on the CPU, and their memory is given back."""
     try:
         for part in parts:
             part.to(device)
@@ -122,7 +122,7 @@ def encoders(pipeline: Any, *, texts: bool = False) -> list[nn.Module]:
 
 @dataclass(frozen=True)
 class DistillLatents:
-    """Distil a text-to-image pipeline of diffusers: an adapter (LoRA) or the whole network, by LCM's recipe. Also called as
+    """Distill a text-to-image pipeline of diffusers: an adapter (LoRA) or the whole network, by LCM's recipe. Also called as
     `cdedu distill latents`."""
 
     teacher: str
@@ -132,7 +132,7 @@ class DistillLatents:
     lora: Whole = 64
     """Rank of the adapter; 0 trains the whole network."""
     steps: Count = 1000
-    """Steps of the optimiser."""
+    """Steps of the optimizer."""
     batch: Count = 16
     """Pictures a step."""
     micro_batch: Count | None = None

@@ -1,4 +1,4 @@
-"""What is minimised. Every loss returns one number per sample, (B,); the training loop takes the mean."""
+"""What is minimized. Every loss returns one number per sample, (B,); the training loop takes the mean."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -307,7 +307,7 @@ def continuous_consistency_loss(
             forward mode (:func:`path_derivative`).
         x0: (B, ...) data; sigma: (B,), for instance ``LogNormal(-1.0, 1.4).sample(B)``.
         ratio: r, from 0 to 1, which rises early in training.
-        c: of the normalisation; None leaves the tangent as it is.
+        c: of the normalization; None leaves the tangent as it is.
         balance: a learned ln-weight w(σ) → (B,): the loss becomes :math:`e^w \mathcal L - w`, smallest where :math:`e^w = 1/\mathcal L`.
             Of this function alone: :func:`~cdedu.training.distill` trains no weights besides the student's, and refuses it; a method
             of your own can train w along. There is no prior weight in front of :math:`e^w`; SANA-Sprint's 1/σ is ``balance`` less ln σ.
@@ -381,6 +381,6 @@ def _disagreement(
 
 
 def _same_masks_after(x: Tensor) -> AbstractContextManager[None]:
-    """What is random inside, on x's device, repeats itself afterwards: target and student get the same dropout masks."""
+    """What is random inside, on x's device, repeats itself afterward: target and student get the same dropout masks."""
     kind = x.device.type
     return torch.random.fork_rng([x.device] if kind != "cpu" else [], device_type=kind)

@@ -19,7 +19,7 @@ class GaussianMixture:
     data set.
 
     Args:
-        means: (K, ...) the centres, in the shape of one sample each; a (K,) tensor means one-dimensional data (B, 1).
+        means: (K, ...) the centers, in the shape of one sample each; a (K,) tensor means one-dimensional data (B, 1).
         stds: (K,) or one number, not negative.
         weights: (K,), positive, summing to 1; equal by default.
     """

@@ -35,12 +35,12 @@ def karras_sigmas(
     .. math:: \sigma_i = \Big(T^{1/\rho} + \tfrac{i}{n-1}\,(\varepsilon^{1/\rho} - T^{1/\rho})\Big)^{\rho},
               \qquad i = 0, \dots, n-1
 
-    The two ends are exact. The grid is computed in float64 and cast last: in float32 neighbours of a fine grid coincide.
+    The two ends are exact. The grid is computed in float64 and cast last: in float32 neighbors of a fine grid coincide.
 
     Args:
         n: number of *points* (one more than the number of steps between them), at least 2.
         sigma_min, sigma_max: the ends ε and T, ``0 < sigma_min < sigma_max``.
-        rho: how strongly the points crowd towards ε; 1 spaces them evenly.
+        rho: how strongly the points crowd toward ε; 1 spaces them evenly.
 
     Raises:
         ValueError: for ``n < 2``, ends that are not ordered, or a grid too fine for ``dtype``.

@@ -58,7 +58,7 @@ def perceptual(activations: Callable[[Tensor], Sequence[Tensor]]) -> Callable[[T
 
     The ``activations`` φ turn images (B, C, H, W) into layers :math:`\phi_k`, (B, c, h, w) each; gradients pass through them. At
     each place of each layer the channels are brought to length 1, so what counts is which features are there and not how strong
-    they are. A measure in the same network is biased towards such a student: judge it by another one.
+    they are. A measure in the same network is biased toward such a student: judge it by another one.
 
     Source: Zhang et al. 2018, eq. 1 with w = 1.
     """

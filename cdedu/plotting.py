@@ -1,4 +1,4 @@
-"""Figures in one style: transparent, mid-grey text, legible on white and on black and in grey; one colour for each role."""
+"""Figures in one style: transparent, mid-grey text, legible on white and on black and in gray; one color for each role."""
 
 import math
 import sys
@@ -17,7 +17,7 @@ from torch import Tensor
 from cdedu.files import replacing
 
 TEACHER, STUDENT, TARGET, DATA, INK = "#0072B2", "#D55E00", "#009E73", "#8a8a8a", "#767676"
-"""Colours of the roles, and of text and axes."""
+"""Colors of the roles, and of text and axes."""
 FONT = Path(__file__).parent / "fonts" / "SourceSans3-Regular.ttf"
 """The typeface of the book's pages."""
 SHEET_DPI = 120
@@ -71,7 +71,7 @@ def scatter(
 
 
 def tiled(x: Tensor, columns: int, pad: int = 1) -> Tensor:
-    """Images (n, C, H, W) in [−1, 1] on one sheet of paper, as matplotlib wants it: ink (H', W') in [−1, 1], or colours (H', W', 3) in
+    """Images (n, C, H, W) in [−1, 1] on one sheet of paper, as matplotlib wants it: ink (H', W') in [−1, 1], or colors (H', W', 3) in
     [0, 1]."""
     from torchvision.utils import make_grid
 
@@ -134,7 +134,7 @@ def save_samples(path: str | Path, x: Tensor, title: str) -> None:
     if x.ndim == 4 and x.shape[1] in (1, 3):
         inches = max(inches, columns * (max(x.shape[2:]) + 1) / SHEET_DPI)
     figure, ax = plt.subplots(figsize=(inches, inches))
-    if x.ndim == 4 and x.shape[1] not in (1, 3):  # clips or latents: a row each, of grey pictures
+    if x.ndim == 4 and x.shape[1] not in (1, 3):  # clips or latents: a row each, of gray pictures
         image_grid(ax, x.flatten(0, 1)[:, None], columns=x.shape[1])
     elif x.ndim == 4:
         image_grid(ax, x, columns)

@@ -40,7 +40,7 @@ class Network(_Choices):
     """Which network, and how large."""
 
     kind: Literal["mlp", "unet", "ddpmpp", "ncsnpp", "adm", "video", "set", "foreign"] = "mlp"
-    """``video`` takes clips of grey frames, ``set`` clouds of points; ``foreign`` is the network of somebody else's teacher, which a
+    """``video`` takes clips of gray frames, ``set`` clouds of points; ``foreign`` is the network of somebody else's teacher, which a
     checkpoint describes in its own words."""
     width: Count = 128
     """Hidden units (mlp, set), channels at the finest resolution before the multipliers (image networks)."""
@@ -87,7 +87,7 @@ class Network(_Choices):
         if self.kind not in ("unet", "video"):
             if self.width < 4:
                 raise ValueError(
-                    f"network: width = {self.width}, but kind {self.kind!r} normalises groups of 4 channels; make it wider"
+                    f"network: width = {self.width}, but kind {self.kind!r} normalizes groups of 4 channels; make it wider"
                 )
             for level, times in enumerate(self.multipliers):
                 if self.kind == "adm" and shape[1] >> level in self.attention and self.width * times < 64:
@@ -122,7 +122,7 @@ class TeacherStage:
     ema: Rate = 0.999
     """Rate of the sampling average."""
     more_emas: tuple[Rate, ...] = ()
-    """Rates of further sampling averages, of which the best can be chosen afterwards."""
+    """Rates of further sampling averages, of which the best can be chosen afterward."""
     warmup: Whole = 0
     """Steps over which the learning rate rises from 0."""
     label_dropout: Rate = 0.0
@@ -153,7 +153,7 @@ class StudentStage(_Choices):
     ema: Rate = 0.999
     more_emas: tuple[Rate, ...] = ()
     warmup: Whole = 0
-    """Steps over which the learning rate rises from 0; the paper has none, a restart without optimiser state needs some."""
+    """Steps over which the learning rate rises from 0; the paper has none, a restart without optimizer state needs some."""
     dropout: Rate = 0.0
     easy_q: Annotated[float, Range(1, without="low")] = 256.0
     """q of easy consistency tuning; not used by distillation."""

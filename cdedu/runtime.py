@@ -136,7 +136,7 @@ class Runtime:
         self.scaler.scale(loss).backward()
 
     def update(self, optimizer: torch.optim.Optimizer) -> None:
-        """One step of the optimiser; skipped where fp16 gradients overflowed, with a smaller scale afterwards."""
+        """One step of the optimizer; skipped where fp16 gradients overflowed, with a smaller scale afterward."""
         self.scaler.step(optimizer)
         self.scaler.update()
 
@@ -278,7 +278,7 @@ class Distributed(Runtime):
         return self.accelerator.no_sync(model.module if isinstance(model, Precise) else model)
 
     def trying(self, size: int) -> bool:
-        return self._tried[size] < 2  # with the first step the optimiser's own memory comes
+        return self._tried[size] < 2  # with the first step the optimizer's own memory comes
 
     def agree(self, fits: bool, size: int, model: nn.Module) -> bool:
         """A process that ran out of memory inside backward would leave the others waiting for its gradients. So the first two steps

@@ -134,7 +134,7 @@ def sample_dpm_solver() -> Step:
     Arguments as in :func:`sample_euler`.
 
     Raises:
-        ValueError: for a grid with two equal neighbours, between which no slope can be taken.
+        ValueError: for a grid with two equal neighbors, between which no slope can be taken.
 
     Source: Lu et al. 2022 (DPM-Solver++), algorithm 2.
     """
@@ -143,7 +143,7 @@ def sample_dpm_solver() -> Step:
     def step(denoiser: Denoiser, x: Tensor, sigma: float, sigma_next: float, **cond: Any) -> Tensor:
         nonlocal before
         if sigma == sigma_next:
-            raise ValueError(f"two neighbours of sigmas are equal, {sigma:g}; leave one of them out")
+            raise ValueError(f"two neighbors of sigmas are equal, {sigma:g}; leave one of them out")
         guess = ahead = denoiser(x, sigma, **cond)
         if before and sigma_next:
             h, h_next = math.log(before[0] / sigma), math.log(sigma / sigma_next)

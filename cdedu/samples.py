@@ -28,7 +28,7 @@ IEND = b"IEND\xaeB`\x82"
 
 
 def is_picture(shape: tuple[int, ...]) -> bool:
-    """Whether samples of this shape are grey or coloured pictures."""
+    """Whether samples of this shape are gray or colored pictures."""
     return len(shape) == 3 and shape[0] in (1, 3)
 
 

@@ -194,7 +194,7 @@ def train_teacher(
         data: loaded by the recipe's name where not given.
         device: where to train.
         resume: continue from ``(state.tensors(), state.step)`` of an interrupted run, to the same end.
-        start: a model of the same kind whose weights are taken over at step 0, optimiser and averages made anew.
+        start: a model of the same kind whose weights are taken over at step 0, optimizer and averages made anew.
         runtime: in place of ``device``: several processes, mixed precision, compilation.
 
     Raises:
@@ -220,7 +220,7 @@ def distill(
     runtime: Runtime | None = None,
     **options: Any,
 ) -> Iterator[State]:
-    """Distil a consistency student from a teacher (the paper's algorithm 2); yields after every step.
+    """Distill a consistency student from a teacher (the paper's algorithm 2); yields after every step.
 
     Args:
         recipe: its ``student`` part and its noise range, which is narrowed to what the teacher knows (:func:`within`).
@@ -440,7 +440,7 @@ def begin(
     kind: type[S] = State,  # type: ignore[assignment]
     **more: Any,
 ) -> S:
-    """The state at step 0: the model on its device, target, averages and optimiser.
+    """The state at step 0: the model on its device, target, averages and optimizer.
 
     Args:
         role: "teacher" or "student", whose stage of the recipe counts.
@@ -473,7 +473,7 @@ def train(
     rate: Callable[[int], float] = lambda step: 0.0,
     guidance: tuple[float, float] | None = None,
 ) -> Iterator[S]:
-    """The loop of every training: a step of the optimiser, then the target's, where there is one; yields after each.
+    """The loop of every training: a step of the optimizer, then the target's, where there is one; yields after each.
 
     Args:
         state: from :func:`begin`; changed in place.
@@ -496,7 +496,7 @@ def train(
 
 
 def optimise(setting: Setting, runtime: Runtime, loss: Callable[[Setting, range], Tensor]) -> None:
-    """One step: the losses of this process's samples, part by part; the optimiser; the sampling averages.
+    """One step: the losses of this process's samples, part by part; the optimizer; the sampling averages.
 
     Raises:
         FloatingPointError: when the loss is no number (looked at every :attr:`~cdedu.runtime.Runtime.look` steps), or the last
@@ -569,7 +569,7 @@ def check_finite(state: State) -> None:
 
 def _not_finite(state: State, step: int) -> FloatingPointError:
     return FloatingPointError(
-        f"weights or optimiser are not finite after step {step} of {state.steps}; what was saved before is kept. "
+        f"weights or optimizer are not finite after step {step} of {state.steps}; what was saved before is kept. "
         f"Try a smaller {state.role}.lr than {state.optimizer.param_groups[0]['lr']:g}"
     )
 
@@ -728,7 +728,7 @@ def seed_of(*key: int | str) -> int:
 
 @contextmanager
 def seeded(*key: int | str) -> Iterator[None]:
-    """PyTorch's global generators (initial weights, dropout masks) seeded inside, and put back afterwards."""
+    """PyTorch's global generators (initial weights, dropout masks) seeded inside, and put back afterward."""
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(seed_of(*key))
         yield

@@ -479,7 +479,7 @@ def test_what_a_teacher_cannot_be_used_with_is_refused_before_any_work(tiny, tmp
     check_student(read(tiny["sd3"]), TextStage(lora=2, points=30))
     student = text_student(sd, TextStage(lora=0, input=True))
     out = export_text(sd, student, tmp_path / "told", TextStage(lora=0, input=True), source="sd")
-    with pytest.raises(ValueError, match="distil from the model that it was made of"):
+    with pytest.raises(ValueError, match="distill from the model that it was made of"):
         check_student(read(out, student=False), TextStage(lora=2))
 
 

@@ -40,7 +40,7 @@ class PlanRun:
     batch: Count | None = None
     """Of a text-to-image model: pictures a step, 16 by default."""
     steps: Count | None = None
-    """Of a text-to-image model: steps of the optimiser, 1,000 by default."""
+    """Of a text-to-image model: steps of the optimizer, 1,000 by default."""
     checkpointing: bool = False
     """Of a text-to-image model: compute activations twice to save memory."""
     target_rate: Rate | None = None
@@ -129,7 +129,7 @@ class GradeFolder:
 
 @dataclass(frozen=True)
 class RaceEntries:
-    """Race ways to distil the teacher of digits with one budget of network evaluations: a table, a row for each entry."""
+    """Race ways to distill the teacher of digits with one budget of network evaluations: a table, a row for each entry."""
 
     entries: tyro.conf.Positional[tuple[str, ...]]
     """Files of Python that define train(teacher, data, budget, generator), folders of them, or the course's own methods by name, such

@@ -102,7 +102,7 @@ def plane(
 
     Args:
         teacher, student: two-dimensional, over :class:`~cdedu.networks.MLP`.
-        data: (n, 2), drawn in grey.
+        data: (n, 2), drawn in gray.
         start: the noise to begin with, in units of σ_max.
 
     Raises:
@@ -160,7 +160,7 @@ def _encoded(data: bytes) -> str:
 
 
 def _small_png(figure: Figure) -> bytes:
-    """The figure as a PNG of at most 64 colours, closed."""
+    """The figure as a PNG of at most 64 colors, closed."""
     from PIL import Image
 
     file, small = BytesIO(), BytesIO()

@@ -75,7 +75,7 @@ class Canvas:
 
 
 def png(x: Tensor) -> bytes:
-    """Pictures (n, C, H, W) in [−1, 1], C one (ink) or three (colours), side by side as a PNG file."""
+    """Pictures (n, C, H, W) in [−1, 1], C one (ink) or three (colors), side by side as a PNG file."""
     from matplotlib.image import imsave
 
     from cdedu.plotting import tiled

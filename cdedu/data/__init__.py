@@ -56,7 +56,7 @@ def pictures(
         test: what to compare with; a tenth of ``path`` is held out where it is not given.
         size: height and width to resize to; a single number is both.
         fit: how pictures of another form become those of the size: ``crop``, ``pad`` or ``stretch``.
-        channels: 3, or 1 for grey pictures.
+        channels: 3, or 1 for gray pictures.
     """
     how = {"size": size, "fit": fit, "channels": channels}
     # The file of the pixels is written in the order of the split, of which both parts are slices.

@@ -438,7 +438,7 @@ def _places(folder: Path, kind: str) -> dict[str, tuple[Path, int]]:
 
 
 def _runs(places: Sequence[tuple[Path, int]], name: str) -> list[Tensor]:
-    """The rows in their order, as few tensors as that takes: neighbours in a file are one."""
+    """The rows in their order, as few tensors as that takes: neighbors in a file are one."""
     mapped = {path: _mapped(path, name) for path in dict.fromkeys(path for path, _ in places)}
     runs: list[tuple[Path, int, int]] = []
     for path, row in places:

@@ -82,7 +82,7 @@ def image_folder(
         shuffled: in a random order, always the same, in place of the order of names.
         fit: what happens to pictures of another form than ``size``: ``crop`` to the central part of that form, ``pad`` with black,
             or ``stretch``.
-        channels: 3, or 1 for grey pictures.
+        channels: 3, or 1 for gray pictures.
 
     Raises:
         FileNotFoundError: if there is nothing at ``path``, or no picture in it, or a link that leads nowhere.
@@ -295,11 +295,11 @@ def decode(
 ) -> np.ndarray:
     """One picture as (channels, H, W) uint8; ``size``, ``fit`` and ``channels`` as in :func:`image_folder`.
 
-    ``read`` returns the bytes of the file; ``name`` is for the error message. Grey values of 16 bits are scaled to 8. Transparent pixels
-    keep the colour that is stored, which nobody sees; with ``white`` they are laid on white, as a page shows them.
+    ``read`` returns the bytes of the file; ``name`` is for the error message. Gray values of 16 bits are scaled to 8. Transparent pixels
+    keep the color that is stored, which nobody sees; with ``white`` they are laid on white, as a page shows them.
 
     Raises:
-        ValueError: for bytes that are no picture, or grey values of 32 bits, of which nobody knows which one is white.
+        ValueError: for bytes that are no picture, or gray values of 32 bits, of which nobody knows which one is white.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -336,16 +336,16 @@ def _padded(image: Any, size: tuple[int, int], resample: Any) -> Any:
 
 
 def _eight_bits(picture: Any, kind: str | None) -> Any:
-    """Grey values beyond 8 bits scaled to 8; Pillow would cut them off at 255. Other modes as they are."""
+    """Gray values beyond 8 bits scaled to 8; Pillow would cut them off at 255. Other modes as they are."""
     from PIL import Image
 
-    # A grey PNG of 16 bits has had both modes, in different versions of Pillow.
+    # A gray PNG of 16 bits has had both modes, in different versions of Pillow.
     if picture.mode.startswith("I;16") or (picture.mode == "I" and kind == "PNG"):
         grey = np.asarray(picture).astype(np.uint32)
         return Image.fromarray(((grey + 128) // 257).astype(np.uint8))
     if picture.mode in ("I", "F"):
         raise ValueError(
-            f"its grey values, of mode {picture.mode}, have no known range; save it with 8 or 16 bits"
+            f"its gray values, of mode {picture.mode}, have no known range; save it with 8 or 16 bits"
         )
     return picture
 

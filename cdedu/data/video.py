@@ -1,6 +1,6 @@
 """Short clips: a data set of moving digits, and frames in and out of a batch.
 
-A clip is one data point (T, H, W): its T grey frames stand where an image has its channels, so that every network, loss and sampler
+A clip is one data point (T, H, W): its T gray frames stand where an image has its channels, so that every network, loss and sampler
 for images takes clips as they are. The noise of a clip is one draw for all of its frames together.
 """
 
@@ -13,7 +13,7 @@ from cdedu.data.dataset import Dataset
 from cdedu.data.small import digits
 
 DIRECTIONS = torch.tensor([(v, h) for v in (-1, 0, 1) for h in (-1, 0, 1) if (v, h) != (0, 0)])
-"""(8, 2) pixels a frame, downwards and to the right."""
+"""(8, 2) pixels a frame, downward and to the right."""
 
 
 def moving_digits(frames: int = 6, size: int = 14, seed: int = 0) -> Dataset:
@@ -94,14 +94,14 @@ def centre_of_mass(clips: Tensor) -> Tensor:
     if clips.ndim != 4:
         raise ValueError(f"centre_of_mass: clips have shape {tuple(clips.shape)}, want (B, T, H, W)")
     ink = (clips.clamp(-1, 1) + 1) / 2
-    ink = ink * (ink > 0.1)  # a breath of grey over the whole frame would pull to its middle
+    ink = ink * (ink > 0.1)  # a breath of gray over the whole frame would pull to its middle
     total = ink.sum((2, 3)).clamp(min=1e-6)
     rows, columns = (torch.arange(n, dtype=ink.dtype) for n in clips.shape[2:])
     return torch.stack([(ink.sum(3) * rows).sum(2) / total, (ink.sum(2) * columns).sum(2) / total], -1)
 
 
 def crops(clips: Tensor) -> Tensor:
-    """The 8 × 8 pixels around the centre of mass of each frame, (B, T, H, W) → (B, T, 8, 8)."""
+    """The 8 × 8 pixels around the center of mass of each frame, (B, T, H, W) → (B, T, 8, 8)."""
     n, frames, *size = clips.shape
     corner = (centre_of_mass(clips) - 3.5).round().long()
     row, column = (corner[..., i].clamp(0, size[i] - 8)[..., None] + torch.arange(8) for i in (0, 1))

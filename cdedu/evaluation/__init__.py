@@ -1,4 +1,4 @@
-"""How good, and how fast: distances between sets of samples, nearest neighbours, latency.
+"""How good, and how fast: distances between sets of samples, nearest neighbors, latency.
 
 Distances here are between two sets of *features* (n, d): the points themselves in two dimensions, features of a small frozen
 classifier for digits. Compare equal sample sizes only, and read every figure beside the distance of real data to real data.
@@ -74,14 +74,14 @@ def sliced_wasserstein(x: Tensor, y: Tensor, projections: int = 256, seed: int =
 def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
     """Share of fakes that fall among the real (fidelity), and of real ones that fall among the fakes (diversity).
 
-    A point falls among a set if it is nearer to some member than that member's k-th neighbour is.
+    A point falls among a set if it is nearer to some member than that member's k-th neighbor is.
 
     Source: Kynkäänniemi et al. 2019.
     """
     _check_features(real, fake)
 
     def share_inside(points: Tensor, members: Tensor) -> float:
-        # The nearest "neighbour" is the point itself.
+        # The nearest "neighbor" is the point itself.
         radius = torch.cdist(members, members).kthvalue(k + 1, dim=1).values
         return float((torch.cdist(points, members) <= radius).any(1).float().mean())
 
@@ -89,13 +89,13 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
 
 
 def nearest(x: Tensor, data: Tensor) -> tuple[Tensor, Tensor]:
-    """For each sample its nearest neighbour in the data: (indices, Euclidean distances), both (n,)."""
+    """For each sample its nearest neighbor in the data: (indices, Euclidean distances), both (n,)."""
     distance, index = torch.cdist(x.flatten(1), data.flatten(1)).min(1)
     return index, distance
 
 
 def nearer_to_training(x: Tensor, seen: Tensor, unseen: Tensor) -> float:
-    """Share of the samples whose nearest neighbour among ``seen`` is nearer than that among ``unseen``: memory, if above ½.
+    """Share of the samples whose nearest neighbor among ``seen`` is nearer than that among ``unseen``: memory, if above ½.
 
     Args:
         x: (n, ...) samples.

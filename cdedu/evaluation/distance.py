@@ -47,7 +47,7 @@ def between(
     Args:
         samples, reference: a folder of pictures; a ``.npz`` file with ``arr_0``, pictures (n, H, W, C) uint8; or one with ``mu`` and
             ``sigma``, the statistics of a set, as FID's reference files have them.
-        features: Inception's, or those of the course's frozen classifiers, of digits (8 × 8, grey) or pictures (32 × 32).
+        features: Inception's, or those of the course's frozen classifiers, of digits (8 × 8, gray) or pictures (32 × 32).
 
     Raises:
         OSError: for what is not there, and see :func:`~cdedu.evaluation.captions.inception_encoder`.
@@ -97,7 +97,7 @@ def moments(parts: Iterator[Tensor], encode: ImageEncoder) -> Moments:
 
 
 def pictures(source: str | Path, batch: int = 100) -> Iterator[Tensor]:
-    """The pictures of a folder, or of ``arr_0`` in a ``.npz`` file: (B, 3, H, W) uint8, grey ones three times the same.
+    """The pictures of a folder, or of ``arr_0`` in a ``.npz`` file: (B, 3, H, W) uint8, gray ones three times the same.
 
     Raises:
         OSError, ValueError: at once, for what is neither; and for a picture of another size than the first when it is reached.
@@ -220,8 +220,8 @@ def _own(x: Tensor, device: torch.device | str) -> Tensor:
     classifier = _classifier(size)
     if classifier is None or (size == (8, 8) and not grey):
         raise ValueError(
-            f"the course has no features for {'grey' if grey else 'coloured'} pictures of {size[0]} × {size[1]}, only for grey "
-            "ones of 8 × 8 and coloured ones of 32 × 32; use --features inception"
+            f"the course has no features for {'grey' if grey else 'coloured'} pictures of {size[0]} × {size[1]}, only for gray "
+            "ones of 8 × 8 and colored ones of 32 × 32; use --features inception"
         )
     x = x[:, :1] if size == (8, 8) else x
     return classifier.to(device).features(to_unit(x.to(device)))

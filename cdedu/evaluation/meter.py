@@ -38,7 +38,7 @@ class Meter(TorchDispatchMode):
 
     A forward pass counts 1 a sample; a backward pass counts 2, or as much less as gradients were not asked for (the first layer needs
     none for its input). What is counted are products of matrices, convolutions and attention, as PyTorch meets them, so a network
-    counts the same whether it is called whole, in parts, or under another name. Sums, optimisers and averages of weights are free.
+    counts the same whether it is called whole, in parts, or under another name. Sums, optimizers and averages of weights are free.
 
     ::
 

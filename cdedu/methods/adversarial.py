@@ -126,7 +126,7 @@ class Discriminator(nn.Module):
 def discriminator_loss(
     discriminator: Any, real: Tensor, fake: Tensor, r1: float = 0.1, level: Tensor | None = None
 ) -> Tensor:
-    r"""What the discriminator minimises, (B,): the hinge loss, and a penalty on its slope at real data (R1).
+    r"""What the discriminator minimizes, (B,): the hinge loss, and a penalty on its slope at real data (R1).
 
     .. math::
         \mathcal L_S = \max\big(0,\ 1 - S(x_0)\big) + \max\big(0,\ 1 + S(\hat x)\big)
@@ -161,7 +161,7 @@ def discriminator_loss(
 
 
 def adversarial_loss(discriminator: nn.Module, fake: Tensor, level: Tensor | None = None) -> Tensor:
-    r"""What the student minimises of the game: :math:`\mathcal L_G = -S(\hat x)`, (B, ...) → (B,).
+    r"""What the student minimizes of the game: :math:`\mathcal L_G = -S(\hat x)`, (B, ...) → (B,).
 
     The gradient passes through heads and features to the sample; the discriminator's weights get none.
     """

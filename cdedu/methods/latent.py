@@ -33,7 +33,7 @@ LATENT_DIGITS = recipes["latent-digits"]
 
 
 def autoencoder_loss(model: Autoencoder, x: Tensor, noise: Tensor, kl: float = 1e-3) -> Tensor:
-    r"""Reconstruction from a noisy latent, and a light pull of the latents towards a standard normal distribution; (B,).
+    r"""Reconstruction from a noisy latent, and a light pull of the latents toward a standard normal distribution; (B,).
 
     .. math:: \|G(\mu + e^{v/2} z) - x\|^2 + \beta\,\tfrac12\big(\mu^2 + e^v - v - 1\big)
 
@@ -75,7 +75,7 @@ def latent_data(model: Autoencoder, data: Dataset) -> Dataset:
 def latent_student(
     teacher: Teacher, guidance: tuple[float, float], sigma_min: float = SIGMA_MIN
 ) -> ConsistencyModel:
-    """A student that starts as a labelled teacher and takes ``guidance=`` within the range."""
+    """A student that starts as a labeled teacher and takes ``guidance=`` within the range."""
     if not isinstance(teacher.network, UNet):
         kind = type(teacher.network).__name__
         raise ValueError(f"the teacher's network is a {kind}; it must be a UNet with labels")

@@ -44,7 +44,7 @@ def check_guidance(weights: Iterable[float], name: str = "guidance") -> None:
 
 @dataclass(frozen=True)
 class TextStage:
-    """How a text-to-image student is distilled. The defaults follow diffusers' LCM-LoRA scripts in the rank, the rate, the optimiser, the grid of
+    """How a text-to-image student is distilled. The defaults follow diffusers' LCM-LoRA scripts in the rank, the rate, the optimizer, the grid of
     50 points and the range of the guidance weight: the scripts draw ω from 5 to 15, as LCM's paper writes it, and w = 1 + ω is what is called
     guidance here and ``guidance_scale`` in diffusers, so 6 to 16. Three things are other than there: the loss is LCM's Huber, which the scripts
     have as an option beside squared errors; a latent is the mean of the autoencoder, where they draw a sample around it; and the sampling
@@ -110,12 +110,12 @@ def check_student(model: Any, stage: TextStage) -> None:
     network: TextNetwork = model.pipeline.network
     if getattr(network.net.config, "time_cond_proj_dim", None):
         raise ValueError(
-            "the teacher is a student itself, which takes the guidance weight as an input, and no diffusion that could be guided; distil from "
+            "the teacher is a student itself, which takes the guidance weight as an input, and no diffusion that could be guided; distill from "
             "the model that it was made of"
         )
     if stage.input and not isinstance(network, TextUNet):
         raise ValueError(
-            f"input (--guidance-input): a {type(network).__name__} cannot take the guidance weight as an input; distil at one weight, or with --lora"
+            f"input (--guidance-input): a {type(network).__name__} cannot take the guidance weight as an input; distill at one weight, or with --lora"
         )
     if network.is_told and len(stage.guidance) > 1:
         given = " ".join(f"{w:g}" for w in stage.guidance)
@@ -225,7 +225,7 @@ def distill_text(
 
 
 class ClippedAdamW(torch.optim.AdamW):
-    """LCM's optimiser: AdamW over the weights that are trained, after their gradients were cut to a norm of 1."""
+    """LCM's optimizer: AdamW over the weights that are trained, after their gradients were cut to a norm of 1."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float) -> None:
         super().__init__([p for p in parameters if p.requires_grad], lr=lr, weight_decay=1e-2)

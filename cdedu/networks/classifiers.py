@@ -32,7 +32,7 @@ class DigitsClassifier(_Classifier):
 
 
 class CifarClassifier(_Classifier):
-    """The classifier whose 128 features stand in for Inception's on 32 × 32 colour images; its weights come with the course."""
+    """The classifier whose 128 features stand in for Inception's on 32 × 32 color images; its weights come with the course."""
 
     def __init__(self) -> None:
         layers: list[nn.Module] = []
@@ -51,7 +51,7 @@ class CifarClassifier(_Classifier):
 
 
 class CifarReferee(_Classifier):
-    """A second classifier of 32 × 32 colour images, which says what a sample shows; its weights come with the course.
+    """A second classifier of 32 × 32 color images, which says what a sample shows; its weights come with the course.
 
     It differs from :class:`CifarClassifier`, whose features serve as measure and as distance, in architecture, seed and order of the
     data, so a model that was trained or selected with one can be judged by the other. Both learned from the same pictures.

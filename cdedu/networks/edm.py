@@ -181,7 +181,7 @@ class EDMNet(nn.Module):
         self.adm, self.classes = adm, classes
         noise, emb, widths = 2 * width if ncsn else width, 4 * width, [width * m for m in multipliers]
         self.map_noise = FourierEmbedding(noise) if ncsn else TimeEmbedding(noise, adm)
-        # Optimisers know parameters by their place, so each network keeps its order.
+        # Optimizers know parameters by their place, so each network keeps its order.
         self.map_label = nn.Linear(classes, noise) if classes and not adm else None
         self.map_layer0, self.map_layer1 = nn.Linear(noise, emb), nn.Linear(emb, emb)
         if classes and adm:

@@ -23,7 +23,7 @@ def weight_like(weight: Weight | None, x: Tensor) -> Tensor:
 
 
 class WeightedUNet(UNet):
-    """A labelled UNet that takes the guidance weight as one more input: the student of a teacher guided at every w.
+    """A labeled UNet that takes the guidance weight as one more input: the student of a teacher guided at every w.
 
     The weight is embedded and added to the label's embedding. It starts without effect, so the student starts as the network
     that it is made from, a UNet with labels, whose weights are copied.
@@ -33,7 +33,7 @@ class WeightedUNet(UNet):
         super().__init__(copy.deepcopy(network.net).requires_grad_(True))
         if getattr(self.net, "class_embedding", None) is None:
             raise ValueError(
-                "WeightedUNet: the network takes no labels, so there is nothing to guide it towards"
+                "WeightedUNet: the network takes no labels, so there is nothing to guide it toward"
             )
         self.weight = nn.Linear(16, self.net.class_embedding.embedding_dim, bias=False)  # type: ignore[union-attr,arg-type]
         nn.init.zeros_(self.weight.weight)

@@ -89,7 +89,7 @@ def guidance_embedding(omega: Tensor, dim: int = 256) -> Tensor:
 
 
 class LatentUNet(WeightedUNet):
-    """A labelled UNet that takes the guidance scale as LCM's student does: ω = scale − 1 through :func:`guidance_embedding`.
+    """A labeled UNet that takes the guidance scale as LCM's student does: ω = scale − 1 through :func:`guidance_embedding`.
 
     Args:
         network: a UNet with labels, whose weights are copied; it starts as this network, whatever the scale.

@@ -1,6 +1,6 @@
 """Networks of text-to-image models under the calling convention of this package, where a prompt is what a label is elsewhere: a number.
 
-The number is the row of a table of :class:`Prompts`, so whatever draws, guides or averages labelled networks does the same to these.
+The number is the row of a table of :class:`Prompts`, so whatever draws, guides or averages labeled networks does the same to these.
 """
 
 import copy

@@ -42,7 +42,7 @@ class InTime(nn.Module):
 
 
 class VideoUNet(nn.Module):
-    """diffusers' ``UNet2DModel`` for grey pictures as a network for clips (B, T, H, W): a :class:`TimeLayer` follows each residual block.
+    """diffusers' ``UNet2DModel`` for gray pictures as a network for clips (B, T, H, W): a :class:`TimeLayer` follows each residual block.
 
     At the start it treats each frame as the network for pictures does, and knows nothing of the others.
 
@@ -53,7 +53,7 @@ class VideoUNet(nn.Module):
         copied: whether the network is copied, or becomes a part of this one.
 
     Raises:
-        ValueError: for a network of pictures with colours.
+        ValueError: for a network of pictures with colors.
 
     Source: Ho et al. 2022 (video diffusion), and Blattmann et al. 2023 for the start; their layers are attention, these are not.
     """
@@ -63,7 +63,7 @@ class VideoUNet(nn.Module):
         channels = net.conv_in.in_channels
         if channels != 1:
             raise ValueError(
-                f"VideoUNet: the network takes pictures of {channels} channels, want grey ones, of 1"
+                f"VideoUNet: the network takes pictures of {channels} channels, want gray ones, of 1"
             )
         self.frames, self.net = frames, copy.deepcopy(net) if copied else net
         for part in (*self.net.down_blocks, self.net.mid_block, *self.net.up_blocks):

@@ -25,7 +25,7 @@ NOISE_SCALE = 250.0
 
 
 def check_license(license: str) -> None:
-    """Raise a ValueError for a licence that is no single word, as the hub spells it."""
+    """Raise a ValueError for a license that is no single word, as the hub spells it."""
     if not re.fullmatch(r"[\w.+-]+", license):
         raise ValueError(
             f"license = {license!r:.60}, but the hub spells it in one word, such as apache-2.0; give that"
@@ -57,7 +57,7 @@ def export_pipeline(
         push_to_hub: upload to this repository, ``owner/name``, once the folder is written.
 
     Raises:
-        ValueError: for a student that a pipeline cannot hold, a licence that the hub does not read, and metrics that are none.
+        ValueError: for a student that a pipeline cannot hold, a license that the hub does not read, and metrics that are none.
         FileExistsError: if the folder is not empty; nothing is overwritten.
         OSError: if the folder cannot be written, or the upload fails; the folder stays then.
     """
@@ -141,7 +141,7 @@ def model_card(
         f"σ = {recipe.sigma_max:g}, then {recipe.sigmas()[k]:.3g}.",
         "## Training\n\n| | |\n|---|---|\n" + "\n".join(f"| {a} | {b} |" for a, b in facts.items()),
         "## Measured\n\n" + _measured(metrics),
-        f"## Licence\n\n{terms}",
+        f"## License\n\n{terms}",
         "## Recipe\n\n```json\n" + json.dumps(recipe.to_dict(), indent=1) + "\n```",
     ]
     return "\n\n".join(parts) + "\n"

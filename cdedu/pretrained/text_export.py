@@ -58,7 +58,7 @@ def export_text(
 
     Raises:
         FileExistsError: if the folder is not empty; nothing is overwritten.
-        ValueError: for a licence that the hub does not read.
+        ValueError: for a license that the hub does not read.
         OSError: if it cannot be written.
     """
     folder = Path(folder).absolute()
@@ -220,7 +220,7 @@ def text_card(
             + "\n".join(
                 f"| {a} | {_cell(b if isinstance(b, str) else json.dumps(b))} |" for a, b in rows.items()
             ),
-            f"## Licence\n\n{terms}\n",
+            f"## License\n\n{terms}\n",
         ]
     )
 

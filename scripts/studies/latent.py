@@ -62,7 +62,7 @@ def floor(channels: int, seed: int, data: Dataset, ruler: Ruler) -> dict[str, fl
 def students(
     part: str, recipe: Recipe, shown: Dataset, decode: Any, points: int, skip: int, seed: int, ruler: Ruler
 ) -> dict[str, Any]:
-    """Distil, and measure with 1, 2 and 4 steps: with the guidance weight as an input, or the labelled teacher as it is (``skip``)."""
+    """Distill, and measure with 1, 2 and 4 steps: with the guidance weight as an input, or the labeled teacher as it is (``skip``)."""
     teacher, plan, guided = cdedu.load(f"{recipe.name}-teacher"), {"spaces": SPACES, "skip": SKIP}[part], part == "spaces"  # fmt: skip
     stage = replace(recipe.student, steps=plan["steps"], lr=plan["lr"], batch=BATCH, points=points)
     recipe = replace(recipe, student=stage, seed=seed)

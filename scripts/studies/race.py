@@ -77,7 +77,7 @@ def main() -> None:
 
 def chosen(study: Bench, race: Race, method: str) -> float:
     """A learning rate by successive halving: three or, while the best lies at an end, up to :data:`TRIES` with a part of the budget;
-    then the best two with the whole of it, since short runs favour large rates."""
+    then the best two with the whole of it, since short runs favor large rates."""
 
     def pilot(name: str, budget: int, rate: float) -> float:
         race.budget = budget

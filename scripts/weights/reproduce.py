@@ -1,6 +1,6 @@
 """Make the weights that come with the course and the record that the book quotes: `python scripts/weights/reproduce.py toy`.
 
-Trains the teacher, distils the student, compares both with held-out data, writes `cdedu/weights/<recipe>-*.safetensors` with their
+Trains the teacher, distills the student, compares both with held-out data, writes `cdedu/weights/<recipe>-*.safetensors` with their
 hashes and `results/<recipe>.json`. With `--evaluate` the weights stay as they are and only the record is made anew.
 """
 
@@ -44,7 +44,7 @@ def main() -> None:
     )
     parser.add_argument("recipe", choices=list(recipes))
     parser.add_argument("--evaluate", action="store_true", help="only measure the weights that are there")
-    parser.add_argument("--keep-teacher", action="store_true", help="distil the teacher that is there")
+    parser.add_argument("--keep-teacher", action="store_true", help="distill the teacher that is there")
     asked = parser.parse_args()
     if asked.recipe in ELSEWHERE:
         parser.error(f"the weights of {asked.recipe} are made by {ELSEWHERE[asked.recipe]}")

@@ -152,10 +152,10 @@ window.liveEngine = (home, version) => {
     return x0.data;
   }
 
-  /** The first evaluations are slower: the browser has not yet optimised the code. They are not shown. */
-  async function warmUp(sessions, set, labelled) {
+  /** The first evaluations are slower: the browser has not yet optimized the code. They are not shown. */
+  async function warmUp(sessions, set, labeled) {
     const batch = Math.max(1, Math.floor(WARM / sizeOf(set)));
-    const [x, labels] = [new Float32Array(batch * sizeOf(set)), labelled ? Array(batch).fill(0) : undefined];
+    const [x, labels] = [new Float32Array(batch * sizeOf(set)), labeled ? Array(batch).fill(0) : undefined];
     const enough = performance.now() + 400;
     for (let i = 0; i < 2 || (i < 12 && performance.now() < enough); i++) {
       for (const session of sessions) await evaluate(session, { set, labels }, x, 1);

@@ -178,7 +178,7 @@
     /** Draw the digit at the point; while one is being drawn only the last wish is kept. */
     async move() {
       const [u, v] = [this.find(".live-u").value / 100, this.find(".live-v").value / 100];
-      // The centres of the map's outer digits are its corners.
+      // The centers of the map's outer digits are its corners.
       const place = (t) => `${100 * (4 / (9 * MAP - 1) + (t * 9 * (MAP - 1)) / (9 * MAP - 1))}%`;
       Object.assign(this.find(".live-dot").style, { left: place(u), top: place(v) });
       this.wish = [u, v];

@@ -116,7 +116,7 @@
   }
 
   const LEGEND =
-    "Grey: data. Orange: the student's samples, each one call from noise. Blue: exact paths, and in orange what the student answers from their points.";
+    "Gray: data. Orange: the student's samples, each one call from noise. Blue: exact paths, and in orange what the student answers from their points.";
 
   const BREAKS = { boundary: "No boundary", gradient: "No stop-gradient", swapped: "Target swapped" };
   const DEFAULTS = { seed: 0, data: "moons", N: 18, solver: "heun", weight: "gap", mu: 0, lr: 0.006, break: "none" };
@@ -526,7 +526,7 @@
       if (small) {
         say.textContent = frame.steps
           ? `Step ${steps.at(-1).toLocaleString("en-US")}: distance to the data ${brief(known)}; real data, drawn twice: ${brief(scene.floor)}.`
-          : "Orange: one call of a network that has learned nothing yet. Grey: the data.";
+          : "Orange: one call of a network that has learned nothing yet. Gray: the data.";
       } else {
         say.textContent = remark(scene, frame, before) || LEGEND;
       }

@@ -50,8 +50,8 @@ def _(denoise_weighted: object, g: Generator) -> str:
         mean((log_odds + weights.log()).softmax(1)),
         {
             "unweighted": (mean(log_odds.softmax(1)), "It gives every point the same weight. A point that's drawn twice as often should count twice."),
-            "no normalisation": (mean(weights * likelihood), "The weights in a row don't sum to 1: divide them by their sum."),
-            "normalised too early": (mean(log_odds.softmax(1) * weights), "Multiply by `weights` first, and divide by the sum of the row after that."),
+            "no normalization": (mean(weights * likelihood), "The weights in a row don't sum to 1: divide them by their sum."),
+            "normalized too early": (mean(log_odds.softmax(1) * weights), "Multiply by `weights` first, and divide by the sum of the row after that."),
             "whole batch": (
                 mean(weights * likelihood / (weights * likelihood).sum()),
                 "It divides by the sum over the whole batch. Each row must sum to 1 on its own: `.sum(1, keepdim=True)`.",
@@ -147,14 +147,14 @@ def _(settled_loss: object, g: Generator) -> str:
         0.09 * 0.16 / 0.25,
         {
             "zero": (0.0, "Zero would mean that x gives x₀ away. But several x₀ lead to the same x, and the best you can name is their mean."),
-            "x alone": (0.16, "σ² is the loss of leaving x as it is. The best denoiser pulls x towards the mean and does better."),
+            "x alone": (0.16, "σ² is the loss of leaving x as it is. The best denoiser pulls x toward the mean and does better."),
             "mean alone": (0.09, "s² is the loss of answering 0 no matter what you see. The best denoiser also looks at x."),
             "variance of x": (0.25, "0.25 = s² + σ² is the variance of x. The question is how much of x₀'s variance is left once you've seen x."),
             "variance of the guess": (0.0324, "That's the variance of the best guess. The question is how much of s² remains."),
             "weight": (0.36, "s² / (s² + σ²) is the factor w of the best guess w x, not its loss."),
             "root": (0.24, "That's the square root of the loss: the size of a typical error, not its mean square."),
-            "noise only": (0.36**2 * 0.16, "That's the noise left in the guess. But the guess is also pulled away from x₀, towards the mean."),
-            "shrinking only": (0.64**2 * 0.09, "That's what pulling x₀ towards the mean costs. Some noise is left in the guess as well."),
+            "noise only": (0.36**2 * 0.16, "That's the noise left in the guess. But the guess is also pulled away from x₀, toward the mean."),
+            "shrinking only": (0.64**2 * 0.09, "That's what pulling x₀ toward the mean costs. Some noise is left in the guess as well."),
             "weighted": (1.0, "The loss here has no weight λ."),
         },
         tolerance=0.015,

@@ -59,7 +59,7 @@ def nearest_neighbour_accuracy(x: Tensor, y: Tensor) -> float:
 
 def measure(x: Tensor, real: Tensor) -> dict[str, float]:
     """What is said of sampled clouds x beside as many real ones: mean distance from the ``surface``, ``families`` in use (of 3), and
-    ``nn``, the nearest neighbour's accuracy."""
+    ``nn``, the nearest neighbor's accuracy."""
     distance, family = surface_distance(x)
     return {
         "surface": float(distance.mean()),

@@ -63,7 +63,7 @@ class ClipRuler:
 
         ``fd`` is the Fréchet distance of single frames to real ones, in the features of the digits' classifier; ``kept`` the share of
         frames in which the classifier reads the digit that it reads most often in the clip; ``speed`` and ``jitter`` are those of the
-        centre of mass, their means; ``directions`` how many of the eight directions are in use.
+        center of mass, their means; ``directions`` how many of the eight directions are in use.
         """
         clips = clips.clamp(-1, 1)
         if len(clips) != self.n:
