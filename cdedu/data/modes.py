@@ -27,6 +27,6 @@ def mode_grid(side: int = 5, std: float = 0.05, width: float = 1.4) -> GaussianM
 
 
 def mode_data(mixture: GaussianMixture, train: int = 20_000, test: int = 5_000) -> Dataset:
-    """Draws of a mixture as a data set, always the same."""
+    """Samples of a mixture as a data set; always the same ones."""
     seeded = (torch.Generator().manual_seed(seed) for seed in (0, 1))
     return Dataset("modes", *(mixture.sample(n, g) for n, g in zip((train, test), seeded, strict=True)))

@@ -84,7 +84,7 @@ def tinted_digits() -> Dataset:
     .. math:: x_c = 1 - 2\,\text{ink}\,(1 - \text{tint}_c), \qquad
               \text{tint}_c = \tfrac12 + \tfrac12\cos 2\pi\big(h - \tfrac c3\big), \quad c = 0, 1, 2
 
-    The ink lies in [0, 1]. The hue h is a tenth of the label, plus a little chance of each picture (σ = .015): a 0 is red, a 3
+    The ink lies in [0, 1]. The hue h is a tenth of the label, plus a little randomness for each picture (σ = .015): a 0 is red, a 3
     green, a 7 blue. The tint's mean over the channels is ½ whatever the hue, so a gray copy does not tell the color.
     """
     plain = digits()
