@@ -156,7 +156,7 @@ def test_sigterm_to_torchrun_leaves_a_state_from_which_one_process_goes_on(call,
         finally:
             process.kill()
     step = step_of(state)
-    assert step > 0 and f"stopped after step {step}; add --resume to go on" in log.read_text()
+    assert step > 0 and f"stopped after step {step}; add --resume to continue" in log.read_text()
     assert [p.name for p in state.parent.glob("[!.]*")] == [state.name]
     call(*words, "--max-steps", step + 2, "--resume")
     assert records("teacher")[0]["resumed_at"] == step

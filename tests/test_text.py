@@ -1244,7 +1244,7 @@ def test_from_a_bare_machine_to_diffusers(tmp_path, monkeypatch, capsys):
     words: tuple[object, ...] = ("distill", "latents", "--teacher", sd, "--data", captioned)
     words = (*words, "--lora", 4, "--steps", 20, "--device", "cpu", "--out", "out")
     assert run_cli(monkeypatch, *words) == 2
-    assert "add --resume to go on" in capsys.readouterr().err
+    assert "add --resume to continue" in capsys.readouterr().err
     assert (
         run_cli(
             monkeypatch,
@@ -1359,7 +1359,7 @@ def test_an_interrupted_run_goes_on_and_nothing_good_is_lost(tiny, captioned, tm
     code, said = run("--out", "mine", "--overwrite")
     assert (
         code == 2
-        and "is no student that this command wrote" in said
+        and "is not a student that this command wrote" in said
         and (tmp_path / "mine/lora/photo.png").exists()
     )
 
