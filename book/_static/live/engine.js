@@ -53,7 +53,7 @@ window.liveEngine = (home, version) => {
       if (!response.ok) throw new LoadError(`${name} is missing on the server (status ${response.status}).`);
       const reader = response.body.getReader();
       for (let part = await reader.read(); !part.done; part = await reader.read()) {
-        if (have + part.value.length > bytes) throw new LoadError(`${name} is damaged: it is longer than it should be.`);
+        if (have + part.value.length > bytes) throw new LoadError(`${name} is damaged: it's longer than it should be.`);
         data.set(part.value, have);
         have += part.value.length;
         tick(part.value.length);
@@ -80,7 +80,7 @@ window.liveEngine = (home, version) => {
     if (have < bytes) throw new LoadError(`${name} is incomplete: ${have} of ${bytes} bytes arrived.`);
     // Browsers hash only on https and localhost; elsewhere the size has to do.
     if (globalThis.crypto?.subtle && hex(await crypto.subtle.digest("SHA-256", data)) !== sha256) {
-      throw new LoadError(`${name} is damaged: its content is not what it should be.`);
+      throw new LoadError(`${name} is damaged: its content isn't what it should be.`);
     }
     return data;
   }
