@@ -123,7 +123,9 @@ def draws(name: str, folder: Path) -> dict[str, Callable[[torch.Generator], Tens
 
 def main() -> None:
     asked = arguments(
-        __doc__, NAMES, folder={"type": Path, "default": Path("runs/any-teacher"), "help": "what is finished"}
+        __doc__,
+        NAMES,
+        folder={"type": Path, "default": Path("runs/any-teacher"), "help": "folder for finished parts"},
     )
     asked.folder.mkdir(parents=True, exist_ok=True)
     data = digits()

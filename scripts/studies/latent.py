@@ -3,8 +3,7 @@
 What an autoencoder costs (`floor`), what latent space buys at the size of digits (`spaces`), what a solver that skips is worth
 (`moons`, `skip`), and how long a call takes (`cost`). Students start from the teachers of `scripts/weights/latent.py` and are distilled with guidance as an
 input, where an image costs 6 evaluations (teacher 2, with label and without, target 1, student 3); for ``skip`` without guidance, where
-it costs 5. Some ten minutes on one core. What is
-finished is in the record; started again, the study goes on from there.
+it costs 5. Takes about ten minutes on one core. Finished runs are in the record; if restarted, the study continues from there.
 """
 
 from dataclasses import replace

@@ -269,7 +269,7 @@ def main() -> None:
     asked = arguments(
         __doc__,
         ARMS,
-        state={"type": Path, "default": CACHE / "latents-or-pixels", "help": "folder of states"},
+        state={"type": Path, "default": CACHE / "latents-or-pixels", "help": "folder for states"},
     )
     if asked.afresh:
         shutil.rmtree(asked.state, ignore_errors=True)

@@ -451,7 +451,8 @@ def floor() -> dict[str, Any]:
 def main() -> None:
     """All stages, in order; what is finished is kept."""
     asked = arguments(
-        __doc__, state={"type": Path, "default": CACHE / "captioned", "help": "folder of the stages' states"}
+        __doc__,
+        state={"type": Path, "default": CACHE / "captioned", "help": "folder for the states of the stages"},
     )
     if asked.afresh:
         shutil.rmtree(asked.state, ignore_errors=True)
