@@ -1,4 +1,4 @@
-"""Figures in one style: transparent, mid-grey text, legible on white and on black and in gray; one color for each role."""
+"""Figures in one style: transparent, mid-gray text, legible on white and on black and in gray; one color for each role."""
 
 import math
 import sys
