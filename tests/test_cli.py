@@ -193,7 +193,7 @@ def test_your_own_pictures_from_a_zip_to_a_comparison(cdedu, tmp_path, monkeypat
         code, out, err = cdedu(command, "cifar10-small", "--max-steps", 2, "--device", "cpu", *data)
         assert code == 0, err
         assert (
-            "On the CPU this is a trial: batches of 32 in place of the recipe's 512 (--batch 512 for those)"
+            "On the CPU this is a trial: batches of 32 instead of the recipe's 512 (--batch 512 for those)"
             in out
         )
         if command == "train":  # there is no student yet, so it is the teacher that draws

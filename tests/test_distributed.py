@@ -125,7 +125,7 @@ def test_memory_that_runs_out_in_one_process_halves_the_parts_of_both_and_sample
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert [line for line in done.stdout.splitlines() if line.startswith("memory ran out")] == [
-        f"memory ran out with {n} samples at once; going on with {n // 2}, the batch stays the same"
+        f"memory ran out with {n} samples at once; continuing with {n // 2}, the batch stays the same"
         for n in (256, 128)
     ]
     assert records("teacher")[0]["runtime"]["micro_batch"] == 64

@@ -220,7 +220,7 @@ def _own(x: Tensor, device: torch.device | str) -> Tensor:
     classifier = _classifier(size)
     if classifier is None or (size == (8, 8) and not grey):
         raise ValueError(
-            f"the course has no features for {'grey' if grey else 'coloured'} pictures of {size[0]} × {size[1]}, only for gray "
+            f"the course has no features for {'gray' if grey else 'colored'} pictures of {size[0]} × {size[1]}, only for gray "
             "ones of 8 × 8 and colored ones of 32 × 32; use --features inception"
         )
     x = x[:, :1] if size == (8, 8) else x
