@@ -38,6 +38,12 @@ STORED = {
     "The same equation, read upwards.",
     "tends to draw towards what",
     "walks towards 0",
+    # keys of diagnoses, which exercises/selftest repeats
+    "no normalisation",
+    "normalised too early",
+    "not neighbours",
+    "time backwards",
+    "all backwards",
     "goes towards the guess",
 }
 

@@ -50,8 +50,8 @@ def _(denoise_weighted: object, g: Generator) -> str:
         mean((log_odds + weights.log()).softmax(1)),
         {
             "unweighted": (mean(log_odds.softmax(1)), "It gives every point the same weight. A point that's drawn twice as often should count twice."),
-            "no normalization": (mean(weights * likelihood), "The weights in a row don't sum to 1: divide them by their sum."),
-            "normalized too early": (mean(log_odds.softmax(1) * weights), "Multiply by `weights` first, and divide by the sum of the row after that."),
+            "no normalisation": (mean(weights * likelihood), "The weights in a row don't sum to 1: divide them by their sum."),
+            "normalised too early": (mean(log_odds.softmax(1) * weights), "Multiply by `weights` first, and divide by the sum of the row after that."),
             "whole batch": (
                 mean(weights * likelihood / (weights * likelihood).sum()),
                 "It divides by the sum over the whole batch. Each row must sum to 1 on its own: `.sum(1, keepdim=True)`.",

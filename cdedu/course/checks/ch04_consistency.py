@@ -111,7 +111,7 @@ def _(neighbours: object, g: Generator) -> str:
             ),
             "one too low": (levels(i + 1, i + 2), "Each pair sits one place too low, so T is never trained, and n = 1 has no cleaner neighbor at all."),
             "one too high": (levels(i - 1, i), "Each pair sits one place too high. At n = 1 the cleaner level must be ε: without that pair there's no anchor."),
-            "not neighbors": (levels(i - 1, i + 1), "The two levels aren't neighbors: there's one between them."),
+            "not neighbours": (levels(i - 1, i + 1), "The two levels aren't neighbors: there's one between them."),
         },
     )  # fmt: skip
     n = torch.arange(1, size)
