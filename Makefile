@@ -28,7 +28,7 @@ lint: $(STAMP)
 test: $(STAMP)  ## check style and types, build the book, run the tests and most notebooks
 	@JOBS=$(JOBS) $(PYTHON) make.py test
 
-weekly: wide colab  ## what takes too long for every change: wide, and the notebooks as in Colab
+weekly: wide colab  ## everything too slow to run on each change: wide, and the notebooks as in Colab
 
 wide: lint book  ## every page for everyone, every notebook, long fuzzing
 	@$(BIN)/pytest -q -rfEs -n $(JOBS) --dist loadscope -m weekly tests
@@ -66,7 +66,7 @@ colab: $(STAMP)  ## run the notebooks with another torch and numpy, as Colab doe
 zip: book  ## pack the built book, to read offline
 	@$(BIN)/python scripts/book/release.py zip
 
-weights: $(STAMP)  ## pack the weights that come with the course, with their records
+weights: $(STAMP)  ## pack the course's weights with their records
 	@$(BIN)/python scripts/book/release.py weights
 
 handout: book  ## pack what students get: notebooks, package, book and points
@@ -81,10 +81,10 @@ reproducible: $(STAMP)  ## build the book twice and compare every file
 links: $(STAMP)  ## check the links to other sites (needs the network)
 	@$(BIN)/jupyter-book build . --builder linkcheck -q
 
-lock: $(STAMP)  ## pin requirements.txt anew from pyproject.toml
+lock: $(STAMP)  ## pin requirements.txt again from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-header -o requirements.txt
 
-clean:  ## remove what was built; the environment stays
+clean:  ## remove everything that was built; the environment stays
 	rm -rf _build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 
 # What it takes is written down in make.py, which also runs where there is no make.

@@ -1,7 +1,7 @@
 """Consistency distillation, taught and implemented.
 
 Everything is a *denoiser*: a callable ``D(x, sigma, **cond) -> x0`` that guesses clean data from ``x = x0 + sigma * noise``.
-A trained teacher is one, an exact Gaussian mixture is one, and a consistency student is one that is right in a single call.
+A trained teacher is one, an exact Gaussian mixture is one, and a consistency student is one that gets it right in a single call.
 """
 
 from importlib import import_module

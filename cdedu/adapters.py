@@ -1,6 +1,6 @@
-"""Adapters: networks that others trained, in other variables of time, as denoisers in σ.
+"""Adapters: networks that other people trained with another notion of time, as denoisers in σ.
 
-The reading of their files is in :mod:`cdedu.pretrained`.
+:mod:`cdedu.pretrained` reads their files.
 """
 
 import math
@@ -26,8 +26,8 @@ class VP(nn.Module):
 
     Args:
         network: F, called as ``network(x, c_noise, **cond)``.
-        steps: M, the number of time steps by whose count the network knows t.
-        first: the least t that it was trained at.
+        steps: M, the number of time steps that the network counts t in.
+        first: the smallest t it was trained at.
     """
 
     def __init__(
@@ -78,14 +78,14 @@ class IDDPM(nn.Module):
               u_M = 0, \quad u_{j-1}^2 = \frac{u_j^2 + 1}{\max(\bar\alpha_{j-1} / \bar\alpha_j,\ C_1)} - 1, \qquad
               \bar\alpha_j = \sin^2 \frac{\pi j}{2 M (C_2 + 1)}
 
-    The network is told the nearest of the noise levels u, so D is not continuous in σ. It was trained for σ from ``sigma_min``
+    The network only ever hears the nearest of the noise levels u, so D is not continuous in σ. It was trained for σ from ``sigma_min``
     = u\ :sub:`M−1` to ``sigma_max`` = u\ :sub:`0`; outside, it is asked all the same. EDM's code makes u in float32, in which its lowest
-    levels are off by 5 parts in 10,000; here it is made in float64.
+    levels are off by 5 parts in 10,000; here it is float64.
 
     Args:
         network: F, called as ``network(x, c_noise, **cond)``; without the second half of its outputs, a learned variance.
         steps: M.
-        c_1, c_2: C₁ and C₂, which keep the first and the last step from being too large.
+        c_1, c_2: C₁ and C₂, which keep the first and the last step from getting too large.
 
     Source: Nichol & Dhariwal 2021; Karras et al. 2022, table 1.
     """
@@ -114,7 +114,7 @@ PREDICTIONS = ("epsilon", "sample", "v_prediction")
 
 
 class DiffusersDenoiser(nn.Module):
-    r"""A UNet trained as DDPM, with any schedule, as a denoiser in σ.
+    r"""A UNet trained as a DDPM, with any schedule, as a denoiser in σ.
 
     With :math:`u` the network's answer to :math:`x / \sqrt{1 + \sigma^2}` at time t(σ), which is interpolated linearly in ln σ:
 
@@ -123,12 +123,13 @@ class DiffusersDenoiser(nn.Module):
         D = u \ \ (x_0), \qquad
         D = \frac{x}{1 + \sigma^2} - \frac{\sigma u}{\sqrt{1 + \sigma^2}} \ \ (v)
 
-    The guess is never clipped. Below ``sigma_min`` the network has seen nothing: it is asked at t = 0 there. Above ``sigma_max`` a
-    σ is refused (like all noise levels, where it is a number or a tensor on the CPU).
+    The guess is never clipped. Below ``sigma_min``, where the network was never trained, it is asked at t = 0. A σ above ``sigma_max``
+    raises an error (as always, checked only for a number or a tensor on the CPU).
 
     Args:
-        unet: a diffusers ``UNet2DModel``, or a network that reads text (:mod:`cdedu.networks.text`); further output channels than the image has (a learned variance) are left out.
-        alphas_cumprod: (T,) the schedule, :math:`\bar\alpha_t`, falling from near 1 to near 0 but not to 0.
+        unet: a diffusers ``UNet2DModel``, or a network that reads text (:mod:`cdedu.networks.text`); output channels beyond those of the
+            image (a learned variance) are dropped.
+        alphas_cumprod: (T,) the schedule, :math:`\bar\alpha_t`, falling from near 1 to near 0, but never to 0.
         prediction: what the network predicts: ``epsilon``, ``sample`` (x₀) or ``v_prediction``.
 
     Source: Ho et al. 2020; Salimans & Ho 2022 (v); Karras et al. 2022, table 1, column VP.
@@ -187,20 +188,21 @@ class DiffusersDenoiser(nn.Module):
 
 
 class Flow(nn.Module):
-    r"""A network trained by flow matching, whose answer is a velocity, as a denoiser in σ.
+    r"""A network trained by flow matching, which predicts a velocity, as a denoiser in σ.
 
     Such a network lives on the straight line :math:`x_t = (1 - t)\,x_0 + t\,z` from data at t = 0 to noise at t = 1, and learns
-    :math:`v = z - x_0`. Divided by what is left of the data, its input is our noisy sample, and its answer a guess of the data:
+    :math:`v = z - x_0`. Divide its input by 1 − t, the share of data in it, and you get our noisy sample; its answer gives a guess of the
+    data:
 
     .. math:: \sigma = \frac{t}{1 - t}, \qquad x = \frac{x_t}{1 - t} = x_0 + \sigma z, \qquad
               D(x, \sigma) = x_t - t\,v(x_t, t) = \frac{x - \sigma\,v\big(x / (1+\sigma),\ \sigma / (1+\sigma)\big)}{1 + \sigma}
 
-    At t = 1 there is no data left and σ is infinite. Walks therefore begin at ``last``, where σ is ``sigma_max``; above it a σ is refused
-    (where it is a number, or a tensor on the CPU).
+    At t = 1 there is no data left and σ is infinite, so walks begin at ``last``, where σ is ``sigma_max``. A larger σ raises an error (if
+    it is a number, or a tensor on the CPU).
 
     Args:
         network: v, called as ``network(x_t, t, **cond)`` with t (B,).
-        last: the greatest t, below 1; at .999 σ is 999.
+        last: the largest t, below 1; at .999, σ is 999.
 
     Source: Lipman et al. 2023 and Liu et al. 2023 for the line; Esser et al. 2024 (Stable Diffusion 3), section 2, for its use here.
     """

@@ -1,6 +1,6 @@
 """Checkpoints: one safetensors file each, with a JSON header that says how to rebuild the model.
 
-Files are written beside their final name and then renamed, so that a kill at any moment leaves the previous file whole.
+Files are written under a temporary name and then renamed, so if a run is killed at any moment, the previous file survives.
 Nothing is ever unpickled.
 """
 
@@ -33,31 +33,31 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 @dataclass
 class Header:
-    """What a file of weights says about the model in it: ``model.header``."""
+    """What a weights file says about the model in it: ``model.header``."""
 
     shape: tuple[int, ...]
-    """Of one sample."""
+    """Shape of one sample."""
     recipe: Recipe | None = None
-    """What the model was made by; None for a model that no recipe makes."""
+    """The recipe that built the model; None if no recipe did."""
     classes: int = 0
-    """How many labels the network takes, 0 for none."""
+    """How many labels the network takes; 0 for none."""
     labels: int = 0
-    """How many of them mean something; the others mean none."""
+    """How many of the labels name a class; the rest mean "no label"."""
     class_names: tuple[str, ...] = ()
     guidance: tuple[float, ...] = ()
-    """The guidance weights that a student was distilled at: one, or the lowest and the highest."""
+    """The guidance weights a student was distilled at: one, or the lowest and the highest."""
     step: int = 0
     images: int = 0
     """Training images seen."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """Whatever else was saved: teacher, data, metrics."""
+    """Anything else that was saved: teacher, data, metrics."""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Header":
-        """From what JSON gives back, of this version or an earlier one.
+        """Build a header from parsed JSON, written by this version or an earlier one.
 
         Raises:
-            ValueError: for a number out of its range, and for a recipe that is none.
+            ValueError: for a number out of range or an invalid recipe.
         """
         known = {f.name for f in fields(cls)} - {"facts"}
         own = {key: value for key, value in values.items() if key in known and value is not None}
@@ -85,17 +85,16 @@ class Header:
 def save(
     path: str | Path, model: nn.Module, recipe: Recipe | None, shape: Sequence[int], **facts: Any
 ) -> None:
-    """Save a model for use.
+    """Save a model so that it can be used.
 
     Args:
         path: ends in ``.safetensors``; its folder is made if missing.
         model: a :class:`~cdedu.teacher.Teacher`, a :class:`~cdedu.student.ConsistencyModel`, a denoiser that
             :func:`~cdedu.pretrained.load_teacher` made of somebody else's files, a :class:`~cdedu.student.DenoiserStudent` over one
             of these; or, without a recipe, a classifier or an autoencoder.
-        recipe, shape: from which :func:`load` rebuilds the network; shape is that of one sample. A network of diffusers that no
-            recipe builds (without a recipe, or with one whose network is ``foreign``) is described in the header by its own
-            configuration.
-        facts: anything for the header that JSON can hold: step, data, metrics.
+        recipe, shape: what :func:`load` rebuilds the network from; shape is that of one sample. A diffusers network that no recipe builds
+            (no recipe, or one whose network is ``foreign``) is described in the header by its own configuration.
+        facts: anything else for the header that JSON can hold: step, data, metrics.
 
     Raises:
         OSError: if the file cannot be written; the previous one is untouched.
@@ -107,16 +106,16 @@ def save(
 
 
 def load(source: str | Path, device: str | torch.device = "cpu") -> Any:
-    """A saved model, in evaluation mode; ``model.header`` is its :class:`Header`.
+    """Load a saved model, in evaluation mode; ``model.header`` is its :class:`Header`.
 
     Args:
-        source: a file, or the name of weights that come with the course, such as ``digits-student``. Of the state of a run that has
-            not yet ended, its sampling average.
+        source: a file, or the name of weights that come with the course, such as ``digits-student``. For the state of an unfinished run,
+            you get its sampling average.
 
     Raises:
-        FileNotFoundError: with the names that exist.
-        ValueError: for a corrupted file, one whose header and tensors do not fit each other, weights that are no finite numbers,
-            or that do not match their recorded hash. Nothing is built before names, shapes and numbers have been looked at.
+        FileNotFoundError: listing the names that exist.
+        ValueError: for a corrupted file, a header that does not match the tensors, weights that are not finite, or that do not match
+            their recorded hash. Names, shapes and numbers are checked before anything is built.
     """
     path = find(source)
     tensors, saved = read_tensors(path)
@@ -124,7 +123,7 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Any:
         tensors, saved = _average(path, tensors, saved)
     if "class" not in saved:
         raise ValueError(
-            f"{path} holds no model for use; if it is the state of a run, go on with the run to its end (--resume)"
+            f"{path} holds no model for use; if it is the state of a run, finish the run first (--resume)"
         )
     try:
         header = Header.from_dict(saved)
@@ -285,7 +284,7 @@ def _value(key: str, kind: Any, value: Any) -> Any:
 
 
 def save_state(path: str | Path, state: State, **facts: Any) -> None:
-    """Save all that an exact continuation needs; ``facts`` go into the header, beside recipe, role and step."""
+    """Save everything that an exact continuation needs; ``facts`` go into the header, next to recipe, role and step."""
     header = {"recipe": state.recipe.to_dict(), "role": state.role, "step": state.step, **facts}
     with suppress(TypeError):  # a model of another kind stays in its state
         what, network = _describe(state.model, state.recipe)
@@ -299,12 +298,12 @@ ANOTHER = "start another run from its weights: --from-weights THAT_FILE --out AN
 
 
 def load_state(path: str | Path, recipe: Recipe, role: str, otherwise: str = ANOTHER) -> Resume:
-    """What ``train_teacher`` and ``distill`` take as ``resume``.
+    """Load what ``train_teacher`` and ``distill`` take as ``resume``.
 
-    What the data are called may have changed, such as the path of a folder; whether they are the same is :func:`same_data`'s to say.
+    The name of the data may have changed, such as the path of a folder; :func:`same_data` checks whether they are the same data.
 
     Raises:
-        ValueError: if the file was written under another recipe, naming the first field that differs.
+        ValueError: if the file was written with another recipe; the message names the first field that differs.
     """
     tensors, header = read_tensors(path)
     then = header.get("recipe", {})
@@ -330,10 +329,10 @@ def load_state(path: str | Path, recipe: Recipe, role: str, otherwise: str = ANO
 
 
 def same_data(path: str | Path, data: Dataset, otherwise: str = ANOTHER) -> None:
-    """Refuse to go on with a run on other data than it began with; states of earlier versions do not know them.
+    """Refuse to continue a run on data other than it began with. States of earlier versions do not record their data.
 
     Raises:
-        ValueError: with what both say of themselves.
+        ValueError: describing both data sets.
     """
     then, now = read_header(path).get("data"), data.describe()
     if isinstance(then, dict) and not alike(then, now):
@@ -366,7 +365,7 @@ def shipped(name: str) -> Path:
 
 
 def write_hashes(*names: str) -> None:
-    """Record the SHA-256 of these weights that come with the course, or of all; a file that cannot be read is no weights."""
+    """Record the SHA-256 of these shipped weights, or of all of them; a file that cannot be read is skipped."""
     paths = [WEIGHTS / f"{name}.safetensors" for name in names] or sorted(WEIGHTS.glob("*.safetensors"))
     hashes = read_json(WEIGHTS / "hashes.json") if names else {}
     for path in paths:

@@ -1,7 +1,7 @@
 """The command line: ``cdedu plan | train | distill | sample | evaluate | distance | captions | export | grade | race``.
 
-A run lives in ``runs/<recipe>/``: ``teacher.safetensors`` and ``student.safetensors`` to use, ``*.state.safetensors`` to resume
-from. Every run leaves a record in ``results/runs/``, under a name of its own.
+A run lives in ``runs/<recipe>/``: ``teacher.safetensors`` and ``student.safetensors`` to use, ``*.state.safetensors`` to resume from.
+Every run leaves a record in ``results/runs/`` under its own name.
 """
 
 import io
@@ -39,63 +39,62 @@ from cdedu.training import distill, train_teacher, within
 
 @dataclass(frozen=True)
 class _Command:
-    """What commands about a recipe and its data take."""
+    """Options of all commands that work on a recipe and its data."""
 
     recipe: tyro.conf.Positional[str]
-    """Name of a recipe, such as toy, digits or cifar10-small; or a TOML file with one of your own."""
+    """Name of a recipe, such as toy, digits or cifar10-small; or a TOML file with your own."""
     data: str | None = None
-    """Another data set than the recipe's: a name, or a folder or zip of images."""
+    """Use this data set instead of the recipe's: a name, or a folder or zip of images."""
     test_data: Path | None = None
-    """Held-out images for a folder or zip; a tenth of the images by default."""
+    """Held-out images, if --data is a folder or zip; by default a tenth of its images."""
     size: tuple[Pixels] | tuple[Pixels, Pixels] | None = None
-    """Resize images of a folder or zip to this height and width; a single number is both."""
+    """Resize the images of a folder or zip to this height and width; a single number is both."""
     fit: Literal["crop", "pad", "stretch"] = "crop"
-    """What --size does with images of another form: cut their edges off, add black ones, or distort them."""
+    """What --size does to images of another aspect ratio: crop them, pad them with black, or stretch them."""
     channels: Literal[1, 3] = 3
-    """Of images of a folder or zip: 1 makes all of them grey, 3 coloured."""
+    """Channels for the images of a folder or zip: 1 makes them all gray, 3 makes them all RGB."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps, or auto: the fastest there is."""
     out: Path | None = None
-    """Folder of the run; runs/<recipe> by default."""
+    """Folder for the run; runs/<recipe> by default."""
     results: Path = Path("results/runs")
-    """Folder of the results record."""
+    """Folder for the results record."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of the networks; auto is what the GPU is good at, and on a CPU bf16 where a trial finds it faster, else fp32."""
+    """Precision of the networks. auto picks what the GPU is good at; on a CPU, bf16 if a quick trial finds it faster, otherwise fp32."""
     compile: bool | None = None
-    """Compile the networks; by default those of images on CUDA, where Triton is there."""
+    """Compile the networks; by default only image networks on CUDA, if Triton is installed."""
 
 
 @dataclass(frozen=True)
 class _Run(_Command):
-    """What all training commands take."""
+    """Options of all training commands."""
 
     max_steps: Count | None = None
-    """Fewer or more steps than the recipe's."""
+    """Number of steps, instead of the recipe's."""
     batch: Count | None = None
-    """Another batch size than the recipe's."""
+    """Batch size, instead of the recipe's."""
     block: Count | None = None
-    """Samples that share a random generator; with several processes or --micro-batch, parts hold whole blocks."""
+    """How many samples share a random generator. With several processes or --micro-batch, each part must hold whole blocks."""
     lr: Positive | None = None
-    """Another learning rate than the recipe's."""
+    """Learning rate, instead of the recipe's."""
     seed: Seed | None = None
-    """Another seed than the recipe's."""
+    """Seed, instead of the recipe's."""
     micro_batch: Count | None = None
-    """At most so many samples at once; gradients are accumulated over the batch."""
+    """Compute at most this many samples at once; gradients are accumulated over the batch."""
     ema: Rate | None = None
-    """Another rate of the sampling average than the recipe's: a shorter run needs a lower one, about 1 - 10 / steps."""
+    """Rate of the sampling average, instead of the recipe's. A shorter run needs a lower one, about 1 - 10 / steps."""
     picture_every: Count | None = None
-    """Write a picture of samples every so many steps."""
+    """Write a picture of samples every this many steps."""
     log: Literal["tensorboard", "wandb", "aim", "clearml", "comet_ml", "dvclive", "mlflow"] | None = None
-    """Send curves to one of Accelerate's trackers; TensorBoard's lie in the run's folder."""
+    """Send training curves to one of Accelerate's trackers; TensorBoard's are written to the run's folder."""
     from_weights: Path | None = None
-    """Start from these weights with a fresh optimiser and a short warm-up; the record says so. With --resume: go on with
-    such a run."""
+    """Start from these weights with a fresh optimizer and a short warm-up; the record says so. Add --resume to continue such a run."""
     resume: bool = False
-    """Continue an interrupted run, to the same result as if it had not been interrupted."""
+    """Continue an interrupted run; the result is the same as if it had never been interrupted."""
     go_on: bool = False
-    """Resume where there is something to resume, else begin: for jobs that a scheduler starts again and again."""
+    """Resume if there is something to resume, otherwise start: for jobs that a scheduler restarts again and again."""
     overwrite: bool = False
-    """Start anew where there is a run already."""
+    """Start over if there is a run already."""
 
 
 @dataclass(frozen=True)
@@ -110,16 +109,17 @@ class Train(_Run):
 
 @dataclass(frozen=True)
 class Distill(_Run):
-    """Distil a consistency student from a teacher."""
+    """Distill a consistency student from a teacher."""
 
     teacher: str | None = None
-    """A teacher: its file, the name of one that comes with the course, a folder that diffusers saved, a pickle of EDM, a .pt file
-    of openai's consistency models, a name on the Hugging Face hub, or an address; the run's own by default, else the course's."""
+    """The teacher: a file, the name of one that comes with the course, a folder saved by diffusers, an EDM pickle, a .pt file of openai's
+    consistency models, a name on the Hugging Face hub, or a URL. By default the run's own or, without one, the course's."""
     network: Literal["recipe", "teacher"] = "recipe"
-    """Over a teacher that is not of this package's form: the recipe's network with random weights, whose student can be
+    """The student's network if the teacher is not of this package's form: the recipe's network with random weights, whose student can be
     exported, or a copy of the teacher's own network."""
     guidance: tuple[Weight, ...] = ()
-    """Guide a teacher whose last label means none: one weight; or two, between which the student takes any as an input."""
+    """Guide a teacher whose last label means "no label". Give one weight, or two to get a student that takes any weight between them as
+    an input."""
 
     def __call__(self) -> None:
         command = _resuming(self, "student")
@@ -154,39 +154,42 @@ class Distill(_Run):
 
 @dataclass(frozen=True)
 class Sample:
-    """Draw samples and write a picture of them, or many samples as single pictures or as one file."""
+    """Draw samples and write them as one picture, as many single pictures, or as one file."""
 
     recipe: tyro.conf.Positional[str]
-    """Name of a recipe, such as toy, digits or cifar10-small, or a TOML file with one; or a model itself: its file, or a folder of diffusers."""
+    """Name of a recipe, such as toy, digits or cifar10-small, or a TOML file with one; or a model itself: its file, or a diffusers
+    folder."""
     steps: Annotated[int, Range(1, 10_000)] | None = None
-    """Steps of the student, 1 by default; or points of the teacher's noise grid, 18 by default (n points are 2n − 1 evaluations)."""
+    """Number of steps for a student, 1 by default; or of points on the noise grid for a teacher, 18 by default (n points take 2n − 1
+    evaluations)."""
     model: Literal["student", "teacher"] | None = None
-    """Which of the two; by default the student, or the teacher where there is no student yet."""
+    """Which of the two to draw from; by default the student, or the teacher if there is no student yet."""
     weights: str | None = None
-    """A file, or the name of weights that come with the course; the run's own by default, else the course's."""
+    """A file, or the name of weights that come with the course. By default the run's own or, without any, the course's."""
     label: str | None = None
-    """Draw this class only, by name or number; by default the classes take turns."""
+    """Draw only this class, by name or number; by default the classes take turns."""
     guidance: Weight | None = None
-    """Guidance weight, of a student that takes it as an input or of a teacher whose last label means none. Of text-to-image it is diffusers'
-    guidance_scale, 1 for none: of FLUX.1 dev the number that the network is told."""
+    """Guidance weight, for a student that takes it as an input or a teacher whose last label means "no label". For text-to-image it is
+    diffusers' guidance_scale, 1 for none; for FLUX.1 dev, the number that its network takes."""
     number: Count | None = None
-    """How many samples; 64 by default, and one of each text. Each has its number and a noise of its own, so that the first ones of many are the same as those of few."""
+    """How many samples; 64 by default, or one per text. Each has its own number and noise, so the first few of many are the same as if
+    you drew only a few."""
     batch: Count | None = None
-    """How many are drawn at once; 64, or 4,096 points, by default. It changes no sample."""
+    """How many to draw at once; by default 64, or 4,096 for points. This doesn't change any sample."""
     seed: Seed = 0
-    """Seed of the noise."""
+    """Seed for the noise."""
     format: Literal["sheet", "png", "npz"] = "sheet"
-    """A sheet to look at, of the first 256 pictures or 2,000 points; or all samples, each as a PNG file, in a folder; or as one file
-    for the evaluator of openai's guided-diffusion. Interrupted, the last two go on with the same command."""
+    """A sheet to look at, with the first 256 pictures or 2,000 points; or a folder with every sample as a PNG file; or one .npz file for
+    the evaluator of openai's guided-diffusion. If interrupted, the last two continue with the same command."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps, or auto: the fastest there is."""
     out: Path | None = None
-    """The file or, for png, the folder; runs/<recipe>/<model>-<steps>.png, a folder of that name without the ending, or .npz by
-    default."""
+    """Output file or, for png, folder. By default runs/<recipe>/<model>-<steps>.png, a folder of that name without the ending, or a
+    .npz."""
     prompt: tuple[str, ...] = ()
-    """What to draw, of a text-to-image pipeline; several texts take turns, each once by default. `@file` has a text in each line."""
+    """What a text-to-image pipeline should draw; several texts take turns, once each by default. `@file` reads one text per line."""
     lora: str | None = None
-    """An adapter for such a pipeline, which makes it a student: a folder or a .safetensors file."""
+    """An adapter that turns such a pipeline into a student: a folder or a .safetensors file."""
 
     def __call__(self) -> None:
         from cdedu.plotting import save_samples
@@ -246,13 +249,13 @@ class Sample:
         print(f"{number} samples of {source} in {path}" + f", {done} of them from before" * (done > 0))
 
     def _reads_text(self) -> bool:
-        """Whether what is to be sampled is a text-to-image pipeline on this machine: a folder, or one that comes with the course."""
+        """Whether to sample a text-to-image pipeline on this machine: a folder, or one that comes with the course."""
         from cdedu.pretrained.text_to_image import is_text_to_image
 
         return any(is_text_to_image(where / self.recipe) for where in (Path(), WEIGHTS))
 
     def _pictures(self, device: torch.device) -> None:
-        """Of a text-to-image pipeline."""
+        """Sample a text-to-image pipeline."""
         from cdedu.latents import draw_prompts
 
         for name in ("weights", "label"):
@@ -282,19 +285,19 @@ class Evaluate(_Command):
     """Measure teacher and student against held-out data."""
 
     teacher: str | None = None
-    """A teacher's file or name, or a folder of diffusers; the run's own by default, else the course's."""
+    """A teacher's file or name, or a diffusers folder. By default the run's own or, without one, the course's."""
     student: str | None = None
-    """A student's file or name, or a folder of diffusers; the run's own by default, else the course's."""
+    """A student's file or name, or a diffusers folder. By default the run's own or, without one, the course's."""
     guidance: Weight | None = None
-    """Guidance weight, of a teacher whose last label means none, and of a student that takes it as an input."""
+    """Guidance weight, for a teacher whose last label means "no label" and for a student that takes it as an input."""
     samples: Annotated[int, Range(2)] | None = None
-    """How many samples are compared; as many as there are held-out data by default."""
+    """How many samples to compare; by default as many as there are held-out data."""
     inception: bool = False
-    """Also FID, Inception score, precision and recall by the standard protocol (downloads Inception's weights)."""
+    """Also compute FID, Inception score, precision and recall by the standard protocol (downloads Inception's weights)."""
     seeds: Count | None = None
-    """How many sampling seeds the medians run over; 5, or 1 in a trial."""
+    """How many sampling seeds to take medians over; 5, or 1 in a trial."""
     trial: bool | None = None
-    """Few evaluations, to see that all works; by default for images of 32 x 32 and larger on the CPU."""
+    """Use few evaluations, to see that everything works; on by default for images of 32 x 32 and larger on the CPU."""
 
     def __call__(self) -> None:
         from tqdm.auto import tqdm
@@ -376,15 +379,15 @@ class Export:
     weights: tyro.conf.Positional[str]
     """A student's file, or the name of one that comes with the course."""
     folder: tyro.conf.Positional[Path]
-    """Where to write; new or empty."""
+    """Folder to write; must be new or empty."""
     record: Path | None = None
-    """A results record, such as `cdedu evaluate` leaves: its figures go into the model card."""
+    """A results record, such as `cdedu evaluate` leaves; its figures go into the model card."""
     guidance: Weight | None = None
-    """The weight to fix in a student that takes it as an input."""
+    """The guidance weight to fix in a student that takes it as an input."""
     license: str | None = None
-    """Of the weights, for the model card, such as apache-2.0; the teacher's and the data's terms bind a student too."""
+    """License of the weights, for the model card, such as apache-2.0. The teacher's and the data's terms bind a student too."""
     push_to_hub: str | None = None
-    """Also upload to this repository, owner/name."""
+    """Also upload the folder to this repository, owner/name."""
 
     def __call__(self) -> None:
         student = load_teacher(self.weights)
@@ -402,11 +405,11 @@ class Captions:
     """Score pictures by their captions: the CLIP score, and with --real the FID to a folder of real pictures."""
 
     folder: tyro.conf.Positional[Path]
-    """Pictures, at any depth."""
+    """Folder of pictures, at any depth."""
     captions: tyro.conf.Positional[Path]
-    """A JSON file: the name of each picture and its caption, or COCO's format."""
+    """A JSON file that maps the name of each picture to its caption, or a file in COCO's format."""
     real: Path | None = None
-    """A folder of real pictures; the FID is comparable from 30,000 on."""
+    """A folder of real pictures; the FID is comparable if there are 30,000 or more."""
 
     def __call__(self) -> None:
         from cdedu.evaluation import captions
@@ -424,14 +427,16 @@ class Captions:
 
 @dataclass(frozen=True)
 class Distance:
-    """Measure how far samples are from a reference: the Fréchet distance of two sets of pictures, which is FID in Inception's features."""
+    """Measure how far samples are from a reference: the Fréchet distance between two sets of pictures. In Inception's features, this is
+    FID."""
 
     samples: tyro.conf.Positional[Path]
-    """A folder of pictures, or a .npz file with arr_0 as `cdedu sample --format npz` writes it."""
+    """A folder of pictures, or a .npz file with arr_0, such as `cdedu sample --format npz` writes."""
     reference: tyro.conf.Positional[Path]
-    """Another one; or a .npz file with the statistics of one, mu and sigma."""
+    """Another set of pictures; or a .npz file with the statistics of one, mu and sigma."""
     features: Literal["inception", "ours"] = "inception"
-    """Inception's, as the literature has them; or those of the course's frozen classifiers, of digits at 8 × 8 or colour pictures at 32 × 32."""
+    """Inception's features, as in the literature; or ours, those of the course's frozen classifiers, for 8 × 8 digits or 32 × 32 color
+    pictures."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps, or auto: the fastest there is."""
 
@@ -445,7 +450,7 @@ class Distance:
 
 
 def _resuming(command: _Run, role: str) -> _Run:
-    """The command with ``resume`` where ``go_on`` found a state."""
+    """The command, with ``resume`` set if ``go_on`` found a state."""
     if not command.go_on:
         return command
     folder = command.out or Path("runs") / get_recipe(command.recipe).name
@@ -453,9 +458,9 @@ def _resuming(command: _Run, role: str) -> _Run:
 
 
 def _prepare(command: _Run, role: str) -> Run:
-    """Everything that can go wrong goes wrong here, before any work."""
+    """Everything that can go wrong goes wrong here, before any work starts."""
     if command.resume and command.overwrite:
-        raise ValueError("--resume goes on with a run and --overwrite starts anew; give one of them")
+        raise ValueError("--resume continues a run and --overwrite starts over; give one of them")
     recipe = get_recipe(command.recipe)
     usual, folder = getattr(recipe, role), command.out or Path("runs") / recipe.name
     state = folder / f"{role}.state.safetensors"
@@ -496,7 +501,7 @@ def _prepare(command: _Run, role: str) -> Run:
         )
     part = min(stage.batch, max(command.micro_batch or stage.batch, recipe.block or stage.batch))
     shape = tuple(data.train.shape[1:])
-    _check_batch(part, shape, runtime.device, "lower --batch, or share it out with --micro-batch and --block")
+    _check_batch(part, shape, runtime.device, "lower --batch, or split it with --micro-batch and --block")
     if command.log:
         tracker_class(command.log)
     extras = {"picture_every": command.picture_every, "log": command.log}
@@ -505,13 +510,13 @@ def _prepare(command: _Run, role: str) -> Run:
         raise FileNotFoundError(f"there is nothing to resume: no {run.state_path}")
     if not (command.resume or command.overwrite) and (run.state_path.exists() or run.path.exists()):
         raise FileExistsError(
-            f"{folder} holds a {role} already; add --resume to go on, --overwrite to start anew, or --out"
+            f"{folder} holds a {role} already; add --resume to continue, --overwrite to start over, or choose another --out"
         )
     writable(folder)
     writable(command.results)
     if stage.batch != usual.batch and command.batch is None and runtime.main:
         print(
-            f"On the CPU this is a trial: batches of {stage.batch} in place of the recipe's {usual.batch} "
+            f"On the CPU this is a trial: batches of {stage.batch} instead of the recipe's {usual.batch} "
             f"(--batch {usual.batch} for those)"
         )
     return run
@@ -522,7 +527,7 @@ def _height_width(size: tuple[int] | tuple[int, int] | None) -> tuple[int, int] 
 
 
 def _data(command: _Command, name: str) -> Dataset:
-    """The data set that a command names, or its recipe."""
+    """The data set named by a command, or by its recipe."""
     if name == command.data and (name in SETS or name in TOYS) and Path(name).exists():
         print(
             f"--data {name} is the data set of the course; for what is called so here, give ./{name}",
@@ -533,12 +538,12 @@ def _data(command: _Command, name: str) -> Dataset:
 
 
 def _check_batch(part: int, shape: tuple[int, ...], device: torch.device, remedy: str) -> None:
-    """Refuse what no machine could do: a sample and its noise, of 4 bytes a number, are the least that a batch takes."""
+    """Refuse what no machine could do: a batch takes at least its samples and their noise, at 4 bytes per number."""
     check_memory(8 * part * math.prod(shape), f"a batch of {part:,} samples", device, remedy)
 
 
 def _check_out(out: Path | None, kind: str) -> None:
-    """Refuse a file where samples become a folder, and the other way round, and an ending that means something else."""
+    """Refuse a file where samples become a folder, and vice versa, and an ending that means something else."""
     if out is None:
         return
     if kind == "png" and (out.is_file() or out.suffix in (".png", ".npz")):
@@ -557,12 +562,12 @@ def _check_out(out: Path | None, kind: str) -> None:
 
 
 def _changed(thing: Any, **changes: Any) -> Any:
-    """A copy with those changes that are given."""
+    """A copy with the changes that were given."""
     return replace(thing, **{key: value for key, value in changes.items() if value is not None})
 
 
 def _begun(command: _Run, run: Run) -> tuple[Run, dict[str, Any]]:
-    """The run and what its loop is given, once its recipe is final: what an interrupted one left, or weights to start from."""
+    """The run and the inputs of its loop, once the recipe is final: what an interrupted run left, or weights to start from."""
     model = None
     if command.resume:
         checkpoints.same_data(run.state_path, run.data)
@@ -588,7 +593,7 @@ def _begun(command: _Run, run: Run) -> tuple[Run, dict[str, Any]]:
 
 
 def _same_run(command: _Run, run: Run, before: dict[str, Any]) -> None:
-    """Refuse to go on with another teacher, guidance or precision than the run began with: its end would be that of neither."""
+    """Refuse to continue with a teacher, guidance or precision other than the run began with: the result would match neither."""
     then, now = (facts.get("teacher", {}) for facts in (before, run.facts))
     places = [("precision", before.get("precision"), run.runtime.precision)]
     if then:  # earlier versions do not say
@@ -605,7 +610,7 @@ def _same_run(command: _Run, run: Run, before: dict[str, Any]) -> None:
 
 
 def _role_there_is(folder: Path, recipe: Recipe) -> Literal["student", "teacher"]:
-    """What there is to sample from, of this run or of the course: the student, or only a teacher so far."""
+    """What can be sampled, from this run or the course: the student or, so far, only a teacher."""
     for where, stem in ((folder, f"{folder}/"), ("the course", f"{WEIGHTS}/{recipe.name}-")):
         if Path(f"{stem}student.safetensors").is_file():
             return "student"
@@ -616,14 +621,14 @@ def _role_there_is(folder: Path, recipe: Recipe) -> Literal["student", "teacher"
 
 
 def _digest(source: str) -> str:
-    """SHA-256 of the file with the weights, in a folder the first one."""
+    """SHA-256 of the weights file; in a folder, of the first one."""
     path = locate(source)
     files = [file for kind in ("safetensors", "bin") for file in sorted(path.rglob(f"*.{kind}"))]
     return sha256(files[0] if path.is_dir() else path)
 
 
 def _figures_of(path: Path, model: Any, source: str) -> dict[str, Any]:
-    """The metrics of a record, if they are of these weights as far as it says."""
+    """The metrics of a record, if as far as it says they belong to these weights."""
     record = read_record(path)
     theirs, measured = record.get("recipe"), record.get("sha256")
     if isinstance(measured, dict) and measured.get("student") != _digest(source):
@@ -639,10 +644,10 @@ def _figures_of(path: Path, model: Any, source: str) -> dict[str, Any]:
 
 
 def _runtime(command: _Command, recipe: Recipe, begun: dict[str, Any] | None = None) -> Runtime:
-    """One process here, or one of several where torchrun or accelerate launch started us.
+    """A single process, or one of several if torchrun or accelerate launch started us.
 
-    A run that is resumed goes on in the precision that it began in, and with parts of a batch that had fitted into memory; the
-    header of its state says both.
+    A resumed run continues in the precision that it began in, and with batch parts that fit into memory; the header of its state says
+    both.
     """
     device, precision = pick_device(command.device), command.precision
     world = os.environ.get("WORLD_SIZE") or "1"
@@ -681,7 +686,7 @@ DistillLatents.launch = staticmethod(_runtime)
 
 
 def _cannot_compile(device: torch.device) -> str | None:
-    """What torch.compile misses on this machine, or None."""
+    """What torch.compile is missing on this machine, or None."""
     from torch.utils._triton import has_triton
 
     cuda = device.type == "cuda"

@@ -1,11 +1,11 @@
-r"""Editing without training: one loop, and after each jump of the student the known part is put back.
+r"""Editing without training: a loop that puts the known part back after each jump of the student.
 
-What is known of the picture is a set of linear measurements :math:`A x_0`, where A has orthonormal rows: some pixels, the mean over
+What you know about the picture is a set of linear measurements :math:`A x_0`, where A has orthonormal rows: some pixels, the mean over
 the channels, the means of patches. With :math:`P = A^\top A`, the orthogonal projection onto what they fix, the step is
 
 .. math:: x \leftarrow f\big(x + \sqrt{\tau^2 - \varepsilon^2}\,z,\ \tau\big), \qquad x \leftarrow P y + (x - P x),
 
-so that the measurements of every answer are exactly those of y. The loop is
+so every answer has exactly the measurements of y. The loop is
 :func:`~cdedu.samplers.sample_consistency`, with :class:`Projected` as the student.
 
 Few steps are an approximation. With many at small τ the loop becomes Langevin's: for smooth data one step is, to order τ²,
@@ -29,7 +29,7 @@ from cdedu.teacher import Denoiser, clipped
 
 Levels = Sequence[float] | Tensor
 SIGMAS = (80.0, *karras_sigmas(20, 0.2, 3.0).tolist())
-"""Noise levels of an edit, unless others are given: one jump from noise, then twenty where a picture is decided and cleaned."""
+"""Default noise levels of an edit: one jump from noise, then twenty levels at which the picture is decided and cleaned up."""
 
 
 class Projected:
@@ -52,17 +52,17 @@ def edit(
     generator: Generator | None = None,
     **cond: Any,
 ) -> Tensor:
-    """Samples x (B, ...) with P x = P y, up to rounding: the loop that inpainting, colour and super-resolution share.
+    """Draw samples x (B, ...) with P x = P y, up to rounding: the loop behind inpainting, colorizing and super-resolution.
 
     Args:
-        student: f, of data of the shape of ``known``.
+        student: f, for data shaped like ``known``.
         known: y (B, ...); only P y matters.
         project: P, linear, (B, ...) → (B, ...), with P(P(x)) = P(x) and symmetric; not checked.
         sigmas: noise levels from large to small, one evaluation each.
         generator: draws all noise.
 
     Raises:
-        ValueError: for ``known`` that is not finite, for levels that rise, are not positive, or lie below ε.
+        ValueError: if ``known`` is not finite, or if levels rise, are not positive, or lie below ε.
     """
     f = Projected(student, known, project)
     return _redraw(f, f.fixed, sigmas, generator, **cond)
@@ -86,7 +86,7 @@ def inpaint(
 ) -> Tensor:
     r"""Fill in what is missing: :math:`P x = m \odot x`. **Here 1 means known** and 0 missing; in the paper it is the reverse.
 
-    What is known stays as it is in ``image``, bit for bit.
+    Known pixels stay exactly as they are in ``image``, bit for bit.
 
     Args:
         image: (B, ...); any finite number where it is missing.
@@ -94,7 +94,7 @@ def inpaint(
         student, sigmas, generator: as in :func:`edit`.
 
     Raises:
-        ValueError: for a mask of the wrong shape or with other values.
+        ValueError: for a mask of the wrong shape or with values other than 0 and 1.
     """
     try:
         m = mask.to(image).expand_as(image)
@@ -115,21 +115,21 @@ def colorize(
     generator: Generator | None = None,
     **cond: Any,
 ) -> Tensor:
-    r"""Give colour to a grey picture: :math:`(P x)_c = w_c \sum_k w_k x_k \,/\, \sum_k w_k^2`, with :math:`\sum_c w_c = 1`.
+    r"""Give color to a gray picture: :math:`(P x)_c = w_c \sum_k w_k x_k \,/\, \sum_k w_k^2`, with :math:`\sum_c w_c = 1`.
 
-    The direction w of colour space is known, the directions orthogonal to it are free. The answer (B, C, H, W) has ``grey`` as its
+    The direction w of color space is known, and the directions orthogonal to it are free. The answer (B, C, H, W) has ``grey`` as its
     weighted mean, up to rounding.
 
     Args:
-        grey: (B, 1, H, W), the weighted mean of the channels.
-        weights: w, one for each channel of the student's images; scaled to sum 1. (.299, .587, .114) is the luma of video.
+        gray: (B, 1, H, W), the weighted mean of the channels.
+        weights: w, one for each channel of the student's images; scaled to sum 1. (.299, .587, .114) is video luma.
         student, sigmas, generator: as in :func:`edit`.
 
     Raises:
         ValueError: for a picture that is not (B, 1, H, W), or weights that are not positive.
     """
     if grey.ndim != 4 or grey.shape[1] != 1:
-        raise ValueError(f"want a grey picture (B, 1, H, W), got {tuple(grey.shape)}")
+        raise ValueError(f"want a gray picture (B, 1, H, W), got {tuple(grey.shape)}")
     w = torch.as_tensor(weights, dtype=grey.dtype, device=grey.device).reshape(1, -1, 1, 1)
     if not (w > 0).all() or not w.isfinite().all():
         raise ValueError(f"weights = {tuple(weights)}, but all must be positive")
@@ -138,7 +138,7 @@ def colorize(
     def project(x: Tensor) -> Tensor:
         return w * (w * x).sum(1, keepdim=True) / w.square().sum()
 
-    # w/|w|² times grey is the shortest colour with that grey value.
+    # w/|w|² times gray is the shortest color with that gray value.
     return edit(student, w * grey / w.square().sum(), project, sigmas, generator, **cond)
 
 
@@ -150,7 +150,7 @@ def super_resolve(
     generator: Generator | None = None,
     **cond: Any,
 ) -> Tensor:
-    r"""Make a small picture ``factor`` times as large: P replaces each patch of factor × factor pixels by its mean.
+    r"""Make a small picture ``factor`` times as large: P replaces each patch of factor × factor pixels with its mean.
 
     The answer (B, C, factor·h, factor·w) has ``small`` as its means, up to rounding.
 
@@ -181,11 +181,11 @@ def stroke_to_image(
 ) -> Tensor:
     r"""From a rough drawing to a picture: :math:`x = f(\text{stroke} + \sigma z,\ \sigma)`, then further steps if wanted.
 
-    The noise drowns whatever in the drawing is smaller than σ, and the student redraws it. Nothing is projected.
+    The noise drowns any detail of the drawing smaller than σ, and the student redraws it. Nothing is projected.
 
     Args:
         stroke: (B, ...) a drawing in the range of the data.
-        sigma: the first noise level: small keeps the drawing, large keeps little of it. The paper has 5.38 for bedrooms.
+        sigma: the first noise level: a small one keeps the drawing, a large one keeps little of it. The paper uses 5.38 for bedrooms.
         sigmas: further noise levels, below ``sigma``.
         student, generator: as in :func:`edit`.
 
@@ -200,11 +200,11 @@ def stroke_to_image(
 def interpolate(
     student: Denoiser, start: Tensor, end: Tensor, n: int = 8, sigma: float = 80.0, **cond: Any
 ) -> Tensor:
-    r"""Pictures between two: one jump each from ``n`` noises on the arc between two noises.
+    r"""Morph from one picture to another: one jump each from ``n`` noises on the arc between two noises.
 
     .. math:: x(u) = \frac{\sin((1-u)\,\omega)}{\sin\omega}\,a + \frac{\sin(u\,\omega)}{\sin\omega}\,b, \qquad 0 \le u \le 1,
 
-    with ω the angle between a and b: the noises in between keep their size, which on a straight line they would not. The answer is
+    with ω the angle between a and b. On this arc the noises in between keep their size; on a straight line they wouldn't. The answer is
     (n, ...), from ``f(a, sigma)`` to ``f(b, sigma)``.
 
     Args:

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and tensors in them. Nothing is ever unpickled."""
+"""Files that are either complete or not there at all, and tensors in them. Nothing is ever unpickled."""
 
 import codecs
 import errno
@@ -21,12 +21,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 LARGEST_HEADER = 2**22
-"""Bytes of JSON that are read at most; a header of this package has some thousands."""
+"""The most bytes of JSON that are read; a header of this package has a few thousand."""
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full; make room, or choose another folder",
     errno.EDQUOT: "your share of the disk is used up; make room, or choose another folder",
-    errno.EROFS: "nothing can be written to this disk; choose another folder",
+    errno.EROFS: "this disk is read-only; choose another folder",
     errno.EACCES: "permission is denied; choose another folder",
     errno.EPERM: "permission is denied; choose another folder",
     errno.EISDIR: "there is a folder of that name; give the name of a file",
@@ -41,7 +41,7 @@ _writing: set[Path] = set()
 
 @contextmanager
 def disk_errors(path: str | Path, how: str = "") -> Iterator[None]:
-    """What a full, locked or unsuitable disk says, with the path, what to do and ``how``; an OSError of the same kind."""
+    """Turn the error of a full, locked or unsuitable disk into an OSError of the same kind that names the path and the remedy."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -57,10 +57,10 @@ def disk_errors(path: str | Path, how: str = "") -> Iterator[None]:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside ``path``: it takes the file's place when the block ends well, and is removed when it does not.
+    """A temporary file next to ``path``: it replaces the file when the block succeeds, and is removed when it fails.
 
     Raises:
-        OSError: if the disk does not take it, naming the path and a remedy; a folder of that name is refused before the block begins.
+        OSError: if the disk refuses it, naming the path and a remedy; if a folder has that name, before the block begins.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -82,14 +82,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(lock: str | Path, what: str) -> Iterator[None]:
-    """Inside, nobody else on this machine is inside. The lock is the system's, which opens that of a dead process.
+    """Context that only one process on this machine can be in at a time. The operating system releases a dead process's lock.
 
     Args:
-        lock: a file that need not be there, and stays.
-        what: what another one is doing inside, and the remedy.
+        lock: the lock file; it's created if missing, and stays.
+        what: for the error message: what the other process is doing, and the remedy.
 
     Raises:
-        BlockingIOError: at once, if somebody is.
+        BlockingIOError: right away, if another process is inside.
     """
     Path(lock).parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -101,10 +101,10 @@ def locked(lock: str | Path, what: str) -> Iterator[None]:
 
 
 def sweep(folder: str | Path) -> list[Path]:
-    """Remove what :func:`replacing` left in a folder when its process was killed, and say what that was.
+    """Remove what :func:`replacing` left in a folder when its process was killed, and return what that was.
 
-    Only files of this folder itself, whose process is no more; what is being written now stays. To be called by whoever holds the
-    folder's lock, since a process on another machine cannot be seen from here.
+    Removes only files in this folder itself whose process is gone; files being written now stay. Call it while holding the folder's lock,
+    since a process on another machine can't be seen from here.
     """
     gone = []
     for path in sorted(Path(folder).glob(".*.tmp")):
@@ -137,11 +137,11 @@ def sha256(path: str | Path) -> str:
 
 
 def regular(path: str | Path, what: str = "file") -> Path:
-    """The path, if an ordinary file is there; from a pipe or a device one would read for ever.
+    """The path, if it is an ordinary file; reading from a pipe or a device might never end.
 
     Raises:
         FileNotFoundError: if there is nothing.
-        ValueError: if it is something else.
+        FileNotFoundError: if there is nothing.
     """
     path = Path(path)
     if path.is_file():
@@ -170,10 +170,10 @@ def text_of(path: str | Path) -> str:
 
 
 def parse_json(text: str | bytes) -> dict[str, Any]:
-    """A JSON object whose numbers are all finite.
+    """Parse a JSON object whose numbers are all finite.
 
     Raises:
-        ValueError: for any other text, one that is longer than :data:`LARGEST_HEADER`, and one that is nested too deeply.
+        ValueError: for any other text, one longer than :data:`LARGEST_HEADER`, or one nested too deeply.
     """
 
     def finite(number: str) -> float:
@@ -207,11 +207,11 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """Tensors and a JSON header into one file, atomically.
+    """Write tensors and a JSON header into one file, atomically.
 
     Raises:
-        OSError: if the file cannot be written; the one before it stays.
-        ValueError: for NaN or infinity in the header, which JSON does not have.
+        OSError: if the file cannot be written; the previous one stays.
+        ValueError: for NaN or infinity in the header, which JSON can't hold.
     """
     path = Path(path)
     flat = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
@@ -231,7 +231,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
-    """What :func:`write_tensors` wrote beside the tensors, without reading those."""
+    """The header that :func:`write_tensors` wrote, without reading the tensors."""
     with _opened(path) as (_, header):
         return header
 
@@ -252,7 +252,7 @@ def _opened(path: str | Path) -> Iterator[tuple[Any, dict[str, Any]]]:
 
 
 def check_weights(tensors: dict[str, Tensor]) -> None:
-    """Raises a ValueError for the first tensor that is none of real numbers, or has a NaN or an infinity in it."""
+    """Raise a ValueError for the first tensor that isn't made of real numbers, or contains NaN or infinity."""
     for name, tensor in tensors.items():
         if tensor.dtype not in _DTYPES:
             raise ValueError(f"tensor {name!r:.80} has type {tensor.dtype}, which no weights have")

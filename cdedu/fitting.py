@@ -1,4 +1,4 @@
-"""What fits together: a teacher, a student, data and a recipe, looked at before any work."""
+"""Checks that a teacher, a student, data and a recipe fit together, before any work starts."""
 
 from dataclasses import replace
 from typing import Any
@@ -22,7 +22,7 @@ def is_student(model: nn.Module) -> bool:
 
 
 def is_a(role: str, model: nn.Module, source: str, option: str) -> None:
-    """Refuse a teacher in the place of a student, and the other way round."""
+    """Refuse a teacher in place of a student, and the other way around."""
     found = "student" if is_student(model) else "teacher"
     if found != role:
         raise ValueError(f"{source} is a {found}; {option} takes a {role} here")
@@ -31,7 +31,7 @@ def is_a(role: str, model: nn.Module, source: str, option: str) -> None:
 def teacher_and_student(
     source: str, recipe: Recipe, data: Dataset, network: str = "recipe"
 ) -> tuple[Recipe, Any, nn.Module | None]:
-    """The recipe fitted to a teacher from anywhere, the teacher, and the student where it cannot start as the teacher's copy.
+    """Fit a recipe to a teacher from anywhere. Returns the recipe, the teacher, and the student if it can't start as the teacher's copy.
 
     A teacher of this package's form must have the recipe's network; EDM's, openai's and diffusers' bring theirs, and their range of
     noise levels. The student of any other denoiser
@@ -67,7 +67,7 @@ def teacher_and_student(
 def guided(
     weights: tuple[float, ...], recipe: Recipe, teacher: Any, student: Any, source: str, data: Dataset
 ) -> tuple[Recipe, nn.Module, Any, tuple[float, float] | None]:
-    """The recipe, the teacher guided, its student, and the range of the weight where the student takes it as an input."""
+    """The recipe, the guided teacher, its student, and the range of the weight if the student takes it as an input."""
     if len(weights) > 2 or sorted(set(weights)) != [*weights] or weights[0] < 0:
         raise ValueError(
             f"--guidance {' '.join(f'{w:g}' for w in weights)}: give one weight, or a lower and a higher one; none below 0"
@@ -77,7 +77,7 @@ def guided(
     classes, known = teacher.header.classes, data.train_labels
     if not classes or known is None:
         who = source if not classes else data.name
-        raise ValueError(f"{who} has no labels, so there is nothing to guide towards; leave --guidance out")
+        raise ValueError(f"{who} has no labels, so there is nothing to guide toward; leave --guidance out")
     if classes <= int(known.max()) + 1:
         raise ValueError(
             f"{source} knows {classes} labels, as many as {data.name} has; guidance needs a teacher with one more, "
@@ -104,7 +104,7 @@ def takes_guidance(model: nn.Module) -> bool:
 def conditioned(
     model: Any, source: str, guidance: float | None, wanted: str | None = None
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """The model, guided if it is a teacher, and what it is called with: each of its labels once, or the one that is wanted."""
+    """The model, guided if it is a teacher, and its condition: each of its labels once, or the one that was asked for."""
     classes, inputs = model.header.classes, takes_guidance(model)
     if not classes:
         for name, value in (("--label", wanted), ("--guidance", guidance)):
@@ -136,7 +136,7 @@ def conditioned(
 
 
 def label_of(wanted: str, source: str, classes: int, names: tuple[str, ...]) -> int:
-    """The number of a label that is given by name or by number."""
+    """The number of a label given by name or by number."""
     if wanted and wanted in names:
         return names.index(wanted)
     if wanted.isdecimal() and int(wanted) < classes and not any(name.isdecimal() for name in names):
@@ -147,7 +147,7 @@ def label_of(wanted: str, source: str, classes: int, names: tuple[str, ...]) -> 
 
 
 def fits(model: nn.Module, source: str, ours: Recipe, data: Dataset) -> None:
-    """Refuse weights whose data, network or noise input differ from the run's: its checkpoints could not be loaded."""
+    """Refuse weights whose data, network or noise input differ from the run's: its checkpoints couldn't be loaded later."""
     same_shape(model, source, data)
     theirs = model.header.recipe  # type: ignore[index,arg-type]
     if replace(theirs.network, classes=ours.network.classes) == ours.network != theirs.network:
@@ -171,7 +171,7 @@ def fits(model: nn.Module, source: str, ours: Recipe, data: Dataset) -> None:
 
 
 def same_labels(model: Any, source: str, data: Dataset) -> None:
-    """Refuse data whose labels would mean something else to a model, or nothing."""
+    """Refuse data whose labels would mean something else, or nothing, to a model."""
     known, names = model.header.labels, model.header.class_names
     if model.header.classes and data.test_labels is not None and int(data.test_labels.max()) >= known:
         raise ValueError(f"{source} knows {known} labels, {data.name} has {int(data.test_labels.max()) + 1}")
@@ -182,7 +182,7 @@ def same_labels(model: Any, source: str, data: Dataset) -> None:
 
 
 def same_kind(model: Any, source: str, recipe: Recipe) -> None:
-    """Refuse weights that were trained by another recipe on other data, to be sampled as this recipe's."""
+    """Refuse to sample weights as this recipe's that another recipe trained on other data."""
     theirs, wanted = model.header.recipe, {"mlp": 1, "set": 2}.get(recipe.network.kind, 3)
     other = theirs and theirs.name != recipe.name and theirs.data != recipe.data
     if other or len(model.header.shape) != wanted:

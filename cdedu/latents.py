@@ -37,8 +37,8 @@ from cdedu.runs import Run, writable, write_run_record
 from cdedu.runtime import Runtime, pick_device
 from cdedu.training import State
 
-OTHERWISE = "begin anew with --overwrite, or in another folder with --out"
-"""What to do with a run that does not go with what was asked."""
+OTHERWISE = "start over with --overwrite, or in another folder with --out"
+"""What the user can do with a run that doesn't match the request."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class TextRun(Run):
     source: str = ""
     license: str | None = None
     anew: bool = False
-    """Forget the state that is there. The student that is there stays until there is another to take its place."""
+    """Forget the old state. The old student stays until a new one can take its place."""
 
     @property
     def path(self) -> Path:
@@ -99,7 +99,7 @@ class TextRun(Run):
 
 @contextmanager
 def visiting(device: torch.device, *parts: nn.Module) -> Iterator[None]:
-    """Inside, these parts of a pipeline are on the device; afterwards they are on the CPU, and their memory is given back."""
+    """Context in which these parts of a pipeline are on the device; afterward they return to the CPU and free their memory."""
     try:
         for part in parts:
             part.to(device)
@@ -112,7 +112,7 @@ def visiting(device: torch.device, *parts: nn.Module) -> Iterator[None]:
 
 
 def encoders(pipeline: Any, *, texts: bool = False) -> list[nn.Module]:
-    """What encodes texts in a pipeline, and unless ``texts`` also what encodes pictures."""
+    """The parts of a pipeline that encode texts and, unless ``texts`` is set, those that encode pictures."""
     return [
         part
         for name, part in pipeline.pipe.components.items()
@@ -122,63 +122,63 @@ def encoders(pipeline: Any, *, texts: bool = False) -> list[nn.Module]:
 
 @dataclass(frozen=True)
 class DistillLatents:
-    """Distil a text-to-image pipeline of diffusers: an adapter (LoRA) or the whole network, by LCM's recipe. Also called as
-    `cdedu distill latents`."""
+    """Distill a diffusers text-to-image pipeline by LCM's recipe, into an adapter (LoRA) or a whole network. Also called as `cdedu
+    distill latents`."""
 
     teacher: str
-    """A folder that diffusers saved, or owner/name on the Hugging Face hub: Stable Diffusion 1, 2, 3, SDXL or FLUX."""
+    """A folder saved by diffusers, or owner/name on the Hugging Face hub: Stable Diffusion 1, 2, 3, SDXL or FLUX."""
     data: str
     """Pictures with captions: a folder, a .parquet file, `canvases`, or owner/name on the hub."""
     lora: Whole = 64
     """Rank of the adapter; 0 trains the whole network."""
     steps: Count = 1000
-    """Steps of the optimiser."""
+    """Number of optimizer steps."""
     batch: Count = 16
-    """Pictures a step."""
+    """Pictures per step."""
     micro_batch: Count | None = None
-    """At most so many at once; gradients are accumulated over the batch. It changes no picture's noise."""
+    """The most pictures to compute at once; gradients are accumulated over the batch. Doesn't change any picture's noise."""
     lr: Positive = 1e-4
     """Learning rate."""
     guidance: tuple[Weight, ...] = ()
-    """The teacher's guidance weight, diffusers' guidance_scale, 1 for none: one; or two, between which it is drawn for each picture. By default
-    6 to 16 for Stable Diffusion 1 and 2 and SDXL (LCM's 5 to 15, counted as diffusers counts), 7 for Stable Diffusion 3, and for FLUX.1 dev
-    the 3.5 that its network is told as a number."""
+    """The teacher's guidance weight (diffusers' guidance_scale; 1 for none), or two to draw from for each picture. By default 6 to 16 for
+    Stable Diffusion 1 and 2 and SDXL (LCM's 5 to 15, the way diffusers counts), 7 for Stable Diffusion 3, and for FLUX.1 dev the 3.5 that
+    its network takes as an input."""
     guidance_input: bool = False
-    """The student takes the guidance weight as an input, of a Stable Diffusion that is trained whole."""
+    """Make the guidance weight an input of the student. Only for a Stable Diffusion that is trained whole."""
     points: Count = 50
-    """Steps of the solver's grid; a divisor of the schedule's 1,000 times, unless it is a flow."""
+    """Number of steps in the solver's grid; must divide the schedule's 1,000 times, unless the teacher is a flow."""
     target_rate: Rate = 0.0
-    """Of the target's average; LCM has .95 for whole networks."""
+    """Rate of the target average; LCM uses .95 for whole networks."""
     ema: Rate = 0.95
-    """Of the sampling average."""
+    """Rate of the sampling average."""
     seed: Seed = 0
-    """Of everything that is random."""
+    """Seed for everything random."""
     size: tuple[Count, Count] | None = None
     """Height and width of the pictures; the pipeline's own by default."""
     checkpointing: bool = False
-    """Compute activations twice to save memory."""
+    """Save memory by computing activations twice."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps, or auto: the fastest there is."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of the networks."""
+    """Precision of the networks."""
     compile: bool | None = False
     """Compile the networks."""
     cache: Path = Path("runs/latents-cache")
-    """Where latents and embeddings are kept, so that each is computed once."""
+    """Folder for latents and embeddings, so that each is computed only once."""
     out: Path = Path("runs/latents")
-    """Folder of the run."""
+    """Folder for the run."""
     results: Path = Path("results/runs")
     """Folder of the results record."""
     picture_every: Count | None = None
-    """Write a picture of samples every so many steps."""
+    """Folder for the results record."""
     license: str | None = None
-    """Of the weights, for the model card."""
+    """License of the weights, for the model card."""
     resume: bool = False
-    """Continue an interrupted run, to the same result as if it had not been interrupted."""
+    """Continue an interrupted run; the result is the same as if it had never been interrupted."""
     overwrite: bool = False
-    """Start anew where there is a run already."""
+    """Start over if there is a run already."""
     launch: ClassVar[Callable[..., Runtime]]
-    """Makes the runtime of a command, as for all others; the command line sets it."""
+    """Makes the command's runtime, as for all other commands; set by the command line."""
 
     def __call__(self) -> None:
         from cdedu.data.captioned import Pairs, encoded
@@ -232,27 +232,27 @@ class DistillLatents:
     def _place(self) -> Path:
         """The file of the run's state, once it is known that the folder may be used: before anything is loaded, and nothing is touched."""
         if self.resume and self.overwrite:
-            raise ValueError("--resume goes on with a run and --overwrite starts anew; give one of them")
+            raise ValueError("--resume continues a run and --overwrite starts over; give one of them")
         if self.license is not None:
             check_license(self.license)
         state = self.out / "student.state.safetensors"
         students = [path for path in (self.out / "lora", self.out / "pipeline") if path.exists()]
         if self.resume and not state.is_file():
-            raise FileNotFoundError(f"there is nothing to resume: no {state}; leave --resume out to begin")
+            raise FileNotFoundError(f"there is nothing to resume: no {state}; leave --resume out to start")
         if not (self.resume or self.overwrite) and (students or state.is_file()):
             raise FileExistsError(
-                f"there is a run in {self.out}; add --resume to go on with it, or --overwrite, or give another --out"
+                f"there is a run in {self.out}; add --resume to continue it, or --overwrite, or choose another --out"
             )
         mine = self.out / ("lora" if self.lora else "pipeline")
         if mine in students and not is_student(mine):
             raise FileExistsError(
-                f"{mine} is no student that this command wrote, and is not overwritten; move it away, or give another --out"
+                f"{mine} is not a student that this command wrote, so it is not overwritten; move it away, or choose another --out"
             )
         return state
 
 
 def same_run(path: Path, begun: dict[str, Any], precision: str, facts: dict[str, Any]) -> None:
-    """Refuse to go on with another stage, teacher or precision than the run began with: its end would be that of neither."""
+    """Refuse to continue with a stage, teacher or precision other than the run began with: the result would match neither."""
     now = json.loads(json.dumps(facts))  # a state holds lists where we have tuples
     then = {what: begun.get(what) if isinstance(begun.get(what), dict) else {} for what in now}
     places = [("--precision", begun.get("precision"), precision)]
@@ -276,7 +276,7 @@ def _words(value: Any) -> str:
 
 
 def check_size(pipeline: Any, size: tuple[int, ...]) -> None:
-    """Raise a ValueError for pictures of a size that the network cannot take."""
+    """Raise a ValueError for a picture size that the network can't take."""
     unit, most = pipeline.scale * (2 if pipeline.flow else 1), None
     config: Any = pipeline.network.net.config
     if config.get("pos_embed_max_size"):
@@ -290,7 +290,7 @@ def check_size(pipeline: Any, size: tuple[int, ...]) -> None:
 
 
 def read_texts(words: tuple[str, ...]) -> tuple[str, ...]:
-    """Texts as they were given; a single ``@file`` is a text for each of its lines."""
+    """The texts as given; a single ``@file`` stands for one text per line."""
     if len(words) != 1 or not words[0].startswith("@"):
         return words
     path = Path(words[0][1:])
@@ -308,7 +308,7 @@ def read_texts(words: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def check_weight(model: Any, guidance: float | None) -> None:
-    """Raise a ValueError for a guidance weight that a pipeline would not use, or for none where it needs one."""
+    """Raise a ValueError for a guidance weight that a pipeline would ignore, or for a missing one that it needs."""
     network, name = model.pipeline.network, "--guidance"
     if guidance is not None:
         check_guidance([guidance], name)
@@ -339,7 +339,8 @@ def draw_prompts(
     role: str | None = None,
     sheet: bool = True,
 ) -> None:
-    """Pictures of prompts, which take turns, on one sheet or in a folder; each has a noise of its own. ``@file`` is a text for each line."""
+    """Pictures of prompts, which take turns, on one sheet or in a folder; each has its own noise. ``@file`` stands for one text per
+    line."""
     from cdedu.plotting import save_samples
     from cdedu.pretrained.text_to_image import load_text_to_image
 
@@ -376,7 +377,7 @@ def draw_prompts(
 
 
 def write_pictures(x: Tensor, prompts: list[str], folder: Path) -> None:
-    """Pictures as PNG files, with ``captions.json`` beside them, which ``cdedu captions`` scores."""
+    """Pictures as PNG files, with a ``captions.json`` for ``cdedu captions`` to score."""
     from PIL import Image
 
     names = [f"{i:05d}.png" for i in range(len(x))]
@@ -389,28 +390,29 @@ def write_pictures(x: Tensor, prompts: list[str], folder: Path) -> None:
 
 @dataclass(frozen=True)
 class EvaluateLatents:
-    """Measure a text-to-image teacher and its student by what a referee reads in their pictures. Also called as `cdedu evaluate latents`.
+    """Measure a text-to-image teacher and its student by what a referee network sees in their pictures. Also called as `cdedu evaluate
+    latents`.
 
-    The pictures are the captioned digits that come with the course. For other pictures, `cdedu sample ... --format png` draws a folder,
-    and `cdedu captions` scores it.
+    The pictures are the captioned digits that come with the course. For other pictures, draw a folder with `cdedu sample ... --format
+    png` and score it with `cdedu captions`.
     """
 
     teacher: str = "captioned-teacher"
-    """A pipeline of diffusers, or the one that comes with the course."""
+    """A diffusers pipeline, or the one that comes with the course."""
     student: str | None = None
-    """A whole student's pipeline."""
+    """The pipeline of a whole student."""
     lora: str | None = None
-    """An adapter over the teacher."""
+    """An adapter for the teacher."""
     steps: tuple[Count, ...] = (1, 2, 4)
-    """Network evaluations of the student."""
+    """The student's numbers of network evaluations."""
     teacher_steps: tuple[Count, ...] = (4, 50)
-    """Steps of the teacher, each of them two evaluations."""
+    """The teacher's number of steps; each takes two evaluations."""
     guidance: Weight = 4.0
-    """The teacher's guidance weight, and that of a student which takes it as an input."""
+    """Guidance weight of the teacher, and of a student that takes it as an input."""
     each: Count = 2
-    """Pictures of each of the 240 captions."""
+    """Pictures for each of the 240 captions."""
     seeds: Count = 3
-    """Draws of all of them; medians are printed."""
+    """How many times to draw them all; medians are printed."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps, or auto: the fastest there is."""
     results: Path = Path("results/runs")
@@ -458,8 +460,8 @@ class EvaluateLatents:
 def score_canvases(
     model: Any, steps: int, guidance: float | None, each: int = 2, seeds: int = 3, batch: int = 240
 ) -> dict[str, dict[str, float]]:
-    """What the referee reads in pictures of all captions: the share that is right in each attribute and in ``all``, and the Fréchet
-    distance ``fd`` in its features to as many canvases of held-out digits; median, least and greatest over sampling seeds."""
+    """What the referee sees in pictures of all captions: the share that is right for each attribute and for ``all`` of them, and the
+    Fréchet distance ``fd`` in its features to as many canvases of held-out digits; median, minimum and maximum over sampling seeds."""
     from cdedu.data.canvases import NAMES, canvases, caption, combinations
     from cdedu.evaluation import canvas_referee, frechet_distance, spread
 

@@ -1,6 +1,6 @@
-"""What a number may be, said where its field is declared and checked in one place; and what a machine can hold.
+"""Allowed ranges of numbers, declared with each field and checked in one place; and how much a machine can hold.
 
-A field is declared with a type of here, ``batch: Count = 512``, or with a range of its own,
+Declare a field with one of these types, ``batch: Count = 512``, or with a range of its own,
 ``Annotated[float, Range(0, 1, "high")]``; :func:`check_ranges` looks at all fields of a dataclass.
 """
 
@@ -16,7 +16,7 @@ import torch
 
 @dataclass(frozen=True)
 class Range:
-    """The finite numbers from ``low`` to ``high``; ``without`` leaves one of the two out."""
+    """The finite numbers from ``low`` to ``high``; ``without`` excludes one of the two ends."""
 
     low: float
     high: float = math.inf
@@ -41,23 +41,23 @@ class Range:
 
 
 Count = Annotated[int, Range(1)]
-"""How many, and not none."""
+"""How many: at least one."""
 Whole = Annotated[int, Range(0)]
-"""How many, where none are a possibility."""
+"""How many, possibly none."""
 Seed = Annotated[int, Range(0, 2**63 - 1)]
-"""Of a random generator: what PyTorch takes on every system."""
+"""Seed of a random generator: any that PyTorch accepts on every system."""
 PIXELS = Range(1, 16_384)
 Pixels = Annotated[int, PIXELS]
 """Height or width of a picture."""
 Positive = Annotated[float, Range(0, without="low")]
 Weight = Annotated[float, Range(0)]
-"""Of guidance, or of a term in a sum."""
+"""Weight of guidance, or of a term in a sum."""
 Rate = Annotated[float, Range(0, 1, "high")]
 """A share, or the rate of a moving average."""
 
 
 def numbers(hint: Any, found: Range | None = None) -> Iterator[Range | None]:
-    """For each number in a type, wherever it stands, the range that it is declared with, or None."""
+    """For each number in a type, wherever it stands, its declared range, or None."""
     if get_origin(hint) is Annotated:
         kind, *more = get_args(hint)
         yield from numbers(kind, next((m for m in more if isinstance(m, Range)), found))
@@ -69,11 +69,10 @@ def numbers(hint: Any, found: Range | None = None) -> Iterator[Range | None]:
 
 
 def check_ranges(thing: Any, name: Callable[[str], str] = str) -> None:
-    """Raise a ValueError, with value and range, for a field of a dataclass that holds something else than it is declared with, or a
-    number outside of its range.
+    """Raise a ValueError, with value and range, for a dataclass field whose value has the wrong type or is out of range.
 
     Args:
-        name: what a field is called in the message.
+        name: turns a field into its name in the message.
     """
     for field, hint in get_type_hints(type(thing), include_extras=True).items():
         if wrong := _not_of_type(getattr(thing, field), hint):
@@ -119,19 +118,19 @@ def _shown(value: Any) -> str:
 
 
 def size(number: float) -> str:
-    """A number of bytes as people say it: ``4.8 TB``."""
+    """A number of bytes in readable form: ``4.8 TB``."""
     units = ("bytes", "kB", "MB", "GB", "TB", "PB", "EB")
     power = min(int(math.log10(max(number, 1)) / 3), len(units) - 1)
     return f"{number / 1000**power:,.{1 if power else 0}f} {units[power]}"
 
 
 def check_memory(needed: float, what: str, device: torch.device, remedy: str) -> None:
-    """Raise a ValueError if something would need more memory than this machine, or its GPU, has at all.
+    """Raise a ValueError if something would need more memory than this machine, or its GPU, has in total.
 
     Args:
         needed: bytes, at least.
         what: needs them.
-        remedy: what to do about it.
+        needed: the least number of bytes it would need.
     """
     import psutil
 

@@ -1,4 +1,4 @@
-"""What is minimised. Every loss returns one number per sample, (B,); the training loop takes the mean."""
+"""What is minimized. Every loss returns one number per sample, (B,); the training loop takes the mean."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -42,8 +42,7 @@ def l2(a: Tensor, b: Tensor) -> Tensor:
 def pseudo_huber(a: Tensor, b: Tensor, c: float | None = None) -> Tensor:
     r"""Pseudo-Huber distance of *whole samples*: :math:`\sqrt{\|a-b\|_2^2 + c^2} - c`, with :math:`c = .00054\sqrt{\dim}`.
 
-    The norm runs over the whole sample. Taking it element by element with this c, as some ports do, is another (and worse)
-    loss.
+    The norm runs over the whole sample. Taking it element by element with this c, as some ports do, gives a different (and worse) loss.
 
     Source: Song & Dhariwal 2023 (iCT), section 3.3.
     """
@@ -52,14 +51,14 @@ def pseudo_huber(a: Tensor, b: Tensor, c: float | None = None) -> Tensor:
 
 
 def _difference(a: Tensor, b: Tensor) -> Tensor:
-    """The difference, (B, -1); of whole numbers in float32, since that of 8-bit pictures would wrap around."""
+    """The difference, (B, -1); integers are compared in float32, since 8-bit differences would wrap around."""
     return (a.to(floating(a)) - b.to(floating(b))).flatten(1)
 
 
 DISTANCES: Mapping[str, Distance] = MappingProxyType(
     {"l1": l1, "l2": l2, "pseudo_huber": pseudo_huber, "lpips": lpips}
 )
-"""The distances that a recipe can name; any other is given as a function."""
+"""The distances that a recipe can name; pass any other as a function."""
 
 
 def denoising_loss(
@@ -76,11 +75,11 @@ def denoising_loss(
     .. math:: \lambda(\sigma)\,\|D_\phi(x_0 + \sigma z,\ \sigma) - x_0\|^2, \qquad
               \lambda(\sigma) = \frac{\sigma^2 + \sigma_d^2}{(\sigma\,\sigma_d)^2}
 
-    The weight makes the loss of an untrained network about 1 at every noise level.
+    With this weight, an untrained network's loss is about 1 at every noise level.
 
     Args:
         x0: (B, ...) clean data; sigma: (B,), for instance ``LogNormal().sample(B)``.
-        noise: z, drawn with ``generator`` where it is not given.
+        noise: z, drawn with ``generator`` if not given.
 
     Source: Karras et al. 2022, eq. 8 and table 1.
     """
@@ -132,16 +131,16 @@ def distillation_loss(
         teacher: any denoiser.
         x0: (B, ...) data.
         sigmas: (N,) noise grid, descending, from T to the student's ε.
-        skip: how many steps of the grid the target is ahead, the last point at most (:func:`~cdedu.methods.latent.skipping_loss`).
-        index: (B,) the steps i in 0..N−2; drawn with ``index_weights`` (uniform by default) where not given.
+        skip: how many steps of the grid the target is ahead, up to the last point (:func:`~cdedu.methods.latent.skipping_loss`).
+        index: (B,) the steps i in 0..N−2; drawn with ``index_weights`` (uniform by default) if not given.
         noise: z; drawn where not given.
         solver: ``heun_step`` or ``euler_step``.
         distance: d, one of ``l1``, ``l2``, ``pseudo_huber``, ``lpips`` or your own (B, ...), (B, ...) → (B,).
         weight: λ as a function of the two noise levels; 1 by default.
-        **cond: labels and the like, passed to all three networks.
+        **cond: labels and so on, passed to all three networks.
 
     Raises:
-        ValueError: for what is not a grid, an index or a ``skip`` outside it, or a distance that is not one number a sample.
+        ValueError: for an invalid grid, an index or ``skip`` outside it, or a distance that doesn't return one number per sample.
 
     Source: Song et al. 2023, algorithm 2.
     """
@@ -174,7 +173,7 @@ def consistency_training_loss(
 
     .. math:: \mathcal L = \lambda(\sigma_{i+1})\; d\big(f_\theta(x_0 + \sigma_i z, \sigma_i),\ f_{\theta^-}(x_0 + \sigma_{i+1} z, \sigma_{i+1})\big)
 
-    This is :func:`distillation_loss` with an Euler step of the "denoiser" that answers x0. Arguments as there.
+    This is :func:`distillation_loss` with an Euler step of the "denoiser" that always answers x0. It takes the same arguments.
 
     Source: Song et al. 2023, algorithm 3.
     """
@@ -216,12 +215,12 @@ def easy_consistency_loss(
 
     .. math:: \mathcal L = \frac{1}{\sigma - r}\,\big\|f_\theta(x_0 + \sigma z,\ \sigma) - f_{\theta^-}(x_0 + r z,\ r)\big\|_2
 
-    with r from :func:`easy_next_sigma`. At r = 0 the target is x0, the weight 1/σ, and the target network is not asked. Other levels
+    with r from :func:`easy_next_sigma`. At r = 0 the target is x0, the weight is 1/σ, and the target network is not called. Other levels
     below ``sigma_min``, where our students end, are raised to it.
 
     Args:
         x0: (B, ...) data; sigma: (B,), for instance ``LogNormal(-1.1, 2.0).sample(B)``.
-        q, stage: how near r is to σ; the one-hour recipe has q = 256 and stage 0 throughout.
+        q, stage: how close r is to σ; the one-hour recipe uses q = 256 and stage 0 throughout.
 
     Source: Geng et al. 2024 (ECT), section 3.
     """
@@ -244,15 +243,15 @@ def easy_consistency_loss(
 
 
 def path_derivative(f: Denoiser, x: Tensor, sigma: Tensor, slope: Tensor, **cond: Any) -> tuple[Tensor, ...]:
-    r"""A function and how fast it changes along a path through (x, σ), by forward-mode differentiation, in one pass:
+    r"""The value of a function and how fast it changes along a path through (x, σ), by forward-mode differentiation, in one pass:
 
     .. math:: f(x, \sigma), \qquad \frac{d}{d\sigma} f(x_\sigma, \sigma) = \frac{\partial f}{\partial x}\,\frac{dx}{d\sigma} + \frac{\partial f}{\partial\sigma}
 
-    for x (B, ...), sigma (B,) and slope dx/dσ in the shape of x. Neither gets a gradient. Attention is computed without its fused
-    kernels, which know no forward mode.
+    for x (B, ...), sigma (B,) and slope dx/dσ in the shape of x. Neither carries a gradient. Attention runs without its fused kernels,
+    which don't support forward mode.
 
     Raises:
-        NotImplementedError: if the network has an operation without a forward mode.
+        NotImplementedError: if the network uses an operation without forward mode.
     """
     if slope.shape != x.shape or sigma.shape != x.shape[:1]:
         raise ValueError(
@@ -295,9 +294,9 @@ def continuous_consistency_loss(
         g = r\,\sqrt{\sigma^2+\sigma_d^2}\;\frac{df_{\theta^-}}{d\sigma}
             + (1-r)\,\frac{\sigma_d^2}{\sigma\sqrt{\sigma^2+\sigma_d^2}}\,\big(f_{\theta^-} - D\big)
 
-    The derivative is taken along the path, whose slope is :math:`dx/d\sigma = (x_\sigma - D)/\sigma`, where D is the teacher's
-    guess or, without one, x0 itself. At r = 0 only the network's fit to D is left, which is denoising; at r = 1 the tangent is
-    whole. The value of this loss says little: it is about ‖ĝ‖², whatever the student is worth.
+    The derivative is taken along the path, whose slope is :math:`dx/d\sigma = (x_\sigma - D)/\sigma`, where D is the teacher's guess or,
+    without a teacher, x0 itself. At r = 0 only the network's fit to D is left, which is denoising; at r = 1 the tangent is complete. The
+    value of this loss says little: it is about ‖ĝ‖², however good the student is.
 
     In TrigFlow, t = arctan(σ/σ_d), this is the paper's :math:`\|F_\theta - F_{\theta^-} - \hat g\|^2` with
     :math:`g = \cos t\,df/dt` and F of the other sign than EDM's network. Mean over the dimensions, as in :func:`l2`.
@@ -306,11 +305,12 @@ def continuous_consistency_loss(
         student, target: f_θ and f_θ⁻; pass the student twice. The target gets no gradient, and must be differentiable in
             forward mode (:func:`path_derivative`).
         x0: (B, ...) data; sigma: (B,), for instance ``LogNormal(-1.0, 1.4).sample(B)``.
-        ratio: r, from 0 to 1, which rises early in training.
-        c: of the normalisation; None leaves the tangent as it is.
+        ratio: r, from 0 to 1; let it rise early in training.
+        c: of the normalization; None leaves the tangent as it is.
         balance: a learned ln-weight w(σ) → (B,): the loss becomes :math:`e^w \mathcal L - w`, smallest where :math:`e^w = 1/\mathcal L`.
-            Of this function alone: :func:`~cdedu.training.distill` trains no weights besides the student's, and refuses it; a method
-            of your own can train w along. There is no prior weight in front of :math:`e^w`; SANA-Sprint's 1/σ is ``balance`` less ln σ.
+            Only this function takes it: :func:`~cdedu.training.distill` trains nothing but the student, and refuses it; a method of your
+                own can train w as well. There is no prior weight in front of :math:`e^w`; for SANA-Sprint's 1/σ, subtract ln σ from
+                ``balance``.
 
     Source: Lu & Song 2024 (sCM), section 4 and algorithm 1, written in σ.
     """
@@ -347,7 +347,7 @@ def _draw(
     noise: Tensor | None,
     generator: Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    """One of ``steps`` steps of the grid for each sample, and z: what is given, checked, or else drawn."""
+    """One of the grid's ``steps`` steps for each sample, and z: checked if given, drawn if not."""
     if index is None:
         weights = torch.ones(steps) if index_weights is None else index_weights
         if weights.shape != (steps,):
@@ -381,6 +381,6 @@ def _disagreement(
 
 
 def _same_masks_after(x: Tensor) -> AbstractContextManager[None]:
-    """What is random inside, on x's device, repeats itself afterwards: target and student get the same dropout masks."""
+    """Random numbers drawn inside, on x's device, repeat afterward: target and student get the same dropout masks."""
     kind = x.device.type
     return torch.random.fork_rng([x.device] if kind != "cpu" else [], device_type=kind)

@@ -1,6 +1,6 @@
 """The exact teacher: a mixture of Gaussians, whose denoiser is a formula and whose probability flow is known to high accuracy.
 
-Whatever is built on a teacher can be checked against this one.
+Anything built on a teacher can be checked against this one.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ class GaussianMixture:
     data set.
 
     Args:
-        means: (K, ...) the centres, in the shape of one sample each; a (K,) tensor means one-dimensional data (B, 1).
+        means: (K, ...) the centers, in the shape of one sample each; a (K,) tensor means one-dimensional data (B, 1).
         stds: (K,) or one number, not negative.
         weights: (K,), positive, summing to 1; equal by default.
     """
@@ -40,13 +40,13 @@ class GaussianMixture:
             raise ValueError(f"weights = {self.weights.tolist()} must be {k} positive numbers of sum 1")
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
-        """(n, ...) draws of x0."""
+        """Draw samples of x0, (n, ...)."""
         which = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         noise = normal((n, *self.means.shape[1:]), generator, like=self.means)
         return self.means[which] + per_sample(self.stds[which], noise) * noise
 
     def posterior(self, x: Tensor, sigma: Sigma) -> tuple[Tensor, Tensor, Tensor]:
-        r"""What is known of x0 once x is seen: again a mixture, its weights r (B, K), means m (B, K, ...) and stds √v (B, K).
+        r"""What is known about x0 once x is seen: again a mixture, with weights r (B, K), means m (B, K, ...) and stds √v (B, K).
 
         .. math::
             r_k \propto w_k\,N(x;\ \mu_k,\ (s_k^2+\sigma^2) I), \qquad
@@ -76,8 +76,8 @@ class GaussianMixture:
 
         One Gaussian: :math:`f = \mu + (x-\mu)\sqrt{(s^2+\varepsilon^2)/(s^2+\sigma^2)}`. One dimension: paths cannot cross, so
         :math:`f = F_\varepsilon^{-1}(F_\sigma(x))` with F the mixture's distribution function, solved by bisection. Otherwise the
-        ODE is solved by an adaptive method of order 8 to a relative tolerance of 1e-9. All in float64 on the CPU, since not every
-        device has it. x (B, ...) → (B, ...); σ is a number or (B,), at least ``sigma_min``.
+        ODE is solved by an adaptive method of order 8 to a relative tolerance of 1e-9. Everything runs in float64 on the CPU, since not
+        every device supports it. x (B, ...) → (B, ...); σ is a number or (B,), at least ``sigma_min``.
         """
         s = sigma_like(sigma, x, sigma_min=sigma_min).cpu().double().expand(len(x), *[1] * (x.ndim - 1))
         start = x.cpu().double()
@@ -90,7 +90,7 @@ class GaussianMixture:
         return end.to(x.dtype).to(x.device)
 
     def _end_of_component(self, x: Tensor, s: Tensor, sigma_min: float) -> Tensor:
-        """(B, K, ...) where each component, were it alone, would send x."""
+        """Where each component would send x if it were the only one, (B, K, ...)."""
         means, stds = self.means.to(x), per_sample(self.stds.to(x), x)
         return means + (x[:, None] - means) * ((stds**2 + sigma_min**2) / (stds**2 + s[:, None] ** 2)).sqrt()
 

@@ -1,7 +1,7 @@
 """Noise: one scale σ, its grids, its distributions, and how much of it a sample gets.
 
-Data with noise is :math:`x_\\sigma = x_0 + \\sigma z`, :math:`z \\sim N(0, I)`, with σ from ``sigma_min`` (ε, where data
-live for all practical purposes) to ``sigma_max`` (T, where nothing but noise is left). No other time variable exists here.
+Data with noise is :math:`x_\\sigma = x_0 + \\sigma z`, :math:`z \\sim N(0, I)`, with σ from ``sigma_min`` (ε, where for all practical
+purposes only data is left) to ``sigma_max`` (T, where only noise is left). There is no other time variable.
 """
 
 import math
@@ -18,7 +18,7 @@ Sigma = float | Tensor
 """A noise level: one for all samples, or one for each, (B,)."""
 SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 80.0, 7.0
 ROUNDING = 1e-6
-"""How far from ε, relatively, a σ may be that counts as ε: one that was rounded to float32 on its way."""
+"""Relative tolerance within which a σ counts as ε, since it may have been rounded to float32 on the way."""
 
 
 def karras_sigmas(
@@ -35,15 +35,15 @@ def karras_sigmas(
     .. math:: \sigma_i = \Big(T^{1/\rho} + \tfrac{i}{n-1}\,(\varepsilon^{1/\rho} - T^{1/\rho})\Big)^{\rho},
               \qquad i = 0, \dots, n-1
 
-    The two ends are exact. The grid is computed in float64 and cast last: in float32 neighbours of a fine grid coincide.
+    The two ends are exact. The grid is computed in float64 and cast last, since in float32 neighbors on a fine grid could coincide.
 
     Args:
         n: number of *points* (one more than the number of steps between them), at least 2.
         sigma_min, sigma_max: the ends ε and T, ``0 < sigma_min < sigma_max``.
-        rho: how strongly the points crowd towards ε; 1 spaces them evenly.
+        rho: how strongly the points crowd toward ε; 1 spaces them evenly.
 
     Raises:
-        ValueError: for ``n < 2``, ends that are not ordered, or a grid too fine for ``dtype``.
+        ValueError: for ``n < 2``, ends in the wrong order, or a grid too fine for ``dtype``.
 
     Source: Karras et al. 2022, eq. 5; Song et al. 2023, section 5 (there counted from the other end).
     """
@@ -78,11 +78,11 @@ class LogNormal:
     std: Annotated[float, Range(0, 100, without="low")] = 1.2
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
-        """(n,) noise levels."""
+        """Draw noise levels, (n,)."""
         return (self.mean + self.std * normal((n,), generator)).exp()
 
     def grid_weights(self, sigmas: Tensor) -> Tensor:
-        r"""How often each step of a descending grid would be drawn: (n−1,) weights that sum to 1.
+        r"""How often each step of a descending grid is drawn: (n−1,) weights that sum to 1.
 
         .. math:: w_i \propto \Phi\Big(\frac{\ln\sigma_i - m}{s}\Big) - \Phi\Big(\frac{\ln\sigma_{i+1} - m}{s}\Big)
 
@@ -94,14 +94,14 @@ class LogNormal:
 
 
 def add_noise(x0: Tensor, sigma: Sigma, noise: Tensor) -> Tensor:
-    r""":math:`x_\sigma = x_0 + \sigma z` for x0 and z of one shape (B, ...), σ a number or one per sample (B,)."""
+    r"""Add noise: :math:`x_\sigma = x_0 + \sigma z`, for x0 and z of the same shape (B, ...), σ a number or one per sample (B,)."""
     if noise.shape != x0.shape:
         raise ValueError(f"noise has shape {tuple(noise.shape)}, x0 has {tuple(x0.shape)}")
     return (x0 + sigma_like(sigma, x0, zero_allowed=True) * noise).to(x0.dtype)
 
 
 def to_trigflow(x: Tensor, sigma: Sigma, sigma_data: float = 0.5) -> tuple[Tensor, Tensor]:
-    r"""A noisy sample in the scale of TrigFlow, where a sample is turned from data to noise by an angle t:
+    r"""A noisy sample on TrigFlow's scale, where an angle t turns a sample from data into noise:
 
     .. math:: t = \arctan\frac{\sigma}{\sigma_d}, \qquad x_t = \cos t\; x_\sigma = \cos t\; x_0 + \sin t\; \sigma_d z
 
@@ -139,13 +139,13 @@ def curriculum(k: int, steps: int, s0: int = 2, s1: int = 150) -> int:
 
 
 def improved_curriculum(k: int, steps: int, s0: int = 10, s1: int = 1280) -> int:
-    r"""Number of grid points at step ``k`` of ``steps`` in iCT: doubled again and again, at equal intervals.
+    r"""Number of grid points at step ``k`` of ``steps`` in iCT: doubled at equal intervals.
 
     .. math:: N(k) = \min\big(s_0\,2^{\lfloor k/K' \rfloor},\ s_1\big) + 1, \qquad
               K' = \Big\lfloor \frac{K}{\log_2 \lfloor s_1/s_0 \rfloor + 1} \Big\rfloor
 
     Raises:
-        ValueError: as :func:`curriculum`, and when there are fewer steps than doublings.
+        ValueError: as in :func:`curriculum`, and if there are fewer steps than doublings.
 
     Source: Song & Dhariwal 2023 (iCT), section 3.4.
     """
@@ -159,10 +159,10 @@ def improved_curriculum(k: int, steps: int, s0: int = 10, s1: int = 1280) -> int
 
 
 def stage_of(k: int, steps: int, stages: int) -> int:
-    """Which of ``stages`` equal parts of a training of ``steps`` steps step ``k`` lies in: 0, 1, ..., ``stages`` − 1.
+    """The stage that step ``k`` falls into when ``steps`` training steps are cut into ``stages`` equal parts: 0, 1, ..., ``stages`` − 1.
 
     Raises:
-        ValueError: for a step outside the training, or fewer steps than stages.
+        ValueError: for a step out of range, or fewer steps than stages.
     """
     if not (1 <= stages <= steps and 0 <= k <= steps):
         raise ValueError(f"step {k} of {steps} lies in none of {stages} stages")
@@ -178,9 +178,9 @@ def _check_curriculum(k: int, steps: int, s0: int, s1: int) -> None:
 
 
 def target_rate(n: int, s0: int = 2, mu0: float = 0.9) -> float:
-    r"""Rate of the target average beside :func:`curriculum`: :math:`\mu(k) = \exp(s_0 \ln\mu_0 / N(k))`, here of N = ``n``.
+    r"""Rate of the target average to go with :func:`curriculum`: :math:`\mu(k) = \exp(s_0 \ln\mu_0 / N(k))`, as a function of N = ``n``.
 
-    Published code divides by N − 1 instead, which makes μ .81 instead of .90 at the start; this is the paper's.
+    Published code divides by N − 1 instead, which makes μ .81 instead of .90 at the start; this is the paper's formula.
 
     Source: Song et al. 2023, appendix C.
     """
@@ -190,18 +190,18 @@ def target_rate(n: int, s0: int = 2, mu0: float = 0.9) -> float:
 
 
 def draw_steps(weights: Tensor, n: int, generator: Generator | None = None) -> Tensor:
-    """(n,) steps of a grid, step i with a probability proportional to ``weights[i]``: drawn by inversion, where the generator lives."""
+    """Draw (n,) steps of a grid, step i with probability proportional to ``weights[i]``: by inversion, on the generator's device."""
     u = torch.rand(n, generator=generator, device=generator.device if generator else "cpu")
     edges = weights.to(u).cumsum(0)
     return torch.searchsorted(edges / edges[-1], u, right=True).clamp(max=len(weights) - 1)
 
 
 Generators = Generator | Sequence[Generator] | None
-"""What draws noise: PyTorch's own generator, another one, or one for each sample."""
+"""What draws the noise: PyTorch's global generator, another one, or one for each sample."""
 
 
 def normal(shape: tuple[int, ...], generator: Generators = None, like: Tensor | None = None) -> Tensor:
-    """Standard normal noise, drawn where the generator lives and then moved: one seed, the same noise on every device."""
+    """Standard normal noise, drawn on the generator's device and then moved, so one seed gives the same noise on every device."""
     if isinstance(generator, Sequence):
         if len(generator) != shape[0]:
             raise ValueError(f"{len(generator)} generators for {shape[0]} samples; give one for each")
@@ -212,32 +212,33 @@ def normal(shape: tuple[int, ...], generator: Generators = None, like: Tensor | 
 
 
 def floating(x: Tensor) -> torch.dtype:
-    """The type of what is computed from x: its own, or float32 where it holds whole numbers."""
+    """The dtype for anything computed from x: its own, or float32 if x holds integers."""
     return x.dtype if x.is_floating_point() else torch.float32
 
 
 def per_sample(value: Tensor, x: Tensor) -> Tensor:
-    """One number a sample, (B,), as (B, 1, ...), which broadcasts over ``x``."""
+    """Reshape one number per sample, (B,), to (B, 1, ...), which broadcasts over ``x``."""
     return value.reshape(-1, *[1] * (x.ndim - 1))
 
 
 def at_hand(values: Tensor) -> bool:
-    """Whether a look at ``values`` costs nothing: on the CPU, and not while a graph is compiled.
+    """Whether looking at ``values`` is free: on the CPU, and not while a graph is being compiled.
 
-    Whatever checks the values in a tensor asks this first. To look at a tensor on a GPU would be to wait for the GPU at every
-    call, so there a wrong noise level passes; a number, or a tensor on the CPU, is always checked.
+    Anything that checks the values in a tensor asks this first. Looking at a tensor on a GPU means waiting for the GPU at every call, so
+    a wrong noise level goes unnoticed there; a number, or a tensor on the CPU, is always checked.
     """
     return values.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def sigma_like(sigma: Sigma, x: Tensor, *, sigma_min: float = 0.0, zero_allowed: bool = False) -> Tensor:
-    """σ as a tensor that broadcasts over ``x``: shape () or (B, 1, ...), float64 if x is, else float32.
+    """σ as a tensor that broadcasts over ``x``: shape () or (B, 1, ...), float64 if x is, otherwise float32.
 
-    A consistency function has an ε, ``sigma_min``, below which it is not defined. A σ within rounding of it (a part in 10⁶) is ε.
+    A consistency function has an ε, ``sigma_min``, below which it is not defined. A σ within rounding of it (one part in 10⁶) counts as
+    ε.
 
     Raises:
         ValueError: for a σ that is zero, negative, NaN or infinite, below ``sigma_min``, or of a shape other than () or (B,).
-            Values are looked at where they are :func:`at_hand`. And for an x of whole numbers, whose noise would be cut off.
+            Values are only checked if they are :func:`at_hand`. Also for an integer x, which can't hold noise.
     """
     if not x.is_floating_point():
         raise ValueError(
@@ -266,7 +267,7 @@ def check_grid(sigmas: Tensor, points: int = 2) -> Tensor:
     """``sigmas`` itself if it is a noise grid: one-dimensional, at least ``points`` long, positive, never rising.
 
     Raises:
-        ValueError: names the first pair that is the wrong way round.
+        ValueError: naming the first pair in the wrong order.
     """
     if sigmas.ndim != 1 or len(sigmas) < points:
         raise ValueError(

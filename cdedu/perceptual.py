@@ -1,4 +1,4 @@
-"""Distances that a trained network measures, for :mod:`cdedu.losses`."""
+"""Distances measured by a trained network, for :mod:`cdedu.losses`."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -12,13 +12,13 @@ def lpips(a: Tensor, b: Tensor) -> Tensor:
     """Learned perceptual distance (VGG) of RGB images in [−1, 1]: (B, 3, H, W) twice → (B,).
 
     Images with a side below 224 are enlarged to 224 × 224 first, as for the paper's results; larger ones stay as they are. Nothing is
-    clamped, so that what lies outside of [−1, 1] has a gradient. VGG pools by maxima here, as in the paper's code for CIFAR-10; its code
-    for ImageNet and LSUN pools by averages (``replace_pooling`` of piq's LPIPS). The VGG-16 weights (528 MB) are downloaded when this
-    distance is first used.
+    clamped, so values outside [−1, 1] still get a gradient. VGG uses max pooling here, as in the paper's code for CIFAR-10; its code for
+    ImageNet and LSUN uses average pooling (``replace_pooling`` in piq's LPIPS). The VGG-16 weights (528 MB) are downloaded the first time
+    this distance is used.
 
     Raises:
         ValueError: if the images are not RGB.
-        RuntimeError: if the weights are neither cached nor to be had.
+        RuntimeError: if the weights are neither cached nor downloadable.
 
     Source: Zhang et al. 2018, through torchmetrics.
     """
@@ -56,9 +56,9 @@ def perceptual(activations: Callable[[Tensor], Sequence[Tensor]]) -> Callable[[T
     .. math:: d(a, b) = \frac1K \sum_k \frac{1}{h_k w_k}\sum_{ij}
               \left\|\frac{\phi_k(a)_{ij}}{\|\phi_k(a)_{ij}\|} - \frac{\phi_k(b)_{ij}}{\|\phi_k(b)_{ij}\|}\right\|^2
 
-    The ``activations`` φ turn images (B, C, H, W) into layers :math:`\phi_k`, (B, c, h, w) each; gradients pass through them. At
-    each place of each layer the channels are brought to length 1, so what counts is which features are there and not how strong
-    they are. A measure in the same network is biased towards such a student: judge it by another one.
+    The ``activations`` φ turn images (B, C, H, W) into layers :math:`\phi_k`, (B, c, h, w) each; gradients pass through them. At each
+    place of each layer the channels are scaled to length 1, so what counts is which features are present, not how strong they are. A
+    metric that uses the same network favors a student trained this way, so judge it with another one.
 
     Source: Zhang et al. 2018, eq. 1 with w = 1.
     """

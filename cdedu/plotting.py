@@ -1,4 +1,4 @@
-"""Figures in one style: transparent, mid-grey text, legible on white and on black and in grey; one colour for each role."""
+"""Figures in one style: transparent, mid-gray text, legible on white and on black and in gray; one color for each role."""
 
 import math
 import sys
@@ -17,9 +17,9 @@ from torch import Tensor
 from cdedu.files import replacing
 
 TEACHER, STUDENT, TARGET, DATA, INK = "#0072B2", "#D55E00", "#009E73", "#8a8a8a", "#767676"
-"""Colours of the roles, and of text and axes."""
+"""Colors of the roles, text and axes."""
 FONT = Path(__file__).parent / "fonts" / "SourceSans3-Regular.ttf"
-"""The typeface of the book's pages."""
+"""The typeface used on the book's pages."""
 SHEET_DPI = 120
 
 STYLE: dict[str, Any] = {
@@ -39,7 +39,7 @@ def _add_font() -> None:
 
 
 def use_style() -> None:
-    """Apply the style to all figures that follow; in a notebook they have two pixels for each one shown, for dense screens."""
+    """Apply the style to all figures that follow; in a notebook, they have two pixels for each one shown, for high-density screens."""
     _add_font()
     plt.rcParams.update(STYLE)
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
@@ -64,15 +64,15 @@ def panels(n: int, titles: Sequence[str] | None = None, size: float = 2.6) -> tu
 def scatter(
     ax: Axes, x: Tensor, color: str = DATA, label: str | None = None, size: float = 3, **kwargs: Any
 ) -> None:
-    """Points (n, 2); at most 2,000 of them are drawn."""
+    """Draw points (n, 2), at most 2,000 of them."""
     x = x.detach().cpu()[:2000]
     style = {"s": size, "color": color, "label": label, "linewidths": 0, "alpha": 0.7}
     ax.scatter(*x.T, **(style | kwargs))
 
 
 def tiled(x: Tensor, columns: int, pad: int = 1) -> Tensor:
-    """Images (n, C, H, W) in [−1, 1] on one sheet of paper, as matplotlib wants it: ink (H', W') in [−1, 1], or colours (H', W', 3) in
-    [0, 1]."""
+    """Arrange images (n, C, H, W) in [−1, 1] on one sheet, as matplotlib wants it: ink (H', W') in [−1, 1], or colors (H', W', 3) in [0,
+    1]."""
     from torchvision.utils import make_grid
 
     x = x.detach().cpu().clamp(-1, 1)
@@ -85,7 +85,7 @@ def tiled(x: Tensor, columns: int, pad: int = 1) -> Tensor:
 
 
 def image_grid(ax: Axes, x: Tensor, columns: int = 8, title: str | None = None, pad: int = 1) -> None:
-    """Images (n, C, H, W) in [−1, 1] as one picture, row by row."""
+    """Show images (n, C, H, W) in [−1, 1] as one picture, row by row."""
     ax.imshow(tiled(x, columns, pad), vmin=-1, vmax=1, interpolation="nearest")
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
@@ -94,8 +94,8 @@ def image_grid(ax: Axes, x: Tensor, columns: int = 8, title: str | None = None, 
 
 
 def quality_of_calls(ax: Axes, part: dict[str, Any], metric: str) -> None:
-    """Distance against evaluations, from a part of the record ``fair.json``: a teacher's samplers on EDM's grid (hollow, dashed) and on
-    tuned ones (filled), and its student in the same way; median, and range where tuned. What lies far above the others is cut off."""
+    """Plot distance against evaluations, from a part of the record ``fair.json``: a teacher's samplers on EDM's grid (hollow, dashed) and
+    on tuned grids (filled), and the same for its student; medians, with ranges for tuned ones. Anything far above the rest is cut off."""
     lines = (
         ("ddim", "untuned", "DDIM, EDM's grid", TEACHER, "o--"),
         ("dpm_solver", "untuned", "DPM-Solver++, EDM's grid", TEACHER, "^--"),
@@ -126,15 +126,14 @@ def quality_of_calls(ax: Axes, part: dict[str, Any], metric: str) -> None:
 
 
 def save_samples(path: str | Path, x: Tensor, title: str) -> None:
-    """A picture of samples, images or points, written atomically; images in a square of eight columns or more, no smaller than they
-    are."""
+    """Write a picture of samples, images or points, atomically; images in a square of eight columns or more, never scaled down."""
     path = Path(path)
     use_style()
     columns, inches = max(8, math.ceil(math.sqrt(len(x)))), 5.0
     if x.ndim == 4 and x.shape[1] in (1, 3):
         inches = max(inches, columns * (max(x.shape[2:]) + 1) / SHEET_DPI)
     figure, ax = plt.subplots(figsize=(inches, inches))
-    if x.ndim == 4 and x.shape[1] not in (1, 3):  # clips or latents: a row each, of grey pictures
+    if x.ndim == 4 and x.shape[1] not in (1, 3):  # clips or latents: a row each, of gray pictures
         image_grid(ax, x.flatten(0, 1)[:, None], columns=x.shape[1])
     elif x.ndim == 4:
         image_grid(ax, x, columns)

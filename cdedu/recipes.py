@@ -1,4 +1,4 @@
-"""Recipes: everything that a run depends on, frozen and printable. A results record holds the whole recipe."""
+"""Recipes: everything a run depends on, frozen and printable. A results record holds the whole recipe."""
 
 import re
 import tomllib
@@ -37,11 +37,11 @@ class _Choices:
 
 @dataclass(frozen=True)
 class Network(_Choices):
-    """Which network, and how large."""
+    """Which network, and how big."""
 
     kind: Literal["mlp", "unet", "ddpmpp", "ncsnpp", "adm", "video", "set", "foreign"] = "mlp"
-    """``video`` takes clips of grey frames, ``set`` clouds of points; ``foreign`` is the network of somebody else's teacher, which a
-    checkpoint describes in its own words."""
+    """``video`` takes clips of gray frames, ``set`` clouds of points; ``foreign`` is the network of somebody else's teacher, described in
+    the checkpoint itself."""
     width: Count = 128
     """Hidden units (mlp, set), channels at the finest resolution before the multipliers (image networks)."""
     depth: Count = 3
@@ -51,25 +51,26 @@ class Network(_Choices):
     attention: tuple[Count, ...] = ()
     """Resolutions with self-attention (image networks), by their height."""
     dropout: Rate = 0.0
-    """While the teacher is trained; the student has a rate of its own."""
+    """Dropout rate while the teacher is trained; the student has its own."""
     classes: Whole = 0
     guided: bool = False
-    """Whether it takes the guidance weight as one more input: a unet with classes."""
+    """Whether it takes the guidance weight as an extra input; only for a unet with classes."""
     lcm: bool = False
-    """Guided as in LCM: the weight less 1, in a wider embedding."""
+    """Take the guidance weight as LCM does: minus 1, and in a wider embedding."""
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raise a ValueError for numbers that no such network has, and for pictures that it cannot halve as often as it has to, with the
-        next sizes that it can."""
+        """Raise a ValueError for impossible numbers, and for pictures that the network can't halve as often as it must, with the nearest
+        sizes that it can."""
         check_network(self, shape)
         if self.kind not in ("mlp", "set", "foreign"):
             networks.check_size(shape[1], shape[2], len(self.multipliers) - 1)
 
     def build(self, shape: tuple[int, ...]) -> nn.Module:
-        """The network for data of this shape: (dim,), (channels, height, width), of clips (frames, height, width), of a set (points, 3).
+        """Build the network for data of this shape: (dim,), (channels, height, width), (frames, height, width) for clips, (points, 3) for
+        a set.
 
         Raises:
-            ValueError: see :meth:`check`; for attention of too few channels, and for a network that no recipe can build.
+            ValueError: see :meth:`check`; also for attention with too few channels, and for a network that no recipe can build.
         """
         self.check(shape)
         if self.kind == "foreign":
@@ -87,7 +88,7 @@ class Network(_Choices):
         if self.kind not in ("unet", "video"):
             if self.width < 4:
                 raise ValueError(
-                    f"network: width = {self.width}, but kind {self.kind!r} normalises groups of 4 channels; make it wider"
+                    f"network: width = {self.width}, but kind {self.kind!r} normalizes groups of 4 channels; make it wider"
                 )
             for level, times in enumerate(self.multipliers):
                 if self.kind == "adm" and shape[1] >> level in self.attention and self.width * times < 64:
@@ -122,11 +123,11 @@ class TeacherStage:
     ema: Rate = 0.999
     """Rate of the sampling average."""
     more_emas: tuple[Rate, ...] = ()
-    """Rates of further sampling averages, of which the best can be chosen afterwards."""
+    """Rates of extra sampling averages, so you can choose the best one afterward."""
     warmup: Whole = 0
     """Steps over which the learning rate rises from 0."""
     label_dropout: Rate = 0.0
-    """Share of the samples whose label is replaced by the network's last one, which means none; for guidance."""
+    """Share of the samples whose label is replaced by the network's last one, which means "no label"; for guidance."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,8 @@ class StudentStage(_Choices):
     """How the student is distilled; ``ema`` and ``more_emas`` as in :class:`TeacherStage`."""
 
     method: Literal["distillation", "easy", "continuous"] = "distillation"
-    """Consistency distillation; easy consistency tuning, which uses the teacher only as a start; or the continuous limit (sCM)."""
+    """Consistency distillation; easy consistency tuning, which uses the teacher only as a starting point; or the continuous limit
+    (sCM)."""
     steps: Count = 3000
     batch: Count = 512
     lr: Positive = 1e-3
@@ -145,24 +147,24 @@ class StudentStage(_Choices):
     weight: Literal["uniform", "inverse_gap"] = "uniform"
     """λ: 1 everywhere, or iCT's 1/(σ_i − σ_{i+1})."""
     index: Literal["uniform", "lognormal"] = "uniform"
-    """How the step i is drawn: all alike, or by ``log_sigma``."""
+    """How the step i is drawn: uniformly, or by ``log_sigma``."""
     log_sigma: LogNormal = LogNormal(-1.1, 2.0)
-    """Distribution of ln σ: for ``easy``, ``continuous``, and steps drawn as ``lognormal``. iCT's, by default."""
+    """Distribution of ln σ, for ``easy``, ``continuous``, and ``lognormal`` steps; iCT's by default."""
     target_rate: Rate = 0.0
-    """μ; 0 means that the target is the student itself, gradient stopped."""
+    """μ, the rate of the target average; 0 means the target is the student itself, gradient stopped."""
     ema: Rate = 0.999
     more_emas: tuple[Rate, ...] = ()
     warmup: Whole = 0
-    """Steps over which the learning rate rises from 0; the paper has none, a restart without optimiser state needs some."""
+    """Steps over which the learning rate rises from 0; the paper has none, but a restart without optimizer state needs some."""
     dropout: Rate = 0.0
     easy_q: Annotated[float, Range(1, without="low")] = 256.0
     """q of easy consistency tuning; not used by distillation."""
     easy_stages: Count = 1
-    """Into how many equal stages easy consistency tuning is divided; with each, r comes nearer to σ."""
+    """Number of equal stages in easy consistency tuning; with each one, r gets closer to σ."""
     tangent_warmup: Whole = 0
     """Steps over which the ratio r of the ``continuous`` tangent rises from 0 to 1."""
     second_sigma: Positive = 0.8
-    """Lowest noise level from which the student jumps when it samples in two steps or more."""
+    """Lowest noise level that the student jumps from when it samples in two or more steps."""
 
 
 @dataclass(frozen=True)
@@ -180,14 +182,14 @@ class Recipe:
     rho: Positive = RHO
     noise_scale: Positive = 0.25
     angle: bool = False
-    """The network is told the noise level as ``noise_scale`` times arctan(σ/σ_d) (sCM), in the place of ln σ."""
+    """Tell the network the noise level as ``noise_scale`` times arctan(σ/σ_d) (sCM), instead of ln σ."""
     flip: bool = False
-    """Mirror half of the training images."""
+    """Flip half of the training images left to right."""
     block: Whole = 0
-    """Samples that share a random generator; the whole batch by default. With several processes or small memory, each part
-    of a batch must hold whole blocks."""
+    """How many samples share a random generator; the whole batch by default. With several processes or little memory, each part of a
+    batch must hold whole blocks."""
     cpu_batch: Count | None = None
-    """Batch for a trial on the CPU, where the real one would take hours."""
+    """Batch size for a trial on the CPU, where the real one would take hours."""
     seed: Seed = 0
 
     def __post_init__(self) -> None:
@@ -216,7 +218,7 @@ class Recipe:
         return karras_sigmas(n, self.sigma_min, self.sigma_max, self.rho)
 
     def student_sigmas(self, steps: int) -> tuple[float, ...]:
-        """Noise levels for sampling with the student in so many steps: from σ_max down to ``student.second_sigma``."""
+        """Noise levels for sampling with the student in this many steps: from σ_max down to ``student.second_sigma``."""
         if steps < 1:
             raise ValueError(f"a student samples in 1 step or more, not in {steps}")
         if steps == 1:
@@ -230,10 +232,10 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Recipe":
-        """The inverse of :meth:`to_dict`; what is missing has its default.
+        """The inverse of :meth:`to_dict`; missing fields get their defaults.
 
         Raises:
-            ValueError: for a field that is not known, naming it, and for a value that a field cannot have.
+            ValueError: for an unknown field, naming it, and for a value that a field cannot have.
         """
         parts = {"network": Network, "teacher": TeacherStage, "student": StudentStage, "log_sigma": LogNormal}
 
@@ -260,14 +262,14 @@ class Recipe:
 
 
 def read_recipes(path: str | Path) -> dict[str, Recipe]:
-    """The recipes of a TOML file: a table each, whose fields are those of :class:`Recipe`, its parts tables within.
+    """The recipes in a TOML file: one table each, with the fields of :class:`Recipe`; its parts are nested tables.
 
-    What a table leaves out has its default, or is as in the recipe that ``like`` names: one of the same file above it, or one that
+    Anything a table leaves out gets its default, or comes from the recipe named by ``like``: one further up in the same file, or one that
     comes with the course.
 
     Raises:
         OSError: if the file cannot be read.
-        ValueError: for a file that is no TOML, a field or a value that is not known, naming file and place.
+        ValueError: for invalid TOML or an unknown field or value, naming file and place.
     """
     found: dict[str, Recipe] = {}
     try:
@@ -299,7 +301,7 @@ def read_recipes(path: str | Path) -> dict[str, Recipe]:
 
 
 _NAME = re.compile(r"\w[\w.+-]{0,59}")
-"""Of a recipe in a file."""
+"""A recipe read from a file."""
 
 
 def _changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -313,10 +315,10 @@ recipes |= read_recipes(Path(__file__).with_suffix(".toml"))
 
 
 def get_recipe(name: str, **changes: Any) -> Recipe:
-    """A recipe by name, or the one in a TOML file of your own, with fields replaced.
+    """Get a recipe by name, or the one in your own TOML file, with fields replaced.
 
     Raises:
-        ValueError: for an unknown name, with the list of known ones; for a file that does not hold one recipe.
+        ValueError: for an unknown name, listing the known ones; for a file that does not hold exactly one recipe.
     """
     if name.endswith(".toml"):
         own = read_recipes(name)

@@ -1,4 +1,4 @@
-"""Results records: one JSON file a run, from which every number in the book comes."""
+"""Results records: one JSON file per run. Every number in the book comes from one."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def write_record(
     device: str = "cpu",
     **more: Any,
 ) -> Path:
-    """Write what was measured beside all that it depends on: recipe, seed, commit, data, hardware, versions, date.
+    """Write measurements together with everything they depend on: recipe, seed, commit, data, hardware, versions, date.
 
     Raises:
         OSError: if the file cannot be written.
@@ -69,10 +69,10 @@ def to_json(value: Any, depth: int = 0) -> str:
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
-    """A record as written by :func:`write_record`.
+    """Read a record written by :func:`write_record`.
 
     Raises:
-        FileNotFoundError, ValueError: if there is none, naming the file.
+        FileNotFoundError, ValueError: if there is no valid record, naming the file.
     """
     try:
         record = json.loads(regular(path, "record").read_text(encoding="utf-8"))
@@ -84,7 +84,7 @@ def read_record(path: str | Path) -> dict[str, Any]:
 
 
 class Study:
-    """The runs of a study, each kept in the record as soon as it is finished; started again, the study goes on from there.
+    """The runs of a study. Each is saved in the record as soon as it finishes, so a restarted study continues from there.
 
     ::
 
@@ -94,11 +94,11 @@ class Study:
             study.write({...})
 
     Args:
-        path: where the record is, or will be.
-        command: what reproduces it.
-        afresh: begin anew, whatever the record holds.
-        **fixed: fields of the record, as in :func:`write_record`; of those, ``settings`` and ``protocol`` must be the same when a study
-            goes on.
+        path: of the record.
+        command: the command that reproduces it.
+        afresh: start over, whatever the record holds.
+        **fixed: fields of the record, as in :func:`write_record`; ``settings`` and ``protocol`` must stay the same when a study
+        continues.
 
     Raises:
         ValueError: if the record was made with other settings or another protocol.
@@ -115,14 +115,14 @@ class Study:
         self._before, self._start = old.get("seconds") or 0.0, time.perf_counter()
 
     def run(self, key: str, function: Callable[[], Any]) -> Any:
-        """What ``function()`` returned when the run ``key`` was made, now or earlier; plain numbers, lists and dictionaries."""
+        """The result of ``function()`` for the run ``key``, computed now or saved earlier: plain numbers, lists and dictionaries."""
         if key not in self.runs:
             self.runs[key] = function()
             self.write(self.metrics)
         return self.runs[key]
 
     def write(self, metrics: dict[str, Any]) -> Path:
-        """The record, with these metrics and all runs so far."""
+        """Write the record, with these metrics and all runs so far."""
         self.metrics, seconds = metrics, self._before + time.perf_counter() - self._start
         return write_record(
             self.path, metrics=metrics, command=self.command, seconds=seconds, runs=self.runs, **self.fixed
@@ -130,7 +130,7 @@ class Study:
 
 
 def hardware(device: str = "cpu") -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """The hardware that the numbers were measured on."""
     facts: dict[str, Any] = {"device": device, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -143,7 +143,7 @@ def hardware(device: str = "cpu") -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of the working tree, with ``+`` where package or scripts differ from it; None outside a checkout."""
+    """The commit of the working tree, with a ``+`` if package or scripts differ from it; None outside a checkout."""
     root = Path(__file__).parent.parent
 
     def git(*words: str) -> str:
@@ -158,7 +158,7 @@ def commit() -> str | None:
 
 
 def peak_memory_mb() -> int | None:
-    """Most memory that this process has held, in MB; None where the system does not say, as on Windows."""
+    """This process's peak memory, in MB; None if the system doesn't say, as on Windows."""
     try:
         import resource
     except ImportError:

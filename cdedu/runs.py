@@ -29,14 +29,14 @@ from cdedu.training import Resume, State, check_finite
 SAVE_EVERY = 30.0
 """Seconds between checkpoints, at least."""
 SAVING_SHARE = 0.05
-"""Share of the time that may go into saving; large checkpoints are saved less often."""
+"""Share of the time that may be spent on saving; large checkpoints are saved less often."""
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
-"""What ends a run in good order."""
+"""Signals that end a run cleanly."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """Where a run lives, and what its record says beside the figures."""
+    """Where a run lives, and what its record says besides the metrics."""
 
     recipe: Recipe
     role: str
@@ -48,7 +48,7 @@ class Run:
     picture_every: int | None = None
     """Steps between pictures of samples."""
     log: str | None = None
-    """The one of Accelerate's trackers that is sent the curves."""
+    """The Accelerate tracker that receives the curves."""
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -58,7 +58,7 @@ class Run:
 
     @property
     def previous_path(self) -> Path:
-        """The state before that: to go back to by hand, if training went wrong in a way that still has numbers."""
+        """The state before that, to go back to by hand if training went wrong without producing NaN."""
         return self.folder / f"{self.role}.previous.state.safetensors"
 
     @property
@@ -71,17 +71,17 @@ class Run:
         return int(getattr(self.recipe, self.role).batch)
 
     def known(self) -> dict[str, Any]:
-        """What its files say besides: :attr:`facts`, and the labels of the data."""
+        """Other facts for its files: :attr:`facts`, and the labels of the data."""
         if not self.recipe.network.classes or self.data.train_labels is None:
             return self.facts
         names = {"class_names": list(self.data.classes)} if any(self.data.classes) else {}
         return self.facts | {"labels": self.data.label_count()} | names
 
     def drive(self, states: Iterator[State]) -> None:
-        """Go through the loop to its end, or to Ctrl-C, SIGTERM or SIGUSR1, which leave a checkpoint and exit with 128 + signal.
+        """Run the loop to its end, or until Ctrl-C, SIGTERM or SIGUSR1, which leave a checkpoint and exit with 128 + signal.
 
-        SIGUSR1 is the early warning of a cluster's scheduler. The step under way is finished first; several processes, which must
-        stop at the same step, agree on it every :attr:`~cdedu.runtime.Runtime.look` steps.
+        SIGUSR1 is the early warning of a cluster's scheduler. The current step is finished first; several processes, which must stop at
+        the same step, agree on it every :attr:`~cdedu.runtime.Runtime.look` steps.
         """
         with alone(self.folder) if self.runtime.main else nullcontext():
             self._drive(states)
@@ -131,7 +131,7 @@ class Run:
                 if stopping:
                     bar.close()
                     if self.runtime.main:
-                        print(f"stopped after step {state.step}; add --resume to go on", file=sys.stderr)
+                        print(f"stopped after step {state.step}; add --resume to continue", file=sys.stderr)
                     self.runtime.wait()  # a process that ends early can take the one that saves with it
                     raise SystemExit(128 + (stop or [signal.SIGTERM])[0])
         except FloatingPointError:
@@ -160,12 +160,12 @@ class Run:
         self.runtime.wait()
 
     def images(self, state: State) -> int:
-        """How many training images the weights have seen, those of the run before a warm restart included."""
+        """How many training images the weights have seen, including those before a warm restart."""
         before = self.facts.get("warm_restart", {}).get("images", 0)
         return int(before + state.step * self.batch)
 
     def _save(self, state: State) -> None:
-        """The state on disk, unless its weights are no numbers; the one before it stays beside it."""
+        """Save the state to disk, unless its weights are not finite; the previous one is kept next to it."""
         check_finite(state)
         if self.state_path.is_file():
             with replacing(self.previous_path) as temporary:
@@ -218,7 +218,7 @@ class Run:
         print(f"{self.path} (record: {record})")
 
     def _recorded(self, name: str, weights: dict[str, str]) -> list[Path]:
-        """Records of just this end: of a run that was killed after its record was written, and before its state was."""
+        """Records of exactly this result, left by a run that was killed after writing its record and before its state."""
         found = []
         for path in self.results.glob(f"{name}-*.json"):
             with suppress(ValueError, TypeError, OSError):  # somebody else's file
@@ -241,7 +241,7 @@ class Run:
         return tracker
 
     def _picture(self, state: State) -> None:
-        """Samples so far, of the labels in turn and at the middle of the guidance weights."""
+        """Samples so far; labels take turns, and the guidance weight is in the middle of its range."""
         from cdedu.plotting import save_samples
 
         network, cond, was_training = self.recipe.network, {}, state.average.module.training
@@ -257,7 +257,7 @@ class Run:
 
 
 def tracker_class(name: str) -> Any:
-    """One of Accelerate's trackers; a ValueError if its package is not there."""
+    """One of Accelerate's trackers; a ValueError if its package is not installed."""
     from accelerate import tracking
 
     if name not in map(str, tracking.get_available_trackers()):
@@ -276,7 +276,7 @@ def generate(
 ) -> Tensor:
     """Samples (number, \\*shape) of a student in ``steps`` steps, or of a teacher on ``steps`` points, under a condition.
 
-    One generator draws them all; see :func:`cdedu.samples.draw` for many samples, each with a generator of its own.
+    One generator draws them all; see :func:`cdedu.samples.draw` for many samples, each with its own generator.
     """
     generator = torch.Generator().manual_seed(seed)
     return walk(model, recipe, (number, *shape), steps, generator, **cond)
@@ -290,7 +290,7 @@ def walk(
     generator: Generators,
     **cond: Any,
 ) -> Tensor:
-    """As :func:`generate`, with the generator, or one for each sample; ``shape`` (B, ...) is that of all samples."""
+    """Like :func:`generate`, with a given generator, or one per sample; ``shape`` (B, ...) is that of all samples."""
     from cdedu.samplers import sample_consistency, sample_heun
 
     device = next(model.parameters()).device
@@ -302,7 +302,7 @@ def walk(
 
 
 def write_run_record(folder: Path, name: str, recipe: Recipe, data: Dataset, **more: Any) -> Path:
-    """A record of a command of the command line, under a name that no other run has; ``more`` as in :func:`~cdedu.records.write_record`."""
+    """Write the record of a command-line run, under a unique name; ``more`` as in :func:`~cdedu.records.write_record`."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S-%f")
     return records.write_record(
         folder / f"{name}-{stamp}.json",
@@ -316,7 +316,7 @@ def write_run_record(folder: Path, name: str, recipe: Recipe, data: Dataset, **m
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Inside, no other run works in this folder; what killed ones left half-written is removed. A dead process holds no lock.
+    """Context in which no other run works in this folder; half-written files of killed runs are removed. A dead process holds no lock.
 
     Raises:
         BlockingIOError: if another run is at work there.
@@ -328,7 +328,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def writable(folder: Path) -> None:
-    """Make sure of a folder before any work; an OSError names it and the reason."""
+    """Make sure, before any work, that a folder can be written to; an OSError names it and the reason."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".probe-{os.getpid()}"

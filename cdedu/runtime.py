@@ -1,6 +1,6 @@
 """Where a training step runs: one device here, or several processes through Accelerate, in full or mixed precision.
 
-The training loops are written against these few methods, so that they read the same on a laptop and on a cluster.
+The training loops only use these few methods, so they read the same on a laptop and on a cluster.
 """
 
 import time
@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 LOOK = 25
-"""Steps between two looks at a number that a GPU has computed: a look waits for all that the GPU was given before."""
+"""Steps between two looks at a number on the GPU, since each look waits for everything the GPU has been given so far."""
 PATIENCE = timedelta(hours=2)
-"""How long processes wait for one another: for the one that decodes a data set, or scores 50,000 pictures."""
+"""How long processes wait for one another, for example for the one that decodes a data set or scores 50,000 pictures."""
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is CUDA, else MPS, else the CPU; a ValueError for a device that is unknown or not there."""
+    """Pick a device. ``auto`` is CUDA, then MPS, then the CPU; a ValueError for a device that is unknown or missing."""
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         return torch.device("cuda" if cuda else "mps" if mps else "cpu")
@@ -43,11 +43,11 @@ class Runtime:
     Args:
         device: where to compute.
         precision: ``fp32``, ``bf16`` or ``fp16`` for the networks; losses, solver steps and averages stay in float32.
-        compile: compile the networks (CUDA; needs a C++ compiler elsewhere).
-        micro_batch: at most so many samples at once; gradients are accumulated over a batch. All at once by default, and
-            halved, with a message, when memory runs out.
-        channels_last: the order of an image network's weights in memory; by default where networks are compiled for CUDA. Eager
-            group norm knows only the other order, and would convert back and forth.
+        compile: compile the networks (on CUDA; elsewhere this needs a C++ compiler).
+        micro_batch: compute at most this many samples at once; gradients are accumulated over a batch. By default all at once, halved
+            with a message when memory runs out.
+        channels_last: the memory layout of an image network's weights; by default only if networks are compiled for CUDA. Eager group
+            norm only supports the other layout, and would convert back and forth.
     """
 
     rank, world = 0, 1
@@ -82,61 +82,62 @@ class Runtime:
 
     @property
     def look(self) -> int:
-        """Every so many steps the loss is looked at, and whether a signal came."""
+        """Number of steps between looks at the loss and at whether a signal has come."""
         return 1 if self.device.type == "cpu" else LOOK
 
     def holds(self, nbytes: int) -> bool:
-        """Whether data of this size may live on the device: on a GPU they may take a quarter of what is free, the rest is the networks'."""
+        """Whether data of this size may live on the device: on a GPU they may take a quarter of the free memory; the rest is for the
+        networks."""
         return self.device.type != "cuda" or nbytes <= torch.cuda.mem_get_info(self.device)[0] / 4
 
     def first(self) -> AbstractContextManager[Any]:
-        """Inside, one process of a machine goes first (fetching data, say), and the others find its work done."""
+        """Context that one process per machine enters first (to fetch data, say); the others then find its work done."""
         return nullcontext()
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The precision of the networks inside. One region a call: half-precision copies of weights that a call without gradient
-        made must not serve the next one."""
+        """Context that sets the networks' precision. Use one per call: half-precision copies of weights made in a call without gradients
+        must not be reused in the next."""
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16 if self.precision == "bf16" else torch.float16)
 
     def place(self, model: nn.Module) -> Any:
-        """The model on the device, its weights in the order that is fast there; before any copy of it is made."""
+        """Move the model to the device, in the memory layout that is fast there; call this before copying it."""
         model = model.to(self.device)
         return model.to(memory_format=torch.channels_last) if self.channels_last else model  # type: ignore[call-overload]
 
     def freeze(self, model: nn.Module) -> Any:
-        """What to call in place of a network that is not trained: on the device, compiled if asked for."""
+        """What to call instead of a network that isn't trained: on the device, compiled if asked for."""
         model = self.place(model).eval().requires_grad_(False)
         return self._precise(self._compiled(model))
 
     def prepare(self, model: nn.Module) -> Any:
-        """What to call in place of ``model`` while it is trained."""
+        """What to call instead of ``model`` while it is trained."""
         return self._precise(self._compiled(model))
 
     def follow(self, target: nn.Module) -> Any:
-        """What to call in place of a target, the model itself or an average of it, which gets no gradient of its own."""
+        """What to call instead of a target (the model itself or an average of it), which gets no gradient of its own."""
         inner = target.module if isinstance(target, AveragedModel) else target
         self._compiled(inner)
         return self._precise(target)
 
     def waiting(self, model: nn.Module) -> AbstractContextManager[Any]:
-        """Inside, gradients are accumulated and not yet exchanged between processes."""
+        """Context in which gradients are accumulated, but not yet exchanged between processes."""
         return nullcontext()
 
     def trying(self, size: int) -> bool:
-        """Whether parts of this size have not been through a whole step: then gradients are exchanged by :meth:`agree`."""
+        """Whether parts of this size haven't been through a whole step yet; if so, :meth:`agree` exchanges the gradients."""
         return False
 
     def agree(self, fits: bool, size: int, model: nn.Module) -> bool:
-        """Whether memory sufficed for parts of this size in every process; exchanges the gradients of a size that is tried."""
+        """Whether every process had enough memory for parts of this size; exchanges the gradients of a size being tried."""
         return fits
 
     def backward(self, loss: Tensor) -> None:
         self.scaler.scale(loss).backward()
 
     def update(self, optimizer: torch.optim.Optimizer) -> None:
-        """One step of the optimiser; skipped where fp16 gradients overflowed, with a smaller scale afterwards."""
+        """One optimizer step; skipped if fp16 gradients overflowed, with a smaller scale afterward."""
         self.scaler.step(optimizer)
         self.scaler.update()
 
@@ -145,18 +146,18 @@ class Runtime:
         return value
 
     def gather(self, value: Tensor) -> Tensor:
-        """The rows of all processes, those of the first come first; equally many in each."""
+        """The rows of all processes, in order of the processes; each must have the same number."""
         return value
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is up in any process: all of them must stop at the same step."""
+        """Whether the flag is set in any process; all of them must stop at the same step."""
         return flag
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes are here."""
 
     def describe(self) -> dict[str, Any]:
-        """What a results record says of it."""
+        """What a results record says about this runtime."""
         return {
             "processes": self.world,
             "precision": self.precision,
@@ -167,11 +168,11 @@ class Runtime:
         }
 
     def _tf32(self) -> dict[str, bool]:
-        """What ``fp32`` means on this GPU: by PyTorch's defaults convolutions round their factors to TF32, products of matrices do not."""
+        """What ``fp32`` means on this GPU: by PyTorch's defaults, convolutions round their factors to TF32, and matrix products don't."""
         return {"matmul": torch.backends.cuda.matmul.allow_tf32, "cudnn": torch.backends.cudnn.allow_tf32}
 
     def shrink(self, size: int, block: int) -> None:
-        """Halve the parts of a batch after memory ran out; a MemoryError if they cannot be halved."""
+        """Halve the parts of a batch after memory ran out; a MemoryError if they can't be halved."""
         half = size // 2 // block * block
         if not half:
             raise MemoryError(
@@ -184,7 +185,7 @@ class Runtime:
         self.micro_batch = half
         if self.main:
             print(
-                f"memory ran out with {size} samples at once; going on with {half}, the batch stays the same"
+                f"memory ran out with {size} samples at once; continuing with {half}, the batch stays the same"
             )
 
     def _compiled(self, model: nn.Module) -> nn.Module:
@@ -199,9 +200,9 @@ class Runtime:
 
 
 class Precise:
-    """A module whose calls run under autocast, each in a region of its own, and return the dtype of their input.
+    """A module whose calls run under autocast, each in its own region, and return the dtype of their input.
 
-    What stands around the networks, solver steps, distances and weights of a loss, stays as it is: in float32.
+    Everything around the networks (solver steps, distances, weights of a loss) stays in float32.
     """
 
     def __init__(self, module: nn.Module, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
@@ -219,10 +220,10 @@ class Precise:
 
 
 def fast_precision(device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
-    """What a device is fast in: a GPU by its capability, a processor by a trial of some milliseconds, ``fp32`` unless
-    bf16 saves at least 30 % of the time.
+    """The fast precision of a device: for a GPU by its capability, for a CPU by a trial of a few milliseconds; ``fp32`` unless bf16 saves
+    at least 30 % of the time.
 
-    Many processors compute in bf16 only by way of fp32, up to twenty times slower than in fp32 itself.
+    Many CPUs emulate bf16 through fp32, up to twenty times slower than fp32 itself.
     """
     if device.type == "cuda":
         # By capability: a T4 (7.5) says that it supports bf16, and emulates it.
@@ -240,7 +241,7 @@ def fast_precision(device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
 
 
 class Distributed(Runtime):
-    """Several processes through Accelerate, as started by ``torchrun`` or ``accelerate launch``; one of them here."""
+    """One of several processes, through Accelerate, as started by ``torchrun`` or ``accelerate launch``."""
 
     def __init__(
         self,
@@ -278,11 +279,12 @@ class Distributed(Runtime):
         return self.accelerator.no_sync(model.module if isinstance(model, Precise) else model)
 
     def trying(self, size: int) -> bool:
-        return self._tried[size] < 2  # with the first step the optimiser's own memory comes
+        return self._tried[size] < 2  # with the first step the optimizer's own memory comes
 
     def agree(self, fits: bool, size: int, model: nn.Module) -> bool:
-        """A process that ran out of memory inside backward would leave the others waiting for its gradients. So the first two steps
-        of each size exchange none until all have said that theirs are there; later ones do it within backward."""
+        """A process that runs out of memory inside backward would leave the others waiting for its gradients. So in the first two steps
+        of each size, no gradients are exchanged until every process reports that its own are ready; later steps exchange them within
+        backward."""
         if not self.trying(size):
             if not fits:
                 raise MemoryError(

@@ -2,10 +2,10 @@
 
 Every sampler takes a denoiser and pure noise scaled to the first noise level, ``x = sigmas[0] * z``, and returns data in the
 shape of x. ``progress`` wraps the loop (``tqdm.auto.tqdm`` for a bar); ``callback(x, sigma)`` sees every intermediate state.
-``clip`` clamps every guess to [−clip, clip], as openai's samplers do with 1 and EDM's never. By default the denoiser decides: a published
-consistency model whose file says so is clipped, all others are not (:func:`~cdedu.teacher.clipped`).
+``clip`` clamps every guess to [−clip, clip], as openai's samplers do with 1 and EDM's never do. By default the denoiser decides: a
+published consistency model is clipped if its file says so, and all others are not (:func:`~cdedu.teacher.clipped`).
 
-There is one loop down a noise grid, in :func:`sampler`; what is written here besides is what a step does.
+There is only one loop down a noise grid, in :func:`sampler`; the rest of this file says what a step does.
 """
 
 import functools
@@ -31,10 +31,10 @@ Sampler = Callable[..., Tensor]
 
 
 def sampler(solver: Callable[[], Step]) -> Sampler:
-    """The sampler that takes the steps of a solver, from each noise level to the next.
+    """Make a sampler from a solver: one step from each noise level to the next.
 
-    The solver is called once a walk, so that a step may remember the one before. It gives the sampler its name and docstring;
-    keywords of its step, such as ``generator``, are the sampler's, too.
+    The solver is called once per walk, so a step can remember the one before it. It gives the sampler its name and docstring; keywords of
+    its step, such as ``generator``, become the sampler's too.
     """
 
     @functools.wraps(solver, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
@@ -74,7 +74,7 @@ def sample_euler() -> Step:
     Args:
         x: (B, ...) noise of standard deviation ``sigmas[0]``.
         sigmas: (n,) descending grid.
-        to_zero: add a last step from ``sigmas[-1]`` to 0, where x becomes the denoiser's guess.
+        to_zero: add a last step from ``sigmas[-1]`` to 0, at which x becomes the denoiser's guess.
 
     Source: Song, Meng, Ermon 2020.
     """
@@ -85,7 +85,7 @@ def sample_euler() -> Step:
 def sample_heun() -> Step:
     """EDM's deterministic sampler: Heun steps, then one Euler step to 0. n points cost 2n − 1 evaluations.
 
-    At n = 18 that is the 35 of the literature. With ``to_zero=False`` the walk ends at ``sigmas[-1]`` after 2n − 2: the
+    At n = 18 that gives the 35 evaluations of the literature. With ``to_zero=False`` the walk ends at ``sigmas[-1]`` after 2n − 2: the
     reference for a consistency student, which also ends there. Arguments as in :func:`sample_euler`.
 
     Source: Karras et al. 2022, algorithm 1.
@@ -95,7 +95,7 @@ def sample_heun() -> Step:
 
 @sampler
 def sample_ddpm() -> Step:
-    r"""Ancestral sampling: step lower than asked, then add fresh noise. n points cost n evaluations.
+    r"""Ancestral sampling: step lower than asked, then add fresh noise back. n points cost n evaluations.
 
     .. math:: \sigma_\text{up}^2 = \frac{\sigma_s^2\,(\sigma_t^2-\sigma_s^2)}{\sigma_t^2}, \qquad
               \sigma_\text{down}^2 = \sigma_s^2 - \sigma_\text{up}^2 \qquad \text{(from } \sigma_t \text{ to } \sigma_s)
@@ -124,17 +124,17 @@ def sample_ddpm() -> Step:
 
 @sampler
 def sample_dpm_solver() -> Step:
-    r"""DPM-Solver++(2M): a second-order step for one evaluation, since it keeps the guess of the step before. n points cost n.
+    r"""DPM-Solver++(2M): a second-order step for one evaluation, because it reuses the guess from the step before. n points cost n.
 
     .. math:: x_{i+1} = \frac{\sigma_{i+1}}{\sigma_i}\,x_i + \Big(1 - \frac{\sigma_{i+1}}{\sigma_i}\Big)
               \Big(D_i + \frac{h_{i+1}}{2 h_i}\,(D_i - D_{i-1})\Big),
               \qquad D_i = D(x_i, \sigma_i), \quad h_i = \ln\frac{\sigma_{i-1}}{\sigma_i}
 
-    The first step has no guess before it and is Euler's, as is the last one, to 0, where x becomes the denoiser's guess.
+    The first step, which has no earlier guess, is Euler's; so is the last one, to 0, at which x becomes the denoiser's guess.
     Arguments as in :func:`sample_euler`.
 
     Raises:
-        ValueError: for a grid with two equal neighbours, between which no slope can be taken.
+        ValueError: for a grid with two equal neighbors, between which no slope can be taken.
 
     Source: Lu et al. 2022 (DPM-Solver++), algorithm 2.
     """
@@ -143,7 +143,7 @@ def sample_dpm_solver() -> Step:
     def step(denoiser: Denoiser, x: Tensor, sigma: float, sigma_next: float, **cond: Any) -> Tensor:
         nonlocal before
         if sigma == sigma_next:
-            raise ValueError(f"two neighbours of sigmas are equal, {sigma:g}; leave one of them out")
+            raise ValueError(f"two neighbors of sigmas are equal, {sigma:g}; leave one of them out")
         guess = ahead = denoiser(x, sigma, **cond)
         if before and sigma_next:
             h, h_next = math.log(before[0] / sigma), math.log(sigma / sigma_next)
@@ -175,7 +175,7 @@ def sample_consistency(
         student: f; its ``sigma_min`` is ε (.002 for a plain function).
         x: (B, ...) noise of standard deviation ``sigmas[0]``.
         sigmas: noise levels, descending, none below ε.
-        generator: draws the noise between the steps; one for all, or one for each sample.
+        generator: draws the noise between the steps; one for all samples, or one for each.
 
     Source: Song et al. 2023, algorithm 1.
     """

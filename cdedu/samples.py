@@ -1,5 +1,5 @@
-"""Samples on disk: a folder of pictures, or one file of arrays; in batches, and resumed where an earlier run of the same command
-was interrupted."""
+"""Samples on disk: a folder of pictures, or one file of arrays; written in batches, and resumed if an earlier run of the same command was
+interrupted."""
 
 import json
 import math
@@ -22,13 +22,13 @@ from cdedu.runs import walk
 from cdedu.training import seed_of
 
 ABOUT = "samples.json"
-"""What says, in a folder of pictures, how they were made."""
+"""The file in a folder of pictures that says how they were made."""
 IEND = b"IEND\xaeB`\x82"
-"""The end of every whole PNG file."""
+"""The end of every complete PNG file."""
 
 
 def is_picture(shape: tuple[int, ...]) -> bool:
-    """Whether samples of this shape are grey or coloured pictures."""
+    """Whether samples of this shape are pictures, gray or colored."""
     return len(shape) == 3 and shape[0] in (1, 3)
 
 
@@ -41,10 +41,10 @@ def draw(
     seed: int = 0,
     **cond: Any,
 ) -> Tensor:
-    """The samples of a seed that have these numbers, (len(numbers), \\*shape), on the CPU.
+    """Draw the samples of a seed that have these numbers, (len(numbers), \\*shape), to the CPU.
 
-    Each sample has a generator of its own, seeded by seed and number, so that sample 7 is sample 7 whatever is drawn beside it (but
-    for the last bits of a sum, where a network adds in another order in a batch of another size). ``labels`` in ``cond`` take turns.
+    Each sample has its own generator, seeded by seed and number, so sample 7 is sample 7 no matter what is drawn with it (up to the last
+    bits of a sum, which a network may add in another order for another batch size). ``labels`` in ``cond`` take turns.
     """
     generators = [torch.Generator().manual_seed(seed_of(seed, "sample", i)) for i in numbers]
     if "labels" in cond:
@@ -60,17 +60,17 @@ def write_folder(
     batch: int,
     about: dict[str, Any],
 ) -> int:
-    """Pictures ``000000.png``, ``000001.png``, ...; never more than a batch of them in memory.
+    """Write pictures ``000000.png``, ``000001.png``, ...; never more than one batch of them is in memory.
 
     Args:
         drawn: samples by their numbers, such as :func:`draw`.
-        about: what the samples depend on, kept in :data:`ABOUT`. Pictures that are there and were made in the same way stay.
+        about: everything the samples depend on, kept in :data:`ABOUT`. Existing pictures that were made in the same way stay.
 
     Returns:
-        How many pictures were there already.
+        How many pictures existed already.
 
     Raises:
-        ValueError: for samples that are no pictures.
+        ValueError: for samples that are not pictures.
         FileExistsError: for a folder that holds anything else, naming it.
         OSError: for a disk with too little space.
     """
@@ -104,10 +104,10 @@ def write_npz(
     about: dict[str, Any],
     labels: Tensor | None = None,
 ) -> int:
-    """One file as the evaluator of openai's guided-diffusion reads it: ``arr_0``, pictures (n, H, W, C) uint8, and where there are
-    labels ``arr_1``, (n,) int64. What is no picture is float32 (n, ...).
+    """Write one file in the format of openai's guided-diffusion evaluator: ``arr_0``, pictures (n, H, W, C) uint8, and, if there are
+    labels, ``arr_1``, (n,) int64. Anything but pictures is float32 (n, ...).
 
-    What is drawn goes into a file beside it, ``.part``, so that no more than a batch is in memory. Arguments and errors are as in
+    Samples first go into a ``.part`` file next to it, so only one batch is in memory. Arguments and errors are as in
     :func:`write_folder`; ``labels`` take turns.
     """
     with _alone(path):

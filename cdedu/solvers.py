@@ -4,7 +4,7 @@ In the noise scale σ the ODE of every diffusion model is
 
 .. math:: \\frac{dx}{d\\sigma} = \\frac{x - D(x, \\sigma)}{\\sigma},
 
-the line from the denoiser's guess through x. Steps may go to σ = 0, where x is the guess itself.
+the line from the denoiser's guess through x. A step may go to σ = 0, where x is the guess itself.
 """
 
 from typing import Any, Protocol
@@ -44,7 +44,7 @@ def heun_step(denoiser: Denoiser, x: Tensor, sigma: Sigma, sigma_next: Sigma, **
               d' = \frac{x_\text{E} - D(x_\text{E}, \sigma')}{\sigma'}, \quad
               x' = x + (\sigma' - \sigma)\,\frac{d + d'}{2}, \qquad x_\text{E} = x + (\sigma'-\sigma)\,d
 
-    A step to exactly 0 (given as a number) is an Euler step, since the slope at 0 does not exist.
+    A step to exactly 0 (given as a number) is an Euler step, since there is no slope at 0.
 
     Source: Karras et al. 2022, algorithm 1.
     """

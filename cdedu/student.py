@@ -1,7 +1,7 @@
-"""Students: denoisers that are right in a single call, and the averages of their weights.
+"""Students: denoisers that get it right in a single call, and the averages of their weights.
 
-Four sets of weights must never be mixed up: the **teacher** φ is frozen; the **student** θ is trained; the **target** θ⁻ is what
-the student is compared with (the student itself, gradient stopped, where μ = 0); the **sampling average** is what generates.
+Never mix up these four sets of weights: the **teacher** φ is frozen; the **student** θ is trained; the student is compared with the
+**target** θ⁻ (at μ = 0 the student itself, gradient stopped); the **sampling average** generates.
 """
 
 import copy
@@ -28,16 +28,16 @@ class ConsistencyModel(Preconditioned):
         network: F, called as ``network(x, c_noise, **cond)``.
         sigma_data: standard deviation of the data, σ_d.
         sigma_min: ε, the noise level that counts as data.
-        noise_scale, angle: as in :class:`~cdedu.teacher.Teacher`, and equal to the teacher's.
+        noise_scale, angle: as in :class:`~cdedu.teacher.Teacher`, with the teacher's values.
 
-    Up to the shift by ε this is TrigFlow's :math:`\cos t\,x_t - \sin t\,\sigma_d F`, with F of the other sign
-    (:func:`~cdedu.noise.to_trigflow`), so the continuous limit needs no model of its own.
+    Up to the shift by ε this is TrigFlow's :math:`\cos t\,x_t - \sin t\,\sigma_d F`, with the sign of F flipped
+    (:func:`~cdedu.noise.to_trigflow`), so the continuous limit doesn't need a model of its own.
 
     Source: Song et al. 2023, eq. 5 and appendix C.
     """
 
     clip: float | None = None
-    """Samplers clamp the answers to [−clip, clip]; 1 in a published model whose scheduler has ``clip_denoised``."""
+    """Samplers clamp the answers to [−clip, clip]; 1 for a published model whose scheduler sets ``clip_denoised``."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class ConsistencyModel(Preconditioned):
         """A student that starts as a copy of the teacher's network, with every weight trainable.
 
         Raises:
-            TypeError: for a denoiser without such a network; :class:`DenoiserStudent` takes any.
+            TypeError: for a denoiser without such a network; :class:`DenoiserStudent` takes any denoiser.
         """
         if not isinstance(teacher, Teacher):
             raise TypeError(
@@ -72,10 +72,10 @@ class DenoiserStudent(nn.Module):
 
     .. math:: f_\theta(x, \sigma) = \frac{\varepsilon}{\sigma}\,x + \Big(1 - \frac{\varepsilon}{\sigma}\Big) D_\theta(x, \sigma)
 
-    At ε it is x, bitwise. At the start it is one Euler step of the denoiser from σ to ε.
+    At ε it is x, bitwise. Before training it is one Euler step of the denoiser from σ to ε.
 
     Args:
-        denoiser: a module ``D(x, sigma, **cond)``; its weights are what is trained.
+        denoiser: a module ``D(x, sigma, **cond)``; training changes its weights.
         sigma_min: ε, not below the denoiser's own range (a DDPM knows nothing below .01).
     """
 
@@ -93,9 +93,9 @@ class DenoiserStudent(nn.Module):
 class EMA(AveragedModel):
     r"""An exponential moving average of a model's weights: :math:`\bar\theta \leftarrow \mu\,\bar\theta + (1-\mu)\,\theta`.
 
-    Used twice, in two roles that must not be confused: as target (rate μ of the loss) and as sampling average. Called like
-    the model that it averages; no gradient reaches it. The first update copies. The rate is μ, 0 ≤ μ < 1; :meth:`update` may be
-    given another one, for schedules.
+    It has two roles that must not be confused: target (with the rate μ of the loss) and sampling average. Call it like the model that it
+        averages; no gradient reaches it. The first update copies. The rate is μ, 0 ≤ μ < 1; for schedules, :meth:`update` takes another
+        one.
     """
 
     def __init__(self, model: nn.Module, rate: float) -> None:
@@ -105,7 +105,7 @@ class EMA(AveragedModel):
 
     @torch.no_grad()
     def update(self, model: nn.Module, rate: float | None = None) -> None:
-        """One step of the average. The count of the steps stays on the CPU, so that no GPU is waited for."""
+        """One step of the average. The step count stays on the CPU, to avoid waiting for a GPU."""
         rate = _check_rate(self.rate if rate is None else rate)
         mine, new = ([*m.parameters(), *m.buffers()] for m in (self.module, model))
         moving = [t.is_floating_point() and t is not now for t, now in zip(mine, new, strict=True)]

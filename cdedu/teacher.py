@@ -1,4 +1,4 @@
-"""Teachers: denoisers that have learned what clean data look like. :mod:`cdedu.mixture` has one that knows."""
+"""Teachers: denoisers that have learned what clean data look like. The one in :mod:`cdedu.mixture` knows it exactly."""
 
 from typing import Any, Protocol
 
@@ -15,9 +15,9 @@ class Denoiser(Protocol):
 
 
 def clipped(denoiser: Denoiser, clip: float | None = None) -> Denoiser:
-    """The denoiser with its guesses clamped to [−clip, clip]; by default to its attribute ``clip``, and not at all where it has none.
+    """The denoiser with its guesses clamped to [−clip, clip]. The default is its attribute ``clip``; without one, nothing is clamped.
 
-    ``math.inf`` leaves alone what would be clipped.
+    ``math.inf`` switches clipping off.
 
     Raises:
         ValueError: for a ``clip`` that is not positive.
@@ -54,9 +54,9 @@ def preconditioning(sigma: Tensor, sigma_data: float, sigma_min: float = 0.0) ->
 
 
 def in_weights(network: nn.Module, x: Tensor, c_noise: Tensor) -> tuple[Tensor, Tensor]:
-    """What a network is called with, in the precision of its weights; c_noise in float32 at least.
+    """The inputs of a network, in the precision of its weights; c_noise is at least float32.
 
-    A state may be in float64 while the network is in float32: solvers then add up small steps exactly.
+    A state may be in float64 while the network is in float32, so that solvers add up small steps exactly.
     """
     weights = next((p.dtype for p in network.parameters() if p.is_floating_point()), x.dtype)
     return x.to(weights), c_noise.to(torch.promote_types(weights, torch.float32))
@@ -66,8 +66,8 @@ class Preconditioned(nn.Module):
     r"""A raw network F as a denoiser: :math:`c_\text{skip}\,x + c_\text{out}\,F(c_\text{in}\,x,\ c_\text{noise})`.
 
     The network is called as ``network(x, c_noise, **cond)`` with c_noise of shape (B,): ``noise_scale`` times ln σ, or times
-    the angle arctan(σ/σ_d) of TrigFlow. The sum is formed in float32 (or float64) whatever the precision of the network;
-    c_noise is never rounded to half precision.
+    the angle arctan(σ/σ_d) of TrigFlow. The sum is computed in float32 (or float64), whatever the network's precision; c_noise is never
+    rounded to half precision.
     """
 
     def __init__(
@@ -104,8 +104,8 @@ class Teacher(Preconditioned):
     Args:
         network: F, called as ``network(x, c_noise, **cond)``; x (B, ...), c_noise (B,), result of x's shape.
         sigma_data: standard deviation of the data, σ_d.
-        noise_scale: ¼ as in EDM; 250 where a diffusers pipeline must read the network. Never mix the two.
-        angle: give the network the angle t = arctan(σ/σ_d) in the place of ln σ, as sCM does (Lu & Song 2024).
+        noise_scale: ¼ as in EDM; 250 if a diffusers pipeline needs to read the network. Never mix the two.
+        angle: give the network the angle t = arctan(σ/σ_d) instead of ln σ, as sCM does (Lu & Song 2024).
 
     Source: Karras et al. 2022, table 1.
     """

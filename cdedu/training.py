@@ -1,14 +1,14 @@
 """Training: written to be read from top to bottom.
 
-``train_teacher``, ``distill`` and ``train_consistency`` are generators that yield their :class:`State` after every step, so
-that progress bars, plots, checkpoints and early stopping stay outside::
+``train_teacher``, ``distill`` and ``train_consistency`` are generators that yield their :class:`State` after every step, so that progress
+bars, plots, checkpoints and early stopping stay outside the loop::
 
     for state in train_teacher(recipes["toy"]):
         ...
     teacher = state.result
 
-Whatever is random about a sample depends on the recipe's seed, the step, and the sample's place in the batch alone; that is
-why an interrupted run can go on exactly, and why the number of processes changes nothing but the speed.
+Everything random about a sample depends only on the recipe's seed, the step, and the sample's place in the batch. That's why an
+interrupted run can continue exactly, and why the number of processes only changes the speed.
 """
 
 import copy
@@ -47,7 +47,7 @@ from cdedu.teacher import Denoiser, Teacher
 
 @dataclass
 class State:
-    """Where a run stands after ``step`` of ``steps`` steps."""
+    """The state of a run after ``step`` of ``steps`` steps."""
 
     recipe: Recipe
     role: str
@@ -57,18 +57,18 @@ class State:
     average: EMA
     optimizer: torch.optim.Optimizer
     target: EMA | None = None
-    """θ⁻ where its rate is not 0; otherwise the student itself is the target."""
+    """θ⁻, if its rate is not 0; otherwise the student itself is the target."""
     more: list[EMA] = field(default_factory=list)
-    """Further sampling averages, at the rates ``more_emas`` of the recipe."""
+    """Extra sampling averages, with the rates ``more_emas`` of the recipe."""
     step: int = 0
     mean_loss: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
     """Loss of the last step, on the device."""
     scaler: torch.amp.GradScaler | None = None
-    """The scale of fp16 gradients, which grows and shrinks with what it meets."""
+    """The scale of fp16 gradients, which adapts during training."""
 
     @property
     def loss(self) -> float:
-        """Loss of the last step. Waits for the GPU where there is one; do not look at it every step."""
+        """Loss of the last step. Waits for the GPU if there is one, so don't look at it every step."""
         return float(self.mean_loss)
 
     @property
@@ -82,11 +82,11 @@ class State:
         return {"model": self.model, "average": self.average, "target": self.target, **further}
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """What changes them, likewise."""
+        """The optimizers that change them, by the names that ``tensors()`` gives them."""
         return {"optimizer": self.optimizer}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that an exact continuation needs, under flat names."""
+        """Everything an exact continuation needs, under flat names."""
         out: dict[str, Tensor] = {}
         for part, module in self.modules().items():
             if module is not None:
@@ -133,17 +133,17 @@ class State:
 Resume = tuple[dict[str, Tensor], int]
 """Tensors and step of an earlier :class:`State`."""
 Level = Callable[[int, torch.Generator], Tensor]
-"""Draws so many noise levels, or steps of a grid."""
+"""Draws a number of noise levels, or of steps of a grid."""
 S = TypeVar("S", bound=State)
 
 
 @dataclass
 class Setting:
-    """What a method computes the loss of a step with."""
+    """Everything a method needs to compute the loss of a step."""
 
     state: State
     model: Denoiser
-    """f_θ, or the teacher in the making, as the runtime prepared it."""
+    """f_θ, or the teacher being trained, as prepared by the runtime."""
     target: Denoiser
     """f_θ⁻."""
     batches: "Batches"
@@ -154,11 +154,11 @@ class Setting:
         return self.state.recipe
 
     def sigmas(self, n: int | None = None) -> Tensor:
-        """The recipe's noise grid of n points, on the device; made once."""
+        """The recipe's noise grid of n points, on the device; computed once."""
         return self._grid(n or self.recipe.student.points)[0]
 
     def often(self, n: int | None = None) -> Tensor:
-        """How often each of its steps is drawn, (n − 1,), likewise."""
+        """How often each step of that grid is drawn, (n − 1,); computed once."""
         return self._grid(n or self.recipe.student.points)[1]
 
     def _grid(self, n: int) -> tuple[Tensor, Tensor]:
@@ -173,7 +173,7 @@ class Setting:
         return self.batches.draw(self.state.step, part, level)
 
     def draw_levels(self, part: range) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-        """The same, with noise levels by the student's ``log_sigma``, within the recipe's range."""
+        """Like :meth:`draw`, with noise levels from the student's ``log_sigma``, within the recipe's range."""
         x0, sigma, noise, cond = self.draw(part, self.recipe.student.log_sigma.sample)
         return x0, sigma.clamp(self.recipe.sigma_min, self.recipe.sigma_max), noise, cond
 
@@ -191,11 +191,11 @@ def train_teacher(
 
     Args:
         recipe: its ``network`` and ``teacher`` parts.
-        data: loaded by the recipe's name where not given.
+        data: by default, the data set that the recipe names.
         device: where to train.
         resume: continue from ``(state.tensors(), state.step)`` of an interrupted run, to the same end.
-        start: a model of the same kind whose weights are taken over at step 0, optimiser and averages made anew.
-        runtime: in place of ``device``: several processes, mixed precision, compilation.
+        start: a model of the same kind whose weights are used at step 0, with a fresh optimizer and fresh averages.
+        runtime: instead of ``device``: several processes, mixed precision, compilation.
 
     Raises:
         FloatingPointError: when the loss stops being a number; the state yielded last is the last good one.
@@ -220,19 +220,19 @@ def distill(
     runtime: Runtime | None = None,
     **options: Any,
 ) -> Iterator[State]:
-    """Distil a consistency student from a teacher (the paper's algorithm 2); yields after every step.
+    """Distill a consistency student from a teacher (the paper's algorithm 2); yields after every step.
 
     Args:
-        recipe: its ``student`` part and its noise range, which is narrowed to what the teacher knows (:func:`within`).
+        recipe: its ``student`` part and its noise range, narrowed to what the teacher knows (:func:`within`).
         teacher: a :class:`~cdedu.teacher.Teacher`, whose network the student starts from, or any denoiser that is a module;
-            from a plain function the student starts at random weights.
-        student: what is trained, in place of the student that the teacher suggests.
-        guidance: lowest and highest guidance weight; one is drawn for each sample, evenly, and given to teacher and student as
+            with a plain function the student starts from random weights.
+        student: the model to train, instead of the one that the teacher suggests.
+        guidance: lowest and highest guidance weight; one is drawn uniformly for each sample and passed to teacher and student as
             ``guidance=`` (see :mod:`cdedu.methods.guidance`).
         method: :func:`distillation`, :func:`easy`, :func:`continuous` or a function of your own, called as
             ``method(setting, part, teacher=...)`` for the losses of a part of a batch; the recipe's by default.
         data, device, resume, start, runtime: as in :func:`train_teacher`.
-        options: what the method takes besides: ``distance``, ``loss`` and ``sigmas`` of :func:`distillation`.
+        options: further arguments of the method: ``distance``, ``loss`` and ``sigmas`` of :func:`distillation`.
 
     Raises:
         ValueError: for an option that the method does not take.
@@ -264,12 +264,12 @@ def train_consistency(
 ) -> Iterator[State]:
     """Train a consistency student without a teacher, from random weights (the paper's algorithm 3); yields after every step.
 
-    The step alone decides how fine the grid is and how slow the target: N(k) by ``schedule``, with which μ(k) goes by
-    :func:`~cdedu.noise.target_rate`. With ``method="continuous"`` there is no grid (sCT).
+    The step alone decides how fine the grid is and how slowly the target moves: ``schedule`` gives N(k), and
+        :func:`~cdedu.noise.target_rate` the μ(k) that goes with it. With ``method="continuous"`` there is no grid (sCT).
 
     Args:
-        recipe: its ``student`` part and its noise range. ``points`` is the *last* N, s₁ + 1, and ``target_rate`` is μ₀; at 0
-            the student itself is the target throughout. ``solver`` is not used.
+        recipe: its ``student`` part and its noise range. ``points`` is the *last* N, s₁ + 1, and ``target_rate`` is μ₀; if it is 0, the
+            student itself is the target throughout. ``solver`` is not used.
         s0: the first N; 2 by default.
         schedule: N(k), called with k, K, s₀ and s₁: :func:`~cdedu.noise.curriculum`, the default, or iCT's
             :func:`~cdedu.noise.improved_curriculum`.
@@ -277,7 +277,7 @@ def train_consistency(
         data, device, resume, start, runtime: as in :func:`train_teacher`.
 
     Raises:
-        ValueError: when ``points`` is not above ``s0``; for an option that the recipe's method does not take.
+        ValueError: if ``points`` is not above ``s0``, or for an option that the recipe's method does not take.
         FloatingPointError: when the loss stops being a number; the state yielded last is the last good one.
 
     Source: Song et al. 2023, algorithm 3 and appendix C.
@@ -327,8 +327,8 @@ def distillation(
     """Consistency distillation: the losses of a part of a batch, (B,).
 
     Args:
-        sigmas: a noise grid in place of the recipe's, such as LCM's, of which all steps are drawn equally often.
-        loss: in place of :func:`~cdedu.losses.distillation_loss`, called like it (see
+        sigmas: a noise grid instead of the recipe's, such as LCM's; all its steps are drawn equally often.
+        loss: a replacement for :func:`~cdedu.losses.distillation_loss` with the same arguments (see
             :func:`cdedu.methods.latent.skipping_loss`).
         distance: your own d, (B, ...), (B, ...) → (B,), in place of the recipe's.
     """
@@ -345,7 +345,7 @@ def distillation(
 def consistency(
     run: Setting, part: range, *, points: Callable[[int], int], distance: Distance | None = None
 ) -> Tensor:
-    """Consistency training: the same without a teacher, on a grid of ``points(step)`` points."""
+    """Consistency training: like :func:`distillation`, but without a teacher, on a grid of ``points(step)`` points."""
     n = points(run.state.step)
     x0, options = _on_grid(run, part, n, distance)
     return consistency_training_loss(run.model, run.target, x0, run.sigmas(n), **options)
@@ -354,7 +354,7 @@ def consistency(
 def _on_grid(
     run: Setting, part: range, n: int | None, distance: Distance | None
 ) -> tuple[Tensor, dict[str, Any]]:
-    """x0 of a part of a batch, and what a loss on a noise grid of n points is given with it."""
+    """x0 of a part of a batch, and the other arguments of a loss on a noise grid of n points."""
     stage = run.recipe.student
     x0, index, noise, cond = run.draw(part, partial(draw_steps, run.often(n)))
     weight = inverse_gap if stage.weight == "inverse_gap" else None
@@ -363,7 +363,7 @@ def _on_grid(
 
 
 def easy(run: Setting, part: range) -> Tensor:
-    """Easy consistency tuning, which uses the teacher only as a start: the losses of a part of a batch, (B,)."""
+    """Easy consistency tuning, which uses the teacher only as a starting point: the losses of a part of a batch, (B,)."""
     recipe, stage = run.recipe, run.recipe.student
     x0, sigma, noise, cond = run.draw_levels(part)
     options = {"q": stage.easy_q, "sigma_min": recipe.sigma_min, "noise": noise, **cond}
@@ -381,13 +381,13 @@ def continuous(run: Setting, part: range, *, teacher: Denoiser | None = None) ->
 
 
 METHODS = {"distillation": distillation, "easy": easy, "continuous": continuous}
-"""The methods of a student, by the names that recipes have for them."""
+"""The methods that train a student, by their names in recipes."""
 
 
 def within(recipe: Recipe, denoiser: Any) -> Recipe:
-    """The recipe with its noise range narrowed to that of a denoiser which has one (``sigma_min``, ``sigma_max``).
+    """The recipe with its noise range narrowed to that of a denoiser, if it has one (``sigma_min``, ``sigma_max``).
 
-    A DDPM knows nothing below σ = .01, and its own greatest σ may lie below the recipe's.
+    A DDPM knows nothing below σ = .01, and its largest σ may be below the recipe's.
     """
     low = max(recipe.sigma_min, float(getattr(denoiser, "sigma_min", 0.0)))
     high = min(recipe.sigma_max, float(getattr(denoiser, "sigma_max", math.inf)))
@@ -395,7 +395,7 @@ def within(recipe: Recipe, denoiser: Any) -> Recipe:
 
 
 def new_student(recipe: Recipe, data: Dataset) -> ConsistencyModel:
-    """A student with random weights, which the recipe's seed decides."""
+    """A student with random weights, drawn with the recipe's seed."""
     network = _network(recipe, data)
     return ConsistencyModel(network, recipe.sigma_data, recipe.sigma_min, recipe.noise_scale, recipe.angle)
 
@@ -419,7 +419,8 @@ def _takes(method: Callable[..., Tensor], name: str) -> bool:
 
 
 def _taken(recipe: Recipe, method: Callable[..., Tensor], **options: Any) -> None:
-    """Refuse what the method would silently not use: the guidance weight is the teacher's, what makes a grid that of its points."""
+    """Refuse options and fields that the method would silently ignore: a guidance weight without a teacher, or settings of a grid without
+    one."""
     for name, value in options.items():
         needed = {"guidance": "teacher", "s0": "points", "schedule": "points"}.get(name, name)
         if value is not None and not _takes(method, needed):
@@ -440,13 +441,13 @@ def begin(
     kind: type[S] = State,  # type: ignore[assignment]
     **more: Any,
 ) -> S:
-    """The state at step 0: the model on its device, target, averages and optimiser.
+    """The state at step 0: the model on its device, target, averages and optimizer.
 
     Args:
         role: "teacher" or "student", whose stage of the recipe counts.
-        start: a model of the same kind whose weights are taken over.
+        start: a model of the same kind whose weights are used.
         optimizer: Adam for a teacher and RAdam for a student by default.
-        kind, more: a state that holds more, and what it holds.
+        kind, more: a subclass of :class:`State`, and its extra fields.
     """
     stage = getattr(recipe, role)
     if role == "student":
@@ -473,10 +474,10 @@ def train(
     rate: Callable[[int], float] = lambda step: 0.0,
     guidance: tuple[float, float] | None = None,
 ) -> Iterator[S]:
-    """The loop of every training: a step of the optimiser, then the target's, where there is one; yields after each.
+    """The training loop: a step of the optimizer, then one of the target, if there is one; yields after each.
 
     Args:
-        state: from :func:`begin`; changed in place.
+        state: from :func:`begin`; modified in place.
         loss: a method: the losses of a part of this step's batch, (B,).
         resume: as in :func:`train_teacher`.
         rate: μ of the target at a step.
@@ -496,12 +497,12 @@ def train(
 
 
 def optimise(setting: Setting, runtime: Runtime, loss: Callable[[Setting, range], Tensor]) -> None:
-    """One step: the losses of this process's samples, part by part; the optimiser; the sampling averages.
+    """One step: the losses of this process's samples, part by part; then the optimizer; then the sampling averages.
 
     Raises:
-        FloatingPointError: when the loss is no number (looked at every :attr:`~cdedu.runtime.Runtime.look` steps), or the last
-            step's weights are not finite.
-        MemoryError: when memory does not suffice for a single block.
+        FloatingPointError: if the loss is not finite (checked every :attr:`~cdedu.runtime.Runtime.look` steps), or the last step's
+            weights are not.
+        MemoryError: if there isn't enough memory for a single block.
     """
     state, batches = setting.state, setting.batches
     stage = getattr(state.recipe, state.role)
@@ -536,9 +537,9 @@ def optimise(setting: Setting, runtime: Runtime, loss: Callable[[Setting, range]
 
 
 def _gradients(setting: Setting, runtime: Runtime, loss: Callable[[Setting, range], Tensor]) -> Tensor | None:
-    """The gradients of a step; the mean loss of this process's samples, or None where memory ran out.
+    """Compute the gradients of a step. Returns the mean loss of this process's samples, or None if memory ran out.
 
-    When it returns, nothing holds the graph any more: what memory it took is free for another try.
+    When it returns, nothing holds on to the graph anymore, so its memory is free for another try.
     """
     state, batches = setting.state, setting.batches
     parts = batches.parts(runtime.micro_batch)
@@ -561,33 +562,32 @@ def _gradients(setting: Setting, runtime: Runtime, loss: Callable[[Setting, rang
 
 
 def check_finite(state: State) -> None:
-    """Refuse a state that is no use to anybody, with a FloatingPointError: before it is saved, and after the last step, whose
-    weights no loss has seen."""
+    """Raise a FloatingPointError for a useless state: before it is saved, and after the last step, whose weights no loss has checked."""
     if not all(t.isfinite().all() for t in state.tensors().values()):
         raise _not_finite(state, state.step)
 
 
 def _not_finite(state: State, step: int) -> FloatingPointError:
     return FloatingPointError(
-        f"weights or optimiser are not finite after step {step} of {state.steps}; what was saved before is kept. "
+        f"weights or optimizer are not finite after step {step} of {state.steps}; what was saved before is kept. "
         f"Try a smaller {state.role}.lr than {state.optimizer.param_groups[0]['lr']:g}"
     )
 
 
 class Batches:
-    """Data and noise of each step, the same whatever the number of processes and parts.
+    """Data and noise of each step, independent of the number of processes and parts.
 
-    The global batch is cut into blocks of ``recipe.block`` samples; each block has a generator of its own, seeded by the
-    recipe's seed, the role, the step and the place of its first sample. A process draws the blocks that it needs, on its device.
+    The global batch is cut into blocks of ``recipe.block`` samples; each block has its own generator, seeded by the recipe's seed, the
+    role, the step and the place of its first sample. A process draws only the blocks it needs, on its device.
 
-    Data that take at most a share of the device's free memory (:meth:`~cdedu.runtime.Runtime.holds`) are copied there whole. All
-    others, and on a CPU those that are mapped from a file (:mod:`cdedu.data.pixels`), stay where they are, and a thread gathers
-    this process's samples of the next step while a step is computed. The samples are the same either way, to the last bit.
+    Data that take at most a certain share of the device's free memory (:meth:`~cdedu.runtime.Runtime.holds`) are copied there completely.
+    All others, and on a CPU those mapped from a file (:mod:`cdedu.data.pixels`), stay where they are, and a thread gathers this process's
+    samples for the next step while the current one is computed. The samples are the same either way, to the last bit.
 
     Args:
-        role: "teacher" or "student", so that they do not see the same noise.
-        batch: samples a step, of all processes together.
-        guidance: lowest and highest guidance weight, one drawn evenly for each sample.
+        role: "teacher" or "student", so that the two don't see the same noise.
+        batch: samples per step, over all processes.
+        guidance: lowest and highest guidance weight; one is drawn uniformly for each sample.
 
     Raises:
         ValueError: for a batch that the processes cannot share in whole blocks.
@@ -643,11 +643,11 @@ class Batches:
             )
 
     def key(self, step: int, place: int) -> tuple[int | str, ...]:
-        """What the randomness of the samples from ``place`` on is seeded by."""
+        """The seed for the samples from ``place`` on."""
         return (self.recipe.seed, self.role, step, *([place] if place else []))
 
     def parts(self, micro_batch: int | None) -> list[range]:
-        """This process's samples of the global batch, in parts of at most ``micro_batch``, whole blocks each."""
+        """This process's samples of the global batch, in parts of at most ``micro_batch`` samples, made of whole blocks."""
         size = max(self.block, (micro_batch or self.mine) // self.block * self.block)
         stop = self.first + self.mine
         return [range(i, min(i + size, stop)) for i in range(self.first, stop, size)]
@@ -655,7 +655,7 @@ class Batches:
     def draw(self, step: int, part: range, level: Level) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """x0, noise levels (or steps of the grid) by ``level``, noise, and condition, for one part of a batch.
 
-        Each block draws its numbers; what is done with them is done once for the whole part.
+        Each block draws its own numbers; everything after that happens once for the whole part.
         """
         starts = range(part.start, part.stop, self.block)
         noise = torch.empty(len(starts) * self.block, *self.train.shape[1:], device=self.device)
@@ -694,11 +694,11 @@ class Batches:
         return torch.Generator(self.device).manual_seed(seed_of(*self.key(step, start)))
 
     def _which(self, generator: torch.Generator) -> Tensor:
-        """Which of the data a block gets: the first draw of its generator, so that it can be known before the others."""
+        """Which data a block gets: the first draw of its generator, so that it's known before the others."""
         return torch.randint(len(self.train), (self.block,), generator=generator, device=self.device)
 
     def _samples(self, step: int, part: range, which: Tensor) -> Tensor:
-        """The data of a part as they are stored, on the device."""
+        """The data of a part, as stored, on the device."""
         if self.ahead is None:
             return self.train[which]
         last = getattr(self.recipe, self.role).steps - 1
@@ -707,10 +707,10 @@ class Batches:
         return rows.to(self.device, non_blocking=True)
 
     def _gather(self, step: int) -> Tensor:
-        """The data of this process's samples of a step, in memory that a GPU can copy from while it computes.
+        """The data for this process's samples of a step, in memory that a GPU can copy from while it computes.
 
-        On CUDA the numbers of the samples come from generators of the GPU and have to be waited for. That is done here, on the
-        thread that works ahead and on a stream of its own, so that the step under way neither waits nor is waited for.
+        On CUDA the sample numbers come from generators on the GPU, and have to be waited for. That happens here, on the prefetching
+        thread and its own stream, so that the current step neither waits nor is waited for.
         """
         cuda = self.stream is not None
         with torch.cuda.stream(self.stream) if cuda else nullcontext():
@@ -728,7 +728,7 @@ def seed_of(*key: int | str) -> int:
 
 @contextmanager
 def seeded(*key: int | str) -> Iterator[None]:
-    """PyTorch's global generators (initial weights, dropout masks) seeded inside, and put back afterwards."""
+    """Seed PyTorch's global generators (initial weights, dropout masks) inside the context, and restore them afterward."""
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(seed_of(*key))
         yield

@@ -28,7 +28,7 @@ if [ $# -lt 2 ]; then
   exit 2
 fi
 
-# A training goes on where the job before it stopped.
+# A training run continues where the previous job stopped.
 case "$1" in train | distill) set -- "$@" --go-on ;; esac
 
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)

@@ -122,7 +122,7 @@ def test_without_javascript_a_page_can_be_read(site: str, browser: Any) -> None:
     with browser.new_context(java_script_enabled=False) as context:
         tab = context.new_page()
         for page, words in {
-            "book/index.html": "Your browser runs no JavaScript, so here is a still picture",
+            "book/index.html": "Your browser doesn't run JavaScript, so here's a still picture",
             "book/undergraduate/01_noise.html": "formulas appear as TeX and figures stand still",
             "exercises/04_consistency.html": "formulas appear as TeX",
         }.items():

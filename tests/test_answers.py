@@ -263,7 +263,7 @@ def test_a_quiz_is_answered_kept_and_begun_again(open_page: Callable[..., Any]) 
     rows.nth(first).locator("button").nth(wrong).click()
     told = rows.nth(first).locator("[role=status]").inner_text()
     assert asked[first]["said"][wrong] in told and "See chapter" in told and "Think again" in told
-    assert tab.locator(".answer-score").inner_text().startswith("0 of 20 right at the first try; 20 to go.")
+    assert tab.locator(".answer-score").inner_text().startswith("0 of 20 right on the first try; 20 to go.")
     rows.nth(first).locator("button").nth(asked[first]["right"]).click()
     field = rows.nth(number).locator("input")
     field.fill("many")
@@ -272,7 +272,7 @@ def test_a_quiz_is_answered_kept_and_begun_again(open_page: Callable[..., Any]) 
     field.fill(f"{asked[number]['right']:.4f}".replace(".", ","))
     field.press("Enter")
     assert asked[number]["why"] in rows.nth(number).locator("[role=status]").inner_text()
-    score = "1 of 20 right at the first try, 1 more after thinking again; 18 to go."
+    score = "1 of 20 right on the first try, 1 more after thinking again; 18 to go."
     assert tab.locator(".answer-score p").inner_text() == score
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390 and not violations(tab)
     tab.reload()

@@ -438,6 +438,6 @@ def test_the_average_in_a_state_is_a_model_of_its_own(tmp_path, begun, kind):
     assert loaded(x, 1.5).equal(state.result(x, 1.5)) and not loaded(x, 1.5).equal(state.model(x, 1.5))
     assert loaded.header.step == 3 and loaded.header.images == 24 and loaded.header.recipe == TINY
     assert loaded.header.facts["data"] == {"name": "mine"}
-    with pytest.raises(ValueError, match="holds no model for use; .* go on with the run to its end"):
+    with pytest.raises(ValueError, match="holds no model for use; .* finish the run first"):
         save_state(path, state)  # as one of an earlier version, which does not say its shape
         load(path)

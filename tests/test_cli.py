@@ -193,7 +193,7 @@ def test_your_own_pictures_from_a_zip_to_a_comparison(cdedu, tmp_path, monkeypat
         code, out, err = cdedu(command, "cifar10-small", "--max-steps", 2, "--device", "cpu", *data)
         assert code == 0, err
         assert (
-            "On the CPU this is a trial: batches of 32 in place of the recipe's 512 (--batch 512 for those)"
+            "On the CPU this is a trial: batches of 32 instead of the recipe's 512 (--batch 512 for those)"
             in out
         )
         if command == "train":  # there is no student yet, so it is the teacher that draws
@@ -361,7 +361,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(cdedu, tmp_path, monkeypat
     with monkeypatch.context() as patch:
         interrupt(patch, role, 7, number)
         code, _, err = cdedu(*words, "--out", "parts")
-    assert code == 128 + number and "stopped after step 7; add --resume to go on" in err
+    assert code == 128 + number and "stopped after step 7; add --resume to continue" in err
     assert [p.name for p in (tmp_path / "parts").glob("[!.]*")] == [f"{role}.state.safetensors"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     code, _, err = cdedu(*words, "--out", "parts", "--resume")
@@ -417,7 +417,7 @@ def test_overwrite_starts_anew(cdedu, tmp_path):
     path = tmp_path / "runs/toy/teacher.safetensors"
     before = path.read_bytes()
     code, _, err = cdedu("train", "toy", *FAST, "--seed", 1)
-    assert code == 2 and "add --resume to go on, --overwrite to start anew, or --out" in err
+    assert code == 2 and "add --resume to continue, --overwrite to start over, or choose another --out" in err
     assert path.read_bytes() == before
     assert cdedu("train", "toy", *FAST, "--seed", 1, "--overwrite")[0] == 0
     assert path.read_bytes() != before
@@ -458,7 +458,7 @@ BAD = {
     "unknown device": ("train toy --device abacus", "--device 'abacus' is not known; use cpu"),
     "absent device": ("train toy --device cuda:99", "--device cuda:99 is not to be had"),
     "nothing to resume": ("train toy --resume", "there is nothing to resume: no runs/toy/teacher.state.safetensors"),
-    "both": ("train toy --resume --overwrite", "--resume goes on with a run and --overwrite starts anew; give one"),
+    "both": ("train toy --resume --overwrite", "--resume continues a run and --overwrite starts over; give one"),
     "unwritable run": ("train toy --out file/run", "cannot write into file/run: Not a directory; choose another folder"),
     "unwritable results": ("train toy --results file", "cannot write into file: File exists; choose another folder"),
     "unwritable comparison": ("evaluate toy --results file/x", "cannot write into file/x"),

@@ -125,7 +125,7 @@ def test_memory_that_runs_out_in_one_process_halves_the_parts_of_both_and_sample
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert [line for line in done.stdout.splitlines() if line.startswith("memory ran out")] == [
-        f"memory ran out with {n} samples at once; going on with {n // 2}, the batch stays the same"
+        f"memory ran out with {n} samples at once; continuing with {n // 2}, the batch stays the same"
         for n in (256, 128)
     ]
     assert records("teacher")[0]["runtime"]["micro_batch"] == 64
@@ -156,7 +156,7 @@ def test_sigterm_to_torchrun_leaves_a_state_from_which_one_process_goes_on(call,
         finally:
             process.kill()
     step = step_of(state)
-    assert step > 0 and f"stopped after step {step}; add --resume to go on" in log.read_text()
+    assert step > 0 and f"stopped after step {step}; add --resume to continue" in log.read_text()
     assert [p.name for p in state.parent.glob("[!.]*")] == [state.name]
     call(*words, "--max-steps", step + 2, "--resume")
     assert records("teacher")[0]["resumed_at"] == step

@@ -234,7 +234,7 @@ PICTURE, GREY = torch.zeros(2, 3, 8, 8), torch.zeros(2, 1, 8, 8)
         (lambda: inpaint(wild, PICTURE, torch.ones(8, 8), (1.0, 2.0)), "from large to small"),
         (lambda: inpaint(wild, PICTURE, torch.ones(8, 8), (1.0, 0.001)), "below sigma_min = 0.002"),
         (lambda: edit(wild, PICTURE, lambda x: x, (math.nan,)), r"finite, but sigmas\[0\] = nan"),
-        (lambda: colorize(wild, PICTURE), r"want a grey picture \(B, 1, H, W\), got \(2, 3, 8, 8\)"),
+        (lambda: colorize(wild, PICTURE), r"want a gray picture \(B, 1, H, W\), got \(2, 3, 8, 8\)"),
         (lambda: colorize(wild, GREY, (1, -1, 1)), "all must be positive"),
         (lambda: super_resolve(wild, GREY[0], 2), "want small pictures"),
         (lambda: super_resolve(wild, GREY, 1), "factor = 1"),

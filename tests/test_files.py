@@ -44,7 +44,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
     "code, remedy",
     [
         (errno.ENOSPC, "the disk is full; make room"),
-        (errno.EROFS, "nothing can be written to this disk; choose another"),
+        (errno.EROFS, "this disk is read-only; choose another"),
         (errno.EACCES, "permission is denied; choose another folder"),
         (errno.ENAMETOOLONG, "the name is too long for this disk"),
     ],

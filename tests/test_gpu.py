@@ -430,7 +430,7 @@ def test_only_trainings_go_on_and_overwriting_is_no_going_on(command, tmp_path, 
         Path("runs/other-name").mkdir(parents=True)
         Path("runs/other-name/teacher.state.safetensors").touch()
         assert cli._resuming(asked, "teacher").resume
-        with pytest.raises(ValueError, match="--overwrite starts anew; give one of them"):
+        with pytest.raises(ValueError, match="--overwrite starts over; give one of them"):
             cli._prepare(cli._resuming(asked, "teacher"), "teacher")
 
 

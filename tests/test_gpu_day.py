@@ -251,7 +251,7 @@ def test_only_what_cannot_work_at_all_is_refused(machine, monkeypatch, tmp_path,
     machine({"tyro", "diffusers", "triton"}, network=False)
     seen = []
     monkeypatch.setattr(Day, "go", lambda day, steps: seen.append((day, steps)))
-    with pytest.raises(SystemExit, match="no step came to its end"):
+    with pytest.raises(SystemExit, match="no step finished"):
         called(monkeypatch, "--minutes", "9", "--out", str(tmp_path))
     (day, steps), out = seen[0], capsys.readouterr().out
     assert day.blocked.keys() == {"teacher", "student", "look", "throughput", "full"}

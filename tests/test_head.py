@@ -22,7 +22,7 @@ from test_book import tree
     [
         (
             "# Set-up: installs the course only where\nimport sys",
-            "the set-up: imports, and in Colab the installation",
+            "the setup: imports and, in Colab, the installation",
         ),
         ("fig, ax = plt.subplots()\nplt.show()", "the code that draws the figure"),
         ("def show(x):\n    plt.show()", "the code of show"),

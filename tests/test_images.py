@@ -348,7 +348,7 @@ def test_pictures_are_split_once_and_two_sets_must_agree(tmp_path):
     large = zip_of(tmp_path / "l.zip", {"1.png": encoded(pixels(9, 9))})
     with pytest.raises(ValueError, match=r"l\.zip and .*mine-train\.zip differ in size; give a size"):
         data.load_data(str(path), large)
-    with pytest.raises(ValueError, match="holds one picture; training and comparing need at least two"):
+    with pytest.raises(ValueError, match="holds only one picture; training and comparing need at least two"):
         data.load_data(str(test))
 
 
@@ -438,7 +438,7 @@ def test_an_absent_server_is_an_os_error(tmp_path, server):
 
 DISKS = {
     errno.EACCES: "permission is denied",
-    errno.EROFS: "nothing can be written",
+    errno.EROFS: "this disk is read-only",
     errno.ENOSPC: "the disk is full",
 }
 

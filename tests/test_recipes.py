@@ -256,7 +256,7 @@ def test_a_file_is_text_of_tables(tmp_path):
         (
             "digits",
             {"kind": "ddpmpp", "width": 3},
-            "width = 3, but kind 'ddpmpp' normalises groups of 4 channels",
+            "width = 3, but kind 'ddpmpp' normalizes groups of 4 channels",
         ),
     ],
 )

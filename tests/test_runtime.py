@@ -108,8 +108,8 @@ def test_when_memory_runs_out_parts_are_halved_aloud_and_the_weights_stay_the_sa
     assert difference(halved, whole) < 1e-6 and halved.step == whole.step
     assert asked == [16, 8] + [4] * 4 * 6
     assert capsys.readouterr().out.splitlines() == [
-        "memory ran out with 16 samples at once; going on with 8, the batch stays the same",
-        "memory ran out with 8 samples at once; going on with 4, the batch stays the same",
+        "memory ran out with 16 samples at once; continuing with 8, the batch stays the same",
+        "memory ran out with 8 samples at once; continuing with 4, the batch stays the same",
     ]
     assert runtime.describe()["micro_batch"] == 4
 

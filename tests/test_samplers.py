@@ -228,7 +228,7 @@ def test_dpm_solver_is_of_second_order_and_has_no_memory_between_calls():
 
 
 def test_dpm_solver_refuses_equal_neighbours():
-    with pytest.raises(ValueError, match="two neighbours of sigmas are equal"):
+    with pytest.raises(ValueError, match="two neighbors of sigmas are equal"):
         sample_dpm_solver(random_teacher(), torch.zeros(1, 2, dtype=F64), torch.tensor([80.0, 1.0, 1.0]))
 
 

@@ -479,7 +479,7 @@ def test_what_a_teacher_cannot_be_used_with_is_refused_before_any_work(tiny, tmp
     check_student(read(tiny["sd3"]), TextStage(lora=2, points=30))
     student = text_student(sd, TextStage(lora=0, input=True))
     out = export_text(sd, student, tmp_path / "told", TextStage(lora=0, input=True), source="sd")
-    with pytest.raises(ValueError, match="distil from the model that it was made of"):
+    with pytest.raises(ValueError, match="distill from the model that it was made of"):
         check_student(read(out, student=False), TextStage(lora=2))
 
 
@@ -1244,7 +1244,7 @@ def test_from_a_bare_machine_to_diffusers(tmp_path, monkeypatch, capsys):
     words: tuple[object, ...] = ("distill", "latents", "--teacher", sd, "--data", captioned)
     words = (*words, "--lora", 4, "--steps", 20, "--device", "cpu", "--out", "out")
     assert run_cli(monkeypatch, *words) == 2
-    assert "add --resume to go on" in capsys.readouterr().err
+    assert "add --resume to continue" in capsys.readouterr().err
     assert (
         run_cli(
             monkeypatch,
@@ -1359,7 +1359,7 @@ def test_an_interrupted_run_goes_on_and_nothing_good_is_lost(tiny, captioned, tm
     code, said = run("--out", "mine", "--overwrite")
     assert (
         code == 2
-        and "is no student that this command wrote" in said
+        and "is not a student that this command wrote" in said
         and (tmp_path / "mine/lora/photo.png").exists()
     )
 

@@ -225,7 +225,7 @@ def test_a_breath_of_grey_does_not_pull_the_centre():
         (lambda: speed(torch.zeros(2, 2)), r"shape \(B, T, d\)"),
         (lambda: ClipRuler(DATA).measure(DATA.test[:10]), "10 clips, but 600 real ones"),
         (lambda: replace(RECIPE.network, classes=3).build((6, 14, 14)), "a network for clips takes no labels"),
-        (lambda: VideoUNet(unet(14, 3, (8,)).net, 6), "takes pictures of 3 channels, want grey ones"),
+        (lambda: VideoUNet(unet(14, 3, (8,)).net, 6), "takes pictures of 3 channels, want gray ones"),
     ],
 )  # fmt: skip
 def test_bad_input(call, message):

@@ -2,7 +2,7 @@
 
 - ``{result}`file.json:dotted.path|format` ``: a number from ``results/`` with its origin on a click;
 - ``{chapter}`Title <undergraduate/01_noise>` ``: a link where the chapter exists, else "(planned)";
-- every labelled equation names its code and its test in ``book/equations.yml``, or the build fails;
+- every labeled equation names its code and its test in ``book/equations.yml``, or the build fails;
 - five pages are written from their sources: API, equations, results, ideas and the instructor's guide (at ``<!-- api -->`` and so on);
 - nothing on a page asks another host: the scripts of sphinx-thebe are switched off.
 """
@@ -94,7 +94,7 @@ def read_equations() -> dict[str, dict[str, list[str]]]:
 
 
 def link_equations(app: Sphinx, doctree: nodes.document) -> None:
-    """Put ``code · test`` under each labelled equation."""
+    """Put ``code · test`` under each labeled equation."""
     equations = read_equations()
     app.env.note_dependency(str(EQUATIONS))
     for block in list(doctree.findall(nodes.math_block)):
@@ -173,7 +173,7 @@ def _equations(app: Sphinx) -> str:
             f"[`{t.partition('::')[2]}`]({_file_url(app, t.partition('::')[0])})" for t in entry["test"]
         )
         rows.append(f"| {{eq}}`{label}` {label} | {code} | {tests} |")
-    return "\n".join(rows) if len(rows) > 2 else "No chapter has a labelled equation yet."
+    return "\n".join(rows) if len(rows) > 2 else "No chapter has a labeled equation yet."
 
 
 def _results(app: Sphinx) -> str:

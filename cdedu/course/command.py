@@ -13,38 +13,39 @@ from cdedu.limits import Count, Pixels, Positive, Range, Rate, Seed, Weight, Who
 
 @dataclass(frozen=True)
 class PlanRun:
-    """Estimate what a run needs before you rent a GPU: memory, images a second, hours, price."""
+    """Estimate what a run needs before you rent a GPU: memory, images per second, hours, price."""
 
     recipe: tyro.conf.Positional[str]
-    """Name of a recipe, such as cifar10; a TOML file with one of your own; or a text-to-image model: sd15, sdxl, sd3 or flux."""
+    """Name of a recipe, such as cifar10; a TOML file with your own; or a text-to-image model: sd15, sdxl, sd3 or flux."""
     gpu: str | None = None
-    """Kind of GPU, such as t4, a100, a100-80, h100 or rtx4090; this machine's by default."""
+    """Kind of GPU, such as t4, a100, a100-80, h100 or rtx4090; by default this machine's."""
     gpus: Count = 1
-    """How many of them."""
+    """How many GPUs."""
     role: Literal["teacher", "student"] = "student"
-    """Which of the two runs."""
+    """Which of the two runs to plan."""
     share: Annotated[float, Range(0, 1, "low")] | None = None
-    """Share of the GPU's peak that the run reaches; by default measured on this machine's GPU, and taken to be .3 for any other."""
+    """Share of the GPU's peak speed that the run reaches; by default measured on this machine's GPU, and assumed to be .3 for any
+    other."""
     price: Weight | None = None
-    """Of one GPU for one hour, in your currency."""
+    """Price of one GPU for one hour, in your currency."""
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
-    """Of the networks; fp16 in place of bf16 on a GPU that has none."""
+    """Precision of the networks; on a GPU without bf16, fp16 is used instead."""
     peak: Positive | None = None
-    """TFLOP/s in half precision, not the figure for sparse matrices, of a GPU that is not in the table."""
+    """Peak TFLOP/s in half precision, for a GPU that is not in the table; use the figure for dense matrices, not the sparse one."""
     memory: Positive | None = None
-    """GB of a GPU that is not in the table."""
+    """Memory in GB, for a GPU that is not in the table."""
     shape: tuple[Pixels, ...] | None = None
-    """Of one sample of your own data, such as 3 64 64."""
+    """Shape of one sample, if the data are your own, such as 3 64 64."""
     lora: Whole | None = None
-    """Of a text-to-image model: rank of the adapter, 64 by default; 0 trains the whole network."""
+    """For a text-to-image model: rank of the adapter, 64 by default; 0 trains the whole network."""
     batch: Count | None = None
-    """Of a text-to-image model: pictures a step, 16 by default."""
+    """For a text-to-image model: pictures per step, 16 by default."""
     steps: Count | None = None
-    """Of a text-to-image model: steps of the optimiser, 1,000 by default."""
+    """For a text-to-image model: number of optimizer steps, 1,000 by default."""
     checkpointing: bool = False
-    """Of a text-to-image model: compute activations twice to save memory."""
+    """For a text-to-image model: save memory by computing activations twice."""
     target_rate: Rate | None = None
-    """Of a text-to-image model: of the target's average, 0 by default; with any other it takes memory of its own."""
+    """For a text-to-image model: rate of the target average, 0 by default; any other rate takes extra memory."""
 
     def __call__(self) -> None:
         from cdedu.course.plan import plan
@@ -81,27 +82,27 @@ class GradeFolder:
     """Grade a folder of submissions: a table, and a page for each student."""
 
     notebook: tyro.conf.Positional[Path]
-    """The exercises as they were handed out."""
+    """The exercise notebook that you handed out."""
     submissions: tyro.conf.Positional[Path]
-    """A folder with one notebook a student, or one folder a student."""
+    """A folder with one notebook or one folder per student."""
     out: Path
-    """Where the table and the pages go. Who is there already and unchanged is not graded again."""
+    """Folder for the table and the pages. Students who are already there and unchanged are not graded again."""
     seed: Seed | None = None
-    """Of the data on which answers are tried: a large number, which you keep to yourself. Drawn once and kept in OUT by default."""
+    """Seed of the data that answers are tried on: a large number, which you keep to yourself. By default drawn once and kept in OUT."""
     hidden: Path | None = None
-    """A Python file with further tests."""
+    """A Python file with additional tests."""
     jobs: Annotated[int, Range(1, 256)] | None = None
-    """Processes that grade; one a core by default."""
+    """Number of grading processes; by default one per core."""
     seconds: Annotated[int, Range(1, 86_400)] = 120
-    """For one submission."""
+    """Time limit in seconds for one submission."""
     memory: Annotated[int, Range(1, 2**20)] = 1024
-    """MB for one submission, on top of the libraries."""
+    """Memory limit in MB for one submission, on top of the libraries."""
     own_risk: bool = False
-    """Grade also where there are no Linux namespaces to hold submissions back: they could read and change your files."""
+    """Grade even without Linux namespaces to isolate submissions; they could then read and change your files."""
     book: tuple[Literal["canvas", "moodle"], ...] = ()
-    """Write the totals as Canvas's gradebook or Moodle's grading worksheet imports them, too."""
+    """Also write the totals in a form that Canvas's gradebook or Moodle's grading worksheet can import."""
     again: bool = False
-    """Grade everybody anew."""
+    """Grade everybody again."""
 
     def __call__(self) -> None:
         if sys.platform == "win32":
@@ -129,27 +130,28 @@ class GradeFolder:
 
 @dataclass(frozen=True)
 class RaceEntries:
-    """Race ways to distil the teacher of digits with one budget of network evaluations: a table, a row for each entry."""
+    """Race ways to distill the teacher of digits, all with the same budget of network evaluations. Prints a table with a row for each
+    entry."""
 
     entries: tyro.conf.Positional[tuple[str, ...]]
-    """Files of Python that define train(teacher, data, budget, generator), folders of them, or the course's own methods by name, such
+    """Python files that define train(teacher, data, budget, generator), folders of such files, or names of the course's own methods, such
     as cd."""
     budget: Annotated[int, Range(1000, 10**8)] = 24_000
-    """Network evaluations of each entry: 1 a picture for a forward pass, 2 for a backward pass."""
+    """Network evaluations for each entry: per picture, a forward pass counts 1 and a backward pass 2."""
     training_seed: Seed = 0
-    """Of the generator that entries get."""
+    """Seed of the generator that entries get."""
     seed: Seed | None = None
-    """First sampling seed of the ruler; drawn by chance by default, so that no entry can know it."""
+    """First sampling seed of the ruler; by default drawn at random, so that no entry can know it."""
     draws: Count = 5
-    """How often samples are drawn and measured."""
+    """How many times samples are drawn and measured."""
     seconds: Annotated[int, Range(1, 86_400)] | None = None
-    """Processor time of an entry that spends the whole budget; 3 seconds and 2.5 times what its evaluations take by default."""
+    """Processor time for an entry that spends the whole budget; by default 3 seconds plus 2.5 times what its evaluations take."""
     jobs: Annotated[int, Range(1, 256)] = 1
-    """Entries that run at once."""
+    """How many entries run at once."""
     out: Path | None = None
-    """A table for spreadsheets (.csv), with the reasons of those that got no row."""
+    """Write a .csv table for spreadsheets, with the reason for each entry that got no row."""
     own_risk: bool = False
-    """Race also where there are no Linux namespaces to hold entries back: they could read and change your files."""
+    """Race even without Linux namespaces to isolate entries; they could then read and change your files."""
 
     def __call__(self) -> None:
         if sys.platform == "win32":

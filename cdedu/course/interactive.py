@@ -1,4 +1,4 @@
-"""Figures that move in the page itself, without a kernel: each is one piece of HTML that holds all it needs.
+"""Figures that move on the page itself, without a kernel: each is one piece of HTML that contains everything it needs.
 
 Readers without JavaScript, and paper, get a still picture.
 """
@@ -45,16 +45,16 @@ def explore(
     shown: Callable[[Any], str] = str,
     play: float = 0,
 ) -> Any:
-    """A picture with a slider over ``values``: an ipywidget where a kernel runs, drawn beforehand where a page is made.
+    """A picture with a slider over ``values``: an ipywidget if a kernel is running, drawn in advance for a page.
 
     Args:
         draw: makes the figure for a value.
-        values: what the slider runs over.
-        label: what it is called.
-        alt: says in words what the picture for a value shows.
+        values: the values of the slider.
+        label: name of the slider.
+        alt: turns a value into a description of its picture.
         start: index of the value shown first, and in print.
-        shown: a value as text.
-        play: pictures a second. With it there is a button that runs through them, round and round.
+        shown: turns a value into text.
+        play: pictures per second. If given, a button plays them in a loop.
 
     Pages are made with the environment variable ``CDEDU_STATIC`` set; then all pictures are drawn now and stored.
     """
@@ -98,12 +98,12 @@ def _widget(
 def plane(
     teacher: Preconditioned, student: Preconditioned, data: Tensor, start: tuple[float, float] = (0.6, 0.9)
 ) -> Page:
-    """A noise point to drag in the plane: the teacher's path from it and the student's answer, computed in the page.
+    """A noise point to drag in the plane: the teacher's path from it and the student's answer, computed on the page.
 
     Args:
         teacher, student: two-dimensional, over :class:`~cdedu.networks.MLP`.
-        data: (n, 2), drawn in grey.
-        start: the noise to begin with, in units of σ_max.
+        data: (n, 2), drawn in gray.
+        start: the first noise point, in units of σ_max.
 
     Raises:
         ValueError: for networks that the page cannot compute.
@@ -160,7 +160,7 @@ def _encoded(data: bytes) -> str:
 
 
 def _small_png(figure: Figure) -> bytes:
-    """The figure as a PNG of at most 64 colours, closed."""
+    """The figure as a PNG of at most 64 colors, closed."""
     from PIL import Image
 
     file, small = BytesIO(), BytesIO()

@@ -1,8 +1,8 @@
-"""What a run needs, before anybody rents a GPU: memory, speed, hours, price.
+"""What a run needs, before you rent a GPU: memory, speed, hours, price.
 
 Work and memory are counted on the recipe's own network, without computing anything: its tensors have shapes and no numbers.
-Speed is not known beforehand. It is the card's peak times the share of it that a run reaches, which you state, or which is
-measured in ten seconds where there is a GPU::
+Speed isn't known in advance. It is the card's peak times the share of it that a run reaches; you state that share, or, if there is a GPU,
+it is measured in ten seconds::
 
     print(plan("cifar10", gpu="a100", gpus=8, price=2.0))
 """
@@ -65,14 +65,14 @@ NO_MATTER = "nvidia geforce tesla sxm sxm2 sxm4 sxm5 pcie hbm2 hbm2e hbm3 hbm3e"
 """Words that PyTorch and shops add to a card's name without meaning another card."""
 
 SHARE = 0.3
-"""Of the peak, where nobody states or measures it. An assumption; small networks reach less."""
+"""Share of the peak, if nobody states or measures it. An assumption; small networks reach less."""
 USABLE = 0.9
 """Of a card's memory. The rest is left to CUDA, the pictures, what convolutions need while they work, and gaps; an assumption too."""
 
 NETWORKS = ("cifar10-small", "cifar10")
 """Recipes whose training speed is measured."""
 LOOPS = ("plain", "cdedu")
-"""Training as one would first write it, and as this package runs it."""
+"""Training the way you'd first write it, and the way this package runs it."""
 
 SHAPES = {
     "two_moons": (2,), "modes": (2,), "clouds": (48, 3), "digits": (1, 8, 8), "tinted-digits": (3, 8, 8),
@@ -97,7 +97,7 @@ def forwards(recipe: Recipe, role: Role) -> int:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What one image costs in a network. FLOPs are those of a forward pass."""
+    """The cost of one image in a network. FLOPs are for a forward pass."""
 
     parameters: int
     flops: int
@@ -186,7 +186,7 @@ def _no_numbers(half: bool = False, device: str = "cuda") -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run needs. Counted: parameters, images, FLOPs, bytes. Estimated: what follows from ``share``, rate and hours."""
+    """What a run needs. Parameters, images, FLOPs and bytes are counted; rate and hours, which follow from ``share``, are estimates."""
 
     recipe: str
     role: Role
@@ -195,24 +195,24 @@ class Plan:
     precision: Precision
     card: Card
     share: float
-    """Of the card's peak, stated or measured."""
+    """Share of the card's peak, stated or measured."""
     parameters: int
     images: int
-    """In the whole run."""
+    """Images in the whole run."""
     flops: int
-    """Of the networks, for one training image."""
+    """FLOPs of the networks for one training image."""
     lpips_flops: int
-    """Of the distance, in fp32, where it is LPIPS."""
+    """FLOPs of the distance, in fp32, if it is LPIPS."""
     rate: float
-    """Training images a second, all GPUs together."""
+    """Training images per second, all GPUs together."""
     memory: tuple[tuple[str, int], ...]
     """Bytes on each GPU, by part."""
     micro_batch: int
-    """The most images of its share of the batch that a GPU can take at once; 0 if not even one block of them fits."""
+    """The most images of its share of the batch that a GPU can process at once; 0 if not even one block fits."""
     accumulation: int
-    """Parts into which a GPU's share of the batch is cut."""
+    """Number of parts that a GPU's share of the batch is cut into."""
     price: float | None = None
-    """Of one GPU for one hour."""
+    """Price of one GPU for one hour."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -221,7 +221,7 @@ class Plan:
 
     @property
     def cost(self) -> float | None:
-        """Of the whole run, in the currency of ``price``."""
+        """Cost of the whole run, in the currency of ``price``."""
         return None if self.price is None else self.hours * self.gpus * self.price
 
     @property
@@ -229,7 +229,7 @@ class Plan:
         return sum(size for _, size in self.memory)
 
     def table(self) -> str:
-        """All of it, in Markdown."""
+        """The whole plan, in Markdown."""
         lpips = f", LPIPS {self.lpips_flops / 1e9:,.0f} GFLOP" if self.lpips_flops else ""
         parts = f", the batch in {self.accumulation} parts" if self.accumulation > 1 else ""
         rows = [
@@ -272,7 +272,7 @@ def plan(
     shape: tuple[int, ...] | None = None,
     measure: Callable[[Network, tuple[int, ...], Precision], float] | None = None,
 ) -> Plan:
-    """Estimate what a recipe needs on so many GPUs of a kind.
+    """Estimate what a recipe needs on a number of GPUs of one kind.
 
     Args:
         recipe: its name, a TOML file with one, or the recipe.

@@ -131,8 +131,8 @@ def plan_text(
     """Estimate what the distillation of a model needs, once its latents and texts are encoded.
 
     One training picture costs six forward passes: three of the student with its gradients, one of the target, two of the guided teacher.
-    With an adapter, student and teacher share the frozen weights, which are kept in bf16 where that is the precision. Autoencoder and text
-    encoders are not counted: they leave the GPU once all is encoded.
+    With an adapter, student and teacher share the frozen weights, which are kept in bf16 where that is the precision. Autoencoder and
+    text encoders are not counted: they leave the GPU once everything is encoded.
 
     Args:
         model: one of :data:`MODELS`.

@@ -1,4 +1,4 @@
-"""A canvas to draw on, while a model answers. It needs a running notebook kernel."""
+"""A canvas to draw on while a model answers. It needs a running notebook kernel."""
 
 from collections.abc import Callable
 from io import BytesIO
@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 class Canvas:
-    """A grid of pixels that you switch on and off, by mouse or by keyboard; after each change ``answer`` is asked again.
+    """A grid of pixels that you switch on and off with the mouse or the keyboard; ``answer`` is called after each change.
 
     Args:
         answer: takes the drawing (1, 1, size, size), −1 for paper and 1 for ink, and returns pictures (n, C, H, W) in [−1, 1].
         size: pixels on a side.
-        start: a drawing to begin with, (size, size) or with leading ones; above 0 is ink.
+        start: an initial drawing, (size, size) or with leading ones; above 0 is ink.
 
     ``canvas.widget`` is what a notebook shows; ``canvas.drawing`` and ``canvas.pictures`` are its two tensors.
 
@@ -51,12 +51,12 @@ class Canvas:
 
     @property
     def drawing(self) -> Tensor:
-        """What is drawn now, (1, 1, size, size)."""
+        """The current drawing, (1, 1, size, size)."""
         ink = torch.tensor([float(pixel.value) for pixel in self.pixels])
         return 2 * ink.reshape(1, 1, self.size, self.size) - 1
 
     def clear(self) -> None:
-        """An empty canvas, and one answer."""
+        """Clear the canvas and ask for one answer."""
         for pixel in self.pixels:
             with pixel.hold_trait_notifications():
                 pixel.unobserve(self._show, names="value")
@@ -75,7 +75,7 @@ class Canvas:
 
 
 def png(x: Tensor) -> bytes:
-    """Pictures (n, C, H, W) in [−1, 1], C one (ink) or three (colours), side by side as a PNG file."""
+    """Pictures (n, C, H, W) in [−1, 1], C one (ink) or three (colors), side by side as a PNG file."""
     from matplotlib.image import imsave
 
     from cdedu.plotting import tiled

@@ -1,4 +1,4 @@
-"""Data: toys in the plane, digits, and whatever comes in a folder. Everything is scaled to a standard deviation near σ_d = ½."""
+"""Data: toys in the plane, digits, and any folder of pictures. Everything is scaled to a standard deviation near σ_d = ½."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -53,16 +53,16 @@ def pictures(
 
     Args:
         path: what to learn from.
-        test: what to compare with; a tenth of ``path`` is held out where it is not given.
+        test: what to compare with; by default a tenth of ``path`` is held out.
         size: height and width to resize to; a single number is both.
-        fit: how pictures of another form become those of the size: ``crop``, ``pad`` or ``stretch``.
-        channels: 3, or 1 for grey pictures.
+        fit: what to do with pictures of another aspect ratio: ``crop``, ``pad`` or ``stretch``.
+        channels: 3, or 1 for gray pictures.
     """
     how = {"size": size, "fit": fit, "channels": channels}
     # The file of the pixels is written in the order of the split, of which both parts are slices.
     images = image_folder(path, shuffled=test is None, **how)
     if len(images.images) < 2:
-        raise ValueError(f"{path} holds one picture; training and comparing need at least two")
+        raise ValueError(f"{path} holds only one picture; training and comparing need at least two")
     name, classes = Path(path).stem.removesuffix("-train"), tuple(images.classes)
     if test is not None:
         held_out = image_folder(test, **how)
@@ -94,7 +94,7 @@ def load_data(
     of a folder or zip of images.
 
     Raises:
-        ValueError: for an unknown name, with the list of known ones; for a known one, if anything else is given.
+        ValueError: for an unknown name, listing the known ones; for a known name combined with options that only folders take.
     """
     if name in SETS or name in TOYS:
         given = {"test data": test, "size": size, "fit": fit != "crop", "channels": channels != 3}

@@ -23,7 +23,7 @@ SIZE, CELL = 32, 9
 
 
 class Captioned(NamedTuple):
-    """Pictures with what they show."""
+    """Canvases, and the attributes of what each one shows."""
 
     images: Tensor
     """(n, 3, 32, 32) in [−1, 1]; the three channels are one piece of memory, since the pictures are gray."""
@@ -33,10 +33,10 @@ class Captioned(NamedTuple):
 
 
 def caption(attributes: Tensor) -> str:
-    """What (4,) attributes are in words.
+    """Put (4,) attributes into words.
 
     Raises:
-        ValueError: for numbers that name nothing.
+        ValueError: for numbers out of range.
     """
     a = attributes.tolist() if attributes.shape == (4,) else []
     if len(a) != 4 or any(not 0 <= i < len(v) for i, v in zip(a, VALUES, strict=True)):
@@ -74,7 +74,7 @@ _CAPTIONS = {caption(row): row.tolist() for row in combinations()}
 
 
 def canvases(n: int, seed: int, held_out: bool = False) -> Captioned:
-    """Canvases with captions, every attribute drawn evenly; the same for the same seed on any machine, up to rounding.
+    """Canvases with captions, every attribute drawn evenly. The same seed gives the same canvases on any machine, up to rounding.
 
     Each digit is one of :func:`~cdedu.data.digits` with the label, enlarged to 9 × 9. A canvas is gray (0), and ink of the strength
     i ∈ [0, 1] makes it i brighter or darker. The digits of a canvas stand in a row along its upper or lower side, or in a column along
@@ -82,11 +82,11 @@ def canvases(n: int, seed: int, held_out: bool = False) -> Captioned:
 
     Args:
         n: how many.
-        seed: of all that is drawn.
-        held_out: of the digits that are held out, of which no other canvas is made.
+        seed: for everything that is drawn at random.
+        held_out: use the held-out digits, which no other canvas uses.
 
     Raises:
-        ValueError: for a number of canvases that is no positive number.
+        ValueError: unless the number of canvases is positive.
     """
     if n < 1:
         raise ValueError(f"canvases: n = {n}, but there must be at least one")

@@ -1,4 +1,4 @@
-"""Pictures with captions as latents with prompts: encoded once, kept in files, and mapped into memory where they are large."""
+"""Pictures with captions as latents with prompts: encoded once, kept in files, and memory-mapped when they are large."""
 
 import csv
 import hashlib
@@ -60,15 +60,16 @@ Picture = Tensor | Path | Callable[[], bytes]
 
 
 class Pairs:
-    """Pictures of one size, each with a caption; opened when they are wanted. Transparent ones are laid on white.
+    """Pictures of one size, each with a caption, opened only when needed. Transparent ones are laid on white.
 
     Args:
         source: a folder of pictures with ``captions.json`` (name → caption) in it, or with ``metadata.jsonl`` or ``metadata.csv`` as
             the Hugging Face hub has them, or with a .txt or .caption file beside each picture; a parquet file, or a folder of such, with
             a column of pictures and one of texts; ``canvases``, the captioned digits that come with the course; or ``owner/name`` on the hub.
-        size: height and width; pictures are scaled and cut to it.
+        size: height and width; pictures are scaled and cropped to it.
 
-    Of a list of captions the first is taken. How many pictures and captions have no partner, and are left out, is said.
+    Where a picture has a list of captions, the first is taken. Pictures and captions without a partner are left out, and a message says
+    how many.
 
     Raises:
         FileNotFoundError: if there is nothing by that name.
@@ -91,7 +92,7 @@ class Pairs:
         return len(self.captions)
 
     def one(self, i: int) -> Tensor:
-        """A picture (3, H, W) in [−1, 1]. Raises a ValueError that names it, if it cannot be read."""
+        """One picture (3, H, W) in [−1, 1]. Raises a ValueError that names the picture if it cannot be read."""
         picture = self.pictures[i]
         x = picture if isinstance(picture, Tensor) else self._decoded(i)
         return to_unit(x).expand(3, *self.size)
@@ -113,7 +114,7 @@ class Pairs:
         return hashlib.sha256(content).hexdigest()[:32]
 
     def check(self, i: int) -> str | None:
-        """The name of a picture whose first bytes already are no picture's, or None."""
+        """The name of a picture whose first bytes already show that it isn't one, or None."""
         from PIL import Image
 
         picture = self.pictures[i]
@@ -341,18 +342,18 @@ def encoded(
 ) -> tuple[Dataset, Prompts]:
     """Latents with labels, and the prompts that the labels mean: each picture and each different text goes through its encoder once.
 
-    The cache knows a picture by its content, or a file by its place, size and time (:meth:`Pairs.key`): a picture that changed is encoded
-    again, and where one is added or taken away, all others keep their latents. Interrupted, the same call goes on.
+    The cache knows a picture by its content, or a file by its path, size and time (:meth:`Pairs.key`). A picture that changed is encoded
+    again; when one is added or removed, all others keep their latents. If interrupted, the same call picks up where it stopped.
 
     Args:
-        cache: a folder; there may be many data sets and models in it.
+        cache: a folder; it can hold many data sets and models.
         encode, embed: of a :class:`~cdedu.pretrained.text_to_image.TextToImage`.
         model: what tells the encoders apart from others, such as :meth:`~cdedu.pretrained.text_to_image.TextToImage.encoders`.
         batch: pictures at once.
-        progress: wraps the list of files to be made (``tqdm.auto.tqdm``).
+        progress: wraps the list of files to write (``tqdm.auto.tqdm``).
 
     Raises:
-        ValueError: for pictures that cannot be read, all of which it names.
+        ValueError: naming all pictures that cannot be read.
         OSError: if the cache cannot be written.
     """
     texts = [*sorted(set(pairs.captions)), ""]
@@ -438,7 +439,7 @@ def _places(folder: Path, kind: str) -> dict[str, tuple[Path, int]]:
 
 
 def _runs(places: Sequence[tuple[Path, int]], name: str) -> list[Tensor]:
-    """The rows in their order, as few tensors as that takes: neighbours in a file are one."""
+    """The rows in their order, as few tensors as that takes: neighbors in a file are one."""
     mapped = {path: _mapped(path, name) for path in dict.fromkeys(path for path, _ in places)}
     runs: list[tuple[Path, int, int]] = []
     for path, row in places:

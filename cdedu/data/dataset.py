@@ -1,4 +1,4 @@
-"""What every data set is."""
+"""The form of every data set."""
 
 import hashlib
 import math
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Dataset:
-    """Clean data, split once: ``train`` is learned from, ``test`` is only compared with.
+    """Clean data, split once: models learn from ``train``; ``test`` is only for comparison.
 
     ``train`` and ``test`` are float32 (n, ...), or uint8 (n, C, H, W) for images from files; labels are int64 (n,) or None.
     """
@@ -23,9 +23,9 @@ class Dataset:
     train_labels: Tensor | None = None
     test_labels: Tensor | None = None
     classes: tuple[str, ...] = ()
-    """What the labels mean, in their order, where they have names."""
+    """What the labels mean, in order, if they have names."""
     classifier: str = field(default="", kw_only=True)
-    """The shipped classifier that was made for these data, in whose features samples are compared; no folder gets it by its name."""
+    """The shipped classifier made for these data; samples are compared in its features. A folder never gets it by its name."""
 
     def __post_init__(self) -> None:
         for part, x in (("train", self.train), ("test", self.test)):
@@ -34,11 +34,11 @@ class Dataset:
                 raise ValueError(f"{self.name}: {part}[{row}] holds NaN or infinity; leave that sample out")
 
     def label_count(self) -> int:
-        """How many labels there are: those with names, or up to the greatest."""
+        """How many labels there are: the named ones, or up to the largest number."""
         return max(len(self.classes), int(self.train_labels.max()) + 1)
 
     def describe(self) -> dict[str, object]:
-        """What a results record and a state say of the data: a name, sizes, and what their contents can be told by (``alike``)."""
+        """What a results record and a state say about the data: a name, sizes, and a fingerprint of the contents (see ``alike``)."""
         sizes = {"train": len(self.train), "test": len(self.test)}
         return {"name": self.name, **sizes, "shape": list(self.train.shape[1:]), **self._contents}
 
@@ -52,10 +52,10 @@ class Dataset:
 
 
 def alike(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    """Whether two descriptions are of the same training data, whatever these are called.
+    """Whether two descriptions mean the same training data, whatever it is called.
 
-    Pictures and labels are the same byte by byte. Numbers that are computed differ in their last digits from one machine to another;
-    mean and standard deviation agree to one part in 10⁴.
+    Pictures and labels must match byte by byte. Computed numbers differ in their last digits from machine to machine, so their mean and
+    standard deviation must agree to one part in 10⁴.
     """
     exact, near = ("train", "shape", "labels", "pixels"), ("mean", "std")
     close = partial(math.isclose, rel_tol=1e-4, abs_tol=1e-4)
@@ -63,7 +63,7 @@ def alike(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 
 def told(about: dict[str, Any]) -> str:
-    """A description in words."""
+    """A description of data, in words."""
     size = " x ".join(map(str, about["shape"]))
     contents = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in about.items() if k in _CONTENTS}
     return (
@@ -83,7 +83,7 @@ def _digest(x: Tensor) -> str:
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Images in [−1, 1] as 8-bit integers, rounded; what is uint8 stays as it is."""
+    """Images in [−1, 1] as 8-bit integers, rounded; uint8 stays as it is."""
     if x.dtype == torch.uint8:
         return x
     return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

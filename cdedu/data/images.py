@@ -1,5 +1,5 @@
-"""Images from files: CIFAR-10, and any folder or zip of pictures. Decoded once, cached as uint8, ready to live on the GPU, or on the
-disk where there are too many for that."""
+"""Images from files: CIFAR-10, and any folder or zip of pictures. Decoded once, cached as uint8, ready to live on the GPU, or on disk if
+there are too many for that."""
 
 import hashlib
 import io
@@ -72,23 +72,22 @@ def image_folder(
 ) -> Images:
     """All pictures in a folder or a zip, as RGB; the name of a picture's folder is its class.
 
-    They are decoded once, into a file of the cache (:mod:`cdedu.data.pixels`), from which ``images`` is mapped, read-only: any
-    number of pictures takes little memory. Hidden files and folders, and those that systems make (:data:`NO_DATA`), are left out;
-    folders that are symbolic links are followed, each place once.
+    They are decoded once, into a file of the cache (:mod:`cdedu.data.pixels`), from which ``images`` is mapped, read-only: any number of
+    pictures takes little memory. Hidden files and folders, and those that operating systems create (:data:`NO_DATA`), are skipped;
+    symbolic links to folders are followed, each place once.
 
     Args:
         path: a folder or a ``.zip`` with .png, .jpg, .webp or .bmp files at any depth.
-        size: height and width to resize to; a single number is both. Needed where sizes differ.
-        shuffled: in a random order, always the same, in place of the order of names.
-        fit: what happens to pictures of another form than ``size``: ``crop`` to the central part of that form, ``pad`` with black,
-            or ``stretch``.
-        channels: 3, or 1 for grey pictures.
+        size: height and width to resize to; a single number is both. Required if sizes differ.
+        shuffled: in a random order (always the same one) instead of by name.
+        fit: what happens to pictures with another aspect ratio than ``size``: ``crop`` to the center, ``pad`` with black, or ``stretch``.
+        channels: 3, or 1 for gray pictures.
 
     Raises:
-        FileNotFoundError: if there is nothing at ``path``, or no picture in it, or a link that leads nowhere.
-        ValueError: for a file that is no picture, sizes that differ while ``size`` is not given, and a size, fit or number of channels that
-            no picture has.
-        OSError: if the disk of the cache has too little space.
+        FileNotFoundError: if there is nothing at ``path``, no picture in it, or a broken link.
+        ValueError: for a file that is not a picture, for sizes that differ when ``size`` is not given, and for an impossible size, fit or
+            number of channels.
+        OSError: if the cache's disk is too full.
     """
     path = Path(path)
     _check_wish(size, fit, channels)
@@ -121,11 +120,11 @@ def image_folder(
 def cifar10(root: str | Path | None = None) -> tuple[Images, Images]:
     """CIFAR-10, lossless: 50,000 training and 10,000 test images, 32 × 32.
 
-    Fetched once from a mirror on the Hugging Face hub, or else from the original server; broken downloads go on where they
+    Fetched once from a mirror on the Hugging Face hub, or failing that from the original server. Broken downloads resume where they
     stopped, and every file is checked against a recorded SHA-256 before it is used.
 
     Args:
-        root: folder of the downloads; ``~/.cache/cdedu`` by default (or the environment variable CDEDU_CACHE).
+        root: download folder; ``~/.cache/cdedu`` by default (or the environment variable CDEDU_CACHE).
 
     Raises:
         OSError: if neither source can be reached, with both reasons.
@@ -150,10 +149,10 @@ def cifar10(root: str | Path | None = None) -> tuple[Images, Images]:
 
 
 def download(url: str, path: Path, wanted: str | None) -> Path:
-    """Fetch a file; go on from a partial one; check its hash, where one is known, before giving it its name.
+    """Fetch a file, resuming a partial download; check its hash, if one is known, before giving it its name.
 
     Raises:
-        OSError: if the server cannot be reached, the connection breaks or the disk does not take the file; what has arrived is kept.
+        OSError: if the server cannot be reached, the connection breaks or the disk refuses the file; what has arrived is kept.
         ValueError: if the hash differs; the bad file is removed.
     """
     if path.is_file():
@@ -222,7 +221,7 @@ def picture_files(folder: Path) -> list[str]:
 
 
 def has_pictures(folder: Path) -> bool:
-    """Whether there is one in a folder, at any depth."""
+    """Whether a folder contains a picture, at any depth."""
     return any(_is_picture(name) for name in _files(folder))
 
 
@@ -295,11 +294,11 @@ def decode(
 ) -> np.ndarray:
     """One picture as (channels, H, W) uint8; ``size``, ``fit`` and ``channels`` as in :func:`image_folder`.
 
-    ``read`` returns the bytes of the file; ``name`` is for the error message. Grey values of 16 bits are scaled to 8. Transparent pixels
-    keep the colour that is stored, which nobody sees; with ``white`` they are laid on white, as a page shows them.
+    ``read`` returns the bytes of the file; ``name`` is for the error message. Gray values of 16 bits are scaled to 8. Transparent pixels
+    keep their stored color, which nobody sees; with ``white`` they are laid on white, the way a page shows them.
 
     Raises:
-        ValueError: for bytes that are no picture, or grey values of 32 bits, of which nobody knows which one is white.
+        ValueError: for bytes that are not a picture, or for 32-bit gray values, whose white level is unknown.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -336,16 +335,16 @@ def _padded(image: Any, size: tuple[int, int], resample: Any) -> Any:
 
 
 def _eight_bits(picture: Any, kind: str | None) -> Any:
-    """Grey values beyond 8 bits scaled to 8; Pillow would cut them off at 255. Other modes as they are."""
+    """Gray values beyond 8 bits scaled to 8; Pillow would cut them off at 255. Other modes as they are."""
     from PIL import Image
 
-    # A grey PNG of 16 bits has had both modes, in different versions of Pillow.
+    # A gray PNG of 16 bits has had both modes, in different versions of Pillow.
     if picture.mode.startswith("I;16") or (picture.mode == "I" and kind == "PNG"):
         grey = np.asarray(picture).astype(np.uint32)
         return Image.fromarray(((grey + 128) // 257).astype(np.uint8))
     if picture.mode in ("I", "F"):
         raise ValueError(
-            f"its grey values, of mode {picture.mode}, have no known range; save it with 8 or 16 bits"
+            f"its gray values, of mode {picture.mode}, have no known range; save it with 8 or 16 bits"
         )
     return picture
 

@@ -7,10 +7,10 @@ from cdedu.mixture import GaussianMixture
 
 
 def mode_grid(side: int = 5, std: float = 0.05, width: float = 1.4) -> GaussianMixture:
-    """Equal Gaussians on a square grid of ``side`` × ``side`` centres: an exact teacher whose modes can be counted.
+    """Equal Gaussians on a square grid of ``side`` × ``side`` centers: an exact teacher whose modes can be counted.
 
     Args:
-        side: centres in a row, at least 2.
+        side: centers in a row, at least 2.
         std, width: of each Gaussian, and of the grid; with the defaults the standard deviation of the data is near ½.
 
     Raises:
@@ -27,6 +27,6 @@ def mode_grid(side: int = 5, std: float = 0.05, width: float = 1.4) -> GaussianM
 
 
 def mode_data(mixture: GaussianMixture, train: int = 20_000, test: int = 5_000) -> Dataset:
-    """Draws of a mixture as a data set, always the same."""
+    """Samples of a mixture as a data set; always the same ones."""
     seeded = (torch.Generator().manual_seed(seed) for seed in (0, 1))
     return Dataset("modes", *(mixture.sample(n, g) for n, g in zip((train, test), seeded, strict=True)))

@@ -1,7 +1,7 @@
-"""Pictures as one file of pixels: decoded once, then mapped into memory, so that there may be more of them than memory holds.
+"""Pictures as one file of pixels: decoded once, then memory-mapped, so there can be more of them than memory holds.
 
-The file is a NumPy array, (n, C, H, W) uint8. All processes of a machine map the same file; what of it is in memory is the
-operating system's to decide, which makes room whenever a program needs it.
+The file is a NumPy array, (n, C, H, W) uint8. All processes on a machine map the same file; the operating system decides which parts to
+keep in memory, and makes room whenever a program needs it.
 """
 
 import json
@@ -30,10 +30,10 @@ _MAPPED: WeakValueDictionary[int, np.ndarray] = WeakValueDictionary()
 
 
 def mapped(path: Path) -> Tensor:
-    """The pixels (n, C, H, W) of a file, uint8, read when they are looked at. They cannot be written to.
+    """The pixels (n, C, H, W) of a file, uint8, read only when accessed. They cannot be written to.
 
     Raises:
-        ValueError: for a file that is not whole.
+        ValueError: for an incomplete file.
     """
     try:
         # Read-only: of a private copy ("c") the system would want to know that it fits into memory.
@@ -50,19 +50,19 @@ def mapped(path: Path) -> Tensor:
 
 
 def is_mapped(x: Tensor) -> bool:
-    """Whether a tensor, or what it is a part of, comes from :func:`mapped`."""
+    """Whether a tensor, or one it is a view of, comes from :func:`mapped`."""
     return x.device.type == "cpu" and x.untyped_storage().data_ptr() in _MAPPED
 
 
 def write_pixels(path: Path, n: int, decode: Callable[[int], np.ndarray], name: str) -> None:
-    """The file of pictures 0, ..., n − 1 unless it is there already, made by one process while others wait for it.
+    """Write the file of pictures 0, ..., n − 1 unless it exists; one process writes it while others wait.
 
-    What is done stays in a file beside it, ``.part``, with its number of pictures in ``.part.json``, both synced to the disk; a run
-    that was interrupted is gone on with. Never more than :data:`CHUNK` bytes of pixels are in memory.
+    Finished pictures go into a file next to it, ``.part``, with their count in ``.part.json``, both synced to disk, so an interrupted run
+    can continue. At most :data:`CHUNK` bytes of pixels are in memory.
 
     Args:
         decode: picture i as (C, H, W) uint8; called on several threads.
-        name: of what is decoded, for messages.
+        name: what is being decoded, for messages.
 
     Raises:
         OSError: if the disk has too little space, before the work or during it.
@@ -160,9 +160,9 @@ def _begun(part: Path, count: Path, n: int, shape: tuple[int, ...]) -> tuple[int
 
 
 class Ahead:
-    """Results of a function of the step, each computed on a thread while the step before it is under way.
+    """Calls a function for each step on a thread, while the step before it is still running.
 
-    An error of the function is raised where its step is asked for. The thread ends when this object is no longer used.
+    If the function raises, the error surfaces when that step is asked for. The thread ends when this object is no longer used.
     """
 
     def __init__(self) -> None:
@@ -170,7 +170,7 @@ class Ahead:
         self._made: dict[int, Future[Tensor]] = {}
 
     def __call__(self, make: Callable[[int], Tensor], step: int, last: int) -> Tensor:
-        """``make(step)``; the work for the step after it, up to ``last``, begins."""
+        """The result of ``make(step)``; starts on the step after it, up to ``last``."""
         wanted = range(step, min(step + 1, last) + 1)
         self._made = {s: self._made.get(s) or self._thread.submit(make, s) for s in wanted}
         return self._made[step].result()

@@ -1,7 +1,7 @@
 """A small 3-D case: clouds of points on surfaces.
 
-A cloud is one data point (N, 3). Its points have no order: whatever permutes the points of the noise permutes those of the sample.
-Consistency distillation needs no matching of points, since each point of the noise has its own end on the teacher's path.
+A cloud is one data point (N, 3). Its points have no order: permute the points of the noise, and those of the sample are permuted the same
+way. Consistency distillation needs no matching of points, since each point of the noise has its own end on the teacher's path.
 """
 
 import torch
@@ -10,8 +10,8 @@ from torch import Generator, Tensor
 from cdedu.data.dataset import Dataset
 
 FAMILIES = {"sphere": (0.6, 0.9), "torus": (0.5, 0.75), "cube": (0.4, 0.65)}
-"""The surfaces, around the origin, and the range of their size a: radius; radius of the ring, whose tube is a third as thick, around the
-third axis; half an edge."""
+"""The surfaces, centered at the origin, and the range of their size a. Sphere: the radius. Torus: the radius of the ring around the third
+axis; its tube is a third as thick. Cube: half an edge."""
 TUBE = 1 / 3
 
 

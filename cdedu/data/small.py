@@ -79,13 +79,13 @@ def digits() -> Dataset:
 
 
 def tinted_digits() -> Dataset:
-    r"""The digits in coloured ink on white paper: (n, 3, 8, 8) in [−1, 1], split as in :func:`digits`.
+    r"""The digits in colored ink on white paper: (n, 3, 8, 8) in [−1, 1], split as in :func:`digits`.
 
     .. math:: x_c = 1 - 2\,\text{ink}\,(1 - \text{tint}_c), \qquad
               \text{tint}_c = \tfrac12 + \tfrac12\cos 2\pi\big(h - \tfrac c3\big), \quad c = 0, 1, 2
 
-    The ink lies in [0, 1]. The hue h is a tenth of the label, plus a little chance of each picture (σ = .015): a 0 is red, a 3
-    green, a 7 blue. The tint's mean over the channels is ½ whatever the hue, so a grey copy does not tell the colour.
+    The ink lies in [0, 1]. The hue h is a tenth of the label, plus a little randomness for each picture (σ = .015): a 0 is red, a 3
+    green, a 7 blue. The tint's mean over the channels is ½ whatever the hue, so a gray copy does not tell the color.
     """
     plain = digits()
     generator = torch.Generator().manual_seed(0)

@@ -1,6 +1,6 @@
-"""Short clips: a data set of moving digits, and frames in and out of a batch.
+"""Short clips: a data set of moving digits, and ways to get frames into and out of a batch.
 
-A clip is one data point (T, H, W): its T grey frames stand where an image has its channels, so that every network, loss and sampler
+A clip is one data point (T, H, W): its T gray frames stand where an image has its channels, so that every network, loss and sampler
 for images takes clips as they are. The noise of a clip is one draw for all of its frames together.
 """
 
@@ -13,21 +13,21 @@ from cdedu.data.dataset import Dataset
 from cdedu.data.small import digits
 
 DIRECTIONS = torch.tensor([(v, h) for v in (-1, 0, 1) for h in (-1, 0, 1) if (v, h) != (0, 0)])
-"""(8, 2) pixels a frame, downwards and to the right."""
+"""(8, 2) pixels a frame, downward and to the right."""
 
 
 def moving_digits(frames: int = 6, size: int = 14, seed: int = 0) -> Dataset:
     """The digits, each gliding through an empty square in the eight directions, one pixel a frame: clips (n, T, H, W) in [−1, 1].
 
-    Each of :func:`~cdedu.data.digits` is there eight times to learn from, once in each direction, and once to compare with, in a
-    direction drawn for it. The starting points are drawn among those from which the digit stays inside.
+    Each training digit of :func:`~cdedu.data.digits` appears eight times, once in each direction; each held-out one appears once, in a
+    random direction. Starting points are drawn so that the digit stays inside.
 
     Args:
         frames: T, at least 2.
         size: height and width; the digit is 8 pixels wide and needs room to move: at least ``frames + 7``.
 
     Raises:
-        ValueError: for a clip of one frame, or a square that is too small.
+        ValueError: for a clip of one frame, or a square that's too small.
     """
     if frames < 2:
         raise ValueError(f"moving_digits: frames = {frames}, but a clip needs at least 2")
@@ -71,11 +71,11 @@ def single_frames(data: Dataset) -> Dataset:
 
 
 class FrameByFrame(nn.Module):
-    r"""A denoiser of pictures (B, 1, H, W) as a denoiser of clips that knows nothing of time.
+    r"""A denoiser of pictures (B, 1, H, W) as a denoiser of clips that knows nothing about time.
 
     .. math:: D(x, \sigma)_{b,t} = D_1(x_{b,t},\ \sigma_b)
 
-    A consistency student of single frames becomes a consistency student of clips in this way.
+    This turns a consistency student of single frames into one of clips.
     """
 
     def __init__(self, denoiser: nn.Module) -> None:
@@ -94,14 +94,14 @@ def centre_of_mass(clips: Tensor) -> Tensor:
     if clips.ndim != 4:
         raise ValueError(f"centre_of_mass: clips have shape {tuple(clips.shape)}, want (B, T, H, W)")
     ink = (clips.clamp(-1, 1) + 1) / 2
-    ink = ink * (ink > 0.1)  # a breath of grey over the whole frame would pull to its middle
+    ink = ink * (ink > 0.1)  # a breath of gray over the whole frame would pull to its middle
     total = ink.sum((2, 3)).clamp(min=1e-6)
     rows, columns = (torch.arange(n, dtype=ink.dtype) for n in clips.shape[2:])
     return torch.stack([(ink.sum(3) * rows).sum(2) / total, (ink.sum(2) * columns).sum(2) / total], -1)
 
 
 def crops(clips: Tensor) -> Tensor:
-    """The 8 × 8 pixels around the centre of mass of each frame, (B, T, H, W) → (B, T, 8, 8)."""
+    """The 8 × 8 pixels around the center of mass of each frame, (B, T, H, W) → (B, T, 8, 8)."""
     n, frames, *size = clips.shape
     corner = (centre_of_mass(clips) - 3.5).round().long()
     row, column = (corner[..., i].clamp(0, size[i] - 8)[..., None] + torch.arange(8) for i in (0, 1))

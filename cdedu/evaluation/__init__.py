@@ -1,7 +1,7 @@
-"""How good, and how fast: distances between sets of samples, nearest neighbours, latency.
+"""How good, and how fast: distances between sets of samples, nearest neighbors, latency.
 
 Distances here are between two sets of *features* (n, d): the points themselves in two dimensions, features of a small frozen
-classifier for digits. Compare equal sample sizes only, and read every figure beside the distance of real data to real data.
+classifier for digits. Only compare equal sample sizes, and read every figure next to the distance of real data to real data.
 """
 
 import statistics
@@ -72,16 +72,16 @@ def sliced_wasserstein(x: Tensor, y: Tensor, projections: int = 256, seed: int =
 
 
 def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
-    """Share of fakes that fall among the real (fidelity), and of real ones that fall among the fakes (diversity).
+    """The share of fake samples that fall among the real ones (fidelity), and of real samples that fall among the fakes (diversity).
 
-    A point falls among a set if it is nearer to some member than that member's k-th neighbour is.
+    A point falls among a set if it is closer to some member than that member's k-th nearest neighbor is.
 
     Source: Kynkäänniemi et al. 2019.
     """
     _check_features(real, fake)
 
     def share_inside(points: Tensor, members: Tensor) -> float:
-        # The nearest "neighbour" is the point itself.
+        # The nearest "neighbor" is the point itself.
         radius = torch.cdist(members, members).kthvalue(k + 1, dim=1).values
         return float((torch.cdist(points, members) <= radius).any(1).float().mean())
 
@@ -89,17 +89,17 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
 
 
 def nearest(x: Tensor, data: Tensor) -> tuple[Tensor, Tensor]:
-    """For each sample its nearest neighbour in the data: (indices, Euclidean distances), both (n,)."""
+    """For each sample its nearest neighbor in the data: (indices, Euclidean distances), both (n,)."""
     distance, index = torch.cdist(x.flatten(1), data.flatten(1)).min(1)
     return index, distance
 
 
 def nearer_to_training(x: Tensor, seen: Tensor, unseen: Tensor) -> float:
-    """Share of the samples whose nearest neighbour among ``seen`` is nearer than that among ``unseen``: memory, if above ½.
+    """The share of samples that are closer to their nearest neighbor in ``seen`` than in ``unseen``. Above ½ means memorization.
 
     Args:
         x: (n, ...) samples.
-        seen, unseen: (m, ...) training data and held-out data, equally many of each, so that chance gives ½.
+        seen, unseen: (m, ...) training data and held-out data, the same number of each, so that chance gives ½.
     """
     if len(seen) != len(unseen):
         raise ValueError(
@@ -110,8 +110,8 @@ def nearer_to_training(x: Tensor, seen: Tensor, unseen: Tensor) -> float:
 
 
 def effective_classes(labels: Tensor, classes: int) -> float:
-    r"""How many classes a set of labels (n,) fills, :math:`\exp\big(-\sum_k p_k \ln p_k\big)` of its histogram p: from 1, where all
-    are alike, to ``classes``, where all are equally frequent."""
+    r"""How many classes a set of labels (n,) fills, :math:`\exp\big(-\sum_k p_k \ln p_k\big)` of its histogram p: from 1, when all are
+    the same, to ``classes``, when all are equally frequent."""
     if labels.ndim != 1 or not len(labels) or labels.is_floating_point():
         raise ValueError(
             f"effective_classes wants whole labels (n,), got {labels.dtype} {tuple(labels.shape)}"
@@ -126,7 +126,7 @@ def effective_classes(labels: Tensor, classes: int) -> float:
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Median, least and greatest."""
+    """Median, minimum and maximum."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
@@ -136,7 +136,7 @@ def median_over_seeds(measure: Callable[[torch.Generator], float], seeds: int = 
 
 
 def latency(function: Callable[[], object], repeats: int = 5) -> float:
-    """Median seconds of a call; make one call before, which is not counted. Waits for the GPU where there is one."""
+    """Median seconds per call. Make one call yourself first, to warm up. Waits for the GPU if there is one."""
 
     def timed() -> float:
         start = time.perf_counter()
@@ -154,23 +154,23 @@ def digits_classifier() -> DigitsClassifier:
 
 
 def cifar_classifier() -> CifarClassifier:
-    """The frozen classifier of CIFAR-10, trained on ``cifar10-jpeg`` (see its record): good for comparing, not for publishing."""
+    """The frozen classifier of CIFAR-10, trained on ``cifar10-jpeg`` (see its record): good enough for comparing, not for publishing."""
     return load("cifar10-jpeg-classifier").requires_grad_(False)
 
 
 def cifar_referee() -> CifarReferee:
-    """The frozen referee of CIFAR-10, trained on ``cifar10-jpeg``; how often it is right itself stands in its record."""
+    """The frozen referee of CIFAR-10, trained on ``cifar10-jpeg``; its record says how often it is right."""
     return load("cifar10-jpeg-referee").requires_grad_(False)
 
 
 def canvas_referee() -> CanvasReferee:
-    """The frozen referee of captioned canvases; how often it is right itself stands in the record ``captioned``."""
+    """The frozen referee of captioned canvases; the record ``captioned`` says how often it is right."""
     return load("canvases-referee").requires_grad_(False)
 
 
 @torch.no_grad()
 def share_recognised(classifier: nn.Module, x: Tensor, labels: Tensor, batch: int = 500) -> float:
-    """Share of images (n, ...) in which a classifier sees the class that was asked for, (n,)."""
+    """The share of images (n, ...) in which a classifier sees the class that was asked for, (n,)."""
     seen = torch.cat([classifier(part).argmax(1) for part in x.split(batch)])
     return float((seen == labels).float().mean())
 

@@ -1,6 +1,6 @@
-"""How text-to-image is scored: the CLIP score and a Fréchet distance on a folder of pictures with a file of captions.
+"""How text-to-image is scored: the CLIP score and a Fréchet distance, for a folder of pictures with a file of captions.
 
-The networks that look at pictures and read captions are handed in, so that any pair can be tried and small ones can stand in::
+You pass in the networks that look at pictures and read captions, so any pair will do, including small stand-ins::
 
     pairs = captioned("samples", "captions.json")
     print(clip_score(pairs, *clip_encoders()).mean())
@@ -41,13 +41,13 @@ class Captioned(NamedTuple):
 
 
 def captioned(folder: str | Path, captions: str | Path) -> Captioned:
-    """A folder of pictures and the file of their captions, which must belong together without a rest.
+    """A folder of pictures and the file of their captions, which must match one to one.
 
-    Names are the same if they look the same: a file system may store "é" as one sign or as two.
+    Names match if they look the same: a file system may store "é" as one character or as two.
 
     Raises:
         FileNotFoundError: for a missing folder or file, or a folder without pictures.
-        ValueError: for a picture without caption, an empty caption, or a caption without picture.
+        ValueError: for a picture without a caption, an empty caption, or a caption without a picture.
     """
     names = picture_files(Path(folder))
     texts = _by_name(names, read_captions(captions))
@@ -107,14 +107,14 @@ def clip_score(
     .. math:: \text{CLIP score} = 100\,\max\big(0, \cos(E_\text{image}, E_\text{text})\big)
 
     Published values carry one of three factors: 100 here and in torchmetrics, 2.5 in Hessel et al., 1 in other papers.
-    torchmetrics' own score takes no encoders but CLIP's, and clamps the mean of all pictures; where none is negative it is the same.
+    torchmetrics' own score only takes CLIP's encoders, and clamps the mean over all pictures; if no cosine is negative, the two agree.
 
     Args:
-        encode_images, encode_texts: into one space, such as :func:`clip_encoders`.
+        encode_images, encode_texts: encoders into one shared space, such as :func:`clip_encoders`.
         size: see :func:`encode_folder`.
 
     Raises:
-        ValueError: if the two encoders do not meet in one space, or a feature is no number.
+        ValueError: if the two encoders' features differ in size, or a feature is not a finite number.
 
     Source: Hessel et al. 2021, section 3; Radford et al. 2021.
     """
@@ -143,11 +143,11 @@ def clip_encoders(name: str = CLIP) -> tuple[ImageEncoder, TextEncoder]:
     """CLIP's two encoders, through transformers; nothing is downloaded, and weights are read from safetensors only.
 
     Args:
-        name: of a model on the Hugging Face hub that is in the cache, or a folder.
+        name: a model from the Hugging Face hub that is already in the cache, or a folder.
 
     Raises:
         ImportError: if transformers is missing.
-        OSError: if the model is not there, or has no safetensors.
+        OSError: if the model is missing, or has no safetensors.
     """
     try:
         from transformers import AutoTokenizer, CLIPModel
@@ -179,7 +179,7 @@ def inception_encoder(
     """Inception's 2,048 features as FID wants them, through torch-fidelity.
 
     Args:
-        otherwise: what to do without its weights, for the message.
+        otherwise: for the error message: what the user can do without these weights.
 
     Raises:
         ImportError: if torch-fidelity is missing.

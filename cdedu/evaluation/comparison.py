@@ -1,4 +1,4 @@
-"""Teacher against student: the measurements that the book quotes, the same for the command line and the scripts."""
+"""Teacher against student: the measurements that the book quotes, shared by the command line and the scripts."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ from cdedu.training import seed_of
 
 Sampler = Callable[[Tensor, torch.Generator], Tensor]
 Row = dict[str, dict[str, float]]
-"""For each metric the median, least and greatest value over seeds."""
+"""For each metric, the median, minimum and maximum over seeds."""
 BATCH, IMAGE_BATCH = 5000, 500
 """Samples drawn at once: points and small images, and images of 32 × 32 and larger."""
 
@@ -37,10 +37,10 @@ BATCH, IMAGE_BATCH = 5000, 500
 def samplers(
     recipe: Recipe, teacher: Denoiser, student: Denoiser, brief: bool = False, trial: bool = False
 ) -> dict[str, tuple[int, Sampler]]:
-    """What is compared: name → (evaluations a sample, sampler). All start from the same noise.
+    """The samplers to compare: name → (evaluations per sample, sampler). All start from the same noise.
 
-    The first is what the others are measured against. ``brief`` leaves some out; ``trial`` keeps only a teacher in 5 evaluations,
-    a student in 1 and 2, and DDIM in 2.
+    The others are measured against the first. ``brief`` leaves some out; ``trial`` only keeps a teacher with 5 evaluations, a student
+    with 1 and 2, and DDIM with 2.
     """
 
     def walk(sample: Callable[..., Tensor], points: int, **options: bool) -> Sampler:
@@ -72,10 +72,10 @@ def draw(
     runtime: Runtime,
     generator: torch.Generator,
 ) -> Tensor:
-    """n samples (n, ...) on the CPU, drawn at most ``batch`` at a time from noise of the greatest level.
+    """Draw n samples (n, ...) to the CPU, at most ``batch`` at a time, from noise of the highest level.
 
-    Several processes draw a batch each and have them all in the end, the same ones as a single process: each batch after the first
-    has a generator of its own.
+    Several processes share the batches and all end up with all samples, the same ones that a single process would draw: each batch after
+        the first has its own generator.
     """
     size, parts = math.ceil(n / math.ceil(n / batch)), []
     for first in range(0, n, size * runtime.world):
@@ -87,12 +87,12 @@ def draw(
 
 
 class Ruler:
-    """Distances of samples to held-out data, at equal sizes: the sliced Wasserstein distance (``sw``) of points; Fréchet and
-    kernel distance (``fd``, ``kd``), precision and recall in the features of a frozen classifier where the data have one.
+    """Distances of samples to held-out data, at equal sizes: the sliced Wasserstein distance (``sw``) for points; Fréchet and kernel
+    distance (``fd``, ``kd``), precision and recall in the features of a frozen classifier if the data have one.
 
     Args:
-        data: its ``test`` part is what is compared with.
-        n: how many samples; all of the smaller part by default.
+        data: samples are compared with its ``test`` part.
+        n: how many samples; by default as many as the smaller part has.
         protocol: how many samples and draws, and from which seeds; the data set's standard with ``n`` samples by default.
 
     Raises:
@@ -108,7 +108,7 @@ class Ruler:
         self.large = self.real[0].numel() >= 3 * 32 * 32
         self.classifier = frozen_classifier(data)
         self.first = "sw" if self.classifier is None else "fd"
-        """The metric that ratios are taken of."""
+        """The metric used for ratios."""
         if self.classifier is not None:
             self._features = features(self.classifier, self.real)
 
@@ -132,7 +132,7 @@ class Ruler:
 
     @torch.no_grad()
     def nearness(self, draw: Callable[[torch.Generator], Tensor]) -> float:
-        """The first metric alone of ``draw(generator)``, its median over the protocol's seeds; infinite where samples are no numbers."""
+        """The first metric of ``draw(generator)``: its median over the protocol's seeds; infinite if samples contain NaN."""
         return median(
             self.measure(x, first_alone=True)[self.first] if x.isfinite().all() else math.inf
             for x in self._drawn(draw)
@@ -144,7 +144,7 @@ class Ruler:
             yield draw(torch.Generator().manual_seed(seed))
 
     def floor(self, seeds: int | None = None) -> Row:
-        """Real against real: training data, drawn at random, in place of samples."""
+        """Real against real: random training data in place of samples."""
         n, x = self.n, self.train
         return self.over_seeds(lambda g: to_unit(x[torch.randperm(len(x), generator=g)[:n]]), seeds)
 
@@ -161,7 +161,7 @@ def compare(
     trial: bool = False,
     runtime: Runtime | None = None,
 ) -> dict[str, Any]:
-    """Distances to the held-out data: medians over sampling seeds, at equal sample sizes, beside the real-to-real floor.
+    """Distances to the held-out data: medians over sampling seeds, at equal sample sizes, next to the real-to-real floor.
 
     Args:
         seeds, samples: draws, and samples of each; those of the data set's standard :class:`~cdedu.evaluation.protocol.Protocol` by
@@ -218,7 +218,7 @@ def speed(
     batch: int = 256,
     repeats: int = 7,
 ) -> dict[str, float]:
-    """Seconds a batch for the 18-point Heun teacher and the one-step student, taking turns, and the median of their ratios."""
+    """Seconds per batch for the 18-point Heun teacher and the one-step student, taking turns, and the median of their ratios."""
     x = recipe.sigma_max * torch.randn((batch, *shape), generator=torch.Generator().manual_seed(0)).to(device)
     slow = partial(sample_heun, teacher, x, recipe.sigmas(18))
     fast = partial(sample_consistency, student, x, (recipe.sigma_max,))
@@ -233,14 +233,14 @@ def speed(
 
 
 def break_even(training: float, calls: float, student_calls: float) -> float:
-    r"""After how many samples a student has paid for its training.
+    r"""The number of samples after which a student has paid for its training.
 
     .. math:: n^* = \frac{C}{k_T - k_S}
 
     Args:
-        training: C, what was spent to have the student, in evaluations.
-        calls: :math:`k_T`, evaluations a sample of what it replaces: a sampler of the teacher that is as good.
-        student_calls: :math:`k_S`, evaluations a sample of the student.
+        training: C, the cost of making the student, in evaluations.
+        calls: :math:`k_T`, evaluations per sample of what it replaces: a sampler of the teacher that is equally good.
+        student_calls: :math:`k_S`, the student's evaluations per sample.
 
     Raises:
         ValueError: for a negative cost, or a student that saves nothing.
@@ -266,5 +266,7 @@ def table(metrics: dict[str, Any]) -> str:
     ratio, batch = metrics["speed"]["ratio"], metrics["speed"]["batch"]
     lines.append(f"One step is {ratio:.1f} times as fast as the 18-point Heun teacher at batch {batch}.")
     if metrics.get("trial"):
-        lines.append("A trial with few evaluations, to see that all works; it says little of quality.")
+        lines.append(
+            "A trial with few evaluations, to see that everything works; it says little about quality."
+        )
     return "\n".join(lines)

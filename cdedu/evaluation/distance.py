@@ -1,7 +1,7 @@
 """The Fréchet distance of two sets of pictures on disk: folders, files of arrays, or the statistics of a reference.
 
-In Inception's features it is FID. A figure is comparable with another if both are of equally many pictures, and with the literature
-from 50,000 on.
+In Inception's features it is FID. Two figures are comparable if both use the same number of pictures; to compare with the literature, use
+50,000 or more.
 """
 
 import math
@@ -27,8 +27,8 @@ Features = Literal["inception", "ours"]
 
 
 class Moments(NamedTuple):
-    """Mean (d,) and covariance (d, d) of the features of a set of pictures, in float64; how many pictures there are and of what height
-    and width, where that is known."""
+    """Mean (d,) and covariance (d, d) of the features of a set of pictures, in float64; plus the number of pictures and their height and
+    width, if known."""
 
     mu: Tensor
     sigma: Tensor
@@ -42,16 +42,16 @@ def between(
     features: Features = "inception",
     device: torch.device | str = "cpu",
 ) -> tuple[float, Moments, Moments]:
-    """The distance of two sets, and the moments of both.
+    """The distance between two sets, and the moments of both.
 
     Args:
         samples, reference: a folder of pictures; a ``.npz`` file with ``arr_0``, pictures (n, H, W, C) uint8; or one with ``mu`` and
-            ``sigma``, the statistics of a set, as FID's reference files have them.
-        features: Inception's, or those of the course's frozen classifiers, of digits (8 × 8, grey) or pictures (32 × 32).
+            ``sigma``, the statistics of a set, like FID's reference files.
+        features: Inception's, or those of the course's frozen classifiers, of digits (8 × 8, gray) or pictures (32 × 32).
 
     Raises:
-        OSError: for what is not there, and see :func:`~cdedu.evaluation.captions.inception_encoder`.
-        ValueError: for what is none of the three, pictures of different sizes, or statistics of other features.
+        OSError: if something is missing; see also :func:`~cdedu.evaluation.captions.inception_encoder`.
+        ValueError: for anything other than these three, pictures of different sizes, or statistics of other features.
     """
     known = [_statistics(Path(source)) for source in (samples, reference)]
     parts = [None if m else pictures(source) for m, source in zip(known, (samples, reference), strict=True)]
@@ -76,10 +76,10 @@ def gaussian_distance(a: Moments, b: Moments) -> float:
 
 @torch.no_grad()
 def moments(parts: Iterator[Tensor], encode: ImageEncoder) -> Moments:
-    """Of the features of pictures that come a batch at a time, (B, 3, H, W) uint8; no more than a batch of them is kept.
+    """Moments of the features of pictures that come a batch at a time, (B, 3, H, W) uint8; only one batch is kept in memory.
 
     Raises:
-        ValueError: for fewer than two pictures, and for features that are no numbers.
+        ValueError: for fewer than two pictures, and for features that are not finite.
     """
     n, size, start, total, products = 0, (), torch.tensor(0.0), torch.tensor(0.0), torch.tensor(0.0)
     for part in parts:
@@ -97,10 +97,10 @@ def moments(parts: Iterator[Tensor], encode: ImageEncoder) -> Moments:
 
 
 def pictures(source: str | Path, batch: int = 100) -> Iterator[Tensor]:
-    """The pictures of a folder, or of ``arr_0`` in a ``.npz`` file: (B, 3, H, W) uint8, grey ones three times the same.
+    """The pictures of a folder, or of ``arr_0`` in a ``.npz`` file: (B, 3, H, W) uint8, gray ones three times the same.
 
     Raises:
-        OSError, ValueError: at once, for what is neither; and for a picture of another size than the first when it is reached.
+        OSError, ValueError: right away, for anything else; and for a picture that differs in size from the first, once it is reached.
     """
     path = Path(source)
     if path.suffix == ".npz":
@@ -143,7 +143,7 @@ def _from_npz(path: Path, batch: int) -> Iterator[Tensor]:
 
 
 def _statistics(path: Path) -> Moments | None:
-    """Mean and covariance where a file holds them; None for pictures."""
+    """Mean and covariance if a file holds them; None for pictures."""
     if path.suffix != ".npz":
         return None
     with _opened(path) as archive:
@@ -220,8 +220,8 @@ def _own(x: Tensor, device: torch.device | str) -> Tensor:
     classifier = _classifier(size)
     if classifier is None or (size == (8, 8) and not grey):
         raise ValueError(
-            f"the course has no features for {'grey' if grey else 'coloured'} pictures of {size[0]} × {size[1]}, only for grey "
-            "ones of 8 × 8 and coloured ones of 32 × 32; use --features inception"
+            f"the course has no features for {'gray' if grey else 'colored'} pictures of {size[0]} × {size[1]}, only for gray "
+            "ones of 8 × 8 and colored ones of 32 × 32; use --features inception"
         )
     x = x[:, :1] if size == (8, 8) else x
     return classifier.to(device).features(to_unit(x.to(device)))

@@ -1,7 +1,7 @@
 """FID, Inception score, precision and recall by the standard protocol, through torch-fidelity.
 
-50,000 samples against the whole training set, 8-bit images, Inception weights of the original FID code. These are the numbers
-of the literature; they need the weights (a download of 91 MB) and images of the real, lossless data set.
+50,000 samples against the whole training set, 8-bit images, Inception weights of the original FID code. These are the numbers in the
+literature; they need the weights (a 91 MB download) and images of the real, lossless data set.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from cdedu.runtime import Runtime
 
 
 def check(data: Dataset) -> None:
-    """Before any work: whether these data can be scored and torch-fidelity is there; a ValueError names what is missing."""
+    """Check, before any work, that these data can be scored and torch-fidelity is installed; a ValueError names what is missing."""
     if data.train.dtype != torch.uint8 or data.train.shape[1] != 3:
         raise ValueError(f"Inception scores need 8-bit RGB images, not {data.name}; leave --inception out")
     try:
@@ -30,13 +30,13 @@ def check(data: Dataset) -> None:
 
 @contextmanager
 def tensors_only(otherwise: str) -> Iterator[None]:
-    """Inside, torch-fidelity reads Inception's weights as tensors only; by itself it would run what their file holds.
+    """Context in which torch-fidelity reads Inception's weights as tensors only; left to itself, it would run code from their file.
 
     Args:
-        otherwise: what to do without the weights, for the message.
+        otherwise: for the error message: what the user can do without these weights.
 
     Raises:
-        OSError: if they are neither cached nor to be had, or their file holds anything else than tensors.
+        OSError: if they are neither cached nor downloadable, or their file holds anything but tensors.
     """
     from torch_fidelity import feature_extractor_inceptionv3 as module
 
@@ -65,7 +65,7 @@ def score(
     batch: int = 500,
     seed: int = 0,
 ) -> dict[str, float]:
-    """FID, Inception score, precision and recall of a sampler against the training set; nothing in all processes but the main one.
+    """FID, Inception score, precision and recall of a sampler against the training set. Only the main process returns them.
 
     Raises:
         ValueError: see :func:`check`.

@@ -1,4 +1,4 @@
-"""What a training costs, counted below every network: operations, in units of one call of a network for one sample."""
+"""What training costs, counted underneath every network: operations, in units of one network call for one sample."""
 
 from functools import cache
 from typing import Any
@@ -32,13 +32,13 @@ def _in_parts(func: Any) -> bool:
 
 
 class Meter(TorchDispatchMode):
-    r"""Counts what is computed inside a ``with`` block, whoever computes it, in network evaluations.
+    r"""Counts all computing inside a ``with`` block, whoever does it, in network evaluations.
 
     .. math:: \text{evaluations} = \frac{\text{operations}}{\text{operations of } D(x, \sigma) \text{ for one sample}}
 
-    A forward pass counts 1 a sample; a backward pass counts 2, or as much less as gradients were not asked for (the first layer needs
-    none for its input). What is counted are products of matrices, convolutions and attention, as PyTorch meets them, so a network
-    counts the same whether it is called whole, in parts, or under another name. Sums, optimisers and averages of weights are free.
+    A forward pass counts 1 per sample; a backward pass counts 2, or less where no gradients are needed (the first layer needs none for
+    its input). The meter counts matrix products, convolutions and attention as PyTorch runs them, so a network costs the same whether it
+    is called whole, in parts, or under another name. Sums, optimizers and averages of weights are free.
 
     ::
 
@@ -47,11 +47,11 @@ class Meter(TorchDispatchMode):
         meter.evaluations / len(x0)
 
     Args:
-        network: what one evaluation is a call of, as ``network(x, sigma)``.
+        network: one evaluation is one call of it, ``network(x, sigma)``.
         shape: of one sample.
 
     Raises:
-        ValueError: for a network whose call has none of the operations that are counted.
+        ValueError: for a network that uses none of the operations that are counted.
     """
 
     def __init__(self, network: nn.Module, shape: tuple[int, ...]) -> None:
@@ -68,7 +68,7 @@ class Meter(TorchDispatchMode):
 
     @property
     def evaluations(self) -> float:
-        """What has been spent so far."""
+        """Evaluations spent so far."""
         return self.operations / self.unit
 
     def __torch_dispatch__(

@@ -1,7 +1,7 @@
-"""The ruler, said once: how many samples of a data set are measured, from which seeds, against what, and in which features.
+"""The ruler, defined once: how many samples of a data set are measured, from which seeds, against what, and in which features.
 
-A distance depends on all of these, so two numbers can be compared only where the protocol is the same. Each record holds its own, and
-the book prints its ``line`` beside the table.
+A distance depends on all of these, so two numbers can only be compared if they share a protocol. Each record holds its own, and the book
+prints its ``line`` next to the table.
 """
 
 from dataclasses import asdict, dataclass
@@ -12,11 +12,11 @@ from cdedu.evaluation import classifier_of
 from cdedu.limits import Count, Seed, check_ranges
 
 NAMED = {"standard": (0, 5, 1), "brief": (0, 3, 1), "tuning": (1000, 1, 3)}
-"""Name → first sampling seed, number of draws, and the part of the held-out samples that a draw is as large as: all, or a third, though
-never below :data:`ENOUGH`. ``standard`` is for results, ``brief`` for studies with many trainings, and ``tuning`` for choosing: with its
-seeds nothing is reported."""
+"""Name → first sampling seed, number of draws, and the size of a draw as a share of the held-out samples: all, or a third, but never
+below :data:`ENOUGH`. ``standard`` is for results, ``brief`` for studies that train many models, and ``tuning`` for choosing: nothing is
+ever reported with its seeds."""
 ENOUGH = 1000
-"""With fewer samples a Fréchet distance is mostly its own bias, which is least for samples that vary least."""
+"""With fewer samples a Fréchet distance is mostly bias, and the bias is smallest for samples that vary the least."""
 DRAWS = NAMED["standard"][1]
 
 
@@ -25,14 +25,14 @@ class Protocol:
     """How the samples of one data set are measured."""
 
     data: str
-    """The data set; its ``test`` part is what samples are compared with."""
+    """The data set; samples are compared with its ``test`` part."""
     n: Count
-    """Samples of a draw, and held-out samples that they are compared with."""
+    """Number of samples in a draw, and of held-out samples that they are compared with."""
     draws: Count = DRAWS
-    """How often all n are drawn again, with sampling seeds ``first_seed``, ``first_seed + 1``, ..."""
+    """How many times all n are drawn, with sampling seeds ``first_seed``, ``first_seed + 1``, ..."""
     first_seed: Seed = 0
     features: str | None = None
-    """The shipped classifier in whose features samples are compared; None where points themselves are."""
+    """The shipped classifier in whose features samples are compared; None if the points themselves are compared."""
     name: str = "standard"
     """One of :data:`NAMED`, or ``own``."""
 
@@ -48,7 +48,7 @@ class Protocol:
 
     @property
     def line(self) -> str:
-        """What stands beside a table: ``600 samples in each of 5 draws (seeds 0 to 4), against 600 held-out ones``."""
+        """The line printed next to a table: ``600 samples in each of 5 draws (seeds 0 to 4), against 600 held-out ones``."""
         last = f"seeds {self.first_seed} to {self.seeds[-1]}" if self.draws > 1 else f"seed {self.first_seed}"
         drawn = (
             f"{self.n:,} samples in each of {self.draws} draws"
@@ -58,7 +58,7 @@ class Protocol:
         return f"{drawn} ({last}), against {self.n:,} held-out ones"
 
     def to_dict(self) -> dict[str, Any]:
-        """For a record: the fields, and the line."""
+        """The fields and the line, for a record."""
         return asdict(self) | {"line": self.line}
 
 
@@ -68,13 +68,13 @@ def protocol_of(
     """The protocol of a data set.
 
     Args:
-        data: its held-out part says how many samples there are at most, its classifier the features.
+        data: its held-out part sets the maximum number of samples, its classifier the features.
         name: one of :data:`NAMED`.
-        n: samples of a draw; by default as the name says, and never more than held-out samples or training data.
-        draws: of the samples, where it shall not be as many as the name says.
+        n: samples per draw; by default as the name says, and never more than there are held-out samples or training data.
+        draws: number of draws, if not the one that the name implies.
 
     Raises:
-        ValueError: for a name that is not known, fewer than 2 samples, or no draw.
+        ValueError: for an unknown name, fewer than 2 samples, or no draws.
     """
     if name not in NAMED:
         raise ValueError(f"protocol {name!r} is not known; choose among {', '.join(NAMED)}")

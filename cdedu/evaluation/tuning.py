@@ -1,7 +1,7 @@
-"""A noise grid for few evaluations, found by search: what a sampler can do once somebody has tuned it.
+"""Search for the best noise grid with few evaluations: what a sampler can do once somebody has tuned it.
 
-A baseline that nobody tuned is not a baseline. :func:`tune_sigmas` gives a teacher under any sampler, and a student, the same search
-with the same budget.
+A baseline that nobody tuned isn't a baseline. :func:`tune_sigmas` gives a student, and a teacher with any sampler, the same search on the
+same budget.
 """
 
 import hashlib
@@ -27,30 +27,30 @@ WALKS: dict[str, Callable[..., Tensor]] = {
     "heun": lambda model, x, sigmas, g: sample_heun(model, x, sigmas),
     "consistency": lambda model, x, sigmas, g: sample_consistency(model, x, sigmas, g),
 }
-"""``walk(model, x, sigmas, generator)`` for each sampler that can be tuned; the last one is a student's."""
+"""``walk(model, x, sigmas, generator)`` for each sampler that can be tuned; the last one is for students."""
 BUDGET = 160
-"""Evaluations of the network that a search may spend for each sample."""
+"""Network evaluations that a search may spend per sample."""
 LOW = (0.002, 0.02, 0.1, 0.2, 0.4, 0.8)
 RHOS = (7.0, 3.0, 1e4)
 HIGH = (80.0, 40.0, 20.0, 10.0, 5.0, 2.5)
-"""Ends ε and T and curvatures ρ of the grids that a search begins with; 10⁴ spaces them evenly in ln σ."""
+"""The ends ε and T and curvatures ρ of the grids a search starts from; ρ = 10⁴ spaces points evenly in ln σ."""
 STEP, LEAST, GROW = 0.5, 0.02, 1.5
-"""Of a noise level in ln σ: the first step, the one at which a search ends, and its growth after a success."""
+"""Step sizes for moving a noise level in ln σ: the first one, the one at which a search ends, and the growth factor after a success."""
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a search found."""
+    """The result of a search."""
 
     sigmas: Grid
     distance: float
-    """On the tuning seeds, by which it was chosen; measure it again on others before you report it."""
+    """Its distance on the tuning seeds that chose it; measure it again on other seeds before you report it."""
     untuned: float
-    """The distance of EDM's grid on the same seeds."""
+    """The distance with EDM's grid on the same seeds."""
     tried: int
     """Grids."""
     spent: int
-    """Evaluations a sample."""
+    """Evaluations spent per sample."""
 
 
 @dataclass
@@ -119,10 +119,10 @@ def spaced(points: int, sigma_min: float, sigma_max: float, rho: float) -> Grid:
 
 
 def points_of(sampler: str, evaluations: int) -> int:
-    """How many noise levels a sampler has that makes so many evaluations.
+    """The number of noise levels for a sampler that makes this many evaluations.
 
     Raises:
-        ValueError: for a sampler that is not known, and a number of evaluations that it cannot make.
+        ValueError: for an unknown sampler, or a number of evaluations that it cannot make.
     """
     if sampler not in WALKS:
         raise ValueError(f"sampler {sampler!r} is not known; choose among {', '.join(WALKS)}")
@@ -165,26 +165,26 @@ def tune_sigmas(
     sigma_max: float = SIGMA_MAX,
     tried: Callable[[int, Grid, float], Any] | None = None,
 ) -> Tuned:
-    r"""The noise grid with which a sampler comes nearest to the data in so many evaluations.
+    r"""Find the noise grid with which a sampler gets closest to the data in a given number of evaluations.
 
-    The search begins with EDM's grid and changes its lower end, its upper end and its ρ, one after another, keeping the best. From the
-    best of these grids it then moves one level after another, :math:`\sigma_i \leftarrow \sigma_i e^{\delta_i}`, with
-    :math:`\delta_i \leftarrow 1.5\,\delta_i` after a success and :math:`-\delta_i/2` after a failure, until all :math:`|\delta_i|` are
-    below 0.02; then from the next best, until the budget is spent. Every grid is measured with the same noise, so evaluations that two
-    grids share are made once, and counted twice.
+    The search starts with EDM's grid and changes its lower end, its upper end and its ρ, one at a time, keeping the best. From the best
+    of these grids it then moves one level at a time, :math:`\sigma_i \leftarrow \sigma_i e^{\delta_i}`, with :math:`\delta_i \leftarrow
+    1.5\,\delta_i` after a success and :math:`-\delta_i/2` after a failure, until all :math:`|\delta_i|` are below 0.02; then from the
+    next best, until the budget is spent. Every grid is measured with the same noise, so evaluations that two grids share are made once,
+    but counted twice.
 
     Args:
         model: a teacher, or a student for ``consistency``.
         sampler: a key of :data:`WALKS`.
-        evaluations: of the network, a sample.
-        ruler: with a protocol of its own seeds, such as ``protocol_of(data, "tuning")``.
-        budget: evaluations a sample that all grids together may cost, for each of the ruler's draws.
-        sigma_min, sigma_max: the levels that a grid may have.
-        tried: called after every grid with the evaluations spent, the grid and its distance.
+        evaluations: network evaluations per sample.
+        ruler: one whose protocol has its own seeds, such as ``protocol_of(data, "tuning")``.
+        budget: evaluations per sample that all grids together may cost, for each of the ruler's draws.
+        sigma_min, sigma_max: the range of levels that a grid may use.
+        tried: called after every grid with the evaluations spent so far, the grid and its distance.
 
     Raises:
-        ValueError: for a sampler or evaluations as in :func:`points_of`; a budget that pays for no grid; and seeds with which results
-            are reported, since a grid that was chosen with them looks better than it is.
+        ValueError: for a bad sampler or number of evaluations (see :func:`points_of`), for a budget too small for one grid, and for seeds
+            that results are reported with, since a grid chosen on them looks better than it is.
     """
     points = points_of(sampler, evaluations)
     if budget < evaluations:

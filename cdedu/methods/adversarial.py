@@ -1,7 +1,7 @@
-"""Adversarial distillation: a discriminator says whether a sample looks real, the teacher says where it should go.
+"""Adversarial distillation: a discriminator says whether a sample looks real, and the teacher says where it should go.
 
-Four networks: the **teacher** is frozen; the **student** is trained and samples in few steps; the **features** are hidden layers of
-some frozen network; the **heads** on them are trained against the student, and are all that the discriminator learns::
+Four networks: the **teacher** is frozen; the **student** is trained and samples in few steps; the **features** are hidden layers of some
+frozen network; the **heads** on them are trained against the student, and are the only part of the discriminator that learns::
 
     features = Features(teacher, ["network.layers.1", "network.layers.3"], sigma=0.1)
     for state in train_adversarial(recipe, teacher, features):
@@ -31,16 +31,16 @@ from cdedu.training import Resume, Setting, State, begin, seeded, train
 
 
 class Features(nn.Module):
-    """Hidden layers of a frozen network, as they answer to x: (B, ...) → a list of (B, d_k), one for each layer. Its weights get
-    no gradient; x does.
+    """Activations of a frozen network's hidden layers for x: (B, ...) → a list of (B, d_k), one for each layer. Its weights get no
+    gradient; x does.
 
     Args:
-        network: a copy of it is kept, frozen.
+        network: a frozen copy of it is kept.
         layers: names of its modules, as in ``network.named_modules()``.
-        sigma: the noise level that a denoiser is told; None for a network that is called with x alone.
+        sigma: the noise level given to a denoiser; None for a network that only takes x.
 
     Raises:
-        ValueError: without layers, or for one that the network has not.
+        ValueError: without layers, or for one that the network doesn't have.
     """
 
     def __init__(self, network: nn.Module, layers: Sequence[str], sigma: float | None = None) -> None:
@@ -78,17 +78,18 @@ class Discriminator(nn.Module):
 
     .. math:: S(x, i) = \sum_k H_{k,i}\big(F_k(x)\big)
 
-    A student with several noise levels has as many outputs of each head, and i says from which level a sample came. A discriminator
-    that is not told compares the data with all levels' samples *together*, and a mode that one level drops another may supply.
+    For a student with several noise levels, each head has one output per level, and i says which level a sample came from. A
+    discriminator that isn't told compares the data with the samples of all levels *together*, so one level may drop a mode as long as
+    another supplies it.
 
     Args:
         features: :math:`F`, x → a list of (B, d_k); frozen, or a function without weights.
         shape: of one sample, from which the widths :math:`d_k` are found.
         width: of the one hidden layer of each head :math:`H_k`.
-        levels: how many noise levels it is told apart.
+        levels: how many noise levels it distinguishes.
 
     Raises:
-        ValueError: if the features are not a list of (B, d), or for less than one level.
+        ValueError: if the features are not a list of (B, d), or for fewer than one level.
 
     Source: Sauer et al. 2023 (ADD), section 3.2; the heads there see the prompt and an embedding of :math:`x_0` in place of i.
     """
@@ -111,7 +112,7 @@ class Discriminator(nn.Module):
         )
 
     def score(self, found: Sequence[Tensor], level: Tensor | None = None) -> Tensor:
-        """The score (B,) of features that are known already; level: (B,) whole numbers, 0 where not given."""
+        """The score (B,) of features that are already computed; level: (B,) integers, 0 if not given."""
         scores = torch.stack([head(f) for head, f in zip(self.heads, found, strict=True)]).sum(0)
         level = torch.zeros(len(scores), dtype=torch.long, device=scores.device) if level is None else level
         if level.shape != scores.shape[:1]:
@@ -119,26 +120,26 @@ class Discriminator(nn.Module):
         return scores.gather(1, level[:, None])[:, 0]
 
     def forward(self, x: Tensor, level: Tensor | None = None) -> Tensor:
-        """(B, ...) → (B,)."""
+        """The score of samples: (B, ...) → (B,)."""
         return self.score(self.features(x), level)
 
 
 def discriminator_loss(
     discriminator: Any, real: Tensor, fake: Tensor, r1: float = 0.1, level: Tensor | None = None
 ) -> Tensor:
-    r"""What the discriminator minimises, (B,): the hinge loss, and a penalty on its slope at real data (R1).
+    r"""What the discriminator minimizes, (B,): the hinge loss, and a penalty on its slope at real data (R1).
 
     .. math::
         \mathcal L_S = \max\big(0,\ 1 - S(x_0)\big) + \max\big(0,\ 1 + S(\hat x)\big)
         + \frac{\gamma}{2}\,\big\|\nabla_{F} S(x_0)\big\|^2
 
-    The slope is taken with respect to the features, where the heads begin, and not to the pixels. The sample gets no gradient.
+    The slope is taken with respect to the features, where the heads begin, not the pixels. The sample gets no gradient.
 
     Args:
         discriminator: a :class:`Discriminator`.
-        real: :math:`x_0`, (B, ...); fake: :math:`\hat x`, as many samples of the student.
+        real: :math:`x_0`, (B, ...); fake: :math:`\hat x`, the same number of samples from the student.
         r1: γ ≥ 0.
-        level: (B,) from which noise level each sample comes; its partner among the data is judged by the same output.
+        level: (B,) the noise level that each sample comes from; its partner in the data is judged by the same output.
 
     Source: Lim & Ye 2017 (hinge); Mescheder et al. 2018 (R1); Sauer et al. 2023, section 3.2, where each head has a hinge of
     its own and γ is 1e-5; here the hinge sees the sum.
@@ -161,9 +162,9 @@ def discriminator_loss(
 
 
 def adversarial_loss(discriminator: nn.Module, fake: Tensor, level: Tensor | None = None) -> Tensor:
-    r"""What the student minimises of the game: :math:`\mathcal L_G = -S(\hat x)`, (B, ...) → (B,).
+    r"""The student's side of the game: it minimizes :math:`\mathcal L_G = -S(\hat x)`, (B, ...) → (B,).
 
-    The gradient passes through heads and features to the sample; the discriminator's weights get none.
+    The gradient flows through heads and features to the sample; the discriminator's weights get none.
     """
     weights = {name: p.detach() for name, p in discriminator.named_parameters()}
     return -functional_call(discriminator, weights, (fake, level))
@@ -178,14 +179,14 @@ def renoised_distillation_loss(
     generator: Generator | None = None,
     **cond: Any,
 ) -> Tensor:
-    r"""The distillation term of ADD, (B,): the student's sample against the teacher's guess of it, after noise was put back.
+    r"""The distillation term of ADD, (B,): the student's sample against the teacher's guess of it, after noise has been put back.
 
     .. math::
         \mathcal L_D = c(\tau)\,\big\|\hat x - D_\phi\big(\operatorname{sg}(\hat x) + \tau z',\ \tau\big)\big\|^2, \qquad
         c(\tau) = \frac{1}{\sqrt{1 + \tau^2}}
 
-    sg stops the gradient: it reaches :math:`\hat x` only directly, never through the teacher. c is :math:`\sqrt{\bar\alpha}` at this
-    noise, so that much noise counts less. Mean over the dimensions, as in :func:`~cdedu.losses.l2`.
+    sg stops the gradient: it reaches :math:`\hat x` directly, never through the teacher. c is :math:`\sqrt{\bar\alpha}` at this noise
+        level, so high noise counts less. Mean over the dimensions, as in :func:`~cdedu.losses.l2`.
 
     Args:
         teacher: any denoiser.
@@ -208,19 +209,19 @@ def renoised_distillation_loss(
 
 @dataclass(kw_only=True)
 class Duel(State):
-    """A :class:`~cdedu.training.State` with the student's opponent."""
+    """A :class:`~cdedu.training.State` that also holds the student's opponent."""
 
     opponent: nn.Module
-    """The discriminator; in :mod:`cdedu.methods.dmd` the denoiser of the student's samples."""
+    """The discriminator or, in :mod:`cdedu.methods.dmd`, the denoiser of the student's samples."""
     learner: nn.Module
-    """What of the opponent is trained: the heads, or all of it."""
+    """The part of the opponent that is trained: the heads, or all of it."""
     opponent_optimizer: torch.optim.Optimizer
     opponent_mean_loss: Tensor = field(default_factory=lambda: torch.tensor(math.nan))
-    """The opponent's loss of the last step, on the device."""
+    """The opponent's loss in the last step, on the device."""
 
     @property
     def opponent_loss(self) -> float:
-        """The opponent's loss of the last step. Waits for the GPU where there is one, as ``loss`` does."""
+        """The opponent's loss in the last step. Waits for the GPU if there is one, as ``loss`` does."""
         return float(self.opponent_mean_loss)
 
     def modules(self) -> dict[str, nn.Module | None]:
@@ -257,25 +258,25 @@ def train_adversarial(
 
     .. math:: \mathcal L = \mathcal L_G + \lambda\,\mathcal L_D, \qquad \hat x = f_\theta(x_0 + s z,\ s), \quad s \in \{s_1, \dots, s_4\}
 
-    Each step draws a batch of data and one of the student's few noise levels for each of its samples; the heads are updated first,
-    then the student, on the same samples. A step costs 8 evaluations an image: student 3, teacher 1, features 2 + 2 (those of data
-    and sample without gradient for the heads, and of the sample with a backward pass to it). The heads are small and not counted.
+    Each step draws a batch of data and one of the student's few noise levels for each sample; first the heads are updated, then the
+    student, on the same samples. A step costs 8 evaluations per image: student 3, teacher 1, features 2 + 2 (of data and sample without a
+    gradient, for the heads; of the sample with a backward pass, for the student). The heads are small and not counted.
 
     Args:
-        recipe: its ``student`` part says how many steps, which batch, learning rate and sampling average, and ``points`` on which
-            grid τ is drawn, evenly by index.
-        teacher: what the student starts from, and what the distillation term asks.
-        features: what the discriminator looks at: :class:`Features`, or a function.
+        recipe: its ``student`` part sets steps, batch, learning rate and sampling average; ``points`` sets the grid on which τ is drawn,
+            evenly by index.
+        teacher: the student starts from it, and the distillation term calls it.
+        features: what the discriminator sees: :class:`Features`, or a function.
         data, device: as in :func:`cdedu.training.train_teacher`.
-        levels: noise levels s that the student is to sample at; by default ``recipe.student_sigmas(4)``.
-        distillation: λ; 0 leaves the term out, and the teacher is not asked.
-        adversarial: weight of the game; 0 leaves it out, and the discriminator is not trained.
+        levels: noise levels s that the student samples at; by default ``recipe.student_sigmas(4)``.
+        distillation: λ; 0 drops the term, and the teacher is never called.
+        adversarial: weight of the game; 0 drops it, and the discriminator is not trained.
         r1, critic_lr: γ and the learning rate of the heads.
-        told: whether the discriminator knows the noise level that a sample comes from.
+        told: whether the discriminator is told the noise level that a sample comes from.
         resume: continue from ``(state.tensors(), state.step)`` of an interrupted run with the same arguments, to the same end.
 
     Raises:
-        ValueError: for weights that are negative or both 0, or levels outside the recipe's range.
+        ValueError: if a weight is negative or both are 0, or for levels outside the recipe's range.
         FloatingPointError: when the loss stops being a number; the state yielded last is the last good one.
 
     Source: Sauer et al. 2023 (ADD), section 3; four levels and λ = 2.5 are theirs.

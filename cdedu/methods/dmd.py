@@ -1,7 +1,7 @@
-"""Distribution matching distillation (DMD), the bare idea: two denoisers disagree about a sample, and the sample follows.
+"""Distribution matching distillation (DMD), the bare idea: two denoisers disagree about a sample, and the sample moves accordingly.
 
-One denoiser knows the data (the teacher), the other one the student's own samples, and is trained beside it. Where both say the
-same, the student's samples lie as densely as the data, and nothing moves.
+One denoiser (the teacher) knows the data. The other knows the student's own samples, and is trained alongside it. Where the two agree,
+the student's samples are as dense as the data, and nothing moves.
 """
 
 import copy
@@ -24,14 +24,14 @@ from cdedu.training import Resume
 def matching_gradient(
     real: Denoiser, fake: Denoiser, x: Tensor, sigma: Tensor, noise: Tensor, **cond: Any
 ) -> Tensor:
-    r"""The direction in which the student's samples lie too densely, in the shape of x:
+    r"""The direction in which the student's samples are too dense, in the shape of x:
 
     .. math::
         g = \frac{D_\text{fake}(x_\tau, \tau) - D_\text{real}(x_\tau, \tau)}{\operatorname{mean}|x - D_\text{real}(x_\tau, \tau)|},
         \qquad x_\tau = x + \tau z'
 
     With exact denoisers the numerator is :math:`\tau^2\,\nabla \ln (p_\text{fake} / p_\text{real})` at noise τ, the gradient of a
-    Kullback-Leibler divergence; the denominator, one number a sample, keeps its size alike at all τ. No gradient passes.
+    Kullback-Leibler divergence; the denominator, one number per sample, keeps its size similar at all τ. No gradient flows.
 
     Args:
         real, fake: denoisers of the data and of the student's samples.
@@ -68,7 +68,7 @@ def matching_loss(
 
     .. math:: \mathcal L = \tfrac12\,\big\|x - \operatorname{sg}(x - g)\big\|^2
 
-    It is a mean over the dimensions, and its value says nothing of how good the student is. Arguments as there.
+    It is a mean over the dimensions, and its value says nothing about how good the student is. It takes the same arguments.
     """
     noise = normal(x.shape, generator, like=x) if noise is None else noise
     g = matching_gradient(real, fake, x, sigma, noise, **cond)
@@ -85,18 +85,18 @@ def train_matching(
     device: str | torch.device = "cpu",
     resume: Resume | None = None,
 ) -> Iterator[Duel]:
-    """Distribution matching without its helpers; yields after every step.
+    """Distribution matching in its plain form; yields after every step.
 
-    The student starts from the teacher, while a second copy of the teacher learns to denoise the student's samples. DMD adds a
-    regression on pairs of noise and the teacher's sample; DMD2 has in its place several steps of the second denoiser for each of the
-    student's, and a discriminator. Neither is here. A step costs 8 evaluations an image: student 3, both denoisers 1 each, training
-    the second one 3.
+    The student starts from the teacher, while a second copy of the teacher learns to denoise the student's samples. DMD adds a regression
+    on pairs of noise and the teacher's sample; DMD2 replaces that with a discriminator and several steps of the second denoiser for each
+    of the student's. Neither is included here. A step costs 8 evaluations per image: student 3, both denoisers 1 each, training the
+    second one 3.
 
     Args:
         recipe, teacher, data, device, resume: as in :func:`cdedu.methods.adversarial.train_adversarial`.
-        levels: noise levels of the student; by default the highest alone, since the second denoiser cannot tell the samples of
-            several levels apart.
-        critic_lr: of the second denoiser, above the student's, which it must keep up with.
+        levels: noise levels of the student; by default only the highest, since the second denoiser can't tell samples of different levels
+            apart.
+        critic_lr: learning rate of the second denoiser; higher than the student's, since it has to keep up.
 
     Raises:
         ValueError: for levels outside the recipe's range.

@@ -13,7 +13,7 @@ from cdedu.teacher import Denoiser, Teacher, in_weights, preconditioning
 
 
 class TwoLevelUNet(UNet):
-    """A UNet without labels that takes a second noise level, embedded like the first and added to it. It starts without effect."""
+    """A UNet without labels that takes a second noise level, embedded like the first and added to it. At the start it has no effect."""
 
     def __init__(self, network: UNet) -> None:
         super().__init__(copy.deepcopy(network.net).requires_grad_(True))
@@ -33,7 +33,7 @@ class FlowMap(nn.Module):
 
     .. math:: G(x, \sigma, s) = \frac{s}{\sigma}\,x + \Big(1 - \frac{s}{\sigma}\Big)\,g(x, \sigma, s), \qquad G(x, \sigma, \sigma) = x
 
-    At s = σ, where nothing is left of g in G, g is to be the denoiser D; at s = 0 it is a consistency function.
+    At s = σ, where g drops out of G, g should be the denoiser D; at s = 0 it is a consistency function.
 
     Source: Kim et al. 2023 (CTM), section 3, for the form; Geng et al. 2025 (MeanFlow) for the training.
     """
@@ -49,13 +49,13 @@ class FlowMap(nn.Module):
 
     @classmethod
     def from_teacher(cls, teacher: Teacher) -> "FlowMap":
-        """A student that starts as a copy of the teacher's network, and answers for every s as the teacher does."""
+        """A student that starts as a copy of the teacher's network, and answers as the teacher does for every s."""
         if not isinstance(teacher, Teacher) or not isinstance(teacher.network, UNet) or teacher.angle:
             raise TypeError("FlowMap.from_teacher takes a Teacher with a UNet that is told ln σ")
         return cls(TwoLevelUNet(teacher.network), teacher.sigma_data, teacher.noise_scale)
 
     def guess(self, x: Tensor, sigma: Sigma, s: Sigma) -> Tensor:
-        """g: x (B, ...), sigma and s numbers or (B,), s ≤ sigma; the result has the shape of x."""
+        """The guess g: x (B, ...), sigma and s numbers or (B,), s ≤ sigma; the result has the shape of x."""
         high, low = sigma_like(sigma, x), sigma_like(s, x, sigma_min=self.sigma_min)
         c_skip, c_out, c_in = preconditioning(high, self.sigma_data)
         first, second = (self.noise_scale * level.log().flatten().expand(len(x)) for level in (high, low))
@@ -78,12 +78,12 @@ def mean_flow_loss(
     noise: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
-    r"""MeanFlow in σ, (B,): the identity of the average slope, with the teacher's slope in it.
+    r"""MeanFlow in σ, (B,): the identity for the average slope, using the teacher's slope.
 
     .. math:: \mathcal L = \lambda(\sigma)\,\Big\|g(x, \sigma, s) - \operatorname{sg}\Big(\frac{s}{\sigma}\,D + \Big(1 - \frac{s}{\sigma}\Big)\,g
               - (\sigma - s)\,\frac{dg}{d\sigma}\Big)\Big\|^2
 
-    with EDM's λ and the derivative along the teacher's path, s held fixed. Its zero is the teacher's flow map.
+    with EDM's λ and the derivative along the teacher's path, s held fixed. It is zero for the teacher's flow map.
 
     Args:
         student: a :class:`FlowMap`, or anything with ``guess(x, sigma, s)`` and ``sigma_data``.

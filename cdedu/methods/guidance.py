@@ -1,8 +1,8 @@
-r"""Guidance: a denoiser that follows its condition more closely than the data do, at the price of variety.
+r"""Guidance: a denoiser that follows its condition more closely than the data do, at the expense of variety.
 
 Both kinds change the score by a multiple of :math:`\nabla_x \ln p(y \mid x)`, and by Tweedie's formula
-:math:`D = x + \sigma^2\,\nabla_x \ln p_\sigma(x)` a change of the score is a change of the denoiser. What comes out is again a
-denoiser, so everything that takes one takes it: samplers, and distillation, which saves a guided teacher's second call.
+:math:`D = x + \sigma^2\,\nabla_x \ln p_\sigma(x)` a change of the score is a change of the denoiser. The result is again a denoiser, so
+it works wherever one does: in samplers, and in distillation, which saves a guided teacher's second call.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from cdedu.teacher import Denoiser
 
 
 def _take_range(wrapper: nn.Module, denoiser: Any) -> None:
-    """What is made of a denoiser knows the noise levels that it knows."""
+    """A wrapper around a denoiser, with the same range of noise levels."""
     for name in ("sigma_min", "sigma_max"):
         if hasattr(denoiser, name):
             setattr(wrapper, name, getattr(denoiser, name))
@@ -34,8 +34,8 @@ class GuidedDenoiser(nn.Module):
     :math:`1 + w` of Ho & Salimans. Both calls are made as one, of twice the batch.
 
     Args:
-        denoiser: ``D(x, sigma, labels=...)``, which has seen the null label in training.
-        weight: w, a number; or None, and then every call must say it: ``guidance=``, a number or (B,).
+        denoiser: ``D(x, sigma, labels=...)``, trained with the null label too.
+        weight: w, a number; or None, in which case every call must give it: ``guidance=``, a number or (B,).
         null: the null label; by convention the last one, after the classes.
 
     Source: Ho & Salimans 2022, eq. 6.
@@ -55,7 +55,7 @@ class GuidedDenoiser(nn.Module):
 
 
 class ClassifierGuidedDenoiser(nn.Module):
-    r"""Classifier guidance: a denoiser that knows no labels, pushed by a classifier that knows noise.
+    r"""Classifier guidance: a denoiser that knows no labels, pushed by a classifier that can handle noise.
 
     .. math:: D_w(x, \sigma, y) = D(x, \sigma) + w\,\sigma^2\,\nabla_x \ln p(y \mid x, \sigma)
 
@@ -86,12 +86,12 @@ class ClassifierGuidedDenoiser(nn.Module):
 
 
 class Labelled(nn.Module):
-    """A denoiser with its labels fixed, for what knows of none: each batch gets the same ones, over and over.
+    """A denoiser with fixed labels, for code that knows nothing about labels: each batch gets the same ones, over and over.
 
     Args:
         denoiser: ``D(x, sigma, labels=..., **cond)``.
-        labels: (K,), in any order: they are shuffled once, so that a batch has its share of every class.
-        cond: what else each call is given.
+        labels: (K,), in any order: they are shuffled once, so that each batch gets its share of every class.
+        cond: anything else to pass to each call.
     """
 
     def __init__(self, denoiser: nn.Module, labels: Tensor, **cond: Any) -> None:
@@ -106,9 +106,9 @@ class Labelled(nn.Module):
 
 
 def with_null_labels(data: Dataset, null: int, every: int = 10) -> Dataset:
-    """Data in which each sample stands ``every`` times, once with the null label: what a guided denoiser is trained on.
+    """Data with each sample repeated ``every`` times, once with the null label: training data for a guided denoiser.
 
-    Drawing from it drops one label in ``every`` by chance. For small data: the copies take memory.
+    So a random draw drops one label in ``every``. Only for small data: the copies take memory.
     """
     if data.train_labels is None:
         raise ValueError(f"{data.name} has no labels, so none can be left out")

@@ -1,7 +1,7 @@
 """Progressive distillation: halve the number of sampling steps, again and again.
 
-A student of one round makes in one Euler step what its teacher makes in two. It is a denoiser like its teacher, so it can
-teach the next round::
+In each round a student learns to do in one Euler step what its teacher does in two. It is a denoiser like its teacher, so it can teach
+the next round::
 
     grid = karras_sigmas(16)
     while len(grid) > 1:
@@ -9,7 +9,7 @@ teach the next round::
             ...
         teacher, grid = state.result, grid[::2]
 
-A grid of n points is walked in n steps: the last one goes from its last point to σ = 0.
+A grid of n points takes n steps to walk: the last one goes from the last point to σ = 0.
 """
 
 import copy
@@ -33,12 +33,12 @@ from cdedu.training import Resume, Setting, State, begin, train
 def two_step_target(
     teacher: Denoiser, x: Tensor, sigma: Sigma, middle: Sigma, end: Sigma, **cond: Any
 ) -> Tensor:
-    r"""The guess that takes one Euler step from σ to σ'' where two Euler steps of the teacher go.
+    r"""The guess with which one Euler step from σ to σ'' lands where two of the teacher's do.
 
     .. math:: \tilde x = \frac{x'' - \frac{\sigma''}{\sigma}\,x}{1 - \frac{\sigma''}{\sigma}}, \qquad
               x'' = \text{two Euler steps of the teacher, } \sigma \to \sigma' \to \sigma''
 
-    At σ'' = 0 this is x'' itself. It is what a denoiser must answer at (x, σ), and costs two teacher calls.
+    At σ'' = 0 this is x'' itself. It is what the student must answer at (x, σ), and costs two teacher calls.
 
     Args:
         x: (B, ...) at noise level ``sigma``.
@@ -62,7 +62,7 @@ def progressive_loss(
     generator: Generator | None = None,
     **cond: Any,
 ) -> Tensor:
-    r"""The teacher's own training loss, (B,), with the two-step guess in the place of the data.
+    r"""The teacher's own training loss, (B,), with the two-step guess in place of the data.
 
     .. math::
         \mathcal L = \lambda(\sigma)\,\|D_\theta(x_\sigma, \sigma) - \tilde x\|^2, \qquad
@@ -76,8 +76,8 @@ def progressive_loss(
         teacher: any denoiser; it gets no gradient.
         x0: (B, ...) data.
         sigmas: (n,) the *teacher's* grid, descending, n even; the student's is ``sigmas[::2]``.
-        index: (B,) the student's steps i in 0..n/2−1; uniform where not given.
-        noise: z; drawn where not given.
+        index: (B,) the student's steps i in 0..n/2−1; drawn uniformly if not given.
+        noise: z; drawn if not given.
 
     Raises:
         ValueError: for a grid whose points cannot be paired, or an index outside it.
@@ -103,11 +103,11 @@ def halve(
     resume: Resume | None = None,
     runtime: Runtime | None = None,
 ) -> Iterator[State]:
-    """One round: a student that needs half the teacher's steps; yields after every training step.
+    """One round: train a student that needs half the teacher's steps; yields after every training step.
 
     Args:
-        recipe: its ``student`` part says how many training steps, which batch, learning rate and sampling average.
-        teacher: what the student imitates and starts from: a trained teacher, or ``state.result`` of the last round.
+        recipe: its ``student`` part sets the training steps, batch, learning rate and sampling average.
+        teacher: the student starts from it and imitates it: a trained teacher, or ``state.result`` of the last round.
         sigmas: (n,) the teacher's grid, n even; the student's is ``sigmas[::2]``.
         data, device, resume, runtime: as in :func:`cdedu.training.train_teacher`.
 
@@ -131,7 +131,7 @@ def halve(
 
 
 def _pairs(sigmas: Tensor) -> int:
-    """How many student steps a teacher's grid holds."""
+    """How many steps the student makes on a teacher's grid."""
     if len(check_grid(sigmas)) % 2:
         raise ValueError(
             f"sigmas has {len(sigmas)} points, but two teacher steps make one of the student's; "

@@ -25,14 +25,14 @@ EMBEDDING = 256
 
 
 WEIGHTS = Range(1, 100)
-"""Guidance weights w that are no slip: 1 is unguided, and pictures burn long before 100."""
+"""Plausible guidance weights w: 1 is unguided, and pictures burn out long before 100."""
 
 
 def check_guidance(weights: Iterable[float], name: str = "guidance") -> None:
-    """Raise a ValueError for a weight that guides nothing, or that nobody means.
+    """Raise a ValueError for a weight that makes no sense.
 
     Args:
-        name: what the weights are called in the message.
+        name: the name of the weights in the message.
     """
     for w in weights:
         if w not in WEIGHTS:
@@ -44,11 +44,11 @@ def check_guidance(weights: Iterable[float], name: str = "guidance") -> None:
 
 @dataclass(frozen=True)
 class TextStage:
-    """How a text-to-image student is distilled. The defaults follow diffusers' LCM-LoRA scripts in the rank, the rate, the optimiser, the grid of
-    50 points and the range of the guidance weight: the scripts draw ω from 5 to 15, as LCM's paper writes it, and w = 1 + ω is what is called
-    guidance here and ``guidance_scale`` in diffusers, so 6 to 16. Three things are other than there: the loss is LCM's Huber, which the scripts
-    have as an option beside squared errors; a latent is the mean of the autoencoder, where they draw a sample around it; and the sampling
-    average is what is kept."""
+    """How a text-to-image student is distilled. The defaults follow diffusers' LCM-LoRA scripts in rank, learning rate, optimizer, the
+    grid of 50 points and the range of the guidance weight: the scripts draw LCM's ω from 5 to 15, and w = 1 + ω, called guidance here and
+    ``guidance_scale`` in diffusers, runs from 6 to 16. Three things differ: the loss is LCM's Huber, which in the scripts is an option
+    next to the squared error; a latent is the autoencoder's mean, where they draw a sample around it; and the model that is kept is the
+    sampling average."""
 
     lora: Whole = 64
     """Rank of the adapter; 0 trains the whole network."""
@@ -56,14 +56,14 @@ class TextStage:
     batch: Count = 16
     lr: Positive = 1e-4
     guidance: tuple[float, ...] = (6.0, 16.0)
-    """The teacher's weight w: one; or two, between which it is drawn for each picture. These are for Stable Diffusion 1 and 2 and SDXL;
-    :func:`usual_guidance` says them for other families."""
+    """The teacher's weight w, or two to draw from for each picture. The defaults are for Stable Diffusion 1 and 2 and SDXL;
+    :func:`usual_guidance` has those of other families."""
     input: bool = False
-    """Whether the student is told w; of UNets that are trained whole."""
+    """Whether the student takes w as an input; only for UNets that are trained whole."""
     points: Annotated[int, Range(2, 1000)] = 50
-    """Steps of the solver's grid; LCM skips 20 of a schedule's 1000 with each."""
+    """Number of steps in the solver's grid; each of LCM's skips 20 of a schedule's 1000."""
     target_rate: Rate = 0.0
-    """μ; LCM trains whole networks with .95, adapters with 0."""
+    """μ, the rate of the target average; LCM trains whole networks with .95, adapters with 0."""
     ema: Rate = 0.95
     """Rate of the sampling average."""
     seed: Seed = 0
@@ -82,8 +82,8 @@ class TextStage:
             )
 
     def recipe(self, name: str, data: Dataset, model: Any) -> Recipe:
-        """As a recipe of this package, which says what a run is resumed with. Each picture has a random generator of its own, so a batch can be
-        computed in parts of any size (``micro_batch``) and by any number of processes that share it evenly."""
+        """The stage as a recipe of this package, which must match when a run is resumed. Each picture has its own random generator, so a
+        batch can be computed in parts of any size (``micro_batch``) and by any number of processes that share it evenly."""
         stage = StudentStage(
             steps=self.steps, batch=self.batch, lr=self.lr, points=self.points + 1, solver="euler", target_rate=self.target_rate, ema=self.ema
         )  # fmt: skip
@@ -94,9 +94,9 @@ class TextStage:
 
 
 def usual_guidance(model: Any) -> tuple[float, ...]:
-    """What a teacher is guided with unless something else is said: Stable Diffusion 1 and 2 and SDXL with weights from 6 to 16, as in LCM's
-    scripts; Stable Diffusion 3 with its pipeline's own weight, for a flow burns at such; FLUX.1 dev with none, but told the weight that its
-    network takes as a number, 3.5; and FLUX.1 schnell, which takes none, with none."""
+    """A teacher's default guidance. Stable Diffusion 1 and 2 and SDXL: weights from 6 to 16, as in LCM's scripts. Stable Diffusion 3: its
+    pipeline's own weight, since a flow would burn out at those. FLUX.1 dev: none, but its network gets its usual number, 3.5. FLUX.1
+    schnell, which takes no number: none."""
     network = model.pipeline.network
     if isinstance(network, FluxTransformer):
         return (network.told if network.is_told else 1.0,)
@@ -106,16 +106,16 @@ def usual_guidance(model: Any) -> tuple[float, ...]:
 
 
 def check_student(model: Any, stage: TextStage) -> None:
-    """Raise a ValueError for a teacher that a stage cannot be used with; before any work."""
+    """Raise a ValueError, before any work, for a teacher that a stage can't be used with."""
     network: TextNetwork = model.pipeline.network
     if getattr(network.net.config, "time_cond_proj_dim", None):
         raise ValueError(
-            "the teacher is a student itself, which takes the guidance weight as an input, and no diffusion that could be guided; distil from "
+            "the teacher is a student itself, which takes the guidance weight as an input, and no diffusion that could be guided; distill from "
             "the model that it was made of"
         )
     if stage.input and not isinstance(network, TextUNet):
         raise ValueError(
-            f"input (--guidance-input): a {type(network).__name__} cannot take the guidance weight as an input; distil at one weight, or with --lora"
+            f"input (--guidance-input): a {type(network).__name__} cannot take the guidance weight as an input; distill at one weight, or with --lora"
         )
     if network.is_told and len(stage.guidance) > 1:
         given = " ".join(f"{w:g}" for w in stage.guidance)
@@ -150,7 +150,7 @@ def model_sigmas(model: Any, steps: int = 50) -> Tensor:
 
 
 def text_student(model: Any, stage: TextStage) -> Any:
-    """The student of a pipeline's teacher: its network with an adapter, or a copy of it, which may take the guidance weight as an input.
+    """The student for a pipeline's teacher: its network with an adapter, or a copy of it that may take the guidance weight as an input.
 
     Raises:
         ValueError: where the network cannot take it.
@@ -172,7 +172,7 @@ def text_student(model: Any, stage: TextStage) -> Any:
 
 
 def _taking_guidance(teacher: TextNetwork) -> TextNetwork:
-    """A copy of a UNet with an embedding of the weight beside that of time, without effect at the start."""
+    """A copy of a UNet with an embedding of the weight next to the one of time; it has no effect at the start."""
     old: Any = teacher.net
     net = type(old).from_config({**old.config, "time_cond_proj_dim": EMBEDDING}).to(old.dtype)
     net.load_state_dict(old.state_dict(), strict=False)
@@ -196,11 +196,11 @@ def distill_text(
     On the scale of LCM, :math:`x_t = x / \sqrt{1 + \sigma^2}`, Euler's step in σ is DDIM's, so this is its algorithm 1.
 
     Args:
-        model: a teacher that :func:`~cdedu.pretrained.text_to_image.load_text_to_image` made, whose texts the labels of ``data`` mean; the
-            last one is the empty text.
+        model: a teacher from :func:`~cdedu.pretrained.text_to_image.load_text_to_image`, whose texts the labels of ``data`` stand for;
+            the last one is the empty text.
         data: latents and labels (:func:`~cdedu.data.captioned.encoded`).
         runtime, resume: as in :func:`~cdedu.training.distill`.
-        student: as :func:`text_student` made it.
+        student: one made by :func:`text_student`.
 
     Source: Luo et al. 2023 (LCM), algorithm 1; Luo et al. 2023 (LCM-LoRA).
     """
@@ -225,7 +225,7 @@ def distill_text(
 
 
 class ClippedAdamW(torch.optim.AdamW):
-    """LCM's optimiser: AdamW over the weights that are trained, after their gradients were cut to a norm of 1."""
+    """LCM's optimizer: AdamW over the trained weights, with gradients clipped to a norm of 1."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float) -> None:
         super().__init__([p for p in parameters if p.requires_grad], lr=lr, weight_decay=1e-2)

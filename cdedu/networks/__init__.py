@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """The network of the two-dimensional chapters: ``depth`` layers of ``width`` units that see x (B, dim), the noise level and, where
-    there are ``classes``, a label."""
+    """The network of the two-dimensional chapters: ``depth`` layers of ``width`` units that see x (B, dim), the noise level and, if there
+    are ``classes``, a label."""
 
     def __init__(self, dim: int = 2, width: int = 128, depth: int = 3, classes: int = 0) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class MLP(nn.Module):
 
 
 class UNet(nn.Module):
-    """diffusers' ``UNet2DModel`` under the calling convention of this package. Give it 250 ln σ (``noise_scale=250``)."""
+    """diffusers' ``UNet2DModel`` with the calling convention of this package. Give it 250 ln σ (``noise_scale=250``)."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class UNet(nn.Module):
 
 
 def check_size(height: int, width: int, halvings: int) -> None:
-    """Raise a ValueError, with the nearest sizes that would do, for pictures that cannot be halved so many times."""
+    """Raise a ValueError, with the nearest sizes that work, for pictures that can't be halved this many times."""
     step = 2**halvings
     if height % step or width % step:
         below, above = ([n // step * step for n in (height + up, width + up)] for up in (0, step - 1))
@@ -65,8 +65,8 @@ def unet(
         channels: of the image.
         widths: channels at each resolution, from fine to coarse, each divisible by 8.
         layers: residual blocks at each resolution.
-        attention: for each resolution, whether it has self-attention; none by default. In heads of 32 channels, or of all those that
-            the narrowest of them has.
+        attention: for each resolution, whether it has self-attention; none by default. Heads have 32 channels, or all those of the
+            narrowest such resolution.
         classes: number of labels, 0 for none.
     """
     height, width = (size, size) if isinstance(size, int) else size
@@ -97,7 +97,7 @@ def unet(
 
 
 def set_dropout(network: nn.Module, rate: float) -> None:
-    """Give every dropout in a network another rate."""
+    """Set the rate of every dropout in a network."""
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.p = rate

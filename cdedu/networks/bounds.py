@@ -1,4 +1,4 @@
-"""How large a network may be that a file describes: numbers and shapes are looked at before anything is built of them."""
+"""Limits on the size of a network that a file describes: numbers and shapes are checked before anything is built from them."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ DEPTH, IMAGE_DEPTH, LEVELS = (1, 128), (1, 32), 8
 
 
 def shown(value: Any) -> str:
-    """A value from a file for a message: what is not plain, or endless, by its type alone."""
+    """A value from a file, for a message: anything complex or huge is shown only by its type."""
     if isinstance(value, int) and value.bit_length() > 200:
         return f"a number of {value.bit_length():,} bits"
     if value is None or isinstance(value, bool | int | float | str | bytes):
@@ -23,21 +23,21 @@ def shown(value: Any) -> str:
 
 
 def whole(place: str, value: Any, low: int, high: int) -> int:
-    """The value, if it is a whole number from ``low`` to ``high``; else a ValueError that names place, value and range."""
+    """The value, if it is a whole number from ``low`` to ``high``; otherwise a ValueError that names place, value and range."""
     if type(value) is not int or not low <= value <= high:
         raise ValueError(f"{place} = {shown(value)}, but it must be a whole number from {low} to {high}")
     return value
 
 
 def number(place: str, value: Any, low: float, high: float) -> float:
-    """As :func:`whole`, of any number; NaN is none."""
+    """Like :func:`whole`, for any number except NaN."""
     if type(value) not in (int, float) or not low <= value <= high:
         raise ValueError(f"{place} = {shown(value)}, but it must be a number from {low:g} to {high:g}")
     return float(value)
 
 
 def items(place: str, value: Any, low: int, high: int) -> Sequence[Any]:
-    """The value, if it is a list of ``low`` to ``high`` things."""
+    """The value, if it is a list of ``low`` to ``high`` items."""
     if not isinstance(value, list | tuple) or not low <= len(value) <= high:
         what = (
             f"a {type(value).__name__} of {len(value)}" if isinstance(value, list | tuple) else shown(value)
@@ -47,7 +47,7 @@ def items(place: str, value: Any, low: int, high: int) -> Sequence[Any]:
 
 
 def check_shape(shape: Any, place: str = "shape") -> tuple[int, ...]:
-    """The shape of one sample: of a point, a cloud of points, an image, a clip."""
+    """The shape of one sample: a point, a cloud of points, an image, or a clip."""
     return tuple(
         whole(f"{place}[{i}]", n, *((1, 2**20) if i == 0 else SIZES))
         for i, n in enumerate(items(place, shape, 1, 4))
@@ -111,7 +111,7 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def check_fits(network: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises a ValueError unless a file's tensors have just the names and shapes that the network wants."""
+    """Raise a ValueError unless a file's tensors have exactly the names and shapes that the network needs."""
     wanted = shapes_of(network.state_dict())
     for name in sorted(shapes.keys() ^ wanted.keys()):
         raise ValueError(f"tensor {name!r:.80} is in only one of file and network")
@@ -121,7 +121,7 @@ def check_fits(network: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> Non
 
 
 def size_of(network: nn.Module) -> int:
-    """Numbers in all tensors of a network."""
+    """How many numbers all tensors of a network hold."""
     return sum(math.prod(tensor.shape) for tensor in network.state_dict().values())
 
 
@@ -136,6 +136,6 @@ class _WithoutNumbers(TorchFunctionMode):
 
 @contextmanager
 def without_memory() -> Iterator[None]:
-    """What is built here has names and shapes, but no memory."""
+    """Context in which networks are built with names and shapes, but without memory."""
     with torch.device("meta"), _WithoutNumbers():
         yield

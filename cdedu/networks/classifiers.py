@@ -1,4 +1,4 @@
-"""Small frozen classifiers: in their features samples are compared, as elsewhere in those of Inception."""
+"""Small frozen classifiers: samples are compared in their features, the way others use Inception's."""
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ class _Classifier(nn.Module):
         self.body, self.head = nn.Sequential(*layers), nn.Linear(features, 10)
 
     def features(self, x: Tensor) -> Tensor:
-        """Images in [−1, 1] → (B, d)."""
+        """Features of images in [−1, 1]: (B, d)."""
         return self.body(x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ class DigitsClassifier(_Classifier):
 
 
 class CifarClassifier(_Classifier):
-    """The classifier whose 128 features stand in for Inception's on 32 × 32 colour images; its weights come with the course."""
+    """The classifier whose 128 features stand in for Inception's on 32 × 32 color images; its weights come with the course."""
 
     def __init__(self) -> None:
         layers: list[nn.Module] = []
@@ -41,7 +41,7 @@ class CifarClassifier(_Classifier):
         super().__init__(128, *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
     def activations(self, x: Tensor) -> list[Tensor]:
-        """What leaves each of the five layers, (B, c, h, w) from fine to coarse: for :func:`~cdedu.perceptual.perceptual`."""
+        """The outputs of the five layers, (B, c, h, w) from fine to coarse, for :func:`~cdedu.perceptual.perceptual`."""
         out = []
         for module in self.body[:-2]:
             x = module(x)
@@ -51,10 +51,10 @@ class CifarClassifier(_Classifier):
 
 
 class CifarReferee(_Classifier):
-    """A second classifier of 32 × 32 colour images, which says what a sample shows; its weights come with the course.
+    """A second classifier of 32 × 32 color images, which says what a sample shows; its weights come with the course.
 
-    It differs from :class:`CifarClassifier`, whose features serve as measure and as distance, in architecture, seed and order of the
-    data, so a model that was trained or selected with one can be judged by the other. Both learned from the same pictures.
+    It differs from :class:`CifarClassifier`, whose features serve as metric and as distance, in architecture, seed and order of the data,
+    so you can judge a model with one that was trained or selected with the other. Both learned from the same pictures.
     """
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class CanvasReferee(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(64, len(values)) for values in VALUES)
 
     def features(self, x: Tensor) -> Tensor:
-        """Canvases (B, C, 32, 32) in [−1, 1] → (B, 64)."""
+        """Features of canvases (B, C, 32, 32) in [−1, 1]: (B, 64)."""
         return self.body(x.mean(1, keepdim=True))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

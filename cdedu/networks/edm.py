@@ -3,9 +3,9 @@
 Tensor names and shapes are those of EDM's own checkpoints (leave out the constant ``resample_filter`` buffers where the filter
 is a plain mean), so that published weights load as they are. Three habits of DDPM++ differ from common U-Nets: residual sums
 are scaled by √½, query, key and value are interleaved channel by channel, and the time embedding runs from sine to cosine with
-both end frequencies included. NCSN++ is DDPM++ with random Fourier features of the noise level, a smoother filter where the
-resolution changes, and the image itself handed down the encoder. In ADM the noise level scales as well as shifts what is inside a
-block, attention has several heads and stands in every block of its resolutions, and the label joins the noise level late.
+both end frequencies included. NCSN++ is DDPM++ with random Fourier features of the noise level, a smoother filter where the resolution
+changes, and the image itself passed down the encoder. In ADM the noise level scales as well as shifts what is inside a block, attention
+has several heads and stands in every block of its resolutions, and the label joins the noise level late.
 
 Source: Song et al. 2021 (score SDE), appendix H; Dhariwal & Nichol 2021, section 3; Karras et al. 2022, appendix F.
 """
@@ -89,7 +89,7 @@ class ImageDown(nn.Conv2d):
 
 
 class Block(nn.Module):
-    """Two convolutions that see the noise level, a residual sum, and attention where asked for.
+    """Two convolutions that see the noise level, a residual sum, and attention if asked for.
 
     With ``adm`` the noise level scales as well as shifts, the sum is not multiplied by √½, attention has a head for every 64
     channels, and a skip that changes nothing but the resolution has no weights.
@@ -157,7 +157,7 @@ class EDMNet(nn.Module):
         attention: resolutions with self-attention, by their height (the innermost block always has it).
         dropout: rate inside the residual blocks.
         classes: number of labels, 0 for none.
-        ncsn: random Fourier features of the noise level, a smoother filter, and the image handed down the encoder.
+        ncsn: random Fourier features of the noise level, a smoother filter, and the image passed down the encoder.
         adm: see :class:`Block`; attention in all blocks of the decoder, the label late.
     """
 
@@ -181,7 +181,7 @@ class EDMNet(nn.Module):
         self.adm, self.classes = adm, classes
         noise, emb, widths = 2 * width if ncsn else width, 4 * width, [width * m for m in multipliers]
         self.map_noise = FourierEmbedding(noise) if ncsn else TimeEmbedding(noise, adm)
-        # Optimisers know parameters by their place, so each network keeps its order.
+        # Optimizers know parameters by their place, so each network keeps its order.
         self.map_label = nn.Linear(classes, noise) if classes and not adm else None
         self.map_layer0, self.map_layer1 = nn.Linear(noise, emb), nn.Linear(emb, emb)
         if classes and adm:

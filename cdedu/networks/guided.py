@@ -1,4 +1,4 @@
-"""A network that takes the guidance weight as one more input: what saves a guided teacher's second call."""
+"""A network that takes the guidance weight as an extra input, which saves a guided teacher's second call."""
 
 import copy
 
@@ -23,17 +23,17 @@ def weight_like(weight: Weight | None, x: Tensor) -> Tensor:
 
 
 class WeightedUNet(UNet):
-    """A labelled UNet that takes the guidance weight as one more input: the student of a teacher guided at every w.
+    """A labeled UNet that takes the guidance weight as an extra input: the student of a teacher guided at every w.
 
-    The weight is embedded and added to the label's embedding. It starts without effect, so the student starts as the network
-    that it is made from, a UNet with labels, whose weights are copied.
+    The weight is embedded and added to the label's embedding. At first it has no effect, so the student starts out like the network it's
+    made from: a UNet with labels, whose weights are copied.
     """
 
     def __init__(self, network: UNet) -> None:
         super().__init__(copy.deepcopy(network.net).requires_grad_(True))
         if getattr(self.net, "class_embedding", None) is None:
             raise ValueError(
-                "WeightedUNet: the network takes no labels, so there is nothing to guide it towards"
+                "WeightedUNet: the network takes no labels, so there is nothing to guide it toward"
             )
         self.weight = nn.Linear(16, self.net.class_embedding.embedding_dim, bias=False)  # type: ignore[union-attr,arg-type]
         nn.init.zeros_(self.weight.weight)
@@ -52,7 +52,7 @@ class WeightedUNet(UNet):
 
     @torch.no_grad()
     def at(self, weight: float) -> UNet:
-        """The same network with the weight fixed, as a plain UNet: its share joins the embedding of each label."""
+        """The same network at a fixed weight, as a plain UNet: the weight's embedding is added to that of each label."""
         plain = UNet(copy.deepcopy(self.net))
         embedding: nn.Embedding = plain.net.class_embedding.embedding  # type: ignore[assignment,union-attr]
         embedding.weight += self._embed(torch.tensor([float(weight)], device=embedding.weight.device))
@@ -61,7 +61,7 @@ class WeightedUNet(UNet):
 
 
 class _Sum(nn.Module):
-    """The embedding of the labels, plus one that comes with them."""
+    """The embedding of the labels, plus an extra one passed along with them."""
 
     def __init__(self, embedding: nn.Module) -> None:
         super().__init__()

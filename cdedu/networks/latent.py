@@ -15,8 +15,8 @@ class Autoencoder(nn.Module):
 
     .. math:: E(x) = s\,\mu(x), \qquad \hat x = G(z / s), \qquad s = \sigma_d / \operatorname{std}\big(\mu(x)\big)
 
-    The scale s gives the latents of the data the standard deviation that teachers and noise grids expect. It is 1 until
-    :meth:`calibrate` has seen data, and is stored with the weights. Stable Diffusion's, with 1 for σ_d, is 0.18215.
+    The scale s gives the data's latents the standard deviation that teachers and noise grids expect. It is 1 until you call
+    :meth:`calibrate`, and is stored with the weights. Stable Diffusion's, with 1 for σ_d, is 0.18215.
 
     Source: Kingma & Welling 2013; Rombach et al. 2022, section 3.1 and appendix G (the scale).
     """
@@ -45,11 +45,11 @@ class Autoencoder(nn.Module):
         return self.encoder(x).chunk(2, dim=1)
 
     def encode(self, x: Tensor) -> Tensor:
-        """E(x): the scaled mean."""
+        """Encode images: E(x), the scaled mean."""
         return self.scale * self.posterior(x)[0]
 
     def decode(self, z: Tensor) -> Tensor:
-        """Images of latents; undoes the scale first.
+        """Decode latents into images, undoing the scale first.
 
         Raises:
             ValueError: for a latent of the wrong shape.
@@ -89,11 +89,11 @@ def guidance_embedding(omega: Tensor, dim: int = 256) -> Tensor:
 
 
 class LatentUNet(WeightedUNet):
-    """A labelled UNet that takes the guidance scale as LCM's student does: ω = scale − 1 through :func:`guidance_embedding`.
+    """A labeled UNet that takes the guidance scale as LCM's student does: ω = scale − 1 through :func:`guidance_embedding`.
 
     Args:
-        network: a UNet with labels, whose weights are copied; it starts as this network, whatever the scale.
-        low, high, dim: the scales that it is trained on, and the width of their embedding.
+        network: a UNet with labels, whose weights are copied; at first the student equals this network at any scale.
+        low, high, dim: the range of scales for training, and the width of their embedding.
 
     Raises:
         ValueError: in a call, for a scale outside ``low`` to ``high`` (looked at on the CPU only, as for noise levels).

@@ -1,4 +1,4 @@
-"""LoRA through peft: a difference of low rank for some matrices of a text network, trained while its own weights stand still."""
+"""LoRA through peft: a low-rank difference for some matrices of a text network, trained while its own weights stay frozen."""
 
 import copy
 import warnings
@@ -17,7 +17,7 @@ TARGETS: dict[type[TextNetwork], tuple[str, ...]] = {
     ),
     FluxTransformer: ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "ff.net.0.proj", "ff.net.2", "proj_mlp"),
 }  # fmt: skip
-"""The matrices that are adapted. For a UNet they are those of diffusers' LCM-LoRA script, convolutions included."""
+"""The matrices that get an adapter. For a UNet they are those of diffusers' LCM-LoRA script, including convolutions."""
 ADAPTER = "pytorch_lora_weights.safetensors"
 """The name of an adapter's file that ``load_lora_weights`` of diffusers looks for in a folder."""
 USUAL = 64
@@ -28,16 +28,16 @@ _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "a
 def with_lora(
     network: TextNetwork, rank: int, seed: int = 0, targets: Sequence[str] | None = None
 ) -> TextNetwork:
-    r"""A network with an adapter in which only the adapter is trained:
+    r"""A network with an adapter, where only the adapter is trained:
 
     .. math:: W + \frac{\alpha}{r}\,B A, \qquad A: r \times n, \quad B: m \times r, \quad \alpha = r
 
     B is 0 at the start, so the network answers as before. The frozen weights are those of ``network`` itself, not copies.
 
     Args:
-        network: of diffusers, without an adapter.
+        network: a diffusers network without an adapter.
         rank: r, from 1.
-        seed: of A's random numbers.
+        seed: for A's random numbers.
         targets: names of the matrices; by default :data:`TARGETS`.
 
     Raises:
@@ -95,7 +95,7 @@ def check_rank(network: TextNetwork, rank: int, targets: Sequence[str] | None = 
 
 
 def adapter_of(network: TextNetwork) -> dict[str, Tensor]:
-    """The adapter's weights under the names that ``load_lora_weights`` of diffusers reads."""
+    """The adapter's weights, under the names that diffusers' ``load_lora_weights`` expects."""
     from peft.utils import get_peft_model_state_dict
 
     part = "unet" if isinstance(network, TextUNet) else "transformer"
@@ -107,7 +107,7 @@ def adapter_of(network: TextNetwork) -> dict[str, Tensor]:
 
 
 def fused(network: TextNetwork) -> nn.Module:
-    """The network with its adapter added to its own weights, as a plain one of diffusers; ``network`` stays as it is."""
+    """A plain diffusers network with the adapter merged into its weights; ``network`` itself doesn't change."""
     net: Any = copy.deepcopy(network.net)
     net.fuse_lora()
     net.unload_lora()

@@ -5,11 +5,11 @@ from torch import Tensor, nn
 
 
 class SetNetwork(nn.Module):
-    r"""A network for sets: the same layers for each point (``depth`` of ``width`` units), told of the others by what is pooled over all.
+    r"""A network for sets: the same layers for each point (``depth`` of ``width`` units), which learn about the other points by pooling.
 
     .. math:: h_i \leftarrow h_i + W_2\,s\big(W_1 h_i + W_c\,[\text{mean}_j h_j,\ \max_j h_j,\ \text{noise level}]\big)
 
-    with s the SiLU. Mean and maximum do not ask for an order, so permuting the points permutes the result.
+    with s the SiLU. Mean and maximum don't depend on the order, so permuting the points permutes the result.
 
     Source: Zaheer et al. 2017 (Deep Sets).
     """

@@ -1,6 +1,6 @@
-"""Networks of text-to-image models under the calling convention of this package, where a prompt is what a label is elsewhere: a number.
+"""Networks of text-to-image models with the calling convention of this package. A prompt is a number, like a label elsewhere.
 
-The number is the row of a table of :class:`Prompts`, so whatever draws, guides or averages labelled networks does the same to these.
+The number is a row in a table of :class:`Prompts`, so anything that draws from, guides or averages labeled networks works with these too.
 """
 
 import copy
@@ -17,7 +17,7 @@ from cdedu.networks.latent import guidance_embedding
 
 
 class Chunks:
-    """Tensors one after the other, as if they were one along the first axis; each may be mapped from a file of its own."""
+    """Tensors that act as one, concatenated along the first axis; each may be mapped from its own file."""
 
     def __init__(self, parts: Sequence[Tensor]) -> None:
         self.parts, self.starts = parts, [0, *accumulate(len(part) for part in parts)]
@@ -35,14 +35,14 @@ class Chunks:
 
 
 class Prompts:
-    """Embeddings of texts, by number. The last one is the text that means none, by which guidance is measured.
+    """Embeddings of texts, by number. The last one is the text that means "no text", which guidance is measured against.
 
     Args:
         hidden: (K, L, C) a vector for each token.
-        pooled: (K, P) a vector for the whole text, where the family has one.
+        pooled: (K, P) a vector for the whole text, if the family has one.
         texts: K strings.
 
-    The tensors may be mapped from a file; rows are copied to where they are used. Copies of a network share one table.
+    The tensors may be mapped from a file; rows are copied where they're needed. Copies of a network share one table.
     """
 
     def __init__(
@@ -69,17 +69,17 @@ class Prompts:
 
 
 class TextNetwork(nn.Module):
-    """A network of diffusers that reads text: called as ``network(x, time, labels=..., guidance=...)`` with labels of ``prompts``.
+    """A diffusers network that reads text: called as ``network(x, time, labels=..., guidance=...)`` with labels of ``prompts``.
 
-    Subclasses say in :meth:`call` how their family is asked. Where only an adapter is trained (:mod:`cdedu.networks.lora`), copies share
-    the frozen weights, and ``state_dict`` leaves them out.
+    Subclasses implement :meth:`call` for their family. If only an adapter is trained (:mod:`cdedu.networks.lora`), copies share the
+    frozen weights, and ``state_dict`` leaves them out.
     """
 
     scale = 1.0
-    """What the network's time is told in: 1 for the steps of a schedule, 1000 for the t of a flow."""
+    """The unit of the network's time: 1 for the steps of a schedule, 1000 for the t of a flow."""
 
     told: float
-    """The guidance weight that a network which :attr:`is_told` gets as a number."""
+    """The guidance weight that the network gets as a number, if it :attr:`is_told` one."""
 
     def __init__(self, net: nn.Module, prompts: Prompts | None = None) -> None:
         super().__init__()
@@ -99,13 +99,13 @@ class TextNetwork(nn.Module):
 
     @property
     def is_told(self) -> bool:
-        """Whether the network was distilled by guidance and takes the weight as a number, beside which nothing is guided."""
+        """Whether the network was guidance-distilled and takes the weight as a number, so that no further guidance is needed."""
         return False
 
     def call(
         self, x: Tensor, time: Tensor, hidden: Tensor, pooled: Tensor | None, guidance: Weight | None
     ) -> Tensor:
-        """What the network of this family answers."""
+        """The answer of this family's network."""
         raise NotImplementedError
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "TextNetwork":
@@ -137,7 +137,7 @@ def _put_in_frozen(network: TextNetwork, state: dict[str, Any], prefix: str, *_:
 
 
 class TextUNet(TextNetwork):
-    """``UNet2DConditionModel``, of Stable Diffusion 1 and 2, SDXL, and their latent consistency models."""
+    """``UNet2DConditionModel``: Stable Diffusion 1 and 2, SDXL, and their latent consistency models."""
 
     def call(
         self, x: Tensor, time: Tensor, hidden: Tensor, pooled: Tensor | None, guidance: Weight | None
@@ -155,7 +155,7 @@ class TextUNet(TextNetwork):
 
 
 class TextTransformer(TextNetwork):
-    """``SD3Transformer2DModel``, of Stable Diffusion 3 and 3.5."""
+    """``SD3Transformer2DModel``: Stable Diffusion 3 and 3.5."""
 
     scale = 1000.0
 
@@ -166,7 +166,8 @@ class TextTransformer(TextNetwork):
 
 
 class FluxTransformer(TextNetwork):
-    """``FluxTransformer2DModel``: latents go in as patches of 2 × 2, and with them where each patch lies. It tells t itself in thousandths."""
+    """``FluxTransformer2DModel``: latents go in as 2 × 2 patches, together with the position of each patch. It converts t to thousandths
+    itself."""
 
     told = 3.5
     """The guidance weight that a network which was distilled by guidance, such as FLUX.1 dev, gets as a number: diffusers' ``guidance_scale``,

@@ -7,12 +7,11 @@ from torch import Tensor, nn
 
 
 class TimeLayer(nn.Module):
-    r"""At every place, the channels of all frames hear of each other; with :math:`h` the channels of all ``frames`` at one place,
+    r"""At every place, mixes the channels of all frames; with :math:`h` the channels of all ``frames`` at one place,
 
     .. math:: h \leftarrow h + W_2\,s\big(W_1 \operatorname{norm}(h)\big)
 
-    and s the SiLU. W₂ is zero at the start, so that the layer changes nothing before it is trained. Features (B·T, C, H, W) keep their
-    shape.
+    and s the SiLU. W₂ is zero at the start, so the layer changes nothing before it's trained. Features (B·T, C, H, W) keep their shape.
     """
 
     def __init__(self, channels: int, frames: int, width: int) -> None:
@@ -31,7 +30,7 @@ class TimeLayer(nn.Module):
 
 
 class InTime(nn.Module):
-    """A block of a network for pictures, and a layer for time after it."""
+    """A block of a network for pictures, followed by a layer for time."""
 
     def __init__(self, block: nn.Module, time: nn.Module) -> None:
         super().__init__()
@@ -42,18 +41,18 @@ class InTime(nn.Module):
 
 
 class VideoUNet(nn.Module):
-    """diffusers' ``UNet2DModel`` for grey pictures as a network for clips (B, T, H, W): a :class:`TimeLayer` follows each residual block.
+    """diffusers' ``UNet2DModel`` for gray pictures as a network for clips (B, T, H, W): a :class:`TimeLayer` follows each residual block.
 
-    At the start it treats each frame as the network for pictures does, and knows nothing of the others.
+    At the start it treats each frame as the network for pictures does, and knows nothing about the others.
 
     Args:
         net: for pictures of one channel.
         frames: T.
         width: hidden units of the layers for time.
-        copied: whether the network is copied, or becomes a part of this one.
+        copied: whether to copy the network or make it a part of this one.
 
     Raises:
-        ValueError: for a network of pictures with colours.
+        ValueError: for a network of pictures with colors.
 
     Source: Ho et al. 2022 (video diffusion), and Blattmann et al. 2023 for the start; their layers are attention, these are not.
     """
@@ -63,7 +62,7 @@ class VideoUNet(nn.Module):
         channels = net.conv_in.in_channels
         if channels != 1:
             raise ValueError(
-                f"VideoUNet: the network takes pictures of {channels} channels, want grey ones, of 1"
+                f"VideoUNet: the network takes pictures of {channels} channels, want gray ones, of 1"
             )
         self.frames, self.net = frames, copy.deepcopy(net) if copied else net
         for part in (*self.net.down_blocks, self.net.mid_block, *self.net.up_blocks):

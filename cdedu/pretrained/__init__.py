@@ -1,4 +1,4 @@
-"""Between this package and other people's formats: models out, teachers in. One file for each format.
+"""Other people's formats: models out, teachers in. One file per format.
 
 :func:`load_teacher` makes a denoiser in σ of any of them; :func:`~cdedu.pretrained.pipeline.export_pipeline` writes a student as a
 diffusers pipeline; :func:`~cdedu.pretrained.onnx.export_onnx` writes a denoiser as one ONNX graph.
@@ -21,7 +21,7 @@ __all__ = ["DiffusersDenoiser", "export_onnx", "export_pipeline", "load_diffuser
 
 
 def load_teacher(source: str | Path | Callable[..., Any]) -> Any:
-    """A denoiser in σ from wherever it comes, in evaluation mode. Nothing in a file is executed.
+    """Load a denoiser in σ from anywhere, in evaluation mode. Nothing in a file is executed.
 
     Args:
         source: one of
@@ -37,13 +37,13 @@ def load_teacher(source: str | Path | Callable[..., Any]) -> Any:
               (:func:`~cdedu.pretrained.text_to_image.load_text_to_image`);
             - ``owner/name`` on the Hugging Face hub, whose client resumes downloads and checks their hashes;
             - an ``https://`` address of a file, or of a model on the hub; ``#sha256=...`` at its end has the file checked;
-            - any callable ``D(x, sigma, **cond)``, which is returned as it is.
+            - any callable ``D(x, sigma, **cond)``, which is returned unchanged.
 
-    What a file does not say of its form is said in :func:`~cdedu.pretrained.edm.load_edm`,
+    For what a file does not say about its form, see :func:`~cdedu.pretrained.edm.load_edm`,
     :func:`~cdedu.pretrained.openai.load_openai` and :func:`~cdedu.pretrained.diffusers.load_diffusers`.
 
     Raises:
-        FileNotFoundError: if there is nothing by that name.
+        FileNotFoundError: if nothing has that name.
         ValueError: for a file or folder of another kind, or a damaged one.
         OSError: if a download fails.
     """
@@ -75,7 +75,7 @@ def load_teacher(source: str | Path | Callable[..., Any]) -> Any:
 
 
 def locate(source: str | Path) -> Path:
-    """The file or folder behind a path, a name or an address; downloads what is elsewhere. Raises what :func:`load_teacher` does."""
+    """The file or folder behind a path, a name or a URL, downloaded if necessary. Raises what :func:`load_teacher` does."""
     path, name = Path(source), str(source)
     if path.exists():
         return path

@@ -6,7 +6,7 @@ schedule's :math:`1 - \beta` up to t, its input is
 .. math:: x^\text{VP}_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1 - \bar\alpha_t}\,z = \sqrt{\bar\alpha_t}\,(x_0 + \sigma_t z),
           \qquad \sigma_t = \sqrt{\frac{1 - \bar\alpha_t}{\bar\alpha_t}}, \qquad \sqrt{\bar\alpha_t} = \frac{1}{\sqrt{1 + \sigma_t^2}},
 
-our noisy sample on another scale. Nothing else separates the two.
+our noisy sample on another scale. That's the only difference between the two.
 """
 
 import math
@@ -29,7 +29,7 @@ from cdedu.student import ConsistencyModel
 from cdedu.teacher import Teacher
 
 RECIPE = "recipe.json"
-"""Where an exported folder keeps the recipe of its student."""
+"""The file in an exported folder that holds the recipe of its student."""
 
 
 def load_diffusers(folder: str | Path) -> DiffusersDenoiser | Teacher | ConsistencyModel:
@@ -192,7 +192,7 @@ def _check_told_sigma(unet: dict[str, Any], scheduler: dict[str, Any]) -> None:
 def foreign(
     name: str, classes: int, sigma_data: float, low: float, high: float, noise_scale: float = 0.25
 ) -> Recipe:
-    """The recipe of somebody else's teacher: what is known of its training."""
+    """The recipe of somebody else's teacher: what is known about its training."""
     usual = StudentStage()
     second = usual.second_sigma if low <= usual.second_sigma < high else math.sqrt(low * high)
     facts: dict[str, Any] = {

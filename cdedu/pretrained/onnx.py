@@ -1,4 +1,4 @@
-"""A denoiser as one ONNX graph, which any ONNX runtime evaluates: a server's, a telephone's, a browser's.
+"""A denoiser as one ONNX graph, which runs in any ONNX runtime: on a server, on a phone, in a browser.
 
 Needs the packages onnx, onnxscript and onnxruntime (``pip install "cdedu[onnx]"``), which load on first use.
 """
@@ -22,7 +22,7 @@ from cdedu.noise import SIGMA_MAX, SIGMA_MIN, per_sample
 
 TOLERANCE = 1e-4
 SMALL = 64
-"""Fewer numbers than these stay in float32: a node to turn them back would take as much room."""
+"""Smaller tensors stay in float32: a node to convert them back would take as much space."""
 
 
 def export_onnx(
@@ -34,28 +34,28 @@ def export_onnx(
     classes: int | None = None,
     half: bool = False,
 ) -> float:
-    """Write D(x, σ), preconditioning included, as one graph: one evaluation of a teacher, or all of a one-step student.
+    """Write D(x, σ), including preconditioning, as one graph: one evaluation of a teacher, or a complete one-step student.
 
     The graph's inputs are ``x`` (B, ...) float32, ``sigma`` (B,) float32 unless it is fixed, and ``labels`` (B,) int64 if
-    the model has classes; the output is ``x0`` in the shape of x. B is free. The graph is compared with the model, in
-    onnxruntime, before the file takes its name; a file that was there before stays until then.
+    the model has classes; the output is ``x0`` in the shape of x. B is free. Before the file gets its final name, the graph is compared
+    with the model in onnxruntime; until then, an existing file stays.
 
     Args:
         model: a :class:`~cdedu.teacher.Teacher`, a :class:`~cdedu.student.ConsistencyModel`, or any module called as
-            ``model(x, sigma)``. It is exported as in evaluation; its own state is left as it was.
+            ``model(x, sigma)``. It is exported in evaluation mode; its own state doesn't change.
         path: ends in ``.onnx``; its folder is made if missing.
         sigma: a noise level to fix in the graph, 80 for one-step samples; at most the highest that the model knows.
-        shape: of one sample; what :func:`~cdedu.checkpoints.load` read from the checkpoint by default.
+        shape: of one sample; by default as in the checkpoint.
         classes: number of labels, 0 for none; by default as in the checkpoint.
-        half: store the weights in half precision, which takes half the room. All is computed in float32 still, and the file is
-            compared with the model whose weights are rounded so.
+        half: store the weights in half precision, which halves the file. Everything is still computed in float32, and the file is
+            compared with a model whose weights are rounded the same way.
 
     Returns:
         The largest difference between graph and model on random inputs, relative to the largest output where that exceeds 1.
 
     Raises:
-        ValueError: for arguments that do not fit, a model that is no denoiser of this shape or that cannot be traced.
-        RuntimeError: if graph and model differ by more than 1e-4; nothing is written then.
+        ValueError: for arguments that don't fit, or a model that is not a denoiser of this shape or can't be traced.
+        RuntimeError: if graph and model differ by more than 1e-4; then nothing is written.
         ImportError, OSError: if a package is missing, or the file cannot be written.
     """
     path, header = Path(path), getattr(model, "header", None) or Header(())

@@ -107,7 +107,7 @@ def architecture(shapes: Shapes, size: int) -> dict[str, Any]:
     ]:
         if width % GROUPS or (attended and width % HEAD):
             raise ValueError(
-                f"{first} has {width} channels, but they are normalised in {GROUPS} groups"
+                f"{first} has {width} channels, but they are normalized in {GROUPS} groups"
                 + f" and attend in heads of {HEAD}" * attended
             )
         qkv = shapes.get(f"{first}.1.qkv.weight")

@@ -25,7 +25,7 @@ NOISE_SCALE = 250.0
 
 
 def check_license(license: str) -> None:
-    """Raise a ValueError for a licence that is no single word, as the hub spells it."""
+    """Raise a ValueError for a license that isn't a single word in the hub's spelling."""
     if not re.fullmatch(r"[\w.+-]+", license):
         raise ValueError(
             f"license = {license!r:.60}, but the hub spells it in one word, such as apache-2.0; give that"
@@ -42,7 +42,7 @@ def export_pipeline(
     guidance: float | None = None,
     push_to_hub: str | None = None,
 ) -> Path:
-    """Write network, scheduler and a model card; diffusers samples from them what this package samples.
+    """Write network, scheduler and a model card; diffusers then draws the same samples as this package.
 
     The images are equal because the scheduler has the recipe's noise grid, and is told to clip (``clip_denoised``) only if the student
     came with a scheduler that does.
@@ -51,15 +51,15 @@ def export_pipeline(
         student: a :class:`~cdedu.student.ConsistencyModel` over a ``UNet2DModel``, with ``noise_scale=250``.
         folder: new or empty.
         recipe: for the grid and the card; by default the one in the student's checkpoint.
-        metrics: what was measured, for the card: name → number, or a record's ``metrics``.
+        metrics: measurements for the card: name → number, or a record's ``metrics``.
         license: of the weights, as the hub spells it (``apache-2.0``); the teacher's and the data's terms bind a student too.
         guidance: the weight to fix in a student that takes it as an input, since no pipeline of this kind passes it on.
         push_to_hub: upload to this repository, ``owner/name``, once the folder is written.
 
     Raises:
-        ValueError: for a student that a pipeline cannot hold, a licence that the hub does not read, and metrics that are none.
+        ValueError: for a student that a pipeline can't hold, a license that the hub doesn't know, or invalid metrics.
         FileExistsError: if the folder is not empty; nothing is overwritten.
-        OSError: if the folder cannot be written, or the upload fails; the folder stays then.
+        OSError: if the folder can't be written, or the upload fails; in that case the folder stays.
     """
     from diffusers import CMStochasticIterativeScheduler, ConsistencyModelPipeline
 
@@ -141,7 +141,7 @@ def model_card(
         f"σ = {recipe.sigma_max:g}, then {recipe.sigmas()[k]:.3g}.",
         "## Training\n\n| | |\n|---|---|\n" + "\n".join(f"| {a} | {b} |" for a, b in facts.items()),
         "## Measured\n\n" + _measured(metrics),
-        f"## Licence\n\n{terms}",
+        f"## License\n\n{terms}",
         "## Recipe\n\n```json\n" + json.dumps(recipe.to_dict(), indent=1) + "\n```",
     ]
     return "\n\n".join(parts) + "\n"

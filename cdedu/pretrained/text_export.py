@@ -44,21 +44,21 @@ def export_text(
     replace: bool = False,
     **facts: Any,
 ) -> Path:
-    """Write a student of a pipeline; diffusers draws from it what this package draws.
+    """Write a pipeline's student; diffusers then draws the same pictures as this package.
 
     Args:
-        model: the teacher, whose other parts a whole pipeline gets.
+        model: the teacher; a whole pipeline gets its other parts.
         student: from :func:`~cdedu.methods.text.distill_text`.
         folder: new or empty.
-        stage, source, facts: for the card: how it was distilled, from what, and what else there is to say. Of a folder on this machine the card
-            has the last name alone.
+        stage, source, facts: for the card: how it was distilled, from what, and anything else to say. For a folder on this machine, the
+            card only gives its last name.
         license: of the weights, as the hub spells it.
         size: height and width of the pictures that it was trained on; the pipeline's own by default.
-        replace: take the place of a student that is there (:func:`is_student`), once this one is written.
+        replace: replace an existing student (:func:`is_student`) once this one is written.
 
     Raises:
         FileExistsError: if the folder is not empty; nothing is overwritten.
-        ValueError: for a licence that the hub does not read.
+        ValueError: for a license that the hub doesn't know.
         OSError: if it cannot be written.
     """
     folder = Path(folder).absolute()
@@ -93,7 +93,7 @@ def export_text(
 
 
 def is_student(folder: str | Path) -> bool:
-    """Whether a folder was written by :func:`export_text`, by its card."""
+    """Whether a folder was written by :func:`export_text`, judging by its card."""
     try:
         return f"\n\n{_KIND}" in (Path(folder) / "README.md").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -220,7 +220,7 @@ def text_card(
             + "\n".join(
                 f"| {a} | {_cell(b if isinstance(b, str) else json.dumps(b))} |" for a, b in rows.items()
             ),
-            f"## Licence\n\n{terms}\n",
+            f"## License\n\n{terms}\n",
         ]
     )
 

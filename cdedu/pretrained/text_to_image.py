@@ -6,8 +6,8 @@
     model.pipeline.read(["a red fox in snow"])
     pictures = model.pipeline.draw(steps=20, guidance=7.5)
 
-A folder is looked at before anything is made of it: which classes it names, that their weights are safetensors, and that these are as
-many as the configurations want. Nothing in it is run.
+A folder is checked before anything is built from it: which classes it names, that their weights are safetensors, and that their number
+matches the configurations. Nothing in it is run.
 """
 
 import hashlib
@@ -40,19 +40,19 @@ from cdedu.pretrained.diffusers import check_keys, reason, schedule, sizes
 from cdedu.samplers import Progress, sample_consistency, sample_euler
 
 LARGEST = 2**20
-"""What no number of a configuration exceeds."""
+"""An upper limit for every number in a configuration."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """What a kind of pipeline is made of."""
+    """The parts of a kind of pipeline."""
 
     name: str
     part: str
     """The folder of its network."""
     network: type[TextNetwork]
     classes: tuple[str, ...]
-    """What its parts may be."""
+    """The classes that its parts may have."""
 
 
 _TEXT = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")
@@ -65,7 +65,7 @@ FAMILIES = {
     "StableDiffusion3Pipeline": Family("Stable Diffusion 3", "transformer", TextTransformer, ("SD3Transformer2DModel", "AutoencoderKL", *_TEXT, *_WORDS)),
     "FluxPipeline": Family("FLUX", "transformer", FluxTransformer, ("FluxTransformer2DModel", "AutoencoderKL", *_TEXT, *_WORDS)),
 }  # fmt: skip
-"""The pipelines that are read, by the name that their folder gives."""
+"""The supported pipelines, by the name in their folder."""
 DROPPED = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts that no distillation needs. A pipeline that is published needs its safety checker: put it back there."""
 _SCHEDULER = re.compile(r"[A-Z]\w+Scheduler")
@@ -293,7 +293,7 @@ def load_text_to_image(
     dtype: torch.dtype = torch.float32,
     last: float = 0.999,
 ) -> Any:
-    """A text-to-image pipeline: a denoiser in σ over its latents, in evaluation mode; ``model.pipeline`` reads texts and draws.
+    """Load a text-to-image pipeline as a denoiser in σ of its latents, in evaluation mode; ``model.pipeline`` reads texts and draws.
 
     ε and v become a :class:`~cdedu.adapters.DiffusersDenoiser`, a velocity a :class:`~cdedu.adapters.Flow`; of a student, within
     :class:`~cdedu.methods.latent.LatentConsistencyModel`. ``model.header`` holds the shape of a latent, and, once texts were read, how many
@@ -302,9 +302,9 @@ def load_text_to_image(
     Args:
         folder: as ``save_pretrained`` leaves it: Stable Diffusion 1 and 2, SDXL, their latent consistency models, Stable Diffusion 3, FLUX.
         lora: a safetensors file as ``load_lora_weights`` reads it, such as an LCM-LoRA, added to the network.
-        student: whether it is one that jumps; by default if its scheduler is LCM's, or a flow's that samples stochastically.
-        dtype: of its weights.
-        last: where walks of a flow begin.
+        student: whether it is a few-step student; by default, if its scheduler is LCM's or a flow's that samples stochastically.
+        dtype: type of its weights.
+        last: where a flow's walks begin.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`check_folder`, and for a schedule that is no diffusion's.
@@ -521,7 +521,7 @@ def _add_weights(found: Any, network: nn.Module) -> None:
 
 
 class TextToImage:
-    """What stands around the network of a pipeline: its texts, its latents, and how it draws.
+    """Everything around a pipeline's network: its texts, its latents, and how it draws.
 
     Args:
         pipe: a pipeline of diffusers of one of :data:`FAMILIES`.
@@ -635,7 +635,7 @@ class TextToImage:
                 return
 
     def read(self, texts: Sequence[str]) -> Tensor:
-        """Make these the texts that labels mean, and the empty text the last label; returns the labels 0 … K−1."""
+        """Set the texts that labels stand for, with the empty text as the last label; returns the labels 0 … K−1."""
         if not texts:
             raise ValueError("no text is given")
         hidden, pooled = self.embed([*texts, ""])
@@ -643,7 +643,7 @@ class TextToImage:
         return torch.arange(len(texts))
 
     def use(self, prompts: Prompts) -> None:
-        """Texts whose embeddings are there already."""
+        """Set texts whose embeddings already exist."""
         self.network.prompts = prompts
         self.header.classes, self.header.labels = len(prompts), len(prompts) - 1
 
@@ -681,7 +681,8 @@ class TextToImage:
         return shift * t / (1 + (shift - 1) * t)
 
     def levels(self, steps: int) -> list[float]:
-        """The noise levels of so many calls: LCM's by its scheduler's rule, out of the ``points`` that the student knows, or equal steps of a flow's t with its scheduler's shift."""
+        """The noise levels for a number of calls: LCM's by its scheduler's rule, out of the ``points`` that the student knows, or equal
+        steps of a flow's t with its scheduler's shift."""
         if not 1 <= steps <= 1000:
             raise ValueError(f"steps = {steps}, but a picture takes 1 to 1,000")
         if self.flow:
@@ -710,17 +711,17 @@ class TextToImage:
         progress: Progress | None = None,
         size: tuple[int, int] | None = None,
     ) -> Tensor:
-        """Images (B, 3, H, W) in [−1, 1] of labels, by default each text once.
+        """Draw images (B, 3, H, W) in [−1, 1] for labels, by default each text once.
 
         Args:
-            steps: network evaluations; of a guided teacher, calls with both texts.
-            guidance: the weight w, which a teacher is guided with, or a student takes as an input.
-            generator: of all noise; one, or one for each picture.
-            model: a teacher or student of this pipeline, the one that it was loaded as by default.
-            size: height and width of a latent, the network's own by default.
+            steps: network evaluations; for a guided teacher, each is a call with both texts.
+            guidance: the weight w that a teacher is guided with, or that a student takes as an input.
+            generator: draws all noise; one, or one for each picture.
+            model: a teacher or student of this pipeline; by default the one it was loaded as.
+            size: height and width of a latent; by default the network's own.
 
         Raises:
-            ValueError: if no text was read.
+            ValueError: if no text has been read.
         """
         model = self.model if model is None else model
         if self.network.prompts is None:

@@ -1,4 +1,4 @@
-"""Tiny text-to-image pipelines with random weights, in the parts and the layout of the real ones: to try code on before a download."""
+"""Tiny text-to-image pipelines with random weights, but the parts and layout of the real ones, to try code on before a download."""
 
 import json
 import os
@@ -14,14 +14,14 @@ KINDS = ("sd", "sdxl", "sd3", "flux")
 
 
 def write_tiny(folder: str | Path, kind: str = "sd", seed: int = 0, **scheduler: Any) -> Path:
-    """Write a pipeline of some hundred thousand numbers, as ``save_pretrained`` of diffusers leaves it. Its pictures, of 32 × 32, show
+    """Write a pipeline with a few hundred thousand weights, the way diffusers' ``save_pretrained`` does. Its 32 × 32 pictures show
     nothing.
 
     Args:
         folder: new.
         kind: one of :data:`KINDS`.
         seed: of the weights.
-        scheduler: what its scheduler has otherwise than Stable Diffusion's or the flow's, such as ``prediction_type="v_prediction"``.
+        scheduler: settings that differ from the scheduler of Stable Diffusion or the flow, such as ``prediction_type="v_prediction"``.
 
     Raises:
         ValueError: for another kind.

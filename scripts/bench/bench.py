@@ -2,7 +2,7 @@
 
 `python scripts/bench/bench.py pretrained` writes the second alone.
 
-Each ratio compares two calls that take turns in one process, so that a busy machine slows both. Nothing here passes or fails.
+Each ratio compares two calls that take turns in one process, so a busy machine slows both. Nothing here passes or fails.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Speed in the reader's browser, on the built book: `make bench` after `make book`. Writes `results/browser.json`.
 
 Everything is served from this machine to headless Chromium, and runs on one thread of WebAssembly. Milliseconds are medians. For the
-phone the connection is slow, and text is compressed as Pages does. The colour student has the size of the recipe `cifar10-small` and
+phone the connection is slow, and text is compressed as Pages does. The color student has the size of the recipe `cifar10-small` and
 random weights: speed does not depend on them. Nothing here passes or fails.
 """
 
@@ -49,7 +49,7 @@ DIGITS = """async () => {
     return out;
 }"""
 
-# In the same page: a network for 32 × 32 colours, in the runtime that the engine has started; so many pictures at once.
+# In the same page: a network for 32 × 32 colors, in the runtime that the engine has started; so many pictures at once.
 COLOUR = """async ([url, count]) => {
     const live = new URL("../_static/live/", location);
     const { runtime } = (await (await fetch(new URL("manifest.json", live))).json()).assets;
@@ -172,7 +172,7 @@ def on_a_phone(browser: Any) -> dict[str, dict[str, float]]:
 
 
 def networks(browser: Any, site: str, colour: Path) -> dict[str, Any]:
-    """Milliseconds of the student, the teacher, and a colour student, of one picture and of eight; of the walk between noises."""
+    """Milliseconds of the student, the teacher, and a color student, of one picture and of eight; of the walk between noises."""
     tab = browser.new_page()
     tab.set_default_timeout(PATIENCE)
     tab.route("**/colour.onnx", lambda route: route.fulfill(path=colour))

@@ -1,4 +1,4 @@
-"""All that is to be done in one lease of a GPU, by one command, inside so many minutes:
+"""Everything that needs a GPU, done by one command in a given number of minutes:
 
     python scripts/bench/gpu_day.py --minutes 9 --out day --data cifar10-train.zip --test-data cifar10-test.zip
 
@@ -6,13 +6,13 @@ In this order: the tests that need a GPU; cifar10-small's teacher, and then its 
 come with the course, with pictures and distances; four rows of throughput of the small network; 200 steps of the full network, that of the recipe
 cifar10, for a finite loss and nothing more, on noise unless --data is given; and, if time is left, the four rows of the full network.
 
-Each step is a process of its own with a limit and a log in FOLDER/logs; one that fails or hangs takes no other down, and `FOLDER/day.json`
+Each step is its own process with a limit and a log in FOLDER/logs; if one fails or hangs, the others still run, and `FOLDER/day.json`
 says after each what became of it. Time that is left goes to the later steps. Ctrl-C and SIGTERM end the step under way cleanly, and what there
 is is still collected: in FOLDER/back (or --back), at most 8 files of 16 MiB, 64 MiB together, without states. Started again in the same folder,
 training goes on.
 
-Needs Python alone to say what is missing on this machine, with what that costs, before anything starts. `--minutes 1 --device cpu` rehearses
-all of it at a tiny size, with pictures of noise where no data are given.
+Before anything starts, it says what is missing on this machine and what that costs; this needs nothing but Python. `--minutes 1 --device
+cpu` rehearses all of it at a tiny size, with pictures of noise where no data are given.
 """
 
 import argparse
@@ -510,27 +510,29 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=float, required=True, help="for all of it")
+    parser.add_argument("--minutes", type=float, required=True, help="time for everything")
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="FOLDER", help="folder of everything, states included"
+        "--out", type=Path, required=True, metavar="FOLDER", help="folder for everything, including states"
     )
     parser.add_argument(
         "--back",
         type=Path,
         metavar="FOLDER",
-        help="folder of what comes back; by default back in that of --out",
+        help="folder for what comes back; by default back/ inside --out",
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu rehearses")
     parser.add_argument(
-        "--data", type=Path, help="training images, a folder or zip; CIFAR-10 is fetched else"
+        "--data", type=Path, help="training images, a folder or zip; by default CIFAR-10 is downloaded"
     )
-    parser.add_argument("--test-data", type=Path, help="held-out images; a tenth of the others else")
+    parser.add_argument("--test-data", type=Path, help="held-out images; by default a tenth of the others")
     parser.add_argument(
-        "--weights", type=Path, help="folder with teacher.safetensors (student.safetensors) to go on from"
+        "--weights",
+        type=Path,
+        help="folder with teacher.safetensors (and student.safetensors) to continue from",
     )
     given = parser.parse_args()
     if not 0 < given.minutes < math.inf:
-        parser.error(f"--minutes {given.minutes:g}: give the minutes that there are")
+        parser.error(f"--minutes {given.minutes:g}: give the number of minutes you have")
     for name in ("data", "test_data", "weights"):
         path = getattr(given, name)
         if path is not None and not path.exists():
@@ -588,7 +590,7 @@ def main() -> None:
     if day.signal:
         raise SystemExit(128 + day.signal)
     if not any(outcome.status in ("done", "stopped") for outcome in day.outcomes):
-        raise SystemExit("gpu_day: no step came to its end; see the logs")
+        raise SystemExit("gpu_day: no step finished; see the logs")
 
 
 if __name__ == "__main__":

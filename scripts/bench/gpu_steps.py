@@ -207,14 +207,16 @@ def main() -> None:
     parser.add_argument("step", choices=("teacher", "student", "look", "full"))
     parser.add_argument("--out", type=Path, required=True, help="folder of the day")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--data", help="a folder or zip of training images; CIFAR-10 by its name else")
+    parser.add_argument("--data", help="a folder or zip of training images; by default CIFAR-10")
     parser.add_argument("--test-data", type=Path, help="held-out images")
     parser.add_argument(
-        "--weights", type=Path, help="folder with teacher.safetensors, student.safetensors, to go on from"
+        "--weights",
+        type=Path,
+        help="folder with teacher.safetensors and student.safetensors to continue from",
     )
-    parser.add_argument("--seconds", type=float, default=math.inf, help="what the step is given")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="time for the step")
     parser.add_argument("--eager", action="store_true", help="do not compile")
-    parser.add_argument("--tiny", action="store_true", help="a few steps of next to nothing")
+    parser.add_argument("--tiny", action="store_true", help="just a few tiny steps")
     given = parser.parse_args()
     end_with_parent()
     {"look": look, "full": full}.get(given.step, lambda given: train(given.step, given))(given)

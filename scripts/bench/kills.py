@@ -1,9 +1,9 @@
 """Runs that are killed at random moments: `python scripts/bench/kills.py [--kills 100] [--seed 0]`.
 
-Trains, distils and exports a tiny recipe, and kills the process again and again with signal 9: between two steps, while a state is
-written, renamed or linked, while results are recorded. After each kill whatever stands under a final name must be whole and the
-newest state not older than before; the command then goes on with `--resume`. What it ends with must equal, byte by byte, what a
-run without any kill ends with. Prints the count, and ends with 1 if one is lost. It forks, so it runs on Linux and macOS.
+Trains, distills and exports a tiny recipe, and kills the process again and again with signal 9: between two steps, while a state is
+written, renamed or linked, while results are recorded. After each kill, every file under a final name must be complete and the newest
+state no older than before; then the command continues with `--resume`. Its result must equal, byte by byte, that of a run that was never
+killed. Prints the count, and exits with 1 if anything is lost. It forks, so it runs on Linux and macOS.
 """
 
 import argparse

@@ -277,24 +277,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--tiny", action="store_true", help="try this script with tiny networks on the CPU")
     parser.add_argument(
-        "--tiny", action="store_true", help="very small networks on the CPU, to try this script"
+        "--networks", nargs="+", choices=NETWORKS, default=NETWORKS, help="the networks whose recipes to run"
+    )
+    parser.add_argument("--steps", type=int, default=30, help="the most steps to time")
+    parser.add_argument("--seconds", type=float, default=10.0, help="stop timing a row after this long")
+    parser.add_argument(
+        "--micro-batch", type=int, default=64, help="samples at once in the plain loop, which is fp32 only"
     )
     parser.add_argument(
-        "--networks", nargs="+", choices=NETWORKS, default=NETWORKS, help="whose recipes are run"
-    )
-    parser.add_argument("--steps", type=int, default=30, help="to be timed, at most")
-    parser.add_argument(
-        "--seconds", type=float, default=10.0, help="after which a row has been timed long enough"
+        "--eager", action="store_true", help="don't compile, if Triton or a C compiler is missing"
     )
     parser.add_argument(
-        "--micro-batch", type=int, default=64, help="samples at once in the plain loop, which has fp32 alone"
-    )
-    parser.add_argument(
-        "--eager", action="store_true", help="do not compile, where Triton or a C compiler is missing"
-    )
-    parser.add_argument(
-        "--out", type=Path, help="the record; results/throughput.json by default, and none of --tiny"
+        "--out", type=Path, help="the record; results/throughput.json by default, none with --tiny"
     )
     given = parser.parse_args()
     if not (given.tiny or torch.cuda.is_available()):

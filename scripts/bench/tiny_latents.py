@@ -1,9 +1,10 @@
-"""The whole road of a text-to-image model in half a minute, to see that it is open: `python scripts/bench/tiny_latents.py [FOLDER]`.
+"""Distill and draw with a tiny text-to-image model in half a minute, to see that everything works: `python scripts/bench/tiny_latents.py
+[FOLDER]`.
 
 Installs nothing by itself; `--venv FOLDER/env` first makes a fresh environment there, installs this checkout with its extra `text`, and
 goes on in it, as on a bare machine. Then: a tiny pipeline in Stable Diffusion's parts, with random weights; a folder of pictures with
-captions; twenty steps of `cdedu distill latents --lora 4`; the adapter loaded by diffusers alone. Ends with an error unless diffusers and
-this package draw the same pictures. Nothing is downloaded but the packages.
+captions; twenty steps of `cdedu distill latents --lora 4`; the adapter loaded by diffusers alone. Fails unless diffusers and this package
+draw the same pictures. Nothing is downloaded except packages.
 """
 
 import argparse
@@ -26,9 +27,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "folder", nargs="?", type=Path, help="new, for what is made; a temporary one by default"
+        "folder", nargs="?", type=Path, help="a new folder for the results; a temporary one by default"
     )
-    parser.add_argument("--venv", type=Path, metavar="FOLDER", help="make an environment there and use it")
+    parser.add_argument("--venv", type=Path, metavar="FOLDER", help="create an environment there and use it")
     asked = parser.parse_args()
     if asked.venv:
         raise SystemExit(in_new_environment(asked.venv, asked.folder))
@@ -42,7 +43,7 @@ def main() -> None:
 
 
 def in_new_environment(where: Path, folder: Path | None) -> int:
-    """Install the course into an environment of its own, and walk there; the exit status."""
+    """Install the course into its own environment, and run this script there; returns the exit status."""
     if where.exists():
         raise SystemExit(f"{where} is there; choose another folder for the environment")
     print(f"environment in {where}, with cdedu[text]", flush=True)
@@ -53,7 +54,7 @@ def in_new_environment(where: Path, folder: Path | None) -> int:
 
 
 def walk(folder: Path) -> None:
-    """Every station, each in a line."""
+    """All stages, with one line each."""
     try:
         import diffusers
         import peft  # noqa: F401
@@ -93,7 +94,7 @@ def walk(folder: Path) -> None:
     apart, learned = float((ours - theirs).abs().max()), float((ours - without).abs().max())
     print(f"4 diffusers  greatest difference of a pixel {apart:.0e}; without the adapter {learned:.2f}")
     if not apart <= CLOSE:
-        raise SystemExit(f"the pictures differ by {apart:.1e}, more than {CLOSE:g}")
+        raise SystemExit(f"the pictures differ by {apart:.1e}, which is more than {CLOSE:g}")
     if not learned > 100 * CLOSE:
         raise SystemExit("the adapter changes nothing")
 

@@ -154,10 +154,10 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("notebooks", nargs="*")
-    parser.add_argument("--quick", action="store_true", help="set-up and import cells alone; fetches nothing")
-    parser.add_argument("--torch", default="2.6.0", help="the torch that is there first ('': the newest)")
-    parser.add_argument("--numpy", default="2.0.2", help="the numpy that is there first ('': the newest)")
-    parser.add_argument("--timeout", type=int, default=900, help="seconds a cell may take")
+    parser.add_argument("--quick", action="store_true", help="only setup and import cells; downloads nothing")
+    parser.add_argument("--torch", default="2.6.0", help="the torch to install first ('': the newest)")
+    parser.add_argument("--numpy", default="2.0.2", help="the numpy to install first ('': the newest)")
+    parser.add_argument("--timeout", type=int, default=900, help="time limit per cell, in seconds")
     options = parser.parse_args()
     found, wrong = chosen(options.notebooks), 0
 

@@ -158,8 +158,10 @@ def checked(space: dict[str, Any], prepared: str, task: dict[str, Any], answer: 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("exercise", nargs="*", help="by default all")
-    parser.add_argument("--load", type=int, default=0, help="programs that keep the machine busy meanwhile")
+    parser.add_argument("exercise", nargs="*", help="all by default")
+    parser.add_argument(
+        "--load", type=int, default=0, help="number of programs that keep the machine busy at the same time"
+    )
     parser.add_argument("--run", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:

@@ -1,7 +1,7 @@
 """The picture at the head of the index, and the card that a shared link shows: `python scripts/book/cover.py`.
 
 Paths of an exact teacher from noise to three blobs in one dimension, drawn against the noise level, and the jumps of a perfect
-student from three of their beginnings. Its colours are those of the page, so it is put into the page as text: book/_static/cover.svg.
+student from three of their beginnings. Its colors are those of the page, so it is put into the page as text: book/_static/cover.svg.
 Where Chromium is installed, book/_static/card.png is drawn from it, 1200 × 630, in the page's typeface.
 """
 

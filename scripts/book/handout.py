@@ -1,4 +1,4 @@
-"""What students get, as one zip for a learning-management system, and the table of points.
+"""Pack what students get into one zip for a learning-management system, with the table of points.
 
     python scripts/book/handout.py           _build/consistency-distillation-handout.zip (needs the built book: make book)
     python scripts/book/handout.py --no-book the same without the book
@@ -38,13 +38,13 @@ Set-up, once: `pip install {wheel}` (Python 3.11 or later; where PyTorch and the
 is needed: `pip install --no-index --no-deps {wheel}`).
 Then: `jupyter lab exercises`, open your notebook, answer, run the checks, and hand in the notebook.
 
-- `exercises/`: the notebooks. Keep their cells and the names in them; hand in what "Restart and run all" leaves right.
+- `exercises/`: the notebooks. Keep their cells and the names in them, and make sure "Restart and run all" works before you hand them in.
 {book}- `points.md`, `points.csv`: what each exercise counts.
 - `{wheel}`: the package, with its weights. The digits come with scikit-learn; nothing is downloaded.
 
 Code: Apache-2.0 (LICENSE). Text and figures: CC BY 4.0 (LICENSE-text).
 """
-BOOK = "- `book/index.html`: the book, to read without a network.\n"
+BOOK = "- `book/index.html`: the book, to read offline.\n"
 
 
 def sets() -> list[Path]:
@@ -189,9 +189,9 @@ def write_nbgrader(folder: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--no-book", action="store_true", help="leave the offline book out")
+    parser.add_argument("--no-book", action="store_true", help="leave out the offline book")
     parser.add_argument("--out", type=Path, default=ROOT / "_build" / f"{NAME}.zip")
-    parser.add_argument("--nbgrader", type=Path, metavar="FOLDER", help="write a course folder of nbgrader")
+    parser.add_argument("--nbgrader", type=Path, metavar="FOLDER", help="write an nbgrader course folder")
     options = parser.parse_args()
     if options.nbgrader:
         write_nbgrader(options.nbgrader)

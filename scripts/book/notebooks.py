@@ -311,7 +311,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("action", choices=("execute", "check", "lint", "glue", "new", "daily"))
     parser.add_argument("paths", nargs="*")
-    parser.add_argument("--timeout", type=int, default=600, help="seconds a cell may take")
+    parser.add_argument("--timeout", type=int, default=600, help="time limit per cell, in seconds")
     arguments = parser.parse_args()
     if arguments.action == "check":
         return 1 if check(arguments.paths) else 0

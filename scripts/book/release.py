@@ -192,7 +192,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("kind", choices=("zip", "pdf", "weights", "changes"))
-    parser.add_argument("tag", nargs="?", help="of the version whose changes are printed")
+    parser.add_argument("tag", nargs="?", help="tag of the version whose changes to print")
     asked = parser.parse_args()
     kind: str = asked.kind
     if kind == "changes":

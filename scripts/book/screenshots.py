@@ -1,4 +1,4 @@
-"""Pictures of the built book, to be looked at: each page in light, dark, at phone width and as printed.
+"""Take screenshots of the built book: each page in light, dark, at phone width and as printed.
 
     python scripts/book/screenshots.py FOLDER [book/index book/undergraduate/01_noise ...]
 
@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="where the pictures go")
+    parser.add_argument("folder", type=Path, help="folder for the pictures")
     parser.add_argument("pages", nargs="*", help="as in _toc.yml; all of them by default")
     arguments = parser.parse_args()
     folder = arguments.folder

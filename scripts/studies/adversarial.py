@@ -3,8 +3,8 @@
 Consistency distillation against adversarial distillation (ADD), ADD with something left out, and distribution matching (DMD), from the
 same teacher, on the same data, at equal network evaluations. Per image: CD 6 (teacher 2, target 1, student 3); ADD 8 (student 3,
 teacher 1, features 4), 7 without the distillation term; DMD 8 (student 3, both denoisers 1 each, training the second
-one 3). Heads and optimisers are not counted; the seconds are recorded beside. Some methods run with eight times the budget as well.
-A quarter of an hour on one core. What is finished is in the record; started again, the study goes on from there.
+one 3). Heads and optimizers are not counted; the seconds are recorded beside. Some methods run with eight times the budget as well.
+Takes a quarter of an hour on one core. Finished runs are in the record; if restarted, the study continues from there.
 """
 
 import time

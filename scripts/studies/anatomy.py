@@ -3,8 +3,8 @@
 Distillation with one piece removed, spoiled or changed at a time, at equal network evaluations (an image costs 6 with Heun, 5
 with Euler). On the moons every row has its own learning rate: of those in ``RATES``, the one with the least product of the
 distances in one step and in two, in one run each with seeds (of training and of sampling) that are not reported; while that is
-the lowest or the highest, the next one is tried. On the digits there is one rate for all. Some twenty minutes on one core for the
-moons, half an hour for the digits; started again, the study goes on where it stopped.
+the lowest or the highest, the next one is tried. On the digits there is one rate for all. Takes about twenty minutes on one core for the
+moons, and half an hour for the digits; if restarted, the study continues where it stopped.
 """
 
 from collections.abc import Callable, Iterator
@@ -317,7 +317,7 @@ def summary(name: str, study: Bench) -> dict[str, Any]:
 
 def main() -> None:
     """All data sets, or those named."""
-    asked = arguments(__doc__, BUDGET, only={"nargs": "*", "help": "keys of variants, for a look"})
+    asked = arguments(__doc__, BUDGET, only={"nargs": "*", "help": "keys of variants, for a quick look"})
     for name in asked.parts:
         plan = {"budget": BUDGET[name], "rates": RATES[name]}
         settings = plan | {"stage": STAGE[name], "samples": SAMPLES[name], "draws": DRAWS}

@@ -1,7 +1,7 @@
 """Chapter 13: `python scripts/studies/any_teacher.py [ddpm edm]`. Writes `results/any-teacher.json`.
 
 Somebody else's model becomes one that draws in one step: a DDPM as diffusers saves it, and a denoiser in a pickle as EDM publishes them, both
-trained on digits here; then by the commands that anybody would type: distil, export, and sample by diffusers alone. Some ten minutes on one
+trained on digits here; then by the commands that anybody would type: distill, export, and sample by diffusers alone. Some ten minutes on one
 core. What is finished stays in the folder and in the record, so that an interrupted study goes on where it was.
 """
 
@@ -123,7 +123,9 @@ def draws(name: str, folder: Path) -> dict[str, Callable[[torch.Generator], Tens
 
 def main() -> None:
     asked = arguments(
-        __doc__, NAMES, folder={"type": Path, "default": Path("runs/any-teacher"), "help": "what is finished"}
+        __doc__,
+        NAMES,
+        folder={"type": Path, "default": Path("runs/any-teacher"), "help": "folder for finished parts"},
     )
     asked.folder.mkdir(parents=True, exist_ok=True)
     data = digits()

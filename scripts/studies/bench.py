@@ -49,8 +49,10 @@ def arguments(doc: str | None, parts: Iterable[str] = (), **options: dict[str, A
         parser.add_argument("parts", nargs="*", type=part, default=known, help=", ".join(known))
     for name, option in options.items():
         parser.add_argument(f"--{name.replace('_', '-')}", **option)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where the record is, or will be")
-    parser.add_argument("--afresh", action="store_true", help="do not go on from the record")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the record")
+    parser.add_argument(
+        "--afresh", action="store_true", help="start over instead of continuing from the record"
+    )
     torch.set_num_threads(1)
     return parser.parse_args()
 

@@ -173,7 +173,7 @@ def main() -> None:
     """Every candidate, or one; a row as soon as it is measured."""
     asked = arguments(
         __doc__,
-        speed={"action": "store_true", "help": "measure speed alone"},
+        speed={"action": "store_true", "help": "only measure speed"},
         data={},
         test={},
         only={"choices": CANDIDATES, "nargs": "*", "default": list(CANDIDATES)},

@@ -2,8 +2,8 @@
 
 MeanFlow in σ against consistency distillation on the moons: with other seeds, other shares of pairs with s = σ, other learning rates
 and three times the budget of the chapter's live run. Loss, networks, training and measure are the chapter's own cells, so that what is
-measured is what is printed there. Some eight minutes on one core. What is finished is in the record; started again, the study goes on
-from there.
+measured is what is printed there. Takes about eight minutes on one core. Finished runs are in the record; if restarted, the study
+continues from there.
 """
 
 from collections.abc import Callable

@@ -3,8 +3,7 @@
 What an autoencoder costs (`floor`), what latent space buys at the size of digits (`spaces`), what a solver that skips is worth
 (`moons`, `skip`), and how long a call takes (`cost`). Students start from the teachers of `scripts/weights/latent.py` and are distilled with guidance as an
 input, where an image costs 6 evaluations (teacher 2, with label and without, target 1, student 3); for ``skip`` without guidance, where
-it costs 5. Some ten minutes on one core. What is
-finished is in the record; started again, the study goes on from there.
+it costs 5. Takes about ten minutes on one core. Finished runs are in the record; if restarted, the study continues from there.
 """
 
 from dataclasses import replace
@@ -62,7 +61,7 @@ def floor(channels: int, seed: int, data: Dataset, ruler: Ruler) -> dict[str, fl
 def students(
     part: str, recipe: Recipe, shown: Dataset, decode: Any, points: int, skip: int, seed: int, ruler: Ruler
 ) -> dict[str, Any]:
-    """Distil, and measure with 1, 2 and 4 steps: with the guidance weight as an input, or the labelled teacher as it is (``skip``)."""
+    """Distill, and measure with 1, 2 and 4 steps: with the guidance weight as an input, or the labeled teacher as it is (``skip``)."""
     teacher, plan, guided = cdedu.load(f"{recipe.name}-teacher"), {"spaces": SPACES, "skip": SKIP}[part], part == "spaces"  # fmt: skip
     stage = replace(recipe.student, steps=plan["steps"], lr=plan["lr"], batch=BATCH, points=points)
     recipe = replace(recipe, student=stage, seed=seed)

@@ -221,7 +221,7 @@ def stage(steps: int) -> dict[str, Any]:
 
 
 def dataset(model: Any, images: Tensor, which: range) -> Dataset:
-    """Pictures as the model's network sees them, with captions as labels; the model knows their texts afterwards."""
+    """Pictures as the model's network sees them, with captions as labels; the model knows their texts afterward."""
     made = canvases(PICTURES, seed=0)
     texts = sorted(set(made.captions))
     hidden, _ = model.pipeline.embed([*texts, ""])
@@ -269,7 +269,7 @@ def main() -> None:
     asked = arguments(
         __doc__,
         ARMS,
-        state={"type": Path, "default": CACHE / "latents-or-pixels", "help": "folder of states"},
+        state={"type": Path, "default": CACHE / "latents-or-pixels", "help": "folder for states"},
     )
     if asked.afresh:
         shutil.rmtree(asked.state, ignore_errors=True)

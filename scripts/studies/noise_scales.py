@@ -4,7 +4,7 @@ Five ways to a consistency student at equal network evaluations: CD, ECT and sCD
 weights. An image costs 6 with CD (teacher's Heun step 2, target 1, student 3), 4 with ECT and iCT (target 1, student 3), 7 with
 sCD (teacher 1, value and derivative 3, student 3), 6 with sCT; 3 for the derivative is what PyTorch's FLOP counter finds. The
 teacher is the course's, with the angle of TrigFlow as its time, trained on until it is used to that; this is charged to nobody.
-What is finished is in the record; started again, the study goes on from there.
+Finished runs are in the record; if restarted, the study continues from there.
 """
 
 from collections.abc import Iterator

@@ -4,8 +4,8 @@ The course's methods as entries of the race (`cdedu/course/race/methods/`), each
 `cdedu race`. Learning rates are chosen in one way for all methods, by successive halving: a middle one, a third and three times of it, and
 so on while the best is the least or greatest, five at most, with a third of the budget; then the best two with all of it. What counts is
 the Fréchet distance in one step, with a training seed and a draw that are not reported. Teacher and real digits stand in
-`results/tradeoffs.json`, on the same ruler and draws. Some fifteen minutes on one core. What is finished is in the record; started
-again, the study goes on from there.
+`results/tradeoffs.json`, on the same ruler and draws. Takes about fifteen minutes on one core. Finished runs are in the record; if
+restarted, the study continues from there.
 """
 
 import re
@@ -77,7 +77,7 @@ def main() -> None:
 
 def chosen(study: Bench, race: Race, method: str) -> float:
     """A learning rate by successive halving: three or, while the best lies at an end, up to :data:`TRIES` with a part of the budget;
-    then the best two with the whole of it, since short runs favour large rates."""
+    then the best two with the whole of it, since short runs favor large rates."""
 
     def pilot(name: str, budget: int, rate: float) -> float:
         race.budget = budget

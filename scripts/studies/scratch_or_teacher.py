@@ -2,8 +2,8 @@
 
 Consistency distillation from the teacher that comes with the course, and consistency training from random weights, at equal
 network evaluations: per image 6 (teacher 2, target 1, student 3) and 4 (target 1, student 3). Then one long run of consistency
-training on the moons, with twice as many evaluations as teacher and student of the course took together. Some twenty-five minutes
-on one core. What is finished is in the record; started again, the study goes on from there.
+training on the moons, with twice as many evaluations as teacher and student of the course took together. Takes about twenty-five minutes
+on one core. Finished runs are in the record; if restarted, the study continues from there.
 """
 
 from collections.abc import Iterator

@@ -29,10 +29,10 @@ from scripts.studies.bench import arguments, command, euler_walk, noise, protoco
 def main() -> None:
     """The teacher's pairs, then the rounds."""
     options: dict[str, dict[str, Any]] = {
-        "steps": {"type": int, "default": 400, "help": "training steps of a round"},
+        "steps": {"type": int, "default": 400, "help": "training steps per round"},
         "pairs": {"type": int, "nargs": "+", "default": [1024, 8192], "help": "stored pairs"},
-        "ddim": {"action": "store_true", "help": "only the teacher in fewer steps, again"},
-        "regression_steps": {"type": int, "default": 1000, "help": "training steps on the pairs"},
+        "ddim": {"action": "store_true", "help": "only remeasure the teacher in fewer steps"},
+        "regression_steps": {"type": int, "default": 1000, "help": "training steps on pairs"},
     }
     asked = arguments(__doc__, **options)
     start = time.perf_counter()

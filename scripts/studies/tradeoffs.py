@@ -241,7 +241,7 @@ def summary(study: Bench) -> dict[str, Any]:
 
 def main() -> None:
     """All parts, or the timing alone."""
-    asked = arguments(__doc__, timing={"action": "store_true", "help": "only the milliseconds, again"})
+    asked = arguments(__doc__, timing={"action": "store_true", "help": "only remeasure milliseconds"})
     settings = {"calls": CALLS, "student_calls": STUDENT_CALLS, "round": ROUND}
     recipe = {name: get_recipe(name).to_dict() for name in NAMES}
     study = Bench(

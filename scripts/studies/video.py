@@ -4,7 +4,7 @@ Clips of moving digits, distilled in three ways: as clips, by a network for pict
 (`frames`); and with the frames as channels of one picture (`channels`, whose teacher is trained here). And clouds of points. A student's
 training costs 6 evaluations an item (Heun); an evaluation of the first two is a call for each frame, of the third a call for a clip, and
 such a call costs nearly the same; `clips` have half the budget of the others. A quarter of an hour on one core, and seven minutes more for the teacher
-of channels. What is finished is in the record; started again, the study goes on from there.
+of channels. Finished runs are in the record; if restarted, the study continues from there.
 """
 
 from collections.abc import Callable

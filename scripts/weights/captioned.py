@@ -156,7 +156,7 @@ def token_ids(tokenizer: Any, texts: list[str]) -> Tensor:
 def fit(
     model: nn.Module, loss: Callable[[torch.Generator], Tensor], file: Path, plan: dict[str, Any]
 ) -> dict[str, float]:
-    """Adam with a short warm-up and cosine decay; afterwards the model holds the average of its weights.
+    """Adam with a short warm-up and cosine decay; afterward the model holds the average of its weights.
 
     Every step draws from a generator of its own, so a run that goes on from its state is the same as one that was not stopped.
 
@@ -451,7 +451,8 @@ def floor() -> dict[str, Any]:
 def main() -> None:
     """All stages, in order; what is finished is kept."""
     asked = arguments(
-        __doc__, state={"type": Path, "default": CACHE / "captioned", "help": "folder of the stages' states"}
+        __doc__,
+        state={"type": Path, "default": CACHE / "captioned", "help": "folder for the states of the stages"},
     )
     if asked.afresh:
         shutil.rmtree(asked.state, ignore_errors=True)

@@ -1,8 +1,8 @@
 """The students of the captioned teacher: `python scripts/weights/captioned_students.py [--folder F]`. Writes `results/captioned-students.json`.
 
 By `cdedu distill latents`: an adapter (LoRA), which comes with the course as `captioned-lora`, and a whole network. Both are scored beside
-their teacher by what the referee reads in their pictures. Half an hour on one core. What is finished stays in the folder and in the
-record; started again, the script goes on from there.
+their teacher by what the referee reads in their pictures. Takes half an hour on one core. Finished parts stay in the folder and in the
+record; if restarted, the script continues from there.
 """
 
 import json
@@ -94,7 +94,7 @@ def score(
 
 def main() -> None:
     asked = arguments(
-        __doc__, folder={"type": Path, "default": Path("runs/captioned"), "help": "what is finished"}
+        __doc__, folder={"type": Path, "default": Path("runs/captioned"), "help": "folder for finished parts"}
     )
     asked.folder.mkdir(parents=True, exist_ok=True)
     settings = {"students": STUDENTS, "measure": MEASURE, "steps": STEPS, "teacher_steps": TEACHER_STEPS}

@@ -1,7 +1,7 @@
 """Weights of chapter 14: `python scripts/weights/latent.py`. Writes four files in cdedu/weights and `results/latent-training.json`.
 
-An autoencoder of digits; a labelled teacher among its latents and one of the same network in pixels; a guided student of the first.
-Some four minutes on one core. UNets are stored in half precision. What is finished is kept; `--afresh` begins anew.
+An autoencoder of digits; a labeled teacher among its latents and one of the same network in pixels; a guided student of the first.
+Takes about four minutes on one core. UNets are stored in half precision. Finished parts are kept; `--afresh` starts over.
 """
 
 import time

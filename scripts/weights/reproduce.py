@@ -1,7 +1,7 @@
 """Make the weights that come with the course and the record that the book quotes: `python scripts/weights/reproduce.py toy`.
 
-Trains the teacher, distils the student, compares both with held-out data, writes `cdedu/weights/<recipe>-*.safetensors` with their
-hashes and `results/<recipe>.json`. With `--evaluate` the weights stay as they are and only the record is made anew.
+Trains the teacher, distills the student, compares both with held-out data, writes `cdedu/weights/<recipe>-*.safetensors` with their
+hashes and `results/<recipe>.json`. With `--evaluate` the weights stay as they are, and only the record is remade.
 """
 
 import argparse
@@ -43,8 +43,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("recipe", choices=list(recipes))
-    parser.add_argument("--evaluate", action="store_true", help="only measure the weights that are there")
-    parser.add_argument("--keep-teacher", action="store_true", help="distil the teacher that is there")
+    parser.add_argument("--evaluate", action="store_true", help="only measure the existing weights")
+    parser.add_argument("--keep-teacher", action="store_true", help="distill the existing teacher")
     asked = parser.parse_args()
     if asked.recipe in ELSEWHERE:
         parser.error(f"the weights of {asked.recipe} are made by {ELSEWHERE[asked.recipe]}")

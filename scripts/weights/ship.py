@@ -1,4 +1,4 @@
-"""How weights come to lie in `cdedu/weights`: file and hash together, so that `cdedu.load(name)` works from then on."""
+"""Put weights into `cdedu/weights`, file and hash together, so that `cdedu.load(name)` works from then on."""
 
 import copy
 from collections.abc import Sequence

@@ -188,7 +188,7 @@
       const count = (kind) => found.filter((one) => one === kind).length;
       const open = count("") + count("no");
       const later = count("later") ? `, ${count("later")} more after thinking again` : "";
-      score.textContent = `${count("first")} of ${found.length} right at the first try${later}${open ? `; ${open} to go` : ""}.`;
+      score.textContent = `${count("first")} of ${found.length} right on the first try${later}${open ? `; ${open} to go` : ""}.`;
       bar.hidden = count("") === found.length;
     }
 

@@ -35,7 +35,7 @@ window.live ??= (() => {
     return made;
   }
 
-  /** The colours of the roles in the theme of the moment: { teacher, student, target, data, ink, paper }. */
+  /** The colors of the roles in the theme of the moment: { teacher, student, target, data, ink, paper }. */
   function colors() {
     const style = getComputedStyle(document.documentElement);
     const of = (name) => style.getPropertyValue(name).trim();

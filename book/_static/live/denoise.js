@@ -58,17 +58,17 @@ live.part("denoise", (root) => {
       `${name[0].toUpperCase()}${name.slice(1)}`),
   );
   const adding = element("button", { type: "button", onclick: () => add(...free(), true) }, "Add a point");
-  const removing = element("button", { type: "button", onclick: () => remove(chosen < 0 ? points.length / 2 - 1 : chosen) }, "Remove one");
+  const removing = element("button", { type: "button", onclick: () => remove(chosen < 0 ? points.length / 2 - 1 : chosen) }, "Remove a point");
   root.prepend(
     element("div", { class: "live-part live-plane", role: "group", "aria-label": "The best guess for a noisy point" },
-      element("p", {}, "Drag the noisy point x. Which data points may be behind it? Drag them, too."),
+      element("p", {}, "Drag the noisy point x. Which data points could be behind it? You can drag those, too."),
       element("div", { class: "live-beside" },
         element("div", {}, stage, say),
         element("div", {},
           element("label", {}, "Noise σ ", slider, level),
           element("div", { class: "live-row" }, "Data", ...presets),
           element("div", { class: "live-row" }, adding, removing),
-          element("p", { class: "live-hint" }, "Tap an empty place: another data point. Double-tap a point: gone."),
+          element("p", { class: "live-hint" }, "Tap an empty spot to add a data point. Double-tap a point to remove it."),
         ),
       ),
     ),
@@ -148,7 +148,7 @@ live.part("denoise", (root) => {
   function sentence(r, guess) {
     const best = Math.max(...r);
     const many = r.filter((v) => v >= 0.05).length;
-    const what = best > 0.995 ? "one point, as good as certain." : best >= 0.5 ? `${percent(best)} of it is one point.`
+    const what = best > 0.995 ? "almost certainly one point." : best >= 0.5 ? `${percent(best)} of it is one point.`
       : `a mean of ${many > 1 ? `${many} points` : "many points"}, none with more than ${percent(best)}.`;
     const gap = Math.min(...r.map((_, k) => Math.hypot(points[2 * k] - guess[0], points[2 * k + 1] - guess[1])));
     const blur = gap > 0.1 ? ` The nearest data point is ${gap.toFixed(2)} away from it.` : "";

@@ -53,7 +53,7 @@ window.liveEngine = (home, version) => {
       if (!response.ok) throw new LoadError(`${name} is missing on the server (status ${response.status}).`);
       const reader = response.body.getReader();
       for (let part = await reader.read(); !part.done; part = await reader.read()) {
-        if (have + part.value.length > bytes) throw new LoadError(`${name} is damaged: it is longer than it should be.`);
+        if (have + part.value.length > bytes) throw new LoadError(`${name} is damaged: it's longer than it should be.`);
         data.set(part.value, have);
         have += part.value.length;
         tick(part.value.length);
@@ -80,7 +80,7 @@ window.liveEngine = (home, version) => {
     if (have < bytes) throw new LoadError(`${name} is incomplete: ${have} of ${bytes} bytes arrived.`);
     // Browsers hash only on https and localhost; elsewhere the size has to do.
     if (globalThis.crypto?.subtle && hex(await crypto.subtle.digest("SHA-256", data)) !== sha256) {
-      throw new LoadError(`${name} is damaged: its content is not what it should be.`);
+      throw new LoadError(`${name} is damaged: its content isn't what it should be.`);
     }
     return data;
   }
@@ -152,10 +152,10 @@ window.liveEngine = (home, version) => {
     return x0.data;
   }
 
-  /** The first evaluations are slower: the browser has not yet optimised the code. They are not shown. */
-  async function warmUp(sessions, set, labelled) {
+  /** The first evaluations are slower: the browser has not yet optimized the code. They are not shown. */
+  async function warmUp(sessions, set, labeled) {
     const batch = Math.max(1, Math.floor(WARM / sizeOf(set)));
-    const [x, labels] = [new Float32Array(batch * sizeOf(set)), labelled ? Array(batch).fill(0) : undefined];
+    const [x, labels] = [new Float32Array(batch * sizeOf(set)), labeled ? Array(batch).fill(0) : undefined];
     const enough = performance.now() + 400;
     for (let i = 0; i < 2 || (i < 12 && performance.now() < enough); i++) {
       for (const session of sessions) await evaluate(session, { set, labels }, x, 1);

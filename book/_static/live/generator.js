@@ -75,14 +75,14 @@
       this.panel = document.createElement("div");
       this.panel.className = "live-panel";
       this.panel.setAttribute("role", "group");
-      this.panel.setAttribute("aria-label", "Generator of digits that runs in this page");
+      this.panel.setAttribute("aria-label", "Digit generator that runs on this page");
       this.panel.innerHTML = PANEL;
       root.prepend(this.panel);
       this.find = (name) => this.panel.querySelector(name);
       this.button = this.find("button");
       this.button.addEventListener("click", () => this.press());
       this.find("details").addEventListener("toggle", () => this.find("details").open && !this.corners && this.press(true));
-      this.say(`The button loads ${networks.megabytes} MB, once. Both networks run in this page, and nothing is sent.`);
+      this.say(`The button loads ${networks.megabytes} MB, once. Both networks run on this page, and nothing is sent.`);
       this.prepareWalk();
       root.live = this;
       let played = false;
@@ -178,7 +178,7 @@
     /** Draw the digit at the point; while one is being drawn only the last wish is kept. */
     async move() {
       const [u, v] = [this.find(".live-u").value / 100, this.find(".live-v").value / 100];
-      // The centres of the map's outer digits are its corners.
+      // The centers of the map's outer digits are its corners.
       const place = (t) => `${100 * (4 / (9 * MAP - 1) + (t * 9 * (MAP - 1)) / (9 * MAP - 1))}%`;
       Object.assign(this.find(".live-dot").style, { left: place(u), top: place(v) });
       this.wish = [u, v];
@@ -189,7 +189,7 @@
           const [a, b] = this.wish;
           this.wish = null;
           const { x, ms } = await networks.call("sampleStudent", [mix(this.corners, a, b)]);
-          this.picture(".live-digit", x, `The student’s digit at ${Math.round(100 * a)} % right, ${Math.round(100 * b)} % down`);
+          this.picture(".live-digit", x, `The student’s digit, ${Math.round(100 * a)} % across and ${Math.round(100 * b)} % down`);
           this.find(".live-digit-clock").textContent = show(ms);
         }
       } catch (error) {

@@ -116,7 +116,7 @@
   }
 
   const LEGEND =
-    "Grey: data. Orange: the student's samples, each one call from noise. Blue: exact paths, and in orange what the student answers from their points.";
+    "Gray: data. Orange: the student's samples, each one call from noise. Blue: exact paths, and in orange the student's answers from points on them.";
 
   const BREAKS = { boundary: "No boundary", gradient: "No stop-gradient", swapped: "Target swapped" };
   const DEFAULTS = { seed: 0, data: "moons", N: 18, solver: "heun", weight: "gap", mu: 0, lr: 0.006, break: "none" };
@@ -168,14 +168,14 @@
     const now = cloud(frame.samples);
     const real = cloud(scene.real);
     const size = frame.samples.length / 2;
-    if (!Number.isFinite(now.all)) return "The answers are too large for numbers: nothing holds them.";
+    if (!Number.isFinite(now.all)) return "The answers have grown too large for the computer to hold: nothing keeps them in place.";
     if (now.all < 0.05 * real.all) {
       return `All ${size} samples lie within ${brief(now.all)} of one point, and the loss is only ${brief(loss[last])}: a constant always agrees with itself.`;
     }
     const away = Float64Array.from({ length: size }, (_, i) => distanceOf(frame.samples, i, real.middle)).sort();
     const gone = away.filter((d) => d > 2 * real.all).length;
     if (gone > size / 10) {
-      return `The samples run away: ${gone} of ${size} are out of all reach, the farthest ${brief(away[size - 1])} from the middle of the data, where no data are beyond ${brief(real.all)}.${last > 1 ? ` The loss went from ${brief(loss[1])} to ${brief(loss[last])}.` : ""}`;
+      return `The samples run away: ${gone} of ${size} are far out, the farthest ${brief(away[size - 1])} from the middle of the data, while no data point is more than ${brief(real.all)} away.${last > 1 ? ` The loss went from ${brief(loss[1])} to ${brief(loss[last])}.` : ""}`;
     }
     const then = before?.records.steps.indexOf(steps[last]) ?? -1;
     if (then > 0) {
@@ -191,7 +191,7 @@
     const wrong = errors.findLastIndex((error) => error > 0.1); // levels fall along the grid
     if (wrong < 0) return "At every noise level the answers lie, on average, within 0.1 of the ends of their paths.";
     if (wrong + 1 >= errors.length) return "";
-    return `Below σ = ${brief(scene.sigmas[wrong])} the answers lie, on average, within 0.1 of the ends of their paths. Above, they are farther off.`;
+    return `Below σ = ${brief(scene.sigmas[wrong])} the answers lie, on average, within 0.1 of the ends of their paths. Above it, they're farther off.`;
   }
 
   // --- pictures -----------------------------------------------------------------------------------------
@@ -526,7 +526,7 @@
       if (small) {
         say.textContent = frame.steps
           ? `Step ${steps.at(-1).toLocaleString("en-US")}: distance to the data ${brief(known)}; real data, drawn twice: ${brief(scene.floor)}.`
-          : "Orange: one call of a network that has learned nothing yet. Grey: the data.";
+          : "Orange: one call of a network that has learned nothing yet. Gray: the data.";
       } else {
         say.textContent = remark(scene, frame, before) || LEGEND;
       }

@@ -49,7 +49,7 @@ live.method = function method({ source, karrasSigmas }) {
     return Float64Array.from({ length: 2 * n }, random.normal);
   }
 
-  /** The teacher D(x, σ) = E[x_0 | x], exact: the means pulled towards x, weighted by how likely each is behind x. */
+  /** The teacher D(x, σ) = E[x_0 | x], exact: the means pulled toward x, weighted by how likely each is behind x. */
   function denoise({ means, std }, x, sigma) {
     const [n, K] = [x.length / 2, means.length / 2];
     const [out, distance] = [new Float64Array(2 * n), new Float64Array(K)];

@@ -33,7 +33,7 @@ live.networks ??= (() => {
       found.call = await inWorker();
     } catch {
       const engine = window.liveEngine(home, dataset.version);
-      found.sentence = "This browser blocks workers, so the page itself computes and may stutter meanwhile.";
+      found.sentence = "This browser blocks workers, so the page itself does the computing and may stutter.";
       found.call = (name, args, onStep, of = DIGITS) => Object.assign(engine[name](of, ...args, onStep), { stop: () => {} });
     }
   }
@@ -81,7 +81,7 @@ live.networks ??= (() => {
   /** Load what is not there yet of a set's networks; say("Loading … 40 %") tells how far it is. */
   async function load(say, set = "digits", roles = ["student", "teacher"]) {
     if (typeof WebAssembly !== "object") {
-      throw new Error("This browser has no WebAssembly, so the networks cannot run here.");
+      throw new Error("This browser has no WebAssembly, so the networks can't run here.");
     }
     const key = [set, ...roles].join();
     const one = loads.get(key) ?? { done: null, listeners: new Set() };
@@ -118,7 +118,7 @@ live.networks ??= (() => {
     for (const name of ["disk.js", `disk-${set}.js`]) {
       if (name === "disk-digits.js" || (name === "disk.js" && running && set !== "digits")) continue;
       await script(name).catch(() => {
-        throw new Error(`${name}, which holds the networks for a page from disk, is missing beside the book.`);
+        throw new Error(`${name}, which holds the networks for pages opened from disk, is missing next to the book.`);
       });
       for (const part of Object.keys(stored)) Object.assign(stored[part], window.liveDisk[part]);
       delete window.liveDisk; // it is large

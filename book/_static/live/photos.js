@@ -39,8 +39,8 @@
       this.settings = live.settings("photos", { class: EACH, seed: 0 }, choices);
       this.build();
       this.name();
-      const loads = `The button loads ${megabytes.student} MB, once, and then ${megabytes.teacher} MB for the teacher.`;
-      this.say(`${loads} Both networks run in this page, and nothing is sent.`);
+      const loads = `The button loads ${megabytes.student} MB, once, then ${megabytes.teacher} MB for the teacher.`;
+      this.say(`${loads} Both networks run on this page, and nothing is sent.`);
       root.live = this;
     }
 
@@ -65,7 +65,7 @@
       this.status = element("p", { class: "live-say", role: "status", "aria-live": "polite" });
       this.race = element("div", { class: "photos-race", hidden: true }, this.student.box, this.teacher.box);
       const label = element("label", {}, element("span", {}, "class"), this.choice);
-      const frame = { class: "live-part photos", role: "group", "aria-label": "Photographs by class, drawn in this page" };
+      const frame = { class: "live-part photos", role: "group", "aria-label": "Photographs by class, drawn on this page" };
       this.root.prepend(
         element("div", frame, element("div", { class: "live-row" }, label, this.main, other), this.status, this.race),
       );
@@ -108,7 +108,7 @@
       try {
         await networks.load((text) => over() || this.say(text), "photos", ["student"]);
         if (over()) return null;
-        this.say("The student draws.");
+        this.say("The student is drawing.");
         this.lay(labels);
         for (const sheet of [this.student, this.teacher]) this.show(sheet, networks.seen(noise, SIGMA_MAX), "noise");
         this.teacher.clock.textContent = `0 of ${EVALUATIONS}`;

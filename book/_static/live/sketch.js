@@ -48,7 +48,7 @@
         class: "live-ink sketch-pad",
         tabindex: "0",
         role: "application",
-        "aria-label": "Your drawing, 8 by 8 cells: draw with the pointer, or walk with the arrow keys and press space",
+        "aria-label": "Your drawing, 8 by 8 cells: draw with the pointer, or move with the arrow keys and press space",
       });
       this.slider = element("input", {
         type: "range",
@@ -102,7 +102,7 @@
         ),
       );
       this.listen();
-      this.say(`Draw, or press a digit. The first line loads both networks, ${networks.megabytes} MB, once.`);
+      this.say(`Draw, or pick a digit. Your first stroke loads both networks, ${networks.megabytes} MB, once.`);
       this.turn(false);
     }
 
@@ -252,7 +252,7 @@
           const x = noisy(this.drawing(), this.noise, sigma);
           const { x: found, ms } = await networks.call("sampleStudent", [x, sigma]);
           networks.draw(this.student.canvas, found, COUNT);
-          this.student.canvas.setAttribute("aria-label", `Eight digits that the student made of the drawing, at σ = ${sigma}`);
+          this.student.canvas.setAttribute("aria-label", `Eight digits that the student made from the drawing, at σ = ${sigma}`);
           this.student.clock.textContent = networks.show(ms);
           this.given = { x, sigma, ms, student: found };
         }

@@ -106,7 +106,7 @@ live.part("walk", (root) => {
   const row = (...children) => element("div", { class: "live-row" }, ...children);
   root.prepend(
     element("div", { class: "live-part", role: "group", "aria-label": "A walk from noise to data" },
-      element("p", {}, "Drag the noise point, then press Play. Where does it end, and what does another solver make of it?"),
+      element("p", {}, "Drag the noise point, then press Play. Where does it end, and where does another solver take it?"),
       element("div", { class: "live-beside" },
         element("div", {}, stage, say),
         element("div", {},
@@ -257,7 +257,7 @@ live.part("walk", (root) => {
     crowd.counts = { parts: names.map((_, part) => crowd.part.filter((p) => p === part).length) };
     if (!racing()) {
       const counts = names.map((name, part) => `${crowd.counts.parts[part]} to the ${name}`).join(", ");
-      const sides = crowd.apart ? "" : " From here nobody could tell who goes where.";
+      const sides = crowd.apart ? "" : " From here, nobody could tell who goes where.";
       return `${SOLVERS[now.solver].short} brings ${counts}.${sides}`;
     }
     const each = Object.keys(SOLVERS).map((name) => {

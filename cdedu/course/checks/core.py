@@ -1,4 +1,4 @@
-"""What an exercise is, and how an answer is judged: right, wrong with a diagnosis, or not attempted.
+"""Exercises, and how answers are judged: right, wrong with a diagnosis, or not attempted.
 
 A chapter's exercises live in a module of their own beside this one. Each is a function that is handed the reader's answers and a
 random generator; it returns where all is well and raises :class:`Wrong` where not::
@@ -75,13 +75,13 @@ class Exercise:
 
     @property
     def points(self) -> int:
-        """What it counts in a grade."""
+        """Points it's worth in a grade."""
         return {"easy": 1, "medium": 2, "hard": 3}[self.level]
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of an answer."""
+    """The result of judging an answer."""
 
     status: Literal["right", "wrong", "not attempted"]
     key: str = ""
@@ -151,7 +151,7 @@ def exercises() -> dict[str, Exercise]:
 
 
 def check(name: str) -> None:
-    """Judge the answer that the calling notebook holds, and print the verdict."""
+    """Judge the answer in the calling notebook, and print the verdict."""
     result = grade(name, sys._getframe(1).f_globals)
     (_passed.add if result.status == "right" else _passed.discard)(name)
     print(f"{SIGNS[result.status]} {name}: {result.status}. {result.message}".rstrip())
@@ -160,7 +160,7 @@ def check(name: str) -> None:
 
 
 def hint(name: str, number: int | None = None) -> None:
-    """Print the next hint of the ladder, or the one asked for."""
+    """Print the next hint, or the one asked for."""
     hints = _find(name).hints
     if number is None:
         number = min(_hints_given.get(name, 0) + 1, len(hints))
@@ -171,7 +171,7 @@ def hint(name: str, number: int | None = None) -> None:
 
 
 def passed(name: str) -> bool:
-    """Whether the last check of this exercise found it right."""
+    """Whether the last check of this exercise was right."""
     _find(name)
     return name in _passed
 
@@ -369,7 +369,7 @@ def number(value: Any) -> float:
 
 
 def option(value: Any, options: str) -> str:
-    """A prediction that is one letter of ``options``."""
+    """A prediction: one letter of ``options``."""
     attempted(value)
     letter = value.strip(" ().:\"'").lower() if isinstance(value, str) else ""
     if len(letter) != 1 or letter not in options:

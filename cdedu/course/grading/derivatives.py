@@ -1,9 +1,9 @@
 """Derivatives of functions that live in another process: by ``backward``, by ``torch.autograd.grad``, and by ``torch.func``.
 
-Backwards (``backward``, ``autograd.grad``, ``torch.func.grad``, ``vjp``, ``jacrev``) the graph goes on at the other side: each end keeps its
+Backward (``backward``, ``autograd.grad``, ``torch.func.grad``, ``vjp``, ``jacrev``) the graph goes on at the other side: each end keeps its
 own part, and :class:`Link` joins them. So functions may close over what is differentiated.
 
-Forwards and over batches (``torch.func.jvp``, ``jacfwd``, ``torch.vmap``) there is no graph to join. The other side is asked for the
+Forward and over batches (``torch.func.jvp``, ``jacfwd``, ``torch.vmap``) there is no graph to join. The other side is asked for the
 transformed function in place of the function (:class:`Call`), and torch's own rules put the transforms together in any order.
 """
 
@@ -44,7 +44,7 @@ class Look:
     layers: list[Tensor] = field(default_factory=list)
     """From the inside to the outside."""
     forward: bool = False
-    """Whether a derivative goes forwards along with it."""
+    """Whether a derivative goes forward along with it."""
     size: int = 0
     """Of the innermost batch for which it stands, if it stands for one."""
     index: Tensor = field(default_factory=lambda: torch.zeros(()))
@@ -112,7 +112,7 @@ class _Look(Function):
         return torch.arange(float(info.batch_size)), 0
 
 
-# --- backwards: two halves of one graph ------------------------------------------------------------
+# --- backward: two halves of one graph ------------------------------------------------------------
 
 
 class Leaf(Function):
@@ -206,7 +206,7 @@ class _Row(Function):
         return value.select(in_dims[2], i), None
 
 
-# --- forwards, and over batches: the other side transforms its function ------------------------------
+# --- forward, and over batches: the other side transforms its function ------------------------------
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ class Call(Function):
 
 
 def call(peer: Any, key: int, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """Call a function of the other side with arguments that carry derivatives forwards, or stand for batches."""
+    """Call a function of the other side with arguments that carry derivatives forward, or stand for batches."""
     form, tensors = _slots([list(arguments), options])
     ask = Ask(peer, key, form)
     values = Call.apply(ask, *tensors)
@@ -277,7 +277,7 @@ def call(peer: Any, key: int, arguments: tuple[Any, ...], options: dict[str, Any
 
 
 def is_carried(arguments: Any) -> bool:
-    """Whether a derivative goes forwards through one of the tensors among them, or one stands for a batch."""
+    """Whether a derivative goes forward through one of the tensors among them, or one stands for a batch."""
     return any(isinstance(v, Tensor) and Look.at(v).carried for v in tree_flatten(arguments)[0])
 
 

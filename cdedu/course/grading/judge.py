@@ -40,7 +40,7 @@ class Limits:
     cell_wall_seconds: int = 60
     """For one cell, however it spends them."""
     check_seconds: int = 20
-    """For one judgement of one answer."""
+    """For one judgment of one answer."""
     cpu_seconds: int = 100
     """Of its process, and of each that it starts."""
     memory_mb: int = 1024

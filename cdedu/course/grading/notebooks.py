@@ -140,7 +140,7 @@ class Handout:
         headings = {c.source.partition("\n")[0].strip(): c.exercise for c in self.cells if c.exercise}
         there = {headings[h] for c in cells if (h := c.source.partition("\n")[0].strip()) in headings}
         if lost := [n for n in self.exercises if n not in kept and (n in there or n in places or n in where)]:
-            remarks.append(f"cell metadata lost, recognised by heading, check or names: {_list(lost)}")
+            remarks.append(f"cell metadata lost, recognized by heading, check or names: {_list(lost)}")
         if not (kept & set(self.exercises) or there or places or where):
             remarks.append(f"none of the exercises of {self.name} is in it: is it another notebook?")
         else:

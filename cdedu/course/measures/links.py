@@ -13,7 +13,7 @@ from cdedu.teacher import Denoiser
 def link_errors(
     student: Denoiser, teacher: Denoiser, x: Tensor, sigmas: Tensor, solver: Solver = heun_step
 ) -> Tensor:
-    r"""By how much the student's answers at neighbours differ, along the teacher's own walk from x.
+    r"""By how much the student's answers at neighbors differ, along the teacher's own walk from x.
 
     .. math:: \delta_i = f_\theta(\hat x_i, \sigma_i) - f_\theta(\hat x_{i+1}, \sigma_{i+1}), \qquad
               \hat x_0 = x, \quad \hat x_{i+1} = \text{one step of the teacher from } \sigma_i \text{ to } \sigma_{i+1}

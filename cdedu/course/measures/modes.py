@@ -1,4 +1,4 @@
-"""How many known modes a set of samples reaches, and how well it draws each."""
+"""How many of the known modes a set of samples reaches, and how well it draws each."""
 
 import torch
 from torch import Tensor

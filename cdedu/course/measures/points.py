@@ -1,4 +1,4 @@
-"""What is measured of clouds of points: their distance from the surfaces, and of sets of clouds from each other."""
+"""Metrics of point clouds: their distance from the surfaces, and the distance between sets of clouds."""
 
 import torch
 from torch import Tensor
@@ -41,8 +41,8 @@ def chamfer(x: Tensor, y: Tensor) -> Tensor:
 
 
 def nearest_neighbour_accuracy(x: Tensor, y: Tensor) -> float:
-    """Share of clouds whose nearest other cloud, by :func:`chamfer`, is of their own set: ½ where the sets are alike, 1 where they
-    are apart.
+    """The share of clouds whose nearest other cloud, by :func:`chamfer`, is in their own set: ½ if the sets are alike, 1 if they are far
+    apart.
 
     Args:
         x, y: (n, N, 3) each.
@@ -58,8 +58,8 @@ def nearest_neighbour_accuracy(x: Tensor, y: Tensor) -> float:
 
 
 def measure(x: Tensor, real: Tensor) -> dict[str, float]:
-    """What is said of sampled clouds x beside as many real ones: mean distance from the ``surface``, ``families`` in use (of 3), and
-    ``nn``, the nearest neighbour's accuracy."""
+    """Metrics of sampled clouds x against as many real ones: mean distance from the ``surface``, ``families`` in use (of 3), and ``nn``,
+    the nearest-neighbor accuracy."""
     distance, family = surface_distance(x)
     return {
         "surface": float(distance.mean()),

@@ -1,4 +1,4 @@
-"""What is measured of clips: each frame by itself, and the frames together."""
+"""Metrics of clips: of each frame by itself, and of the frames together."""
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ def jitter(track: Tensor) -> Tensor:
         track: (B, T, d), a point for each frame, with T at least 3.
 
     Raises:
-        ValueError: for shorter tracks, which cannot change their velocity.
+        ValueError: for shorter tracks, which have no change of velocity.
     """
     return _rms(track, 2)
 
@@ -40,7 +40,7 @@ def _rms(track: Tensor, order: int) -> Tensor:
 
 
 class ClipRuler:
-    """What is measured of clips of moving digits: each frame by itself, and the frames together.
+    """Metrics of clips of moving digits: of each frame by itself, and of the frames together.
 
     Args:
         data: from :func:`~cdedu.data.video.moving_digits`; samples are compared with its ``test`` part, and must be as many.
@@ -63,7 +63,7 @@ class ClipRuler:
 
         ``fd`` is the Fréchet distance of single frames to real ones, in the features of the digits' classifier; ``kept`` the share of
         frames in which the classifier reads the digit that it reads most often in the clip; ``speed`` and ``jitter`` are those of the
-        centre of mass, their means; ``directions`` how many of the eight directions are in use.
+        center of mass, their means; ``directions`` how many of the eight directions are in use.
         """
         clips = clips.clamp(-1, 1)
         if len(clips) != self.n:

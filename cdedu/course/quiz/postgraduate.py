@@ -74,7 +74,7 @@ def scales_huber(draw: Random) -> Drawn:
     side = draw.choice([32, 64])
     dim = 3 * side**2
     return Drawn(
-        f"iCT's pseudo-Huber distance has c = .00054 √dim. Which c belongs to colour images of {side} × {side}?",
+        f"iCT's pseudo-Huber distance has c = .00054 √dim. Which c belongs to color images of {side} × {side}?",
         0.00054 * math.sqrt(dim),
         {
             0.00054: "The root of the dimension is missing.",

@@ -246,11 +246,11 @@ def edit_shift(draw: Random) -> Drawn:
     mean = sum(channels) / 3
     first = channels[0]
     return Drawn(
-        f"The grey value of a pixel, the mean of its channels, is known to be {grey:g}. The student's pixel is {channels}. "
+        f"The gray value of a pixel, the mean of its channels, is known to be {grey:g}. The student's pixel is {channels}. "
         "What is its first channel after x ← Py + (x − Px)?",
         first + grey - mean,
         {
-            grey: "That overwrites all channels with the grey value. Only their mean is known; their differences are the student's.",
+            grey: "That overwrites all channels with the gray value. Only their mean is known; their differences are the student's.",
             first: "Then the mean of the channels would still be wrong.",
             first
             * grey

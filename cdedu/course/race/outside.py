@@ -50,7 +50,7 @@ HIDDEN = (str(WEIGHTS), str(Path(sklearn.datasets.__file__).parent / "data"))
 
 
 class EntryError(ValueError):
-    """An entry gets no row; the text says why, where, and what to do, in one line that a terminal can show."""
+    """The entry gets no row; the text says why, where, and what to do, in one line that a terminal can show."""
 
     def __init__(self, text: str) -> None:
         super().__init__(plain(text, 1000))
@@ -488,4 +488,4 @@ def _ending(gone: Gone, seconds: int) -> str:
     name = getattr(gone.signal, "name", "")
     if name in ("SIGXCPU", "SIGKILL"):
         return f"after {seconds} seconds of computing, the most that an entry may use, or for want of memory; train less, or in larger batches"
-    return str(gone)[:200] or name or "it said no more"
+    return str(gone)[:200] or name or "it said nothing more"
