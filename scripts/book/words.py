@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import nbformat
-from notebooks import ROOT, notebooks, shown
+
+from scripts.book.notebooks import ROOT, notebooks, shown
 
 FENCE = re.compile(r"^(:{3,}|`{3,})\{?([\w-]*)\}?(.*)$")
 
