@@ -45,4 +45,4 @@ def test_every_chapter_has_a_cap():
 
 def test_words_are_counted_as_a_reader_meets_them():
     text = "One *two* $x^2$ [three](https://a.b/c).\n\n:::{admonition} Four\n:class: dropdown\nfive six\n:::\nseven"
-    assert [words.number(part) for part in words.prose(text)] == [4, 3]
+    assert [words.number(part) for part in words.prose(text)] == [5, 2]
