@@ -118,6 +118,13 @@ def _(denoiser, x, sigmas):
     return walk(denoiser, x, sigmas.tolist())
 
 
+@wrong("paths-up", "order")
+def _(denoiser, x, sigmas):
+    for t, s in pairwise(sigmas.tolist()):
+        x = x + (t - s) * (x - denoiser(x, s)) / s
+    return x
+
+
 @wrong("paths-up", "one step short")
 def _(denoiser, x, sigmas):
     return walk(denoiser, x, sigmas.flip(0).tolist()[:-1])

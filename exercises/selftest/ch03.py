@@ -160,7 +160,7 @@ def _(teacher, x, sigmas):
     return (landing(teacher, x, sigmas) - ratio * x) / (1 - ratio)
 
 
-@wrong("distil-steps", "neighbours")
+@wrong("distil-steps", "neighbors")
 def _(teacher, x, sigmas):
     ratio = sigmas[-1] / sigmas[-2]
     return (landing(teacher, x, sigmas) - ratio * x) / (1 - ratio)

@@ -19,46 +19,46 @@ wrong("consistency-roles", "one forgotten", kept=2)
 wrong("consistency-roles", "teacher forgotten", kept=1)
 
 
-@right("consistency-neighbours")
+@right("consistency-neighbors")
 def by_turning_the_grid(sigmas, n):
     t = torch.cat([torch.zeros(1), sigmas.flip(0)])  # t[1] = ε ... t[N] = T, as in the paper
     return t[n + 1], t[n]
 
 
-@right("consistency-neighbours")
+@right("consistency-neighbors")
 def with_negative_indices(sigmas, n):
     return torch.stack([sigmas[-(n + 1)], sigmas[-n]]).double()
 
 
-@wrong("consistency-neighbours", "order")
+@wrong("consistency-neighbors", "order")
 def _(sigmas, n):
     return sigmas[len(sigmas) - n], sigmas[len(sigmas) - n - 1]
 
 
-@wrong("consistency-neighbours", "wrong end")
+@wrong("consistency-neighbors", "wrong end")
 def _(sigmas, n):
     return sigmas[n - 1], sigmas[n]
 
 
-@wrong("consistency-neighbours", "one too low")
+@wrong("consistency-neighbors", "one too low")
 def _(sigmas, n):
     i = len(sigmas) - n
     return sigmas[i], sigmas[i + 1]
 
 
-@wrong("consistency-neighbours", "one too high")
+@wrong("consistency-neighbors", "one too high")
 def _(sigmas, n):
     i = len(sigmas) - 2 - n
     return sigmas[i], sigmas[i + 1]
 
 
-@wrong("consistency-neighbours", "not neighbours")
+@wrong("consistency-neighbors", "not neighbors")
 def _(sigmas, n):
     i = len(sigmas) - 1 - n
     return sigmas[i - 1], sigmas[i + 1]
 
 
-@wrong("consistency-neighbours", "type")
+@wrong("consistency-neighbors", "type")
 def _(sigmas, n):
     return sigmas[len(sigmas) - n]
 
@@ -121,11 +121,14 @@ def _(guess, x, sigma, eps):
     return w * x + (1 - w) * guess(x, sigma)
 
 
-right("consistency-seam", seam=80 * torch.special.ndtri(torch.tensor(0.3)))
-right("consistency-seam", seam=-42)
+right("consistency-seam", seam=0.4 + 80 * torch.special.ndtri(torch.tensor(0.3)))
+right("consistency-seam", seam=-41.6)
+wrong("consistency-seam", "mean forgotten", seam=80 * torch.special.ndtri(torch.tensor(0.3)))
+wrong("consistency-seam", "mean forgotten", seam=-42)
 wrong("consistency-seam", "middle", seam=0)
 wrong("consistency-seam", "nearest", seam=0.4)
-wrong("consistency-seam", "sign", seam=42)
+wrong("consistency-seam", "sign", seam=42.35)
+wrong("consistency-seam", "sign and mean", seam=42)
 wrong("consistency-seam", "linear", seam=-32)
 wrong("consistency-seam", "fraction of T", seam=-24)
 wrong("consistency-seam", "in units of σ", seam=-0.524)
@@ -217,16 +220,16 @@ def _(loss):
 
 unusual("consistency-roles", unnoticed="(d)", kept=np.int32(3))
 wrong("consistency-roles", "far too high", kept=20)
-unusual("consistency-seam", seam=Fraction(-419, 10))
+unusual("consistency-seam", seam=Fraction(-416, 10))
 
 
-@unusual("consistency-neighbours")
+@unusual("consistency-neighbors")
 def by_sorting(sigmas, n):
     rising = np.sort(sigmas.numpy())
     return [torch.from_numpy(rising[n.numpy()]), torch.from_numpy(rising[n.numpy() - 1])]
 
 
-@unusual("consistency-neighbours")
+@unusual("consistency-neighbors")
 def one_by_one(sigmas, n):
     turned = sigmas.tolist()[::-1]
     pairs = torch.tensor([(turned[k], turned[k - 1]) for k in n.tolist()])

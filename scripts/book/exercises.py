@@ -231,7 +231,7 @@ def fragile(name: str, key: str, **values: Any) -> Any:
 
 
 NOT_FRAGILE = {
-    "consistency-neighbours": "it picks numbers out of a grid by whole numbers",
+    "consistency-neighbors": "it picks numbers out of a grid by whole numbers",
     "trade-front": "it compares numbers that it is given",
     "trade-fair": "it picks one of three numbers",
     "video-fold": "frames are moved, and nothing is computed",

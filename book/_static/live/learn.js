@@ -347,7 +347,7 @@
       .filter(([, value]) => value > 0)
       .map(([word, value, ink]) => [word, at.y(value), ink])
       .sort((a, b) => a[1] - b[1]);
-    places.forEach((place, i) => (place[1] = i ? Math.max(place[1], places[i - 1][1] + 14) : place[1]));
+    places.forEach((place, i) => (place[1] = i ? Math.max(place[1], places[i - 1][1] + 18) : place[1]));
     for (const [word, height, ink] of places) {
       pen.fillStyle = ink;
       pen.fillText(word, x, height);

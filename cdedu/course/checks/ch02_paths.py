@@ -187,7 +187,9 @@ def _(to_noise: object, g: Generator) -> str:
             y = y + sign * (t - s) * slope(D, y, s if old else t)
         return y
 
-    heuns = x
+    turned, heuns = x, x
+    for t, s in pairwise(up[::-1]):
+        turned = turned + (t - s) * slope(D, turned, s)
     for s, t in pairwise(up):
         heuns = heun_step(D, heuns, s, t)
     first, second = (call(to_noise, D, x, sigmas) for _ in range(2))
@@ -203,6 +205,7 @@ def _(to_noise: object, g: Generator) -> str:
         {
             "downwards": (walk(up[::-1]), "It walks down the grid, from σ = sigmas[0]. But x has the level sigmas[-1]: start there."),
             "wrong sign": (walk(up, sign=-1), "It walks away from the noise: the sign of the step is σ′ − σ, which is positive on the way up."),
+            "order": (turned, "Each of its steps goes up, but the highest comes first. Does your first step start at sigmas[-1]?"),
             "next level": (walk(up, old=False), "It asks for the direction at the level it's going to. x still has the level it comes from."),
             "one step short": (walk(up[:-1]), "It stops one level below sigmas[0]."),
             "skips the first": (walk(up[1:]), "It starts at sigmas[-2]. x has the level sigmas[-1]."),
@@ -212,7 +215,7 @@ def _(to_noise: object, g: Generator) -> str:
         },
         what="The noise",
     )  # fmt: skip
-    return "The same equation, read upwards."
+    return "The same equation, read upward."
 
 
 @exercise(

@@ -212,7 +212,7 @@ def _(walk_target: object, g: Generator) -> str:
             "restarted": (guess(restarted), "Every step starts from x again. Each should start where the one before ended."),
             "not divided": (y - r * x, "Now divide by 1 − r: what you have is (1 − r) x̃."),
             "upside down": (guess(y, 1 / r), "The ratio is upside down. It's the last level over the first, so it's below 1."),
-            "neighbours": (
+            "neighbors": (
                 guess(y, levels[-1] / levels[-2]),
                 "The student's step begins at the first level, so the ratio is the last level over the first.",
             ),
