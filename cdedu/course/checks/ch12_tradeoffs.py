@@ -146,8 +146,9 @@ def _(millions: object, errs: object, g: Generator) -> str:
         {
             "one step": (images * 6 / 78, "Nearly: that's for one step. This student takes two."),
             "not the student's": (images * 6 / 79, "The student's own calls cost something too: a sample saves 79 − 2."),
-            "Euler": (images * 5 / 77, "The row says Heun: its step calls the teacher twice."),
-            "no backward": (images * 4 / 77, "The student learns, and its backward pass counts as two."),
+            "Euler": (images * 5 / 77, "The row says Heun: its step calls the teacher twice. And the target is a call, too."),
+            "no backward": (images * 4 / 77, "Four passes an image are too few: the student learns, and its backward pass counts as two; or you left out the teacher, which takes the solver's step."),
+            "student alone": (images * 3 / 77, "Three passes an image: that's the student alone. Who answers at the next point, and who takes the step to it?"),
             "images": (images / 77, "You count one evaluation for each image of a batch. But student, target and teacher are all called, and the student learns."),
             "consistency training": (0.8 * 2048 * 4 / 77, "Those are the iterations and the cost of consistency *training*."),
             "its iterations": (0.8 * 2048 * 6 / 77, "800,000 are the iterations of consistency *training*. Distillation has 600,000."),
