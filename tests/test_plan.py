@@ -354,7 +354,7 @@ TABLE = """\
 | price, at 2 for a GPU's hour | 1 |
 | memory: weights | 0.01 GB |
 | memory: gradients | 0.01 GB |
-| memory: optimiser, two moments | 0.03 GB |
+| memory: optimizer, two moments | 0.03 GB |
 | memory: averages of the weights | 0.04 GB |
 | memory: teacher | 0.01 GB |
 | memory: gradients on their way between GPUs | 0.01 GB |

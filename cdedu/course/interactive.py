@@ -128,7 +128,7 @@ def plane(
     z = torch.tensor([start])
     still = _encoded(_small_png(_still(teacher, student, data[:400], z, sigmas, extent)))
     alt = (
-        "Two moons in grey, a noise point as a circle, the teacher's path from it to a moon as a blue line with dots, and the "
+        "Two moons in gray, a noise point as a circle, the teacher's path from it to a moon as a blue line with dots, and the "
         "student's one-step answer as an orange dot close to the path's end."
     )
     live = (

@@ -347,7 +347,7 @@ def _fixed_memory(recipe: Recipe, role: Role, gpus: int, net: Footprint, lpips: 
     parts = {
         "weights": size,
         "gradients": size,
-        "optimiser, two moments": 2 * size,
+        "optimizer, two moments": 2 * size,
         "averages of the weights": (1 + len(stage.more_emas)) * size,
         "target": size if student and stage.target_rate else 0,
         "teacher": size if student and stage.method != "easy" else 0,

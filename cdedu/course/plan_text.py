@@ -169,7 +169,7 @@ def plan_text(
         "frozen weights of the teacher": net.parameters * frozen,
         "weights that are trained": 4 * trained,
         "gradients": 4 * trained,
-        "optimiser, two moments": 8 * trained,
+        "optimizer, two moments": 8 * trained,
         "average of the weights": 4 * trained,
         "average of the target": 4 * trained * bool(target_rate),
         "gradients on their way between GPUs": 4 * trained if gpus > 1 else 0,
