@@ -97,14 +97,14 @@ def quality_of_calls(ax: Axes, part: dict[str, Any], metric: str) -> None:
     """Plot distance against evaluations, from a part of the record ``fair.json``: a teacher's samplers on EDM's grid (hollow, dashed) and
     on tuned grids (filled), and the same for its student; medians, with ranges for tuned ones. Anything far above the rest is cut off."""
     lines = (
-        ("ddim", "untuned", "DDIM, EDM's grid", TEACHER, "o--"),
-        ("dpm_solver", "untuned", "DPM-Solver++, EDM's grid", TEACHER, "^--"),
-        ("heun", "untuned", "Heun, EDM's grid", TEACHER, "s--"),
-        ("ddim", "tuned", "DDIM, tuned", TEACHER, "o-"),
-        ("dpm_solver", "tuned", "DPM-Solver++, tuned", TEACHER, "^-"),
-        ("heun", "tuned", "Heun, tuned", TEACHER, "s-"),
-        ("consistency", "untuned", "student, its recipe's levels", STUDENT, "D--"),
-        ("consistency", "tuned", "student, tuned", STUDENT, "D-"),
+        ("ddim", "untuned", None, TEACHER, "o--"),
+        ("dpm_solver", "untuned", None, TEACHER, "^--"),
+        ("heun", "untuned", None, TEACHER, "s--"),
+        ("consistency", "untuned", None, STUDENT, "D--"),
+        ("consistency", "tuned", "student", STUDENT, "D-"),
+        ("ddim", "tuned", "DDIM", TEACHER, "o-"),
+        ("dpm_solver", "tuned", "DPM-Solver++", TEACHER, "^-"),
+        ("heun", "tuned", "Heun", TEACHER, "s-"),
     )
     for sampler, kind, label, color, style in lines:
         rows = sorted(

@@ -154,7 +154,9 @@ def test_a_test_function_is_judged_by_what_it_lets_pass():
     core.spots(good, right, defects)
     with pytest.raises(core.Wrong, match="sign"):
         core.spots(blind, right, defects)
-    with pytest.raises(core.Wrong, match="refuses code that's right: plus"):
+    with pytest.raises(
+        core.Wrong, match="fails code that's right: plus\\. This line did it: `raise AssertionError`\\. What"
+    ):
         core.spots(strict, right, defects)
 
 

@@ -1,12 +1,14 @@
 """The closing quizzes: every question has one right answer and a sentence for each wrong one, and the same seed is the same quiz."""
 
+import re
+
 import book_ideas
 import nbformat
 import pytest
 from conftest import ROOT
 
 from cdedu.course.quiz import COUNT, TRACKS, Quiz, pool
-from cdedu.course.quiz.core import LETTERS, read
+from cdedu.course.quiz.core import LETTERS, _shown, read
 
 SEEDS = range(60)
 ALL = [(track, name) for track in TRACKS for name in pool(track)]
@@ -55,6 +57,22 @@ def test_a_question_has_one_right_answer_and_a_sentence_for_each_other(track: st
             for b in given[i + 1 :]:
                 apart = abs(a - b) > 2 * drawn.tolerance * max(abs(a), abs(b))
                 assert apart, f"{name}, seed {seed}: {a} and {b} cannot be told apart"
+
+
+@pytest.mark.parametrize("track", TRACKS)
+def test_the_length_of_an_option_does_not_tell(track: str) -> None:
+    import random
+
+    drawn = [question.draw(random.Random(0)) for question in pool(track).values()]
+    lengths = [(len(d.right), [len(w) for w in d.wrong]) for d in drawn if isinstance(d.right, str)]
+    for is_it in (
+        lambda right, wrong: right >= max(wrong),  # the longest
+        lambda right, wrong: right <= min(wrong),  # the shortest
+    ):
+        assert sum(is_it(*both) for both in lengths) <= 0.45 * len(lengths)
+    assert [
+        d.right for d in drawn if isinstance(d.right, str) and len(d.right) > 1.6 * max(map(len, d.wrong))
+    ] == []
 
 
 @pytest.mark.parametrize("track", TRACKS)
@@ -135,6 +153,11 @@ def test_answers_of_the_wrong_kind_are_named() -> None:
             quiz.answer(number, value)
     quiz.answer(letter, " B ")
     quiz.answer(number, "3.5")
+
+
+def test_a_key_writes_numbers_as_people_do() -> None:
+    assert [_shown(x) for x in (0.46212, 17.0, 6931.13, 100_000.0)] == ["0.4621", "17", "6,931", "100,000"]
+    assert not any(re.search(r"\de\+", Quiz(track, seed).key()) for track in TRACKS for seed in range(20))
 
 
 @pytest.mark.parametrize("track", TRACKS)

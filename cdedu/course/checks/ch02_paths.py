@@ -63,6 +63,7 @@ def _(calls: object, milliseconds: object, g: Generator) -> str:
             "per picture": (19 * 64, "That's the number of calls times 64. One call takes all 64 pictures at once."),
         },
         tolerance=1e-6,
+        what="calls",
     )  # fmt: skip
     near(
         number(milliseconds),
@@ -74,6 +75,7 @@ def _(calls: object, milliseconds: object, g: Generator) -> str:
             "time of 64": (760 * 64, "One call takes 40 ms for all 64 pictures together."),
         },
         tolerance=0.01,
+        what="milliseconds",
     )  # fmt: skip
     return "A model that needs a single call would answer in 40 ms."
 

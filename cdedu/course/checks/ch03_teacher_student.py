@@ -51,6 +51,7 @@ def _(calls_pairs: object, calls_progressive: object, calls_consistency: object,
             "pairs: walks not counted": (10_000, "Pairs: that's the number of pairs. Each is the end of a walk of 40 calls."),
         },
         tolerance=0.01,
+        what="calls_pairs",
     )  # fmt: skip
     near(
         number(calls_progressive),
@@ -66,6 +67,7 @@ def _(calls_pairs: object, calls_progressive: object, calls_consistency: object,
             ),
         },
         tolerance=0.01,
+        what="calls_progressive",
     )  # fmt: skip
     near(
         number(calls_consistency),
@@ -76,6 +78,7 @@ def _(calls_pairs: object, calls_progressive: object, calls_consistency: object,
             "consistency: rounds": (6_000_000, "Consistency: there's one student and there are no rounds."),
         },
         tolerance=0.01,
+        what="calls_consistency",
     )  # fmt: skip
     return "A new example costs 40, 2 and 1 calls. But the bill depends just as much on how many examples are new."
 

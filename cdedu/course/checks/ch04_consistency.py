@@ -59,6 +59,7 @@ def _(unnoticed: object, kept: object, g: Generator) -> str:
             "teacher forgotten": (1, "kept: the teacher takes a step for every example, so it has to be there during training. And the student isn't the one that generates."),
         },
         tolerance=0.01,
+        what="kept",
     )  # fmt: skip
     return "So only someone who looks at samples will notice a lost average."
 

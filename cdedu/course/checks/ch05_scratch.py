@@ -54,6 +54,7 @@ def _(one_image: object, students: object, g: Generator) -> str:
             "teacher learns": (16, "one_image: the teacher isn't being trained anymore. Its calls are forward passes, 1 each."),
         },
         tolerance=0.01,
+        what="one_image",
     )  # fmt: skip
     near(
         number(students),
@@ -66,11 +67,12 @@ def _(one_image: object, students: object, g: Generator) -> str:
             "images counted": (8 / 3, "students: those are images. An image costs 3, 4 or 6 evaluations, depending on who learns from it."),
         },
         tolerance=0.01,
+        what="students",
     )  # fmt: skip
     return "Students who share a teacher share its bill."
 
 
-def _mean_neighbour(x: Tensor, data: Tensor, sigma: float, sigma_next: float) -> Tensor:
+def _mean_neighbor(x: Tensor, data: Tensor, sigma: float, sigma_next: float) -> Tensor:
     guess = GaussianMixture(data, 0.0)(x, sigma)
     return x + (sigma_next - sigma) / sigma * (x - guess)
 
@@ -81,7 +83,7 @@ def _mean_neighbour(x: Tensor, data: Tensor, sigma: float, sigma_next: float) ->
     "code",
     "medium",
     15,
-    answers=("mean_neighbour",),
+    answers=("mean_neighbor",),
     hints=(
         "Not every data point is equally likely to be behind x. Chapter 1 gives the probabilities.",
         (
@@ -94,7 +96,7 @@ def _mean_neighbour(x: Tensor, data: Tensor, sigma: float, sigma_next: float) ->
         ),
     ),
 )
-def _(mean_neighbour: object, g: Generator) -> str:
+def _(mean_neighbor: object, g: Generator) -> str:
     sigma = 0.6 + 0.6 * float(torch.rand((), generator=g))
     sigma_next, data = 0.6 * sigma, torch.randn(7, 2, generator=g)
     x = data[:5] + sigma * torch.randn(5, 2, generator=g)
@@ -106,10 +108,10 @@ def _(mean_neighbour: object, g: Generator) -> str:
     def by(exponent: Tensor) -> Tensor:
         return to(exponent.softmax(1) @ data)
 
-    truth = _mean_neighbour(x, data, sigma, sigma_next)
+    truth = _mean_neighbor(x, data, sigma, sigma_next)
     guess = GaussianMixture(data, 0.0)(x, sigma)
     agree(
-        call(mean_neighbour, x, data, sigma, sigma_next),
+        call(mean_neighbor, x, data, sigma, sigma_next),
         truth,
         {
             "all alike": (
@@ -162,7 +164,7 @@ def _(mean_neighbour: object, g: Generator) -> str:
             f"From σ = {sigma:g} to {sigma / 2:g}, for x = ({place[0]:g}, {place[1]:g}),",
             UNDERFLOW,
             guess + 0.5 * (at.double() - guess),
-            mean_neighbour,
+            mean_neighbor,
             at,
             data,
             sigma,
@@ -209,6 +211,7 @@ def _(by_squares: object, by_absolute: object, g: Generator) -> str:
             "sign": (-mean, "by_squares: the point is closer to +1, so +1 is the more likely one."),
         },
         tolerance=0.03,
+        what="by_squares",
     )  # fmt: skip
     near(
         number(by_absolute),
@@ -221,6 +224,7 @@ def _(by_squares: object, by_absolute: object, g: Generator) -> str:
             "rarer one": (-1.0, "by_absolute: the student hears −1 only 27 % of the time. The median is the other one."),
         },
         tolerance=0.03,
+        what="by_absolute",
     )  # fmt: skip
     return "Same data, same grid: the distance decides what is learned."
 

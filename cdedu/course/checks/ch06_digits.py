@@ -288,7 +288,7 @@ def _(test_kernel: object, g: Generator) -> str:
     spots(
         test_kernel,
         {
-            "the formula of the chapter, whose single values lie on either side of zero": _kernel_distance("left out", "left out"),
+            "the chapter's formula (its values lie on both sides of zero)": _kernel_distance("left out", "left out"),
             "the package's kernel_distance": lambda x, y: torch.tensor(evaluation.kernel_distance(x, y)),
         },
         {

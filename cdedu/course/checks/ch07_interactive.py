@@ -147,23 +147,23 @@ def _(project: object, g: Generator) -> str:
     x, w = torch.randn(4, 3, 5, 5, generator=g), 0.1 + torch.rand(3, generator=g)
     w = w / w.sum()
     W = w.reshape(1, 3, 1, 1)
-    grey = (W * x).sum(1, keepdim=True)
-    right = W * grey / w.square().sum()
+    gray = (W * x).sum(1, keepdim=True)
+    right = W * gray / w.square().sum()
     agree(
         call(project, x, w),
         right,
         {
             "copied to all channels": (
-                grey.expand_as(x),
+                gray.expand_as(x),
                 ("PP = P, and the film's value is kept, but P isn't orthogonal: it also fixes what the film hasn't seen. Adding the same amount to all channels moves the color farther than it has to."),
             ),
             "equal weights": (
                 x.mean(1, keepdim=True).expand_as(x),
                 "That's the chapter's P, with equal weights. This film weighs the channels differently.",
             ),
-            "not divided": (W * grey, "Apply it twice: the second time it shrinks again. Divide by w · w, so that PP = P."),
+            "not divided": (W * gray, "Apply it twice: the second time it shrinks again. Divide by w · w, so that PP = P."),
             "divided by the length": (
-                W * grey / w.norm(),
+                W * gray / w.norm(),
                 "Apply it twice: the result changes. w occurs twice, so divide by its squared length.",
             ),
             "the rest": (x - right, "That's x − Px, the part that's left to the student."),
@@ -289,7 +289,7 @@ def _(test_redraw: object, g: Generator) -> str:
 
     spots(
         test_redraw,
-        {"with grid[steps[0]] in its first line, and noise whose size is near the level, never exactly on it": _redraw(level, level, level), "the package's stroke_to_image": package},
+        {"the code with grid[steps[0]] in its first line (its noise is about as large as the level says, never exactly)": _redraw(level, level, level), "the package's stroke_to_image": package},
         {
             "first noise": (
                 _redraw(index, level, level),

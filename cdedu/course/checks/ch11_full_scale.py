@@ -39,6 +39,7 @@ def _(images: object, parts: object, g: Generator) -> str:
             ),
         },
         tolerance=0.001,
+        what="images",
     )
     near(
         number(parts),
@@ -49,6 +50,7 @@ def _(images: object, parts: object, g: Generator) -> str:
             "all of them": (32, "parts: that's how many all four processes compute together. The question asks about one."),
         },
         tolerance=0.001,
+        what="parts",
     )  # fmt: skip
     return "Images, levels and noise are the same as before: they depend only on the place in the batch."
 

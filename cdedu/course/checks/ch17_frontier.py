@@ -132,6 +132,7 @@ def _(hours: object, pair: object, g: Generator) -> str:
             "second": (53.0, "That's the second run, with 1.51."),
         },
         tolerance=0.015,
+        what="hours",
     )
     choose(
         pair,

@@ -460,8 +460,13 @@ def at_edge(
         raise Wrong(key, f"{where} it gives {got:.4g} where {right:.4g} is right. {why}")
 
 
-def near(value: float, truth: float, mistakes: Mistakes | None = None, *, tolerance: float = 0.1) -> None:
-    """A prediction within ``tolerance`` (relative) of the truth; otherwise the mistake that explains it."""
+def near(
+    value: float, truth: float, mistakes: Mistakes | None = None, *, tolerance: float = 0.1, what: str = ""
+) -> None:
+    """A prediction within ``tolerance`` (relative) of the truth; otherwise the mistake that explains it.
+
+    ``what`` is its name, where an exercise asks for several.
+    """
 
     def close(a: float, b: float) -> bool:
         return abs(a - b) <= tolerance * max(abs(b), 1e-12)
@@ -471,12 +476,13 @@ def near(value: float, truth: float, mistakes: Mistakes | None = None, *, tolera
     for key, (other, message) in (mistakes or {}).items():
         if close(value, float(other)):
             raise Wrong(key, message)
+    said = f"{what}: {value:g}" if what else f"{value:g}"
     if value <= 0 < truth:
-        raise Wrong("not positive", f"It should be greater than 0; this is {value:g}.")
+        raise Wrong("not positive", f"{what or 'It'} should be greater than 0; this is {value:g}.")
     side = "low" if value < truth else "high"
     factor = value / truth if truth else math.inf
     far = "far too" if not 0.33 < factor < 3 else "too"
-    raise Wrong(f"{far} {side}", f"{value:g} is {far} {side}.")
+    raise Wrong(f"{far} {side}", f"{said} is {far} {side}.")
 
 
 def choose(value: Any, right: str, others: Mapping[str, str]) -> None:
@@ -517,12 +523,14 @@ def spots(test: Any, right: Mapping[str, Any], defects: Mapping[str, tuple[Any, 
     for name, error in refused.items():
         others = [other for other in right if other not in refused]
         why = (
-            f"It accepts other right code, {others[0]}, so the problem may be rounding, or the form of the code"
+            f"It passes other right code, {others[0]}, so the problem may be rounding, or the form of the code."
             if others
-            else "What it asserts doesn't hold for right code: print the values that it compares"
+            else "What it asserts doesn't hold for right code. Print the values that it compares."
         )
+        line = _where(error).removeprefix(" in the line ")
+        did = f" This line did it: {line}." if line else ""
         key = "refuses some right" if others else "refuses right"
-        raise Wrong(key, f"It refuses code that's right: {name}{_where(error)}. {why}.")
+        raise Wrong(key, f"Your test fails code that's right: {name}.{did} {why}")
     for name, (code, message) in defects.items():
         try:
             with own():

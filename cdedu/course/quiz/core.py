@@ -245,7 +245,7 @@ class Quiz:
         """The right answers, and what is wrong with the others."""
         lines = []
         for i, one in enumerate(self._asked, 1):
-            shown = f"({one.key}) {one.drawn.right}" if one.options else f"{one.drawn.right:.4g}"
+            shown = f"({one.key}) {one.drawn.right}" if one.options else _shown(one.drawn.right)
             lines += [f"**{i}.** {shown}", "", one.drawn.why, ""]
             for other, message in sorted(
                 one.drawn.wrong.items(), key=lambda item: str(self._place(one, item[0]))
@@ -255,12 +255,17 @@ class Quiz:
         return Sheet("\n".join(lines).rstrip())
 
     def _place(self, one: _Asked, other: Any) -> str:
-        return f"({LETTERS[one.options.index(other)]})" if one.options else f"{other:.4g}"
+        return f"({LETTERS[one.options.index(other)]})" if one.options else _shown(other)
 
     def _find(self, number: int) -> _Asked:
         if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= len(self._asked):
             raise ValueError(f"the questions are 1 to {len(self._asked)}; there is no {number!r}")
         return self._asked[number - 1]
+
+
+def _shown(value: float) -> str:
+    """A number for people: 0.4621, 17, 100,000."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _chapter(page: str) -> str:

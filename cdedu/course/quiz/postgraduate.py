@@ -108,7 +108,7 @@ def scales_trig(draw: Random) -> Drawn:
         {
             math.atan(sigma): "σ is to be measured in units of σ_d first.",
             sigma / 0.5: "That is tan t.",
-            math.atan(0.5 / sigma): "The ratio is turned round: t = 0 is clean data.",
+            math.atan(0.5 / sigma): "The ratio is flipped: t = 0 is clean data.",
         },
         "t = arctan(σ/σ_d), from 0 at the data to nearly π/2 at noise.",
     )
@@ -211,7 +211,7 @@ def any_sigma(draw: Random) -> Drawn:
         {
             math.sqrt(1 - alpha): "That is the noise beside √ᾱ x₀. Divide by √ᾱ, so that x₀ stands alone.",
             (1 - alpha) / alpha: "That is σ².",
-            math.sqrt(alpha / (1 - alpha)): "The ratio is turned round: ᾱ near 1 is clean.",
+            math.sqrt(alpha / (1 - alpha)): "The ratio is flipped: ᾱ near 1 is clean.",
         },
         "x_t = √ᾱ (x₀ + σz), so σ = √((1 − ᾱ)/ᾱ).",
     )
@@ -250,7 +250,7 @@ def guided_calls(draw: Random) -> Drawn:
     n = draw.choice([12, 18, 24])
     calls = 2 * n - 1
     return Drawn(
-        f"A guided teacher walks {n} points with Heun and a last step to 0. How many network calls are that?",
+        f"A guided teacher walks {n} points with Heun and a last step to 0. How many network calls is that?",
         2.0 * calls,
         {
             float(calls): "Each denoiser is two calls: with the label and without.",
@@ -270,7 +270,7 @@ def adversarial_hinge(draw: Random) -> Drawn:
     right = max(0.0, 1 - real) + max(0.0, 1 + fake)
     wrong = {
         max(0.0, 1 + real)
-        + max(0.0, 1 - fake): "The signs are turned round: real ones should score above 1, fakes below −1.",
+        + max(0.0, 1 - fake): "The signs are flipped: real ones should score above 1, fakes below −1.",
         fake - real: "The hinge is missing: beyond the margin of 1 nothing is to be gained.",
         -right: "A loss of hinges is never negative.",
     }
@@ -290,11 +290,11 @@ def matching_gradient(draw: Random) -> Drawn:
         f"{real:g} and the fake one {fake:g}. What is the gradient at x, (D_fake − D_real)/|x − D_real|?",
         gradient,
         {
-            -gradient: "The sign is turned round: descent along it would lead away from the data.",
+            -gradient: "The sign is flipped: descent along it would lead away from the data.",
             fake - real: "The division by |x − D_real| is missing; it makes all noise levels weigh alike.",
             (fake - real) / abs(x - fake): "The norm is the distance to the real guess.",
         },
-        "Descent moves x from what the student tends to draw towards what the data would have there.",
+        "Descent moves x from what the student tends to draw toward what the data would have there.",
     )
 
 
@@ -323,7 +323,7 @@ def frontier_clock(draw: Random) -> Drawn:
         t / (1 - t),
         {
             t: "Divide x_t by 1 − t first, so that x₀ stands alone.",
-            (1 - t) / t: "Turned round: t = 0 is clean data.",
+            (1 - t) / t: "Flipped: t = 0 is clean data.",
             t
             / math.sqrt(
                 (1 - t) ** 2 + t**2

@@ -69,8 +69,8 @@ def paths_step(draw: Random) -> Drawn:
         right,
         {
             d: "That jumps to the guess. The step goes only part of the way, because the guess is a mean of many candidates.",
-            x * lower / sigma: "That walks towards 0. The step goes towards the guess D.",
-            x + (sigma - lower) * (x - d) / sigma: "The sign is turned: that walks away from the guess.",
+            x * lower / sigma: "That walks toward 0. The step goes toward the guess D.",
+            x + (sigma - lower) * (x - d) / sigma: "The sign is flipped: that walks away from the guess.",
             x + (lower - sigma) * (x - d): "The direction is (x − D)/σ; the division by σ is missing.",
         },
         "x′ = x + (σ′ − σ)(x − D)/σ, a part of the way to the guess.",
@@ -163,7 +163,7 @@ def lesson_pairs(draw: Random) -> Drawn:
 def lesson_rounds(draw: Random) -> Drawn:
     rounds = draw.choice([4, 5, 6, 7])
     return Drawn(
-        f"Progressive distillation takes a teacher of {2**rounds} steps down to one step. How many rounds are that?",
+        f"Progressive distillation takes a teacher of {2**rounds} steps down to one step. How many rounds is that?",
         float(rounds),
         {
             float(2**rounds - 1): "A round does not remove one step, it halves their number.",
@@ -242,18 +242,18 @@ def fast_frame(draw: Random) -> Drawn:
 
 
 def edit_shift(draw: Random) -> Drawn:
-    channels, grey = draw.choice([((0.2, 0.4, 0.9), 0.6), ((-0.3, 0.1, 0.5), 0.3), ((0.6, 0.0, 0.3), 0.5)])
+    channels, gray = draw.choice([((0.2, 0.4, 0.9), 0.6), ((-0.3, 0.1, 0.5), 0.3), ((0.6, 0.0, 0.3), 0.5)])
     mean = sum(channels) / 3
     first = channels[0]
     return Drawn(
-        f"The gray value of a pixel, the mean of its channels, is known to be {grey:g}. The student's pixel is {channels}. "
+        f"The gray value of a pixel, the mean of its channels, is known to be {gray:g}. The student's pixel is {channels}. "
         "What is its first channel after x ← Py + (x − Px)?",
-        first + grey - mean,
+        first + gray - mean,
         {
-            grey: "That overwrites all channels with the gray value. Only their mean is known; their differences are the student's.",
+            gray: "That overwrites all channels with the gray value. Only their mean is known; their differences are the student's.",
             first: "Then the mean of the channels would still be wrong.",
             first
-            * grey
+            * gray
             / mean: "That scales the channels. A projection shifts them: the same amount for all three.",
         },
         "P replaces the channels by their mean, so all three are shifted by the same amount.",
