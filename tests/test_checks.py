@@ -48,7 +48,7 @@ def test_cells_with_outputs_count_as_run():
 def test_every_chapter_has_enough_exercises():
     for path in script.sources():
         cells = script.nbformat.read(path, as_version=4).cells
-        enough = 4 if int(path.stem[:2]) <= 7 else 2 if path.stem[:2] in ("10", "11") else 3
+        enough = 4 if int(path.stem[:2]) <= 11 else 3
         assert sum("exercise" in c.metadata for c in cells) >= enough, path.name
 
 

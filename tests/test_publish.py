@@ -157,15 +157,29 @@ def test_the_weights_of_a_release_are_whole(tmp_path: Path) -> None:
     assert models == sorted(json.loads((WEIGHTS / "hashes.json").read_text(encoding="utf-8")))
     for name in models:
         assert type(cdedu.load(folder / "weights" / f"{name}.safetensors")) is type(cdedu.load(name))
+    folders = {p.relative_to(WEIGHTS).as_posix(): p for p in WEIGHTS.glob("*/**/*") if p.is_file()}
+    assert {"captioned-teacher/unet/config.json", "captioned-lora/pytorch_lora_weights.safetensors"} <= {
+        *folders
+    }
+    for name, shipped in folders.items():
+        assert (folder / "weights" / name).read_bytes() == shipped.read_bytes(), name
 
 
-def test_damaged_weights_are_not_released(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("toy-student.safetensors", "is missing or not what hashes.json says"),
+        ("captioned-teacher/unet/config.json", "is missing or not what captioned.json says"),
+        ("captioned-lora/pytorch_lora_weights.safetensors", "can't be read"),
+    ],
+)
+def test_damaged_weights_are_not_released(tmp_path: Path, name: str, words: str) -> None:
     shutil.copytree(WEIGHTS, tmp_path / "cdedu" / "weights")
-    with (tmp_path / "cdedu" / "weights" / "toy-student.safetensors").open("ab") as file:
+    (tmp_path / "results").mkdir()
+    shutil.copy2(release.ROOT / "results" / "captioned.json", tmp_path / "results")
+    with (tmp_path / "cdedu" / "weights" / name).open("ab") as file:
         file.write(b"more")
-    with pytest.raises(
-        SystemExit, match=r"toy-student\.safetensors is missing or not what hashes\.json says"
-    ):
+    with pytest.raises(SystemExit, match=re.escape(f"{name} {words}")):
         release.write_weights(tmp_path / "out.zip", tmp_path)
     assert not (tmp_path / "out.zip").exists()
 

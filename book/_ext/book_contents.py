@@ -37,7 +37,9 @@ def steps() -> dict[str, tuple[str, int, int, str]]:
 def chapters() -> list[str]:
     """The chapters of both tracks, in order, without the quizzes and the page that is run and not taught."""
     return [
-        page for page in pages() if re.match(r"book/(undergraduate|postgraduate)/(?!quiz|your_model)", page)
+        page
+        for page in pages()
+        if re.match(r"book/(undergraduate|postgraduate)/(?!quiz|your_model|colab_t4)", page)
     ]
 
 

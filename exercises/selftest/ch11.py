@@ -2,6 +2,7 @@
 
 import math
 from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import torch
@@ -104,3 +105,90 @@ def _(batch, processes, block, image, fixed, memory):
 @wrong("full-part", "type")
 def _(batch, processes, block, image, fixed, memory):
     return "sixteen"
+
+
+# --- how often to save -------------------------------------------------------------------------------
+
+right("full-save", minutes=9.5, lost=5.3)
+unusual("full-save", minutes=torch.tensor([9.487]), lost=Fraction(527, 100))
+wrong("full-save", "seconds", minutes=569)
+wrong("full-save", "whole interval", minutes=6.7)
+wrong("full-save", "hours", minutes=0.158)
+wrong("full-save", "squared", minutes=2 * 15 * 10_800 / 60)
+wrong("full-save", "all the time", minutes=0.25)
+wrong("full-save", "at the end", minutes=180)
+wrong("full-save", "half a session", minutes=90)
+wrong("full-save", "one of two", lost=2.6)
+wrong("full-save", "a share", lost=0.053)
+wrong("full-save", "whole interval lost", lost=7.9)
+wrong("full-save", "a session's", lost=9.5)
+
+
+# --- the ruler in the loss ---------------------------------------------------------------------------
+
+
+@right("full-ruler")
+def by_what_is_left(plain, tuned, floor, plain_2, tuned_2, floor_2):
+    left = ((tuned - floor) / (plain - floor)).mean()
+    left_2 = ((tuned_2 - floor_2) / (plain_2 - floor_2)).mean()
+    return (1 - left_2) / (1 - left)
+
+
+@unusual("full-ruler")
+def by_loops(plain, tuned, floor, plain_2, tuned_2, floor_2):
+    """Sums over as many seeds are as good as means."""
+    total = [0.0, 0.0]
+    for i, (p, t, f) in enumerate(((plain, tuned, floor), (plain_2, tuned_2, floor_2))):
+        for before, after in zip(p.tolist(), t.tolist(), strict=True):
+            total[i] += (before - after) / (before - f)
+    return total[1] / total[0]
+
+
+@fragile("full-ruler", "cancellation")
+def rulers_in_single_precision(plain, tuned, floor, plain_2, tuned_2, floor_2):
+    return by_what_is_left(plain.float(), tuned.float(), floor, plain_2.float(), tuned_2.float(), floor_2)
+
+
+@wrong("full-ruler", "raw")
+def _(plain, tuned, floor, plain_2, tuned_2, floor_2):
+    return (plain_2 - tuned_2).mean() / (plain - tuned).mean()
+
+
+@wrong("full-ruler", "no floor")
+def _(plain, tuned, floor, plain_2, tuned_2, floor_2):
+    return (1 - tuned_2 / plain_2).mean() / (1 - tuned / plain).mean()
+
+
+@wrong("full-ruler", "swapped")
+def _(plain, tuned, floor, plain_2, tuned_2, floor_2):
+    return by_what_is_left(plain, tuned, floor_2, plain_2, tuned_2, floor)
+
+
+@wrong("full-ruler", "inverse")
+def _(plain, tuned, floor, plain_2, tuned_2, floor_2):
+    return 1 / by_what_is_left(plain, tuned, floor, plain_2, tuned_2, floor_2)
+
+
+@wrong("full-ruler", "remains")
+def _(plain, tuned, floor, plain_2, tuned_2, floor_2):
+    return ((tuned_2 - floor_2) / (plain_2 - floor_2)).mean() / ((tuned - floor) / (plain - floor)).mean()
+
+
+@wrong("full-ruler", "in the ruler")
+def _(plain, tuned, floor, plain_2, tuned_2, floor_2):
+    return 1 - by_what_is_left(plain, tuned, floor, plain_2, tuned_2, floor_2)
+
+
+@wrong("full-ruler", "mean of ratios")
+def _(plain, tuned, floor, plain_2, tuned_2, floor_2):
+    return ((plain_2 - tuned_2) / (plain_2 - floor_2) / ((plain - tuned) / (plain - floor))).mean()
+
+
+@wrong("full-ruler", "own gain")
+def _(plain, tuned, floor, plain_2, tuned_2, floor_2):
+    return ((plain - tuned) / (plain - floor)).mean()
+
+
+@wrong("full-ruler", "other gain")
+def _(plain, tuned, floor, plain_2, tuned_2, floor_2):
+    return ((plain_2 - tuned_2) / (plain_2 - floor_2)).mean()

@@ -137,6 +137,7 @@ def chosen(paths: list[str]) -> list[Path]:
     found = [Path(p).resolve() for p in paths] or [
         *sorted((ROOT / "book").rglob("[0-9]*.ipynb")),
         ROOT / "book" / "postgraduate" / "your_model.ipynb",
+        ROOT / "book" / "postgraduate" / "colab_t4.ipynb",
         *sorted((ROOT / "exercises").glob("*.ipynb")),
     ]
     for path in found:

@@ -29,6 +29,8 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 import yaml
 from book_contents import pages
 from book_launch import address
+from safetensors import SafetensorError
+from safetensors.torch import load
 
 ROOT = Path(__file__).resolve().parents[2]
 HTML = Path(os.environ.get("BOOK_HTML") or ROOT / "_build" / "html")
@@ -50,13 +52,16 @@ OUTWARD = """([site, book]) => { for (const a of document.querySelectorAll('a[hr
 
 ABOUT_WEIGHTS = """The weights of the course on consistency distillation, version {version}.
 
-weights/   one safetensors file a model; the header says recipe and shape
+weights/   one safetensors file a model; the header says recipe and shape. A folder is a model, or an adapter, of diffusers
 results/   the record of each training: recipe, seed, commit, data, hardware, date, and what was measured
 SHA256     of every file: sha256sum -c SHA256
 
 The models that the package has come with it by their names, cdedu.load("digits-student"). A file is loaded by its path:
 
     cdedu sample weights/digits-student.safetensors --steps 1
+
+diffusers reads a folder: StableDiffusionPipeline.from_pretrained("weights/captioned-teacher"). The instructor's guide has a lab of
+90 minutes on these files.
 
 Apache-2.0, see LICENSE.
 """
@@ -79,20 +84,36 @@ def write_zip(path: Path, html: Path) -> None:
 
 
 def write_weights(path: Path, root: Path = ROOT) -> None:
-    """Every shipped model whose hash is as it was written down, the records, and their own hashes.
+    """Every shipped model whose hash is as it was written down, in files and in folders, the records, and their own hashes.
 
     Raises:
         SystemExit: if a file is missing or is not the one that was shipped.
     """
-    folder = root / "cdedu" / "weights"
+    folder, captioned = root / "cdedu" / "weights", root / "results" / "captioned.json"
+    said = {
+        f"{name}.safetensors": ("hashes.json", shipped)
+        for name, shipped in json.loads((folder / "hashes.json").read_text(encoding="utf-8")).items()
+    }
+    if captioned.is_file():
+        recorded = json.loads(captioned.read_text(encoding="utf-8"))["weights"]
+        said = {name: (captioned.name, shipped) for name, shipped in recorded.items()} | said
     files = {}
-    for name, shipped in json.loads((folder / "hashes.json").read_text(encoding="utf-8")).items():
-        file = folder / f"{name}.safetensors"
+    for name, (where, shipped) in said.items():
+        file = folder / name
         if not file.is_file() or sha256(file.read_bytes()).hexdigest() != shipped:
             sys.exit(
-                f"release: {file.name} is missing or not what hashes.json says; `git checkout {file.relative_to(root)}`"
+                f"release: {name} is missing or not what {where} says; `git checkout {file.relative_to(root)}`"
             )
-        files[f"weights/{file.name}"] = file.read_bytes()
+        files[f"weights/{name}"] = file.read_bytes()
+    # The adapter has no recorded hash; that it can be read is what can be asked of it.
+    for file in (p for p in folder.glob("*/**/*") if p.is_file()):
+        name = file.relative_to(folder).as_posix()
+        if name not in said and file.suffix == ".safetensors":
+            try:
+                load(file.read_bytes())
+            except SafetensorError as error:
+                sys.exit(f"release: {name} can't be read ({error}); `git checkout {file.relative_to(root)}`")
+        files[f"weights/{name}"] = file.read_bytes()
     files |= {f"results/{file.name}": file.read_bytes() for file in (root / "results").glob("*.json")}
     files["LICENSE"] = (root / "LICENSE").read_bytes()
     files["README.txt"] = ABOUT_WEIGHTS.format(version=version("cdedu")).encode()

@@ -1,9 +1,20 @@
-"""The exercises of chapter 11: one batch on many processes."""
+"""The exercises of chapter 11: one batch on many processes, how often to save, and a ruler that sat in the loss."""
+
+import math
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor, rand
 
-from cdedu.course.checks.core import Wrong, attempted, call, exercise, near, number
+from cdedu.course.checks.core import (
+    Wrong,
+    agree,
+    at_edge,
+    attempted,
+    call,
+    exercise,
+    near,
+    number,
+)
 
 
 @exercise(
@@ -97,3 +108,123 @@ def _(largest_part: object, g: Generator) -> str:
             numbers = f"batch {batch}, {processes} processes, block {block}, {image:,} bytes an image, {fixed:,} fixed, {memory:,} in all"
             raise Wrong(key, f"For {numbers} it gives {got:g} where {right} is right. {message}")
     return "What is computed at once is up to the machine; what a step sees is up to the recipe."
+
+
+@exercise(
+    "full-save",
+    "How often to save",
+    "predict",
+    "medium",
+    10,
+    answers=("minutes", "lost"),
+    hints=(
+        (
+            "Save after every t seconds. What share of the time goes into saving, and what share into work that's done twice? "
+            "One falls with t, the other rises."
+        ),
+        (
+            "A session that ends at no particular moment ends, on average, in the middle of an interval. How often does that "
+            "happen, and what does it cost each time?"
+        ),
+        "The two shares are s/t and (t/2)/M. Where a falling and a rising term of this kind add up to the least, how do they compare?",
+    ),
+)
+def _(minutes: object, lost: object, g: Generator) -> str:
+    save, session = 15.0, 3 * 3600.0
+    best = math.sqrt(2 * save * session)
+    near(
+        number(minutes),
+        best / 60,
+        {
+            "seconds": (best, "minutes: that's in seconds."),
+            "whole interval": (math.sqrt(save * session) / 60, "minutes: a break costs half an interval on average, not a whole one."),
+            "hours": (best / 3600, "minutes: that's in hours."),
+            "squared": (best**2 / 60, "minutes: you have the square of it. The best interval goes with the root of the two times."),
+            "all the time": (save / 60, "minutes: then the run does nothing but save: half of its time goes into that."),
+            "at the end": (session / 60, "minutes: that's a whole session. It ends without warning, and most of the time you'd have saved nothing."),
+            "half a session": (session / 120, "minutes: then a break costs 45 minutes of work. Saving is far cheaper than that."),
+        },
+        tolerance=0.05,
+    )  # fmt: skip
+    least = 100 * (save / best + best / 2 / session)
+    near(
+        number(lost),
+        least,
+        {
+            "one of two": (least / 2, "lost: that's one of the two losses. At the best interval they're equal, and both are paid."),
+            "a share": (least / 100, "lost: give it in percent."),
+            "whole interval lost": (100 * (save / best + best / session), "lost: a break costs half an interval on average, not a whole one."),
+            "a session's": (least / 100 * session / 60, "lost: those are the minutes that a session of three hours loses. What percent of it is that?"),
+        },
+        tolerance=0.06,
+    )  # fmt: skip
+    return "The valley is flat: half or twice the interval costs only a quarter more."
+
+
+@exercise(
+    "full-ruler",
+    "The ruler in the loss",
+    "code",
+    "medium",
+    20,
+    answers=("gain_left",),
+    hints=(
+        "Take one ruler first. Of its distance, how much could training have removed at all? And what share of that did it remove?",
+        (
+            "Real images against real ones have a distance too, and no training removes it. Subtract it on both sides before "
+            "you form a ratio. Each ruler has its own."
+        ),
+        (
+            "You have a gain per seed and ruler. When one seed's gain happens to be almost 0, what would its ratio do to a "
+            "mean over ratios? Average first."
+        ),
+    ),
+)
+def _(gain_left: object, g: Generator) -> str:
+    def ruler(size: float, gain: float) -> tuple[Tensor, Tensor, float]:
+        floor = size * (0.2 + 0.2 * rand((), generator=g).item())
+        excess = size * (1 + 0.3 * rand(5, generator=g).double())
+        share = gain * (0.5 + rand(5, generator=g).double())
+        return floor + excess, floor + excess * (1 - share), floor
+
+    def gains(plain: Tensor, tuned: Tensor, floor: float = 0.0) -> Tensor:
+        return 1 - (tuned - floor) / (plain - floor)
+
+    own, other = ruler(4.0, 0.5), ruler(30.0, 0.2)
+    (plain, tuned, floor), (plain_2, tuned_2, floor_2) = own, other
+    truth = gains(*other).mean() / gains(*own).mean()
+    raw = (plain_2 - tuned_2).mean() / (plain - tuned).mean()
+    bare = gains(plain_2, tuned_2).mean() / gains(plain, tuned).mean()
+    swapped = gains(plain_2, tuned_2, floor).mean() / gains(plain, tuned, floor_2).mean()
+    remains = (1 - gains(*other)).mean() / (1 - gains(*own)).mean()
+    of_ratios = (gains(*other) / gains(*own)).mean()
+    agree(
+        call(gain_left, *own, *other),
+        truth,
+        {
+            "raw": (raw, "You compare gains in the rulers' own units. One has distances around 5, the other around 40: measure each gain as a share of what there was to gain."),
+            "no floor": (bare, "Part of each distance is its floor, which no training removes. The gain is a share of what lies *above* the floor."),
+            "swapped": (swapped, "Each ruler has a floor of its own, and here they got swapped."),
+            "inverse": (1 / truth, "It's upside down: the question is how much of the loss's own ruler's gain the *other* one confirms."),
+            "remains": (remains, "That compares what is still there after the training. A gain is what went away: 1 minus that."),
+            "in the ruler": (1 - truth, "That's the part that the second ruler doesn't confirm. The question asks for the part that it does."),
+            "mean of ratios": (of_ratios, "You average ratios. One seed with a small gain moves such a mean as it likes: average the gains first, then divide."),
+            "own gain": (gains(*own).mean(), "That's the gain by the ruler in the loss. What does the other one say, and how do the two compare?"),
+            "other gain": (gains(*other).mean(), "That's the gain by the second ruler. How does it compare with the gain by the first?"),
+        },
+    )  # fmt: skip
+    excess = torch.tensor([3e-5, 4e-5, 5e-5], dtype=torch.float64)
+    at_edge(
+        "For distances that lie only 0.0001 above a floor of 1,000",
+        "Small differences of large numbers: seven digits aren't enough for them. The distances come in float64; keep them there.",
+        torch.tensor(0.5),
+        gain_left,
+        1000 + 2 * excess,
+        1000 + excess,
+        1000.0,
+        1000 + 4 * excess,
+        1000 + 3 * excess,
+        1000.0,
+        key="cancellation",
+    )
+    return "A number near 1 says that the gain was real, near 0 that it was in the ruler. Which one it is, nobody can tell from FID alone."
