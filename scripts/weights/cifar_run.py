@@ -522,7 +522,7 @@ def publish(out: Path, data: Dataset, others: list[Path] | None = None) -> None:
     old = read_record(RECORD) if RECORD.is_file() else None
     chosen: dict[str, Any] = dict(old["metrics"]["chosen"]) if old else {}
     states = {series: state for series in ("teacher", "cd") if (state := last_state(out, series))}
-    if not states:
+    if not any(part.state(out).is_file() for part in PLAN):
         raise SystemExit(f"cifar_run: there is no state in {out}; start the run with go")
     for series, state in states.items():
         images = checkpoints.read_header(state)["images"]
