@@ -186,7 +186,7 @@ def test_memory_is_the_sum_of_its_parts():
     # besides: teacher, target, gradients in transit, copies in half precision
     assert student.total_memory == 10 * weights + half.copies + 256 * half.activations
     assert (
-        named(student.memory, "optimiser") == 2 * weights and named(student.memory, "averages") == 3 * weights
+        named(student.memory, "optimizer") == 2 * weights and named(student.memory, "averages") == 3 * weights
     )
     easy = replace(recipe, student=replace(recipe.student, method="easy"))
     assert named(plan(easy, "h100").memory, "teacher") == 0

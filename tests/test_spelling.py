@@ -30,8 +30,6 @@ NAMES = re.compile(
 )
 # Words that a stored output repeats: they go with the next run of the notebook that holds it.
 STORED = {
-    "optimiser, two moments",
-    "Two moons in grey",
     "distil a student with the recipe's own network",
     "or distil again with a wider range",
     "The adapter backwards",
