@@ -124,7 +124,6 @@ def _(guess, x, sigma, eps):
 right("consistency-seam", seam=0.4 + 80 * torch.special.ndtri(torch.tensor(0.3)))
 right("consistency-seam", seam=-41.6)
 wrong("consistency-seam", "mean forgotten", seam=80 * torch.special.ndtri(torch.tensor(0.3)))
-wrong("consistency-seam", "mean forgotten", seam=-42)
 wrong("consistency-seam", "middle", seam=0)
 wrong("consistency-seam", "nearest", seam=0.4)
 wrong("consistency-seam", "sign", seam=42.35)
