@@ -309,8 +309,8 @@ def continuous_consistency_loss(
         c: of the normalization; None leaves the tangent as it is.
         balance: a learned ln-weight w(σ) → (B,): the loss becomes :math:`e^w \mathcal L - w`, smallest where :math:`e^w = 1/\mathcal L`.
             Only this function takes it: :func:`~cdedu.training.distill` trains nothing but the student, and refuses it; a method of your
-                own can train w as well. There is no prior weight in front of :math:`e^w`; for SANA-Sprint's 1/σ, subtract ln σ from
-                ``balance``.
+            own can train w as well. There is no prior weight in front of :math:`e^w`; for SANA-Sprint's 1/σ, subtract ln σ from
+            ``balance``.
 
     Source: Lu & Song 2024 (sCM), section 4 and algorithm 1, written in σ.
     """
