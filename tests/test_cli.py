@@ -911,8 +911,8 @@ def test_a_guided_student_leaves_at_one_weight_and_its_folder_is_a_student(cdedu
 
 
 GUIDANCE = {
-    "distill digits --guidance 2": "digits-teacher has no labels, so there is nothing to guide towards",
-    "distill toy --guidance 1 4": "toy-teacher has no labels, so there is nothing to guide towards",
+    "distill digits --guidance 2": "digits-teacher has no labels, so there is nothing to guide toward",
+    "distill toy --guidance 1 4": "toy-teacher has no labels, so there is nothing to guide toward",
     "distill digits --teacher labelled --guidance 4 1": "--guidance 4 1: give one weight, or a lower and a higher one",
     "distill digits --teacher labelled --guidance 1 2 3": "--guidance 1 2 3: give one weight",
     "distill digits --teacher labelled --guidance -1": "--guidance = -1.0, but it must be at least 0, each",
