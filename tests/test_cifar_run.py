@@ -120,7 +120,7 @@ def test_a_student_and_its_ablations_share_a_teacher_and_are_measured_in_one_ste
     small, monkeypatch, capsys
 ):
     shorts = [
-        cifar_run.Part(p.series, 64, 32, p.lr, 0.9, (), p.stage, p.distance)
+        cifar_run.Part(p.series, 64, 32, p.lr, 0.9, (), p.stage, p.distance, p.guidance)
         for p in cifar_run.PLAN_OF_STUDENTS
     ]
     monkeypatch.setattr(cifar_run, "PLAN", (cifar_run.Part("teacher", 32, 32, 1e-3, 0.9, ()), *shorts))
@@ -131,13 +131,16 @@ def test_a_student_and_its_ablations_share_a_teacher_and_are_measured_in_one_ste
     assert student.header.images == 64 and teacher.header.images == 32
     elsewhere = small / "elsewhere"
     assert cifar_run.current(elsewhere, cifar_run.Diary(elsewhere)).series == "l2"
-    cifar_run.go(elsewhere, DATA, only=("l2", "perceptual", "easy"))
+    cifar_run.go(elsewhere, DATA, only=("l2", "perceptual", "easy", "guided"))
     headers = {p.series: checkpoints.read_header(p.model(elsewhere)) for p in shorts[1:]}
     made = {
         series: (h["recipe"]["student"]["method"], h["recipe"]["student"]["distance"])
         for series, h in headers.items()
     }
     assert made["easy"][0] == "easy" and made["l2"] == ("distillation", "l2")
+    assert (
+        headers["guided"]["teacher"]["guidance"] == 2.0 and headers["guided"]["warm_restart"]["images"] == 0
+    )
     assert all(h["teacher"]["images"] == 32 for h in headers.values())
     cifar_run.judge(elsewhere, DATA)
     for _ in range(2):  # the second time, there is nothing new

@@ -16,8 +16,8 @@ five sheets of pictures are kept. Batches begin small, when steps count for more
 before it left.
 
 The student is told the class and is not guided: then teacher and student aim at the same distribution and their distances can be held
-against each other, a step costs six evaluations and not eight, and the student leaves as a plain diffusers pipeline. Guidance is shown
-on the teacher. The ablations start from the same teacher as the student, and are compared with it at equal evaluations.
+against each other, a step costs six evaluations and not eight, and the student leaves as a plain diffusers pipeline. Another student
+goes on from it with a guided teacher. The ablations start from the same teacher as the student, and are compared with it at equal evaluations.
 """
 
 import argparse
@@ -45,6 +45,7 @@ from cdedu.evaluation import cifar_classifier, cifar_referee, features, frechet_
 from cdedu.evaluation.comparison import Ruler
 from cdedu.files import replacing
 from cdedu.losses import Distance, perceptual
+from cdedu.methods.guidance import GuidedDenoiser
 from cdedu.networks.classifiers import CifarClassifier
 from cdedu.recipes import Recipe, get_recipe
 from cdedu.records import Study, commit, hardware, read_record, write_record
@@ -87,6 +88,8 @@ class Part:
     stage: dict[str, Any] = field(default_factory=dict)
     """What else differs from the recipe's student."""
     distance: Distance | None = None
+    guidance: float | None = None
+    """Weight with which a student's teacher is guided; none by default."""
 
     @property
     def role(self) -> str:
@@ -126,6 +129,8 @@ PLAN_OF_STUDENTS = (
     Part("l2", 25_024, 64, 6e-4, 0.999, LATE, {"distance": "l2"}),
     Part("perceptual", 25_024, 64, 6e-4, 0.999, LATE, distance=classifier_distance),
     Part("easy", 37_504, 64, 6e-4, 0.999, LATE, {"method": "easy"}),
+    # The guided teacher costs a call more at each end of its step: eight evaluations an image.
+    Part("guided", 100_000, 64, 6e-4, 0.999, LATE, guidance=2.0),
 )
 PLAN = (
     Part("teacher", 300_000, 32, 6e-4, 0.999, (0.998, 0.9995)),
@@ -257,6 +262,8 @@ def begin(out: Path, series: str) -> tuple[Path | None, int]:
     known = [part.model(out) for part in parts] + [published(series)]
     seen = {path: int(checkpoints.read_header(path)["images"]) for path in known if path.is_file()}
     best = max(seen, key=lambda path: seen[path], default=None)
+    if best is None and series == "guided" and published("cd").is_file():
+        return published("cd"), 0  # it has learned where walks end, only not yet which
     return best, seen[best] if best else 0
 
 
@@ -364,8 +371,13 @@ def go(out: Path, data: Dataset, only: Collection[str] = ()) -> None:
         else:
             header = {"images": teacher.header.images, **teacher.header.facts}
             known = {key: header[key] for key in ("images", "average", "reached") if key in header}
+            asked: nn.Module = teacher
+            if part.guidance is not None:
+                known["guidance"] = part.guidance
+                asked = GuidedDenoiser(teacher, part.guidance, null=recipe.network.classes - 1)
             facts.setdefault("teacher", known)
-            states = distill(recipe, teacher, data, distance=part.distance, **options)
+            student = ConsistencyModel.from_teacher(teacher, recipe.sigma_min)
+            states = distill(recipe, asked, data, student=student, distance=part.distance, **options)
         run.drive(watched(states, run, part, diary, ruler))
 
 
@@ -521,7 +533,7 @@ def publish(out: Path, data: Dataset, others: list[Path] | None = None) -> None:
     gather(out, others or [], data)
     old = read_record(RECORD) if RECORD.is_file() else None
     chosen: dict[str, Any] = dict(old["metrics"]["chosen"]) if old else {}
-    states = {series: state for series in ("teacher", "cd") if (state := last_state(out, series))}
+    states = {series: state for series in ("teacher", "cd", "guided") if (state := last_state(out, series))}
     if not any(part.state(out).is_file() for part in PLAN):
         raise SystemExit(f"cifar_run: there is no state in {out}; start the run with go")
     for series, state in states.items():
