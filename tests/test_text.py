@@ -1314,7 +1314,7 @@ def test_an_interrupted_run_goes_on_and_nothing_good_is_lost(tiny, captioned, tm
     for more, text in (
         (
             ("--guidance", 3, 4),
-            "began with --guidance 6 16, now it is 3 4; resume with the same, or begin anew",
+            "began with --guidance 6 16, now it is 3 4; resume with the same, or start over",
         ),
         (("--teacher", tiny["sdxl"]), "began with --teacher"),
         (("--precision", "bf16"), "began with --precision fp32, now it is bf16"),
