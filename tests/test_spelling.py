@@ -33,16 +33,11 @@ STORED = {
     "distil a student with the recipe's own network",
     "or distil again with a wider range",
     "The adapter backwards",
-    "The same equation, read upwards.",
-    "tends to draw towards what",
-    "walks towards 0",
     # keys of diagnoses, which exercises/selftest repeats
     "no normalisation",
     "normalised too early",
-    "not neighbours",
     "time backwards",
     "all backwards",
-    "goes towards the guess",
 }
 
 TEXTS = [

@@ -22,6 +22,7 @@ from cdedu.noise import SIGMA_MIN
 from cdedu.recipes import get_recipe
 from cdedu.teacher import Denoiser
 from scripts.studies.bench import Bench, arguments, brief, weights
+from scripts.studies.fair import untuned
 
 NAME = "cifar10-small"
 ROWS = {"consistency": (1, 2, 4), "ddim": (4, 10), "dpm_solver": (4, 10), "heun": (5, 9)}
@@ -45,10 +46,7 @@ class Conditional:
 
 def grids(sampler: str, evaluations: int) -> list[Grid]:
     """EDM's, or the levels of a student by the recipe; then the others."""
-    recipe, points = get_recipe(NAME), points_of(sampler, evaluations)
-    usual = spaced(points, recipe.sigma_min, recipe.sigma_max, recipe.rho)
-    if sampler == "consistency":
-        usual = tuple(map(float, recipe.student_sigmas(evaluations)))
+    usual, points = untuned(get_recipe(NAME), sampler, evaluations), points_of(sampler, evaluations)
     return list(dict.fromkeys((usual, *(spaced(points, *ends) for ends in ENDS))))
 
 

@@ -17,7 +17,7 @@ from cdedu.data import load_data
 from cdedu.evaluation.comparison import Ruler
 from cdedu.evaluation.protocol import protocol_of
 from cdedu.evaluation.tuning import BUDGET, Grid, draw_with, points_of, spaced, tune_sigmas
-from cdedu.recipes import get_recipe
+from cdedu.recipes import Recipe, get_recipe
 from cdedu.records import read_record
 from scripts.studies.bench import Bench, arguments, brief, protocols, weights
 
@@ -37,6 +37,13 @@ def rows() -> list[tuple[str, int]]:
     return out
 
 
+def untuned(recipe: Recipe, sampler: str, k: int) -> Grid:
+    """EDM's grid, or the recipe's levels of a student."""
+    if sampler == "consistency":
+        return recipe.student_sigmas(k)
+    return spaced(points_of(sampler, k), recipe.sigma_min, recipe.sigma_max, recipe.rho)
+
+
 class Frontier:
     """One data set: its ruler, a ruler for tuning, and the shipped models."""
 
@@ -47,12 +54,6 @@ class Frontier:
 
     def model(self, sampler: str) -> Any:
         return self.student if sampler == "consistency" else self.teacher
-
-    def untuned(self, sampler: str, k: int) -> Grid:
-        """EDM's grid, or the recipe's levels of a student."""
-        if sampler == "consistency":
-            return self.recipe.student_sigmas(k)
-        return spaced(points_of(sampler, k), self.recipe.sigma_min, self.recipe.sigma_max, self.recipe.rho)
 
     def tune(self, sampler: str, k: int) -> dict[str, Any]:
         """The grid that a search finds."""
@@ -135,7 +136,7 @@ def main() -> None:
         for sampler, k in rows():
             key = f"{name}/{sampler}/{k}"
             found = study.run(f"{key}/search", partial(frontier.tune, sampler, k))
-            grids = {"tuned": tuple(found["sigmas"]), "untuned": frontier.untuned(sampler, k)}
+            grids = {"tuned": tuple(found["sigmas"]), "untuned": untuned(frontier.recipe, sampler, k)}
             for kind, sigmas in grids.items():
                 row = study.run(f"{key}/{kind}", partial(frontier.measure, sampler, sigmas))
                 print(key, kind, brief(sigmas), brief(row[frontier.ruler.first]), flush=True)
