@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cdedu import checkpoints
-from cdedu.data import Dataset
+from cdedu.data import Dataset, to_unit
 from cdedu.networks.classifiers import CifarClassifier, CifarReferee
 from cdedu.recipes import Network, recipes
 from scripts.weights import cifar_run
@@ -45,11 +45,14 @@ def small(monkeypatch, tmp_path):
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "hashes.json").write_text("{}")
     monkeypatch.setattr(checkpoints, "WEIGHTS", tmp_path / "weights")
-    monkeypatch.setattr(cifar_run, "Ruler", lambda data, n, _ruler=cifar_run.Ruler: _FakeRuler())
+    monkeypatch.setattr(cifar_run, "Ruler", lambda data, n, _ruler=cifar_run.Ruler: _FakeRuler(data))
     return tmp_path
 
 
 class _FakeRuler:
+    def __init__(self, data):
+        self.real = to_unit(data.test)
+
     def measure(self, x):
         return {"fd": float(x.square().mean())}
 
@@ -120,7 +123,7 @@ def test_a_student_and_its_ablations_share_a_teacher_and_are_measured_in_one_ste
     small, monkeypatch, capsys
 ):
     shorts = [
-        cifar_run.Part(p.series, 64, 32, p.lr, 0.9, (), p.stage, p.distance, p.guidance)
+        cifar_run.Part(p.series, 64, 32, p.lr, 0.9, (), p.stage, p.distance, p.guidance, p.follows)
         for p in cifar_run.PLAN_OF_STUDENTS
     ]
     monkeypatch.setattr(cifar_run, "PLAN", (cifar_run.Part("teacher", 32, 32, 1e-3, 0.9, ()), *shorts))

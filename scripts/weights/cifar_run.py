@@ -90,6 +90,8 @@ class Part:
     distance: Distance | None = None
     guidance: float | None = None
     """Weight with which a student's teacher is guided; none by default."""
+    follows: str | None = None
+    """The model from whose published weights it begins, where it has none of its own."""
 
     @property
     def role(self) -> str:
@@ -130,7 +132,7 @@ PLAN_OF_STUDENTS = (
     Part("perceptual", 25_024, 64, 6e-4, 0.999, LATE, distance=classifier_distance),
     Part("easy", 37_504, 64, 6e-4, 0.999, LATE, {"method": "easy"}),
     # The guided teacher costs a call more at each end of its step: eight evaluations an image.
-    Part("guided", 100_000, 64, 6e-4, 0.999, LATE, guidance=2.0),
+    Part("guided", 100_000, 64, 6e-4, 0.999, LATE, guidance=2.0, follows="cd"),
 )
 PLAN = (
     Part("teacher", 300_000, 32, 6e-4, 0.999, (0.998, 0.9995)),
@@ -189,11 +191,9 @@ class Diary:
         return max((at for name, at in looks_of(self.looks()) if name == series), default=0)
 
     def judges(self) -> dict[str, Any]:
-        """What :func:`judge` has found, by model."""
+        """What :func:`judge` has found in this folder, by model."""
         path = self.out / "judges.json"
-        if path.is_file():
-            return dict(json.loads(path.read_text(encoding="utf-8")))
-        return dict(read_record(RECORD)["metrics"].get("judges", {})) if RECORD.is_file() else {}
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
     def study(self, data: Dataset) -> Study:
         """The looks so far, to add to."""
@@ -221,10 +221,15 @@ def draw(model: nn.Module, recipe: Recipe, seed: int, number: int, steps: int = 
     return generate(model, recipe, (3, 32, 32), steps, number, seed, labels=labels).cpu(), labels
 
 
+def draws(model: nn.Module, recipe: Recipe, steps: int = 1) -> list[tuple[Tensor, Tensor]]:
+    """What a model is measured by: samples and labels of each seed."""
+    seeds = tqdm(range(SEEDS), desc="a look")
+    return [draw(model, recipe, seed, SAMPLES // SEEDS, steps) for seed in seeds]
+
+
 def look(model: nn.Module, recipe: Recipe, ruler: Ruler, sheets: Path, steps: int = 1) -> dict[str, Any]:
     """What the average is worth now, and its sheets; of a student in one step, and below ``two_steps`` in two."""
-    seeds = tqdm(range(SEEDS), desc="a look")
-    drawn = [draw(model, recipe, seed, SAMPLES // SEEDS, steps) for seed in seeds]
+    drawn = draws(model, recipe, steps)
     sheets.mkdir(parents=True, exist_ok=True)
     for seed, (x, _) in enumerate(drawn):
         grid = make_grid(x[:100].clamp(-1, 1), nrow=10, normalize=True, value_range=(-1, 1), pad_value=1.0)
@@ -262,9 +267,10 @@ def begin(out: Path, series: str) -> tuple[Path | None, int]:
     known = [part.model(out) for part in parts] + [published(series)]
     seen = {path: int(checkpoints.read_header(path)["images"]) for path in known if path.is_file()}
     best = max(seen, key=lambda path: seen[path], default=None)
-    if best is None and series == "guided" and published("cd").is_file():
-        return published("cd"), 0  # it has learned where walks end, only not yet which
-    return best, seen[best] if best else 0
+    if best is None:
+        first = next((published(part.follows) for part in parts if part.follows), None)
+        return (first if first and first.is_file() else None), 0
+    return best, seen[best]
 
 
 def current(out: Path, diary: Diary, only: Collection[str] = ()) -> Part | None:
@@ -372,11 +378,12 @@ def go(out: Path, data: Dataset, only: Collection[str] = ()) -> None:
             header = {"images": teacher.header.images, **teacher.header.facts}
             known = {key: header[key] for key in ("images", "average", "reached") if key in header}
             asked: nn.Module = teacher
+            student = None
             if part.guidance is not None:
                 known["guidance"] = part.guidance
                 asked = GuidedDenoiser(teacher, part.guidance, null=recipe.network.classes - 1)
+                student = ConsistencyModel.from_teacher(teacher, recipe.sigma_min)
             facts.setdefault("teacher", known)
-            student = ConsistencyModel.from_teacher(teacher, recipe.sigma_min)
             states = distill(recipe, asked, data, student=student, distance=part.distance, **options)
         run.drive(watched(states, run, part, diary, ruler))
 
@@ -477,30 +484,28 @@ def keep_best(
     return facts, choice
 
 
-def gather(out: Path, others: list[Path], data: Dataset) -> None:
+def gather(diary: Diary, others: list[Path], data: Dataset) -> None:
     """Take over what was measured in other folders, of the models that have seen more images there."""
-    diary = Diary(out)
     runs = diary.study(data).runs
     for other in map(Diary, others):
         looks = other.looks()
         new = {series for series, at in looks_of(looks) if at > diary.looked(series)}
-        runs |= {key: look for key, look in looks.items() for series, _ in looks_of([key]) if series in new}
+        rows = zip(looks_of(looks), looks.items(), strict=True)
+        runs |= {key: look for (series, _), (key, look) in rows if series in new}
         for series in new & {part.series for part in PLAN}:
             diary.write(curve_of(series), other.read(curve_of(series)))
         starts = [start for start in diary.read("starts") if start.get("model") not in new]
         diary.write("starts", starts + [start for start in other.read("starts") if start.get("model") in new])
         diary.write("looks", {"runs": runs, "settings": settings(data)})
-        diary.write("judges", diary.judges() | other.judges())
+        diary.write("judges", other.judges() | diary.judges())
 
 
 def judge(out: Path, data: Dataset) -> None:
     """Put finished students, the published ones and real images before two judges: the classifier, in whose layers one student's distance
     was measured, and the referee, which had no part in any training. Distances in the features of each, and the shares recognized."""
     diary = Diary(out)
-    found = diary.judges()
-    real = to_unit(
-        data.test[torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))[:SAMPLES]]
-    )
+    found: dict[str, Any] = {}
+    real = Ruler(data, SAMPLES).real
     judges = {"classifier": cifar_classifier(), "referee": cifar_referee()}
     known = {name: features(model, real) for name, model in judges.items()}
 
@@ -517,7 +522,7 @@ def judge(out: Path, data: Dataset) -> None:
     ready |= {"cd": published("cd"), "teacher": published("teacher")}
     for key, path in tqdm({key: path for key, path in ready.items() if path.is_file()}.items()):
         model = checkpoints.load(path)
-        drawn = [draw(model, get_recipe(NAME), seed, SAMPLES // SEEDS) for seed in range(SEEDS)]
+        drawn = draws(model, get_recipe(NAME))
         x, labels = (torch.cat(column) for column in zip(*drawn, strict=True))
         found[key] = verdict(x, labels) | {"images": int(checkpoints.read_header(path)["images"])}
     some = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(1))[:SAMPLES]
@@ -530,7 +535,6 @@ def judge(out: Path, data: Dataset) -> None:
 
 def publish(out: Path, data: Dataset, others: list[Path] | None = None) -> None:
     """The best averages so far among the weights of the course, and the record."""
-    gather(out, others or [], data)
     old = read_record(RECORD) if RECORD.is_file() else None
     chosen: dict[str, Any] = dict(old["metrics"]["chosen"]) if old else {}
     states = {series: state for series in ("teacher", "cd", "guided") if (state := last_state(out, series))}
@@ -554,6 +558,7 @@ def publish(out: Path, data: Dataset, others: list[Path] | None = None) -> None:
         }
         print(f"{published(series)}: {facts['images']:,} images, average {facts['average']}")
     diary = Diary(out)
+    gather(diary, others or [], data)
     study = diary.study(data)
     write_record(
         RECORD,
@@ -562,7 +567,7 @@ def publish(out: Path, data: Dataset, others: list[Path] | None = None) -> None:
             "looks": study.runs,
             "starts": diary.read("starts"),
             "curves": diary.curves(),
-            "judges": diary.judges(),
+            "judges": (old["metrics"].get("judges", {}) if old else {}) | diary.judges(),
         },
         command=COMMAND,
         recipe=get_recipe(NAME).to_dict(),
