@@ -120,7 +120,7 @@ REFUSED = {
     "statistics changed on the way": (lambda t: spoilt(npz_of(t / "x.npz", mu=np.zeros(64), sigma=np.eye(64))), ValueError, "it is damaged"),
     "one picture": (lambda t: npz_of(t / "x.npz", arr_0=np.zeros((1, 8, 8, 1), np.uint8)), ValueError, "1 pictures are too few"),
     "another size": (lambda t: npz_of(t / "x.npz", arr_0=np.zeros((9, 32, 32, 3), np.uint8)), ValueError, "only sets that were made alike"),
-    "no features of ours": (lambda t: npz_of(t / "x.npz", arr_0=np.zeros((9, 9, 9, 3), np.uint8)), ValueError, "grey pictures of 9 × 9"),
+    "no features of ours": (lambda t: npz_of(t / "x.npz", arr_0=np.zeros((9, 9, 9, 3), np.uint8)), ValueError, "gray pictures of 9 × 9"),
 }  # fmt: skip
 
 

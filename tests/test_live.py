@@ -262,7 +262,7 @@ def damaged(name: str, change: Callable[[bytes], bytes]) -> dict[str, Any]:
         ({"script": "delete window.WebAssembly"}, "no WebAssembly"),
         ({"breaks": damaged("student.onnx", lambda d: d[:1000])}, "student.onnx is incomplete: 1000 of"),
         ({"breaks": damaged("teacher.onnx", lambda d: d[:99] + b"?" + d[100:])}, "teacher.onnx is damaged"),
-        ({"breaks": damaged("student.onnx", lambda d: d + b"?")}, "student.onnx is damaged: it is longer"),
+        ({"breaks": damaged("student.onnx", lambda d: d + b"?")}, "student.onnx is damaged: it's longer"),
         ({"breaks": {".onnx": lambda route: route.abort()}}, "onnx could not be loaded"),
         ({"breaks": {"student.onnx": lambda route: route.fulfill(status=404)}}, "missing on the server"),
         ({"breaks": {"engine.js": lambda route: route.abort()}}, "The program could not be loaded"),
