@@ -21,7 +21,7 @@ from test_book import tree
     ("code", "holds"),
     [
         (
-            "# Set-up: installs the course only where\nimport sys",
+            "# Setup: installs the course only where\nimport sys",
             "the setup: imports and, in Colab, the installation",
         ),
         ("fig, ax = plt.subplots()\nplt.show()", "the code that draws the figure"),

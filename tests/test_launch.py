@@ -18,7 +18,7 @@ from sphinx.errors import ConfigError
 OURS = "/".join(yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"].split("/")[-2:])
 NOTEBOOKS = [page for page in book_contents.pages() if (ROOT / f"{page}.ipynb").is_file()]
 ALL = sorted(p for d in ("book", "exercises") for p in (ROOT / d).rglob("*.ipynb") if "_build" not in p.parts)
-CELL = "# Set-up\nimport subprocess\nsubprocess.run(['pip', 'install', 'git+https://github.com/cdedu/cdedu'])"
+CELL = "# Setup\nimport subprocess\nsubprocess.run(['pip', 'install', 'git+https://github.com/cdedu/cdedu'])"
 
 
 def test_every_notebook_has_the_same_set_up_cell() -> None:

@@ -8,6 +8,7 @@ import pytest
 from book_plain import Plain
 from conftest import ROOT, build_book
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from pybtex.database import parse_file
 from test_book import leads
 
 from scripts.book import release
@@ -171,3 +172,12 @@ def test_the_links_of_published_notebooks_resolve(html: Path) -> None:
             if not (inside or outside or (url[0] == "#" and url[1:] in anchors)):
                 broken.append(f"{path.name}: {url}")
     assert not broken
+
+
+def test_no_two_sources_read_alike():
+    """"Song et al., 2021" would be two papers: years of the same authors end in a, b, ..."""
+    seen: dict[tuple[str, ...], str] = {}
+    for key, entry in parse_file(ROOT / "book" / "references.bib").entries.items():
+        names = [" ".join((*a.prelast_names, *a.last_names)) for a in entry.persons.get("author", ())]
+        words = (*(names if len(names) < 3 else names[:1]), "et al." * (len(names) > 2), entry.fields["year"])
+        assert seen.setdefault(words, key) == key, words

@@ -139,7 +139,7 @@ def name_fold(summary: Tag) -> None:
 
 def fold_holds(code: str) -> str:
     """A few words on a piece of code: the set-up, the functions it defines, or that it draws."""
-    if code.startswith("# Set-up"):
+    if code.startswith("# Setup"):
         return "the setup: imports and, in Colab, the installation"
     names = re.findall(r"^(?:def|class) (\w+)", code, re.M)
     if "plt.show()" in code and not names:

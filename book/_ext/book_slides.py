@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 BOXES = {"predict", "misconception", "retain"}
 CLOSED = re.compile(r"Exercises|Sources")
-ASIDE = ("<", "You may forget", "**Sources", "**Where next")
+ASIDE = ("<", "You can forget", "**Sources", "**Where next")
 SHOWN = {"math_block", "math_block_label", "amsmath", "table_open", "bullet_list_open", "ordered_list_open"}
 WIDTH, HEIGHT = 1160, 430  # of a figure at most, in pixels of a slide of 1280 × 720
 SENTENCE = re.compile(r"(?<=[.?!:])\s+(?=[A-Z$*“(`\[])")

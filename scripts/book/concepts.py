@@ -18,7 +18,7 @@ TRACKS = ("undergraduate", "postgraduate")
 FIRST = {"undergraduate": (), "postgraduate": ("book/reference/notation.md", "book/reference/glossary.md")}
 ASIDE = re.compile(
     r"^:::\{admonition\}[^\n]*\n:class: (?:retain|in-the-wild|deeper)\n.*?^:::$"
-    r"|^#+ [^\n]*$|^\([^\n]*\)=$|^You may forget [^\n]*$|^\*\*Where next\.\*\* [^\n]*$"
+    r"|^#+ [^\n]*$|^\([^\n]*\)=$|^You can forget [^\n]*$|^\*\*Where next\.\*\* [^\n]*$"
     r"|`{1,2}[^`\n{]+`{1,2}(?!\w)|\{(?:chapter|doc|cite|cite:t|term)\}`[^`]*`|\$\$.*?\$\$[^\n]*|\[[^\]]*\]\([^)]*\)",
     re.DOTALL | re.MULTILINE,
 )
