@@ -369,4 +369,4 @@ def _(check_distance: object, g: Generator) -> str:
             ),
         },
     )  # fmt: skip
-    return "A property that all right code shares tells you more than a number that one program gave."
+    return "A property that all correct code shares tells you more than a number that one program gave."

@@ -523,9 +523,9 @@ def spots(test: Any, right: Mapping[str, Any], defects: Mapping[str, tuple[Any, 
     for name, error in refused.items():
         others = [other for other in right if other not in refused]
         why = (
-            f"It passes other right code, {others[0]}, so the problem may be rounding, or the form of the code."
+            f"It passes other correct code, {others[0]}, so the problem may be rounding, or the form of the code."
             if others
-            else "What it asserts doesn't hold for right code. Print the values that it compares."
+            else "What it asserts doesn't hold for correct code. Print the values that it compares."
         )
         line = _where(error).removeprefix(" in the line ")
         did = f" This line did it: {line}." if line else ""
