@@ -208,6 +208,7 @@ class Sample:
             folder = Path("runs") / recipe.name
             wanted = self.model or ("student" if self.weights else _role_there_is(folder, recipe))
             source = _model_source(self.weights, folder, recipe, wanted)
+            source = source if self.weights else _for_pictures(source, recipe)
         model = load_teacher(source).to(device)
         if hasattr(model, "pipeline"):
             raise ValueError(
@@ -705,6 +706,15 @@ def _model_source(wanted: str | None, folder: Path, recipe: Recipe, role: str) -
         return wanted
     own = folder / f"{role}.safetensors"
     return str(own) if own.is_file() else f"{recipe.name}-{role}"
+
+
+def _for_pictures(source: str, recipe: Recipe) -> str:
+    """Of the course's students the one to draw with: where one has a guided teacher, that one."""
+    guided = f"{recipe.name}-guided"
+    if source != f"{recipe.name}-student" or not (WEIGHTS / f"{guided}.safetensors").is_file():
+        return source
+    print(f"{guided}: the course's student of a guided teacher; its unguided one: --weights {source}")
+    return guided
 
 
 Grade = Annotated[GradeFolder, tyro.conf.subcommand("grade")]

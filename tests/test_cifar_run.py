@@ -145,6 +145,8 @@ def test_a_student_and_its_ablations_share_a_teacher_and_are_measured_in_one_ste
         headers["guided"]["teacher"]["guidance"] == 2.0 and headers["guided"]["warm_restart"]["images"] == 0
     )
     assert all(h["teacher"]["images"] == 32 for h in headers.values())
+    cifar_run.publish(small / "out", DATA, [elsewhere])
+    assert checkpoints.load("cifar10-small-guided").header.guidance == (2.0,)
     cifar_run.judge(elsewhere, DATA)
     for _ in range(2):  # the second time, there is nothing new
         cifar_run.publish(small / "out", DATA, [elsewhere])
@@ -154,7 +156,8 @@ def test_a_student_and_its_ablations_share_a_teacher_and_are_measured_in_one_ste
             "two_steps"
         ].keys()
         assert [s["model"] for s in found["starts"]] == ["teacher", *(p.series for p in shorts)]
-        assert {*found["judges"]} == {"cd", "teacher", "real", *(f"{p.series}/64" for p in shorts[1:])}
+        ablations = {f"{p.series}/64" for p in shorts if p.series not in cifar_run.PUBLISHED}
+        assert {*found["judges"]} == {"cd", "guided", "teacher", "teacher-guided", "real", *ablations}
         assert {*found["judges"]["l2/64"]} == {"classifier", "referee", "images"}
         assert {*found["curves"]} == {"curve", *(f"curve-{p.series}" for p in shorts)}
 

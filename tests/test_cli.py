@@ -176,6 +176,17 @@ def test_a_class_by_its_name_in_one_step(cdedu, monkeypatch):
     assert code == 2 and "--label = 'unicorn', but" in err and "(airplane, automobile, bird, cat," in err
 
 
+@pytest.mark.parametrize("asked", [(), ("--weights", "cifar10-small-student")])
+def test_pictures_are_the_guided_students_unless_another_is_asked_for(cdedu, asked):
+    """Of the course's two students of photographs; the other is one option away, and the command says so."""
+    words = ("sample", "cifar10-small", "--number", 1, "--device", "cpu", "--label", "ship", "--out", "a.png")
+    code, out, err = cdedu(*words, *asked)
+    assert code == 0, err
+    source = asked[1] if asked else "cifar10-small-guided"
+    assert f"1 samples of {source} in a.png" in out
+    assert ("its unguided one: --weights cifar10-small-student" in out) == (not asked)
+
+
 @pytest.mark.slow
 def test_your_own_pictures_from_a_zip_to_a_comparison(cdedu, tmp_path, monkeypatch):
     """The small CIFAR-10 recipe with a network of a few thousand weights, on random pictures."""

@@ -362,7 +362,9 @@ def test_verdicts_are_those_of_the_checks_in_the_notebook(theirs, chapter, only)
                     assert (own.status == "right") == (kind != "wrong"), (name, i, own)
                     assert (got.status, got.key) == (own.status, own.key), (name, answer.key, got)
                     # A prepared answer's own line is known here, where it lies in a file, and not there.
-                    said = [re.sub(" This line did it: `.*?`\\.", "", result.message) for result in (got, own)]
+                    said = [
+                        re.sub(" This line did it: `.*?`\\.", "", result.message) for result in (got, own)
+                    ]
                     assert said[0] == said[1] or own.key == "raised", (got, own)
                     tried += 1
     assert tried > 5

@@ -55,13 +55,13 @@ def generator(tab: Any) -> None:
 
 
 def photos(tab: Any) -> None:
-    weights = ROOT / "cdedu" / "weights" / "cifar10-small-student.safetensors"
+    weights = ROOT / "cdedu" / "weights" / "cifar10-small-guided.safetensors"
     if not weights.is_file() or not tab.locator("div.live-photos").count():
-        pytest.skip("photographs need the weights cifar10-small-student, and a place on the page")
+        pytest.skip("photographs need the weights cifar10-small-guided, and a place on the page")
     tab.locator(".photos select").select_option("ship")
     tab.locator(".photos-draw").click()
     tab.wait_for_function(
-        "() => /^[1-9]\\d* of 35/.test(document.querySelector('.photos-teacher .photos-clock').innerText)"
+        "() => /^[1-9]\\d* of 70/.test(document.querySelector('.photos-teacher .photos-clock').innerText)"
     )
     tab.locator(".photos-draw").click()
     assert tab.locator(".photos .live-say").inner_text() == "Stopped."

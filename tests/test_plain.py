@@ -175,7 +175,7 @@ def test_the_links_of_published_notebooks_resolve(html: Path) -> None:
 
 
 def test_no_two_sources_read_alike():
-    """"Song et al., 2021" would be two papers: years of the same authors end in a, b, ..."""
+    """Years of the same authors end in a, b, ...: "Song et al., 2021" would be two papers."""
     seen: dict[tuple[str, ...], str] = {}
     for key, entry in parse_file(ROOT / "book" / "references.bib").entries.items():
         names = [" ".join((*a.prelast_names, *a.last_names)) for a in entry.persons.get("author", ())]

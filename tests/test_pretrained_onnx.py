@@ -11,6 +11,7 @@ import torch
 
 import cdedu
 from cdedu.adapters import IDDPM, DiffusersDenoiser
+from cdedu.methods.guidance import GuidedDenoiser
 from cdedu.networks import MLP, unet
 from cdedu.pretrained import export_onnx
 from cdedu.pretrained.onnx import _Graph
@@ -96,6 +97,17 @@ def test_labels_are_an_input(tmp_path):
     x, sigma, labels = torch.randn(4, 2), torch.full((4,), 2.0), torch.tensor([0, 1, 2, 0])
     wanted = student(x, sigma, labels=labels).detach()
     assert torch.allclose(run(tmp_path / "a.onnx", x=x, sigma=sigma, labels=labels), wanted, atol=1e-5)
+
+
+def test_a_guided_teacher_asks_its_network_twice_within_one_graph(tmp_path):
+    torch.manual_seed(0)
+    guided = GuidedDenoiser(cdedu.Teacher(MLP(2, 16, 2, 4)).eval(), 3.0, null=3)
+    export_onnx(guided, tmp_path / "a.onnx", shape=[2], classes=4)
+    for batch in (1, 5):
+        x, sigma = torch.randn(batch, 2), torch.linspace(0.5, 3, batch)
+        labels = torch.arange(batch) % 3
+        wanted = guided(x, sigma, labels=labels).detach()
+        assert torch.allclose(run(tmp_path / "a.onnx", x=x, sigma=sigma, labels=labels), wanted, atol=1e-5)
 
 
 def test_half_the_room_and_float32_inside(tmp_path):

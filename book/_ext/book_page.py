@@ -232,6 +232,7 @@ def live_attributes() -> dict[str, str]:
     more = {
         name: {
             "classes": one["classes"],
+            "guidance": one.get("guidance"),
             "megabytes": {
                 "student": megabytes("runtime", "wasm", one["student"]),
                 "teacher": megabytes(one["teacher"]),

@@ -3,8 +3,8 @@
 - the digits teacher and student as ONNX, in float32 (with half-precision weights the teacher's walk is off by .009);
 - a recording of both, for browsers that cannot run them;
 - reference noise and samples, to which the tests compare the browser's;
-- where both are among the weights, teacher and student of small photographs, by class, with weights in half precision as they are
-  shipped;
+- where both are among the weights, teacher and student of small photographs, by class: the student of a guided teacher, and the
+  teacher with this guidance, which asks its network twice an evaluation; with weights in half precision as they are shipped;
 - a manifest with the size and SHA-256 of every file that the page fetches, and of what networks there are sets;
 - the same files as scripts, for a page opened from disk, which may fetch nothing: `disk.js`, and `disk-photos.js`.
 
@@ -38,7 +38,7 @@ LIVE, VENDOR = STATIC / "live", STATIC / "vendor" / "onnxruntime-web"
 RUNTIME = "1.30.0"
 SCRIPT, WASM = "ort.wasm.bundle.min.js", "ort-wasm-simd-threaded.wasm.gzip"
 ROLES = ("student", "teacher")
-DIGITS, PHOTOS = ("digits-student", "digits-teacher"), ("cifar10-small-student", "cifar10-small-teacher")
+DIGITS, PHOTOS = ("digits-student", "digits-teacher"), ("cifar10-small-guided", "cifar10-small-teacher")
 COLUMNS = 4  # the page shows 4 × 4 digits
 
 
@@ -85,16 +85,22 @@ def write_digits() -> dict[str, Any]:
 
 
 def write_photos(student: Any, teacher: Any) -> dict[str, Any]:
-    """As :func:`write_digits`, of two networks with classes."""
+    """As :func:`write_digits`, of two networks with classes, of which the teacher is guided as the student's was."""
+    from cdedu.methods.guidance import GuidedDenoiser
     from cdedu.pretrained import export_onnx
 
-    for role, model in zip(ROLES, (student, teacher), strict=True):
-        name = f"photos-{role}"
-        print(f"{name}.onnx: error {export_onnx(model, LIVE / f'{name}.onnx', half=True):.1e}")
     header = student.header
+    guided = GuidedDenoiser(teacher, header.guidance[0], null=header.classes - 1)
+    for role, model in zip(ROLES, (student, guided), strict=True):
+        name = f"photos-{role}"
+        error = export_onnx(
+            model, LIVE / f"{name}.onnx", shape=header.shape, classes=header.classes, half=True
+        )
+        print(f"{name}.onnx: error {error:.1e}")
     return {
         "shape": list(header.shape),
         "classes": list(header.class_names),
+        "guidance": header.guidance[0],
         **{role: f"photos-{role}" for role in ROLES},
     }
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 import cdedu
 from cdedu import checkpoints
 from cdedu.editing import stroke_to_image
+from cdedu.methods.guidance import GuidedDenoiser
 from cdedu.plotting import INK, STUDENT, TEACHER, image_grid, use_style
 from cdedu.recipes import recipes
 
@@ -21,7 +22,7 @@ def main() -> None:
     use_style()
     race()
     sketch()
-    if (checkpoints.WEIGHTS / "cifar10-small-student.safetensors").is_file():
+    if (checkpoints.WEIGHTS / "cifar10-small-guided.safetensors").is_file():
         photos()
 
 
@@ -62,11 +63,12 @@ def sketch() -> None:
 
 
 def photos() -> None:
-    """One picture of each class twice, from the same noise."""
+    """One picture of each class twice, from the same noise: a guided teacher's and its student's."""
     recipe, student, teacher = (
         recipes["cifar10-small"],
-        *map(cdedu.load, ("cifar10-small-student", "cifar10-small-teacher")),
+        *map(cdedu.load, ("cifar10-small-guided", "cifar10-small-teacher")),
     )
+    guided = GuidedDenoiser(teacher, student.header.guidance[0], null=student.header.classes - 1)
     names = [
         {"airplane": "plane", "automobile": "car"}.get(name, name) for name in student.header.class_names
     ]
@@ -76,9 +78,9 @@ def photos() -> None:
     for ax, title, color, x in (
         (
             axes[0],
-            "teacher, 35 evaluations",
+            "guided teacher, 2 × 35 evaluations",
             TEACHER,
-            cdedu.sample_heun(teacher, noise, recipe.sigmas(18), labels=labels),
+            cdedu.sample_heun(guided, noise, recipe.sigmas(18), labels=labels),
         ),
         (axes[1], "student, 1 evaluation", STUDENT, cdedu.sample_consistency(student, noise, labels=labels)),
     ):

@@ -40,7 +40,7 @@ def prose(text: str) -> tuple[str, str]:
 
 def number(text: str) -> int:
     """Words: what has a letter, mathematics and targets of links aside."""
-    text = re.sub(r"\$[^$]*\$|\{[\w:]+\}`|\]\([^)]*\)|https?://\S+", " ", text)
+    text = re.sub(r"\$[^$]*\$|\{[\w:]+\}`|(?<=[^`]) <[^<>`]*>(?=`)|\]\([^)]*\)|https?://\S+", " ", text)
     return len(re.findall(r"[^\W\d_][\w’'-]*", text))
 
 

@@ -66,6 +66,10 @@ CHOICE_SEED, CHOICE_SAMPLES = 99, 300
 """The average to publish is chosen on noise that no figure is reported on."""
 CURVE = 2_000
 """Images between two points of the training curve."""
+PUBLISHED = ("teacher", "cd", "guided")
+"""The series whose weights come with the course."""
+NO_CLASS = 10
+"""The label that says nothing."""
 
 
 STUDENT_STARTS = {"images": 300_000, "fd": 3.0}
@@ -138,6 +142,7 @@ PLAN = (
     Part("teacher", 300_000, 32, 6e-4, 0.999, (0.998, 0.9995)),
     *PLAN_OF_STUDENTS,
     Part("teacher", 600_000, 64, 6e-4, 0.9993, (0.998, 0.9998)),
+    Part("guided", 200_000, 64, 4e-4, 0.999, LATE, guidance=2.0),
     Part("cd", 200_000, 64, 6e-4, 0.999, LATE),
     Part("teacher", 1_500_000, 64, 6e-4, 0.9993, (0.998, 0.9998)),
     Part("cd", 500_000, 64, 4e-4, 0.9995, LATE),
@@ -217,7 +222,7 @@ def settings(data: Dataset) -> dict[str, Any]:
 
 def draw(model: nn.Module, recipe: Recipe, seed: int, number: int, steps: int = 1) -> tuple[Tensor, Tensor]:
     """Samples (number, 3, 32, 32), the ten classes in turn, and their labels; of a student in so many steps."""
-    labels, steps = torch.arange(number) % 10, POINTS if isinstance(model, Teacher) else steps
+    labels, steps = torch.arange(number) % 10, steps if isinstance(model, ConsistencyModel) else POINTS
     return generate(model, recipe, (3, 32, 32), steps, number, seed, labels=labels).cpu(), labels
 
 
@@ -285,10 +290,10 @@ def current(out: Path, diary: Diary, only: Collection[str] = ()) -> Part | None:
 
 
 def teacher_for(part: Part, out: Path, diary: Diary, data: Dataset) -> Teacher | None:
-    """The frozen teacher of a student: its best average when the student began. The ablations share the first student's."""
+    """The frozen teacher of a student: its best average when the part began. The first parts of all students share one."""
     if part.role == "teacher":
         return None
-    common = part.series != "cd" or part == next(p for p in PLAN if p.series == "cd")
+    common = part == next(p for p in PLAN if p.series == part.series)
     path = out / f"teacher-of-{'students' if common else part.until}.safetensors"
     if not path.is_file():
         images = diary.looked("teacher")
@@ -381,7 +386,7 @@ def go(out: Path, data: Dataset, only: Collection[str] = ()) -> None:
             student = None
             if part.guidance is not None:
                 known["guidance"] = part.guidance
-                asked = GuidedDenoiser(teacher, part.guidance, null=recipe.network.classes - 1)
+                asked = GuidedDenoiser(teacher, part.guidance, null=NO_CLASS)
                 student = ConsistencyModel.from_teacher(teacher, recipe.sigma_min)
             facts.setdefault("teacher", known)
             states = distill(recipe, asked, data, student=student, distance=part.distance, **options)
@@ -480,6 +485,8 @@ def keep_best(
     best = min(choice, key=lambda rate: choice[rate])
     known = ("step", "images", "label", "labels", "class_names", "warm_restart", "teacher", "distance")
     facts = {k: header[k] for k in known if k in header} | {"average": best, "data": data.describe(), **more}
+    if weight := facts.get("teacher", {}).get("guidance"):
+        facts["guidance"] = (weight,)
     checkpoints.save(target, models[best].half(), recipe, (3, 32, 32), **facts)
     return facts, choice
 
@@ -501,8 +508,9 @@ def gather(diary: Diary, others: list[Path], data: Dataset) -> None:
 
 
 def judge(out: Path, data: Dataset) -> None:
-    """Put finished students, the published ones and real images before two judges: the classifier, in whose layers one student's distance
-    was measured, and the referee, which had no part in any training. Distances in the features of each, and the shares recognized."""
+    """Put finished students, the published models, the teacher with its guidance and real images before two judges: the classifier, in
+    whose layers one student's distance was measured, and the referee, which had no part in any training. Distances in the features of
+    each, and the shares recognized."""
     diary = Diary(out)
     found: dict[str, Any] = {}
     real = Ruler(data, SAMPLES).real
@@ -518,13 +526,16 @@ def judge(out: Path, data: Dataset) -> None:
             for name, model in judges.items()
         }
 
-    ready = {f"{p.series}/{p.until}": p.model(out) for p in PLAN if p.series not in ("teacher", "cd")}
-    ready |= {"cd": published("cd"), "teacher": published("teacher")}
-    for key, path in tqdm({key: path for key, path in ready.items() if path.is_file()}.items()):
-        model = checkpoints.load(path)
-        drawn = draws(model, get_recipe(NAME))
-        x, labels = (torch.cat(column) for column in zip(*drawn, strict=True))
-        found[key] = verdict(x, labels) | {"images": int(checkpoints.read_header(path)["images"])}
+    ablations = {f"{p.series}/{p.until}": p.model(out) for p in PLAN if p.series not in PUBLISHED}
+    paths = ablations | {series: published(series) for series in PUBLISHED}
+    ready: dict[str, Any] = {key: checkpoints.load(path) for key, path in paths.items() if path.is_file()}
+    counts = {key: model.header.images for key, model in ready.items()}
+    if "guided" in ready:
+        weight = ready["guided"].header.guidance[0]
+        ready["teacher-guided"] = GuidedDenoiser(ready["teacher"], weight, null=NO_CLASS)
+    for key, model in tqdm(ready.items()):
+        x, labels = (torch.cat(column) for column in zip(*draws(model, get_recipe(NAME)), strict=True))
+        found[key] = verdict(x, labels) | {"images": counts.get(key, counts["teacher"])}
     some = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(1))[:SAMPLES]
     if data.train_labels is None:
         raise ValueError("these images have no labels, so nobody can say whether their class is recognized")
@@ -534,17 +545,19 @@ def judge(out: Path, data: Dataset) -> None:
 
 
 def publish(out: Path, data: Dataset, others: list[Path] | None = None) -> None:
-    """The best averages so far among the weights of the course, and the record."""
+    """The best averages so far, here and in other folders, among the weights of the course, and the record."""
     old = read_record(RECORD) if RECORD.is_file() else None
     chosen: dict[str, Any] = dict(old["metrics"]["chosen"]) if old else {}
-    states = {series: state for series in ("teacher", "cd", "guided") if (state := last_state(out, series))}
-    if not any(part.state(out).is_file() for part in PLAN):
+    folders = (out, *(others or []))
+    found = {series: [state for f in folders if (state := last_state(f, series))] for series in PUBLISHED}
+    if not any(found.values()) and not any(part.state(out).is_file() for part in PLAN):
         raise SystemExit(f"cifar_run: there is no state in {out}; start the run with go")
+    seen = {state: checkpoints.read_header(state)["images"] for states in found.values() for state in states}
+    states = {series: max(ones, key=seen.__getitem__) for series, ones in found.items() if ones}
     for series, state in states.items():
-        images = checkpoints.read_header(state)["images"]
-        if images < chosen.get(series, {}).get("images", 0):
+        if seen[state] < chosen.get(series, {}).get("images", 0):
             raise SystemExit(
-                f"cifar_run: the {series} in {out} has seen {images:,} images, the published one "
+                f"cifar_run: the {series} in {state.parent.parent} has seen {seen[state]:,} images, the published one "
                 f"{chosen[series]['images']:,}; publish from the folder that went on from it"
             )
     for series, state in states.items():

@@ -19,7 +19,7 @@ live.networks ??= (() => {
       document.head.append(tag);
     });
 
-  // What else the book has beside digits, by name: { photos: { classes, megabytes: { student, teacher } } }.
+  // What else the book has beside digits, by name: { photos: { classes, guidance, megabytes: { student, teacher } } }.
   const sets = JSON.parse(dataset.sets ?? "{}");
   const found = { call: null, sentence: "", home, megabytes: dataset.megabytes, sets, load, draw, show, seen, shared };
 

@@ -10,7 +10,7 @@
   const COUNT = 8; // pictures of one class
   const SIGMA_MAX = 80;
   const STEPS = 18;
-  const EVALUATIONS = 2 * STEPS - 1;
+  const WALK = 2 * STEPS - 1; // denoisers on the teacher's way
   const EACH = "each";
 
   const time = (ms) => `${Math.round(ms).toLocaleString("en-US")} ms`;
@@ -32,9 +32,11 @@
   }
 
   class Photos {
-    constructor(root, { classes, megabytes }) {
+    constructor(root, { classes, megabytes, guidance }) {
       this.root = root;
       this.classes = classes;
+      this.each = guidance ? 2 : 1; // a guided denoiser asks its network with the class and without it
+      this.evaluations = this.each * WALK;
       const choices = { class: [EACH, ...classes], seed: [0, 9999] };
       this.settings = live.settings("photos", { class: EACH, seed: 0 }, choices);
       this.build();
@@ -61,7 +63,7 @@
         return { title, pictures, clock, box: element("div", { class: `photos-${role}` }, head, pictures, clock) };
       };
       this.student = sheet("student", "Student", "1 evaluation");
-      this.teacher = sheet("teacher", "Teacher", `${EVALUATIONS} evaluations`);
+      this.teacher = sheet("teacher", "Teacher", `${this.evaluations} evaluations${this.each > 1 ? ", guided" : ""}`);
       this.status = element("p", { class: "live-say", role: "status", "aria-live": "polite" });
       this.race = element("div", { class: "photos-race", hidden: true }, this.student.box, this.teacher.box);
       const label = element("label", {}, element("span", {}, "class"), this.choice);
@@ -111,7 +113,7 @@
         this.say("The student is drawing.");
         this.lay(labels);
         for (const sheet of [this.student, this.teacher]) this.show(sheet, networks.seen(noise, SIGMA_MAX), "noise");
-        this.teacher.clock.textContent = `0 of ${EVALUATIONS}`;
+        this.teacher.clock.textContent = `0 of ${this.evaluations}`;
         const student = await networks.call("sampleStudent", [noise, SIGMA_MAX, 1], undefined, of);
         if (over()) return null;
         this.show(this.student, student.x);
@@ -126,7 +128,7 @@
         this.student.clock.textContent = `1 of 1 · ${time(student.ms)}`;
         const step = async (x, sigma, count, ms) => {
           if (over()) return false;
-          this.teacher.clock.textContent = `${count} of ${EVALUATIONS} · ${time(ms)}`;
+          this.teacher.clock.textContent = `${this.each * count} of ${this.evaluations} · ${time(ms)}`;
           if (!still.matches) this.show(this.teacher, networks.seen(x, sigma), "on the way");
           await networks.shared();
           return true;
