@@ -97,6 +97,10 @@ def guided(
     return recipe, GuidedDenoiser(teacher, None, classes - 1), student, (weights[0], weights[1])
 
 
+SHORT = {"plane": "airplane", "car": "automobile"}
+"""What the book's figures call two of CIFAR-10's classes."""
+
+
 def takes_guidance(model: nn.Module) -> bool:
     return any(isinstance(part, WeightedUNet) for part in model.modules())
 
@@ -125,7 +129,10 @@ def conditioned(
             f"{source} takes the guidance weight as an input, from {low:g} to {high:g}{given}; give --guidance in that range"
         )
     if student and not inputs and guidance is not None:
-        raise ValueError(f"{source} is a student that takes no guidance weight; leave --guidance out")
+        built_in = f"; {low:g} is built in" * bool(model.header.guidance)
+        raise ValueError(
+            f"{source} is a student that takes no guidance weight{built_in}; leave --guidance out"
+        )
     teacher = guidance is not None and not student
     known = min(model.header.labels, classes - teacher)  # without the label that means none
     label = None if wanted is None else label_of(wanted, source, classes, model.header.class_names)
@@ -137,8 +144,8 @@ def conditioned(
 
 def label_of(wanted: str, source: str, classes: int, names: tuple[str, ...]) -> int:
     """The number of a label given by name or by number."""
-    if wanted and wanted in names:
-        return names.index(wanted)
+    if wanted and (name := SHORT.get(wanted, wanted)) in names:
+        return names.index(name)
     if wanted.isdecimal() and int(wanted) < classes and not any(name.isdecimal() for name in names):
         return int(wanted)
     none = [f"{classes - 1} for none"] if 0 < len(names) < classes else []

@@ -167,11 +167,11 @@ def test_a_class_by_its_name_in_one_step(cdedu, monkeypatch):
     checkpoints.save("runs/cifar10-small/student.safetensors", student, recipe, (3, 32, 32), **known)
     words = ["sample", "cifar10-small", "--steps", 1, "--number", 2, "--device", "cpu", "--label"]
     pictures = []
-    for label in ("horse", images.CIFAR10_CLASSES.index("horse"), "ship"):
+    for label in ("horse", images.CIFAR10_CLASSES.index("horse"), "ship", "car", "automobile"):
         code, _, err = cdedu(*words, label, "--out", f"{label}.png")
         assert code == 0, err
         pictures.append(Path(f"{label}.png").read_bytes())
-    assert pictures[0] == pictures[1] != pictures[2]
+    assert pictures[0] == pictures[1] != pictures[2] and pictures[3] == pictures[4]
     code, _, err = cdedu(*words, "unicorn")
     assert code == 2 and "--label = 'unicorn', but" in err and "(airplane, automobile, bird, cat," in err
 
@@ -185,6 +185,8 @@ def test_pictures_are_the_guided_students_unless_another_is_asked_for(cdedu, ask
     source = asked[1] if asked else "cifar10-small-guided"
     assert f"1 samples of {source} in a.png" in out
     assert ("its unguided one: --weights cifar10-small-student" in out) == (not asked)
+    code, _, err = cdedu(*words, *asked, "--guidance", 3)
+    assert code == 2 and "takes no guidance weight" in err and ("2 is built in" in err) == (not asked)
 
 
 @pytest.mark.slow
