@@ -95,7 +95,7 @@ def main() -> None:
     study = Bench("cifar10-frontier", __file__, asked, "--data TRAIN.zip --test TEST.zip", settings=settings,
                   weights={name: sha256(shipped(name)) for name in (f"{NAME}-guided", f"{NAME}-teacher")}, data=data.describe())  # fmt: skip
     study.run("floor", standard.floor)
-    for k, sampler in sorted((k, sampler) for sampler in asked.parts for k in ROWS[sampler]):
+    for k, sampler in sorted((k, name) for name in asked.parts for k in ROWS[name]):
         model, known, key = models[sampler == "consistency"], grids(sampler, k), f"{sampler}/{k}"
         near = [
             study.run(f"{key}/pilot/{i}", partial(choose, model, sampler, grid))
