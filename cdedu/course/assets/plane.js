@@ -219,7 +219,7 @@
   const thrownSaid = () => {
     const done = thrown.walked.length;
     if (done < many) return `${done} of ${many} points: the teacher is still walking.`;
-    return `The student leaps from ${many} noise points. ${thrown.elsewhere} of them, the crosses, land on a different moon than the teacher’s walk.`;
+    return `The student leaps from ${many} noise points. ${thrown.elsewhere} of them land on another moon than the teacher’s walk: the crosses.`;
   };
 
   // --- the reader's hand -------------------------------------------------------------------------------------------
