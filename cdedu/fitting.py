@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from cdedu.data import Dataset
+from cdedu.data.images import CIFAR10_SHORT
 from cdedu.methods.guidance import GuidedDenoiser
 from cdedu.networks import UNet
 from cdedu.networks.guided import WeightedUNet
@@ -97,10 +98,6 @@ def guided(
     return recipe, GuidedDenoiser(teacher, None, classes - 1), student, (weights[0], weights[1])
 
 
-SHORT = {"plane": "airplane", "car": "automobile"}
-"""What the book's figures call two of CIFAR-10's classes."""
-
-
 def takes_guidance(model: nn.Module) -> bool:
     return any(isinstance(part, WeightedUNet) for part in model.modules())
 
@@ -144,8 +141,9 @@ def conditioned(
 
 def label_of(wanted: str, source: str, classes: int, names: tuple[str, ...]) -> int:
     """The number of a label given by name or by number."""
-    if wanted and (name := SHORT.get(wanted, wanted)) in names:
-        return names.index(name)
+    for known in (names, [CIFAR10_SHORT.get(name) for name in names]):
+        if wanted and wanted in known:
+            return known.index(wanted)
     if wanted.isdecimal() and int(wanted) < classes and not any(name.isdecimal() for name in names):
         return int(wanted)
     none = [f"{classes - 1} for none"] if 0 < len(names) < classes else []

@@ -148,6 +148,9 @@ def test_a_student_and_its_ablations_share_a_teacher_and_are_measured_in_one_ste
     cifar_run.publish(small / "out", DATA, [elsewhere])
     assert checkpoints.load("cifar10-small-guided").header.guidance == (2.0,)
     cifar_run.judge(elsewhere, DATA)
+    then = {"teacher": {"images": 32}, "real": {}, "l2/64": {"images": 64}}
+    now = {"teacher": {"images": 64}, "real": {"fd": 1}}
+    assert cifar_run.merged(then, now) == then | {"teacher/32": then["teacher"]} | now
     for _ in range(2):  # the second time, there is nothing new
         cifar_run.publish(small / "out", DATA, [elsewhere])
         found = json.loads(cifar_run.RECORD.read_text())["metrics"]

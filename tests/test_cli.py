@@ -176,6 +176,7 @@ def test_a_class_by_its_name_in_one_step(cdedu, monkeypatch):
     assert code == 2 and "--label = 'unicorn', but" in err and "(airplane, automobile, bird, cat," in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", [(), ("--weights", "cifar10-small-student")])
 def test_pictures_are_the_guided_students_unless_another_is_asked_for(cdedu, asked):
     """Of the course's two students of photographs; the other is one option away, and the command says so."""

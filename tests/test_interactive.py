@@ -190,10 +190,7 @@ def test_five_hundred_points_land_where_the_package_sends_them(browser):
     assert (
         len(noise) == 500 and abs(thrown["elsewhere"] - int((leapt != walked).sum())) <= 1
     )  # weights are rounded
-    assert (
-        f"{thrown['elsewhere']} of them land on another moon"
-        in tab.locator("output").inner_text()
-    )
+    assert f"{thrown['elsewhere']} of them land on another moon" in tab.locator("output").inner_text()
     tab.get_by_role("button", name="Clear").click()
     assert "34 evaluations" in tab.locator("output").inner_text() and not errors
     tab.close()

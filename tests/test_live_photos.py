@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import cdedu
 from cdedu.checkpoints import Header
 from cdedu.data.images import CIFAR10_CLASSES
-from cdedu.methods.guidance import GuidedDenoiser
+from cdedu.methods.guidance import GuidedDenoiser, guided_for
 from scripts.book import browser_assets
 
 pytestmark = pytest.mark.book
@@ -317,7 +317,7 @@ def test_the_books_networks_draw_what_the_package_does(role: str, browser: Any, 
             [role, labels.tolist(), noise.flatten().tolist()],
         )
     student, teacher = map(cdedu.load, browser_assets.PHOTOS)
-    model = student if role == "student" else GuidedDenoiser(teacher, student.header.guidance[0], null=10)
+    model = student if role == "student" else guided_for(student, teacher)
     sample = cdedu.sample_consistency if role == "student" else cdedu.sample_heun
     rest = () if role == "student" else (cdedu.karras_sigmas(18),)
     error = (torch.tensor(found) - sample(model, noise, *rest, labels=labels).flatten()).abs().max().item()

@@ -52,6 +52,8 @@ PARQUET = {
 ORIGINAL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 ORIGINAL_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+CIFAR10_SHORT = {"airplane": "plane", "automobile": "car"}
+"""What figures call two of them; commands know these names, too."""
 
 
 @dataclass(frozen=True)

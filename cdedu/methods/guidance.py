@@ -55,6 +55,16 @@ class GuidedDenoiser(nn.Module):
         return (without + w * (with_label - without)).to(x.dtype)
 
 
+def guided_for(student: Any, teacher: Any) -> GuidedDenoiser:
+    """The teacher as this student met it: guided with the weight in the student's header, whose last label means none.
+
+    Args:
+        student, teacher: with headers, as :func:`cdedu.load` gives them; the student was distilled at one weight.
+    """
+    (weight,) = student.header.guidance
+    return GuidedDenoiser(teacher, weight, null=student.header.classes - 1)
+
+
 class ClassifierGuidedDenoiser(nn.Module):
     r"""Classifier guidance: a denoiser that knows no labels, pushed by a classifier that can handle noise.
 

@@ -86,12 +86,11 @@ def write_digits() -> dict[str, Any]:
 
 def write_photos(student: Any, teacher: Any) -> dict[str, Any]:
     """As :func:`write_digits`, of two networks with classes, of which the teacher is guided as the student's was."""
-    from cdedu.methods.guidance import GuidedDenoiser
+    from cdedu.methods.guidance import guided_for
     from cdedu.pretrained import export_onnx
 
     header = student.header
-    guided = GuidedDenoiser(teacher, header.guidance[0], null=header.classes - 1)
-    for role, model in zip(ROLES, (student, guided), strict=True):
+    for role, model in zip(ROLES, (student, guided_for(student, teacher)), strict=True):
         name = f"photos-{role}"
         error = export_onnx(
             model, LIVE / f"{name}.onnx", shape=header.shape, classes=header.classes, half=True

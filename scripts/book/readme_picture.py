@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 
 import cdedu
 from cdedu import checkpoints
+from cdedu.data.images import CIFAR10_SHORT
 from cdedu.editing import stroke_to_image
-from cdedu.methods.guidance import GuidedDenoiser
+from cdedu.methods.guidance import guided_for
 from cdedu.plotting import INK, STUDENT, TEACHER, image_grid, use_style
 from cdedu.recipes import recipes
 
@@ -68,10 +69,7 @@ def photos() -> None:
         recipes["cifar10-small"],
         *map(cdedu.load, ("cifar10-small-guided", "cifar10-small-teacher")),
     )
-    guided = GuidedDenoiser(teacher, student.header.guidance[0], null=student.header.classes - 1)
-    names = [
-        {"airplane": "plane", "automobile": "car"}.get(name, name) for name in student.header.class_names
-    ]
+    names = [CIFAR10_SHORT.get(name, name) for name in student.header.class_names]
     labels, generator = torch.arange(len(names)), torch.Generator().manual_seed(0)
     noise = recipe.sigma_max * torch.randn(len(names), *student.header.shape, generator=generator)
     figure, axes = plt.subplots(2, 1, figsize=(5, 1.9))
@@ -80,7 +78,7 @@ def photos() -> None:
             axes[0],
             "guided teacher, 2 × 35 evaluations",
             TEACHER,
-            cdedu.sample_heun(guided, noise, recipe.sigmas(18), labels=labels),
+            cdedu.sample_heun(guided_for(student, teacher), noise, recipe.sigmas(18), labels=labels),
         ),
         (axes[1], "student, 1 evaluation", STUDENT, cdedu.sample_consistency(student, noise, labels=labels)),
     ):

@@ -160,13 +160,9 @@ def protocols(names: Iterable[str], kind: str = "standard") -> dict[str, Any]:
     return {name: protocol_of(load_data(get_recipe(name).data), kind).to_dict() for name in names}
 
 
-def weights(names: Iterable[str]) -> dict[str, str]:
+def weights(names: Iterable[str], roles: Sequence[str] = ("teacher", "student")) -> dict[str, str]:
     """The field ``weights`` of a record: hashes of the shipped teachers and students of these recipes."""
-    return {
-        f"{name}-{role}": sha256(shipped(f"{name}-{role}"))
-        for name in names
-        for role in ("teacher", "student")
-    }
+    return {f"{name}-{role}": sha256(shipped(f"{name}-{role}")) for name in names for role in roles}
 
 
 def bought(recipe: Recipe, evaluations: float, cost: int, seed: int, **changes: Any) -> Recipe:

@@ -13,17 +13,16 @@ import torch
 from torch import Tensor
 
 import cdedu
-from cdedu.checkpoints import sha256, shipped
 from cdedu.data import load_data
 from cdedu.evaluation import classifier_of
 from cdedu.evaluation.comparison import Row, Ruler
 from cdedu.evaluation.protocol import Protocol
 from cdedu.evaluation.tuning import Grid, draw_with, points_of, spaced
-from cdedu.methods.guidance import GuidedDenoiser
+from cdedu.methods.guidance import guided_for
 from cdedu.noise import SIGMA_MIN
 from cdedu.recipes import get_recipe
 from cdedu.teacher import Denoiser
-from scripts.studies.bench import Bench, arguments, brief
+from scripts.studies.bench import Bench, arguments, brief, weights
 from scripts.studies.fair import untuned
 
 NAME = "cifar10-small"
@@ -83,8 +82,7 @@ def main() -> None:
         return standard.over_seeds(draw_with(model, sampler, grid, standard))
 
     student, teacher = cdedu.load(f"{NAME}-guided"), cdedu.load(f"{NAME}-teacher")
-    guided = GuidedDenoiser(teacher, student.header.guidance[0], null=student.header.classes - 1)
-    models = {True: Conditional(student), False: Conditional(guided)}
+    models = {True: Conditional(student), False: Conditional(guided_for(student, teacher))}
     settings = {
         "guidance": student.header.guidance[0],
         "rows": {k: list(v) for k, v in ROWS.items()},
@@ -93,7 +91,7 @@ def main() -> None:
         "standard": STANDARD,
     }
     study = Bench("cifar10-frontier", __file__, asked, "--data TRAIN.zip --test TEST.zip", settings=settings,
-                  weights={name: sha256(shipped(name)) for name in (f"{NAME}-guided", f"{NAME}-teacher")}, data=data.describe())  # fmt: skip
+                  weights=weights([NAME], ("guided", "teacher")), data=data.describe())  # fmt: skip
     study.run("floor", standard.floor)
     for k, sampler in sorted((k, name) for name in asked.parts for k in ROWS[name]):
         model, known, key = models[sampler == "consistency"], grids(sampler, k), f"{sampler}/{k}"

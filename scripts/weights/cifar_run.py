@@ -45,7 +45,7 @@ from cdedu.evaluation import cifar_classifier, cifar_referee, features, frechet_
 from cdedu.evaluation.comparison import Ruler
 from cdedu.files import replacing
 from cdedu.losses import Distance, perceptual
-from cdedu.methods.guidance import GuidedDenoiser
+from cdedu.methods.guidance import GuidedDenoiser, guided_for
 from cdedu.networks.classifiers import CifarClassifier
 from cdedu.recipes import Recipe, get_recipe
 from cdedu.records import Study, commit, hardware, read_record, write_record
@@ -68,8 +68,6 @@ CURVE = 2_000
 """Images between two points of the training curve."""
 PUBLISHED = ("teacher", "cd", "guided")
 """The series whose weights come with the course."""
-NO_CLASS = 10
-"""The label that says nothing."""
 
 
 STUDENT_STARTS = {"images": 300_000, "fd": 3.0}
@@ -338,7 +336,7 @@ def beginning(part: Part, out: Path) -> tuple[Recipe, Resume | None, nn.Module |
         return recipe, None, checkpoints.load(weights), facts
     header = checkpoints.read_header(path)
     recipe = Recipe.from_dict(header["recipe"])
-    known = ("images", "label", "distance", "precision", "warm_restart", "teacher")
+    known = ("images", "label", "distance", "precision", "warm_restart", "teacher", "guidance")
     facts = {key: header[key] for key in known if key in header}
     return recipe, checkpoints.load_state(path, recipe, part.role), None, facts
 
@@ -386,7 +384,8 @@ def go(out: Path, data: Dataset, only: Collection[str] = ()) -> None:
             student = None
             if part.guidance is not None:
                 known["guidance"] = part.guidance
-                asked = GuidedDenoiser(teacher, part.guidance, null=NO_CLASS)
+                facts["guidance"] = (part.guidance,)
+                asked = GuidedDenoiser(teacher, part.guidance, null=recipe.network.classes - 1)
                 student = ConsistencyModel.from_teacher(teacher, recipe.sigma_min)
             facts.setdefault("teacher", known)
             states = distill(recipe, asked, data, student=student, distance=part.distance, **options)
@@ -484,10 +483,18 @@ def keep_best(
     for rate, model in tqdm(models.items(), desc="averages"):
         choice[rate] = ruler.measure(draw(model, recipe, CHOICE_SEED, CHOICE_SAMPLES)[0])["fd"]
     best = min(choice, key=lambda rate: choice[rate])
-    known = ("step", "images", "label", "labels", "class_names", "warm_restart", "teacher", "distance")
+    known = (
+        "step",
+        "images",
+        "label",
+        "labels",
+        "class_names",
+        "warm_restart",
+        "teacher",
+        "guidance",
+        "distance",
+    )
     facts = {k: header[k] for k in known if k in header} | {"average": best, "data": data.describe(), **more}
-    if weight := facts.get("teacher", {}).get("guidance"):
-        facts["guidance"] = (weight,)
     checkpoints.save(target, models[best].half(), recipe, (3, 32, 32), **facts)
     return facts, choice
 
@@ -518,11 +525,11 @@ def judge(out: Path, data: Dataset) -> None:
     judges = {"classifier": cifar_classifier(), "referee": cifar_referee()}
     known = {name: features(model, real) for name, model in judges.items()}
 
-    def verdict(x: Tensor, labels: Tensor) -> dict[str, dict[str, float]]:
+    def verdict(x: Tensor, seen: Tensor, labels: Tensor) -> dict[str, dict[str, float]]:
         return {
             name: {
                 "fd": frechet_distance(known[name], features(model, x)),
-                "recognised": share_recognised(model, x, labels),
+                "recognised": share_recognised(model, seen, labels),
             }
             for name, model in judges.items()
         }
@@ -532,21 +539,29 @@ def judge(out: Path, data: Dataset) -> None:
     ready: dict[str, Any] = {key: checkpoints.load(path) for key, path in paths.items() if path.is_file()}
     counts = {key: model.header.images for key, model in ready.items()}
     if "guided" in ready:
-        weight = ready["guided"].header.guidance[0]
-        ready["teacher-guided"] = GuidedDenoiser(ready["teacher"], weight, null=NO_CLASS)
+        ready["teacher-guided"] = guided_for(ready["guided"], ready["teacher"])
     for key, model in tqdm(ready.items()):
         x, labels = (torch.cat(column) for column in zip(*draws(model, get_recipe(NAME)), strict=True))
-        found[key] = verdict(x, labels) | {"images": counts.get(key, counts["teacher"])}
+        found[key] = verdict(x, x, labels) | {"images": counts.get(key, counts["teacher"])}
     some = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(1))[:SAMPLES]
     if data.train_labels is None:
         raise ValueError("these images have no labels, so nobody can say whether their class is recognized")
-    found["real"] = verdict(to_unit(data.train[some]), data.train_labels[some])
+    asked = data.train[some], data.train_labels[some]
     if data.test_labels is not None:  # both judges learned from the training images
-        for name, model in judges.items():
-            held_out = to_unit(data.test[:SAMPLES]), data.test_labels[:SAMPLES]
-            found["real"][name]["recognised"] = share_recognised(model, *held_out)
+        asked = data.test[:SAMPLES], data.test_labels[:SAMPLES]
+    found["real"] = verdict(to_unit(data.train[some]), to_unit(asked[0]), asked[1])
     diary.write("judges", found)
     print(json.dumps(found, indent=1))
+
+
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Verdicts old and new; those on a published model that has since learned more stay under its images."""
+    earlier = {
+        f"{series}/{old[series]['images']}": old[series]
+        for series in PUBLISHED
+        if series in old and old[series]["images"] != new.get(series, old[series])["images"]
+    }
+    return old | earlier | new
 
 
 def publish(out: Path, data: Dataset, others: list[Path] | None = None) -> None:
@@ -555,7 +570,7 @@ def publish(out: Path, data: Dataset, others: list[Path] | None = None) -> None:
     chosen: dict[str, Any] = dict(old["metrics"]["chosen"]) if old else {}
     folders = (out, *(others or []))
     found = {series: [state for f in folders if (state := last_state(f, series))] for series in PUBLISHED}
-    if not any(found.values()) and not any(part.state(out).is_file() for part in PLAN):
+    if not any(part.state(f).is_file() for f in folders for part in PLAN):
         raise SystemExit(f"cifar_run: there is no state in {out}; start the run with go")
     seen = {state: checkpoints.read_header(state)["images"] for states in found.values() for state in states}
     states = {series: max(ones, key=seen.__getitem__) for series, ones in found.items() if ones}
@@ -585,7 +600,7 @@ def publish(out: Path, data: Dataset, others: list[Path] | None = None) -> None:
             "looks": study.runs,
             "starts": diary.read("starts"),
             "curves": diary.curves(),
-            "judges": (old["metrics"].get("judges", {}) if old else {}) | diary.judges(),
+            "judges": merged(old["metrics"].get("judges", {}) if old else {}, diary.judges()),
         },
         command=COMMAND,
         recipe=get_recipe(NAME).to_dict(),
