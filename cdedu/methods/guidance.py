@@ -59,7 +59,7 @@ def guided_for(student: Any, teacher: Any) -> GuidedDenoiser:
     """The teacher as this student met it: guided with the weight in the student's header, whose last label means none.
 
     Args:
-        student, teacher: with headers, as :func:`cdedu.load` gives them; the student was distilled at one weight.
+        student, teacher: with headers, as ``cdedu.load`` gives them; the student was distilled at one weight.
     """
     (weight,) = student.header.guidance
     return GuidedDenoiser(teacher, weight, null=student.header.classes - 1)
