@@ -172,7 +172,7 @@ class Sample:
     """Guidance weight, for a student that takes it as an input or a teacher whose last label means "no label". For text-to-image it is
     diffusers' guidance_scale, 1 for none; for FLUX.1 dev, the number that its network takes."""
     number: Count | None = None
-    """How many samples; 64 by default, or one per text. Each has its own number and noise, so the first few of many are the same as if
+    """How many samples; by default 64, six of each where ten classes take turns, or one per text. Each has its own number and noise, so the first few of many are the same as if
     you drew only a few."""
     batch: Count | None = None
     """How many to draw at once; by default 64, or 4,096 for points. This doesn't change any sample."""
@@ -198,17 +198,17 @@ class Sample:
         _check_out(self.out, self.format)
         if self.prompt or self.lora or self._reads_text():
             return self._pictures(device)
-        number = self.number or 64
         known = self.recipe in recipes or self.recipe.endswith(".toml")
         a_file = "/" in self.recipe or self.recipe.endswith((".safetensors", ".pkl", ".pt"))
         if not known and (a_file or Path(self.recipe).exists()):
-            recipe, source, folder = None, self.recipe, Path("runs") / Path(self.recipe).stem
+            recipe, source, folder, name = None, self.recipe, Path("runs") / Path(self.recipe).stem, ""
         else:
             recipe = get_recipe(self.recipe)
             folder = Path("runs") / recipe.name
             wanted = self.model or ("student" if self.weights else _role_there_is(folder, recipe))
             source = _model_source(self.weights, folder, recipe, wanted)
             source = source if self.weights else _for_pictures(source, recipe)
+            name = Path(source).name.removesuffix(".safetensors").removeprefix(f"{recipe.name}-")
         model = load_teacher(source).to(device)
         if hasattr(model, "pipeline"):
             raise ValueError(
@@ -226,23 +226,29 @@ class Sample:
                 f"{source} is a teacher, whose walk has at least 2 points; give --steps, such as 18"
             )
         ending = {"sheet": ".png", "png": "", "npz": ".npz"}[self.format]
-        path = self.out or folder / f"{role}-{steps}{ending}"
+        path = self.out or folder / f"{name or role}-{steps}{ending}"
         writable(path.parent)
         recipe, shape = within(recipe, model), tuple(model.header.shape)
+        built_in = None if fitting.takes_guidance(model) else max(model.header.guidance, default=None)
         model, cond = fitting.conditioned(model, source, self.guidance, self.label)
+        turns = len(cond.get("labels", ()))
+        few = 1 < turns <= 16  # classes: each has columns of its own
+        columns = [*model.header.class_names, *map(str, range(turns))][:turns] if few else []
+        number = self.number or (64 // turns * turns if few else 64)
         batch = self.batch or (64 if len(shape) > 1 else 4096)
         _check_batch(min(batch, number), shape, device, "lower --batch")
         drawn = partial(samples.draw, model, recipe, shape, steps, seed=self.seed, **cond)
         if self.format == "sheet":
             shown = min(number, 256 if len(shape) > 1 else 2000)
             parts = [x for _, x in samples.batches(drawn, 0, shown, batch)]
-            save_samples(path, torch.cat(parts), f"{role}, {source}")
+            save_samples(path, torch.cat(parts), f"{role}, {source}", columns)
             rest = f" (of {number:,}; --format png or npz for all)" * (shown < number)
             print(f"{shown} samples of {source}{rest} in {path}")
             return
         labels = cond.get("labels")
         about = {
-            "model": source, "sha256": _digest(source), "steps": steps, "seed": self.seed, "guidance": self.guidance,
+            "model": source, "sha256": _digest(source), "steps": steps, "seed": self.seed,
+            "guidance": built_in if self.guidance is None else self.guidance,
             "labels": labels.tolist() if labels is not None else None, "shape": shape, "recipe": recipe.to_dict(),
         }  # fmt: skip
         write = samples.write_folder if self.format == "png" else partial(samples.write_npz, labels=labels)

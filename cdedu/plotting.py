@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from cdedu.data.images import CIFAR10_SHORT
 from cdedu.files import replacing
 
 TEACHER, STUDENT, TARGET, DATA, INK = "#0072B2", "#D55E00", "#009E73", "#8a8a8a", "#767676"
@@ -125,11 +126,13 @@ def quality_of_calls(ax: Axes, part: dict[str, Any], metric: str) -> None:
     ax.minorticks_off()
 
 
-def save_samples(path: str | Path, x: Tensor, title: str) -> None:
-    """Write a picture of samples, images or points, atomically; images in a square of eight columns or more, never scaled down."""
+def save_samples(path: str | Path, x: Tensor, title: str, classes: Sequence[str] = ()) -> None:
+    """Write a picture of samples, images or points, atomically; images in a square of eight columns or more, never scaled down, and
+    where classes take turns, each class in columns of its own."""
     path = Path(path)
     use_style()
-    columns, inches = max(8, math.ceil(math.sqrt(len(x)))), 5.0
+    turns = max(1, len(classes))
+    columns, inches = turns * math.ceil(max(8, math.sqrt(len(x))) / turns), 5.0
     if x.ndim == 4 and x.shape[1] in (1, 3):
         inches = max(inches, columns * (max(x.shape[2:]) + 1) / SHEET_DPI)
     figure, ax = plt.subplots(figsize=(inches, inches))
@@ -137,6 +140,11 @@ def save_samples(path: str | Path, x: Tensor, title: str) -> None:
         image_grid(ax, x.flatten(0, 1)[:, None], columns=x.shape[1])
     elif x.ndim == 4:
         image_grid(ax, x, columns)
+        if columns == turns:
+            width = x.shape[-1] + 1
+            names = [CIFAR10_SHORT.get(name, name) for name in classes]
+            ax.set_xticks([width * (i + 0.5) for i in range(turns)], names, fontsize=7)
+            ax.tick_params(axis="x", length=0, labeltop=True, labelbottom=False)
     elif x.ndim == 3:  # clouds of points from above, eight in a row
         i = torch.arange(len(x))
         place = 2.5 * torch.stack([i % 8, -(i // 8)], 1)

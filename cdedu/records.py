@@ -83,6 +83,10 @@ def read_record(path: str | Path) -> dict[str, Any]:
     return record
 
 
+CONDITIONS = {"settings": "other settings", "protocol": "another protocol", "weights": "other weights"}
+"""What all runs of a study have in common; of weights, those that it begins with."""
+
+
 class Study:
     """The runs of a study. Each is saved in the record as soon as it finishes, so a restarted study continues from there.
 
@@ -97,18 +101,19 @@ class Study:
         path: of the record.
         command: the command that reproduces it.
         afresh: start over, whatever the record holds.
-        **fixed: fields of the record, as in :func:`write_record`; ``settings`` and ``protocol`` must stay the same when a study
-        continues.
+        **fixed: fields of the record, as in :func:`write_record`; ``settings``, ``protocol`` and ``weights`` must stay the same when a
+        study continues.
 
     Raises:
-        ValueError: if the record was made with other settings or another protocol.
+        ValueError: if the record was made with other settings, another protocol or other weights.
     """
 
     def __init__(self, path: str | Path, command: str, *, afresh: bool = False, **fixed: Any) -> None:
         self.path, self.command, self.fixed = Path(path), command, fixed
         old = read_record(path) if self.path.is_file() and not afresh else {}
-        for field, other in (("settings", "other settings"), ("protocol", "another protocol")):
-            if old and old.get(field) != json.loads(json.dumps(fixed.get(field))):
+        for field, other in CONDITIONS.items():
+            own = field == "weights" and field not in fixed  # made by the study
+            if old and not own and old.get(field) != json.loads(json.dumps(fixed.get(field))):
                 raise ValueError(f"{path} was made with {other}; go on with the old ones, or begin afresh")
         self.runs: dict[str, Any] = old.get("runs", {})
         self.metrics: dict[str, Any] = old.get("metrics", {})

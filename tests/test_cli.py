@@ -179,12 +179,25 @@ def test_a_class_by_its_name_in_one_step(cdedu, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("asked", [(), ("--weights", "cifar10-small-student")])
 def test_pictures_are_the_guided_students_unless_another_is_asked_for(cdedu, asked):
-    """Of the course's two students of photographs; the other is one option away, and the command says so."""
-    words = ("sample", "cifar10-small", "--number", 1, "--device", "cpu", "--label", "ship", "--out", "a.png")
+    """Of the course's two students of photographs; the other is one option away, and the command says so. Their files differ."""
+    words = (
+        "sample",
+        "cifar10-small",
+        "--number",
+        1,
+        "--device",
+        "cpu",
+        "--label",
+        "ship",
+        "--format",
+        "png",
+    )
     code, out, err = cdedu(*words, *asked)
     assert code == 0, err
-    source = asked[1] if asked else "cifar10-small-guided"
-    assert f"1 samples of {source} in a.png" in out
+    source, where = (asked[1], "student-1") if asked else ("cifar10-small-guided", "guided-1")
+    assert f"1 samples of {source} in runs/cifar10-small/{where}" in out
+    about = json.loads(Path("runs/cifar10-small", where, "samples.json").read_text())
+    assert about["guidance"] == (None if asked else 2.0)
     assert ("its unguided one: --weights cifar10-small-student" in out) == (not asked)
     code, _, err = cdedu(*words, *asked, "--guidance", 3)
     assert code == 2 and "takes no guidance weight" in err and ("2 is built in" in err) == (not asked)

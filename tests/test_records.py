@@ -91,6 +91,26 @@ def test_a_study_goes_on_from_its_finished_runs(tmp_path):
     assert Study(path, "python study.py", settings={}, afresh=True).runs == {}
 
 
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [("settings", "other settings"), ("protocol", "another protocol"), ("weights", "other weights")],
+)
+def test_a_study_goes_on_only_under_the_conditions_that_it_began_with(field, words, tmp_path):
+    path, before, now = tmp_path / "study.json", {field: {"a": 1}}, {field: {"a": 2}}
+    Study(path, "python study.py", **before).write({})
+    Study(path, "python study.py", **before)
+    with pytest.raises(ValueError, match=rf"was made with {words}; .* begin afresh"):
+        Study(path, "python study.py", **now)
+    Study(path, "python study.py", afresh=True, **now)
+
+
+def test_weights_that_a_study_makes_do_not_keep_it_from_going_on(tmp_path):
+    study = Study(tmp_path / "study.json", "python study.py")
+    study.fixed["weights"] = {"teacher": "a hash"}
+    study.write({})
+    Study(study.path, "python study.py")
+
+
 def test_an_interrupted_study_keeps_what_was_finished(tmp_path):
     study = Study(tmp_path / "study.json", "python study.py")
     study.run("first", lambda: {"sw": 0.5})

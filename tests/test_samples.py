@@ -221,9 +221,20 @@ def test_a_file_half_drawn_by_another_command_is_refused(cdedu, student, monkeyp
     assert json.loads(Path("a.npz.part.json").read_text())["seed"] == 0
 
 
+def test_classes_that_take_turns_have_columns_of_their_own(cdedu, student, monkeypatch):
+    """With their names above, and as many pictures of each; one class alone fills a sheet like samples without labels."""
+    shown = []
+    monkeypatch.setattr("cdedu.plotting.save_samples", lambda *args: shown.append(args))
+    for more in ([], ["--label", 1], ["--number", 64]):
+        assert cdedu("sample", student, "--device", "cpu", "--out", "a.png", *more)[0] == 0
+    assert [(len(x), [*names]) for _, x, _, names in shown] == [
+        (63, ["0", "1", "2"]), (64, []), (64, ["0", "1", "2"])
+    ]  # fmt: skip
+
+
 def test_a_sheet_shows_the_first_and_says_so(cdedu, student, monkeypatch):
     shown = []
-    monkeypatch.setattr("cdedu.plotting.save_samples", lambda path, x, title: shown.append(x))
+    monkeypatch.setattr("cdedu.plotting.save_samples", lambda path, x, *title: shown.append(x))
     words = ["sample", student, "--device", "cpu", "--out", "a.png", "--number"]
     code, out, _ = cdedu(*words, 10**9)
     assert code == 0 and "256 samples of" in out and "(of 1,000,000,000; --format png or npz for all)" in out

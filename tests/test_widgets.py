@@ -58,3 +58,17 @@ def test_samples_of_every_recipe_have_a_picture(shape, tmp_path):
 
     save_samples(tmp_path / "s.png", torch.rand(shape, generator=torch.Generator().manual_seed(0)), "samples")
     assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_sheet_of_classes_has_a_column_for_each(monkeypatch, tmp_path):
+    from matplotlib import pyplot as plt
+
+    from cdedu.plotting import save_samples
+
+    figures = []
+    monkeypatch.setattr(plt, "close", figures.append)
+    save_samples(tmp_path / "s.png", torch.rand(20, 3, 4, 4), "samples", ["airplane", *"bcdefghij"])
+    (ax,) = figures[0].axes
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["plane", *"bcdefghij"]
+    assert ax.get_xticks().tolist() == [2.5 + 5 * i for i in range(10)]
+    assert ax.images[0].get_array().shape[:2] == (10, 50)

@@ -1,8 +1,7 @@
 """Chapter 13: `python scripts/studies/guidance.py`. Writes `results/guidance.json`.
 
 What guidance does to the shipped teacher of photographs: from the same noise and labels at every weight, the share of samples in which an
-independent classifier sees the class that was asked for, and how widely a class is spread. Some five minutes on one core. New weights want
-`--afresh`.
+independent classifier sees the class that was asked for, and how widely a class is spread. Some five minutes on one core.
 """
 
 import torch
