@@ -87,7 +87,10 @@ def test_it_goes_on_after_kills_and_its_curve_shows_no_seam(small, monkeypatch, 
             assert a.keys() == b.keys() and all(t.equal(b[k]) for k, t in a.items())
     assert cifar_run.Diary(parts).read("curve") == cifar_run.Diary(whole).read("curve")
     assert [images for images, _ in cifar_run.Diary(parts).read("curve")] == [16, 32, 48, 64, 96, 128]
-    assert len(cifar_run.Diary(parts).read("starts")) > len(cifar_run.Diary(whole).read("starts")) == 2
+    starts = cifar_run.Diary(whole).read("starts")
+    assert len(cifar_run.Diary(parts).read("starts")) > len(starts) == 2
+    assert [start["reached"] for start in starts] == [64, 128]
+    assert all(start["processor_seconds"] >= 0 for start in starts)
     looks = json.loads((parts / "looks.json").read_text())["runs"]
     assert [*looks] == ["32", "64", "128"] and {"fd", "recognised"} <= looks["32"].keys()
     assert len(list((parts / "sheets" / "0000032").iterdir())) == 2

@@ -25,6 +25,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -170,6 +171,12 @@ class Diary:
         """All entries."""
         path = self.out / f"{name}.json"
         return list(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else []
+
+    def reached(self, images: int, seconds: float) -> None:
+        """Of the last start: how far it has come, and the processor seconds it took, looks included."""
+        starts = self.read("starts")
+        starts[-1] |= {"reached": images, "processor_seconds": round(seconds)}
+        self.write("starts", starts)
 
     def curves(self) -> dict[str, list[Any]]:
         """[images, mean loss] of each model, by file name."""
@@ -395,7 +402,7 @@ def go(out: Path, data: Dataset, only: Collection[str] = ()) -> None:
 def watched(states: Iterator[State], run: Run, part: Part, diary: Diary, ruler: Ruler) -> Iterator[State]:
     """The states as they come, with a point of the curve and a look now and then."""
     losses: list[float] = []
-    window = None
+    window, began = None, time.process_time()
     study, prefix = diary.study(run.data), "" if part.role == "teacher" else f"{part.series}/"
     for state in states:
         images = run.images(state)
@@ -403,6 +410,7 @@ def watched(states: Iterator[State], run: Run, part: Part, diary: Diary, ruler: 
         window = (images - 1) // CURVE if window is None else window
         if images // CURVE > window:
             diary.add(curve_of(part.series), [images, sum(losses) / len(losses)])
+            diary.reached(images, time.process_time() - began)
             losses.clear()
             window = images // CURVE
         looked = max((at for series, at in looks_of(study.runs) if series == part.series), default=0)
