@@ -1,35 +1,38 @@
 """Chapter 10: `python scripts/studies/cifar_frontier.py --data TRAIN.zip --test TEST.zip`. Writes `results/cifar10-frontier.json`.
 
 Distance against evaluations on CIFAR-10, where both sides are tuned alike: the guided teacher under DDIM, DPM-Solver++(2M) and Heun,
-and its student, each on EDM's grid and on the best of five others. Which one is best is decided on other samples than those that are
-reported. An evaluation of the guided teacher calls its network twice. Half an hour on one core. What is finished is in the record;
-started again, the study goes on from there, and with the names of samplers it does only these.
+and its student, each on EDM's grid and on the best that `tune_sigmas` finds among as many grids, with other samples than those that are
+reported. What is reported is judged by the referee as well, which chose nothing. An evaluation of the guided teacher calls its network
+twice. Half an hour on one core. What is finished is in the record; started again, the study goes on from there, and with the names of
+samplers it does only these.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 import cdedu
-from cdedu.data import load_data
-from cdedu.evaluation import classifier_of
+from cdedu.data import load_data, to_unit
+from cdedu.evaluation import cifar_referee, classifier_of, features, frechet_distance, share_recognised
 from cdedu.evaluation.comparison import Row, Ruler
 from cdedu.evaluation.protocol import Protocol
-from cdedu.evaluation.tuning import Grid, draw_with, points_of, spaced
+from cdedu.evaluation.tuning import Grid, draw_with, tune_sigmas
 from cdedu.methods.guidance import guided_for
 from cdedu.noise import SIGMA_MIN
 from cdedu.recipes import get_recipe
 from cdedu.teacher import Denoiser
-from scripts.studies.bench import Bench, arguments, brief, weights
+from scripts.studies.bench import Bench, arguments, brief, spreads, weights
 from scripts.studies.fair import untuned
 
 NAME = "cifar10-small"
 ROWS = {"consistency": (1, 2, 4), "ddim": (4, 10), "dpm_solver": (4, 10), "heun": (5, 9)}
 """Evaluations of each sampler."""
-ENDS = ((0.02, 7.0, 80.0), (0.1, 7.0, 20.0), (0.2, 3.0, 10.0), (0.4, 3.0, 5.0), (0.1, 20.0, 7.0))
-"""Lower end, upper end and ρ of the grids that are tried beside EDM's; in a single evaluation only the upper end counts."""
+GRIDS = 16
+"""How many each may try."""
 TUNING, STANDARD = (150, 1, 1000), (300, 2, 0)
 """Samples, draws and first seed, to choose with and to report."""
 
@@ -45,10 +48,30 @@ class Conditional:
         return self.model(x, sigma, labels=torch.arange(len(x)) % 10, **cond)
 
 
-def grids(sampler: str, evaluations: int) -> list[Grid]:
-    """EDM's, or the levels of a student by the recipe; then the others."""
-    usual, points = untuned(get_recipe(NAME), sampler, evaluations), points_of(sampler, evaluations)
-    return list(dict.fromkeys((usual, *(spaced(points, *ends) for ends in ENDS))))
+class Judges:
+    """Metrics by the ruler's classifier, and by the referee the distance and the share of wanted classes that it sees."""
+
+    def __init__(self, ruler: Ruler) -> None:
+        self.ruler, self.referee = ruler, cifar_referee()
+        self.real = features(self.referee, ruler.real)
+
+    def __call__(self, draw: Callable[[torch.Generator], Tensor], asked: bool = True) -> Row:
+        """Spreads over the protocol's seeds; of the ten classes in turn if they were asked for."""
+        runs = []
+        for seed in self.ruler.protocol.seeds:
+            x = draw(torch.Generator().manual_seed(seed))
+            row = self.ruler.measure(x) | {
+                "referee_fd": frechet_distance(self.real, features(self.referee, x))
+            }
+            if asked:
+                row["recognised"] = share_recognised(self.referee, x, torch.arange(len(x)) % 10)
+            runs.append(row)
+        return spreads(runs)
+
+    def floor(self) -> Row:
+        """Real images in place of samples; nobody asked for their classes."""
+        x = self.ruler.train
+        return self(lambda g: to_unit(x[torch.randperm(len(x), generator=g)[: self.ruler.n]]), asked=False)
 
 
 def summary(runs: dict[str, Any]) -> dict[str, Any]:
@@ -58,7 +81,7 @@ def summary(runs: dict[str, Any]) -> dict[str, Any]:
         for k in numbers:
             if row := {
                 kind: run
-                for kind in ("untuned", "tuned", "grid")
+                for kind in ("untuned", "tuned", "search")
                 if (run := runs.get(f"{sampler}/{k}/{kind}"))
             }:
                 out.setdefault(sampler, {})[str(k)] = row
@@ -75,34 +98,37 @@ def main() -> None:
 
     tuning, standard = ruler(*TUNING), ruler(*STANDARD)
 
-    def choose(model: Conditional, sampler: str, grid: Grid) -> float:
-        return tuning.nearness(draw_with(model, sampler, grid, tuning))
+    judges, recipe = Judges(standard), get_recipe(NAME)
+
+    def search(model: Conditional, sampler: str, k: int) -> dict[str, Any]:
+        with tqdm(total=GRIDS * k, desc=f"{sampler} {k}", leave=False) as bar:
+            found = tune_sigmas(
+                model, sampler, k, tuning, budget=GRIDS * k, sigma_min=recipe.sigma_min, sigma_max=recipe.sigma_max,
+                tried=lambda spent, *_: bar.update(spent - bar.n),
+            )  # fmt: skip
+        return found.__dict__ | {"sigmas": list(found.sigmas)}
 
     def report(model: Conditional, sampler: str, grid: Grid) -> Row:
-        return standard.over_seeds(draw_with(model, sampler, grid, standard))
+        return judges(draw_with(model, sampler, grid, standard))
 
     student, teacher = cdedu.load(f"{NAME}-guided"), cdedu.load(f"{NAME}-teacher")
     models = {True: Conditional(student), False: Conditional(guided_for(student, teacher))}
     settings = {
         "guidance": student.header.guidance[0],
         "rows": {k: list(v) for k, v in ROWS.items()},
-        "ends": ENDS,
+        "grids": GRIDS,
         "tuning": TUNING,
         "standard": STANDARD,
     }
     study = Bench("cifar10-frontier", __file__, asked, "--data TRAIN.zip --test TEST.zip", settings=settings,
                   weights=weights([NAME], ("guided", "teacher")), data=data.describe())  # fmt: skip
-    study.run("floor", standard.floor)
+    study.run("floor", judges.floor)
     for k, sampler in sorted((k, name) for name in asked.parts for k in ROWS[name]):
-        model, known, key = models[sampler == "consistency"], grids(sampler, k), f"{sampler}/{k}"
-        near = [
-            study.run(f"{key}/pilot/{i}", partial(choose, model, sampler, grid))
-            for i, grid in enumerate(known)
-        ]
-        best = known[near.index(min(near))]
-        study.runs[f"{key}/grid"] = list(best)
-        for kind, grid in {"untuned": known[0], "tuned": best}.items():
-            if kind == "tuned" and grid == known[0]:
+        model, key = models[sampler == "consistency"], f"{sampler}/{k}"
+        found = study.run(f"{key}/search", partial(search, model, sampler, k))
+        usual = untuned(recipe, sampler, k)
+        for kind, grid in {"untuned": usual, "tuned": tuple(found["sigmas"])}.items():
+            if kind == "tuned" and grid == usual:
                 study.runs[f"{key}/tuned"] = study.runs[f"{key}/untuned"]
             row = study.run(f"{key}/{kind}", partial(report, model, sampler, grid))
             print(sampler, k, kind, brief(row), flush=True)

@@ -18,7 +18,7 @@ from scripts.studies.bench import Bench, arguments, noise, spreads
 
 NAME = "cifar10-small-teacher"
 WEIGHTS = {"0": 0.0, "1": 1.0, "2": 2.0, "4": 4.0}
-SETTINGS = {"weights": list(WEIGHTS.values()), "points": 7, "samples": 50, "seeds": 4}
+SETTINGS = {"weights": list(WEIGHTS.values()), "points": 10, "samples": 100, "seeds": 4}
 NONE = 10
 """The label that says nothing."""
 
