@@ -150,7 +150,7 @@ def test_a_student_and_its_ablations_share_a_teacher_and_are_measured_in_one_ste
     assert all(h["teacher"]["images"] == 32 for h in headers.values())
     cifar_run.publish(small / "out", DATA, [elsewhere])
     assert checkpoints.load("cifar10-small-guided").header.guidance == (2.0,)
-    cifar_run.judge(elsewhere, DATA)
+    cifar_run.judge(elsewhere, DATA, [cifar_run.published("teacher")])
     then = {"teacher": {"images": 32}, "real": {}, "l2/64": {"images": 64}}
     now = {"teacher": {"images": 64}, "real": {"fd": 1}}
     assert cifar_run.merged(then, now) == then | {"teacher/32": then["teacher"]} | now
@@ -163,7 +163,9 @@ def test_a_student_and_its_ablations_share_a_teacher_and_are_measured_in_one_ste
         ].keys()
         assert [s["model"] for s in found["starts"]] == ["teacher", *(p.series for p in shorts)]
         ablations = {f"{p.series}/64" for p in shorts if p.series not in cifar_run.PUBLISHED}
-        assert {*found["judges"]} == {"cd", "guided", "teacher", "teacher-guided", "real", *ablations}
+        teachers = {"teacher", "teacher/32", "teacher-guided"}
+        assert {*found["judges"]} == {"cd", "guided", "real", *teachers, *ablations}
+        assert all(found["judges"][name]["evaluations"] == 35 for name in teachers)
         assert {*found["judges"]["l2/64"]} == {"classifier", "referee", "images"}
         assert {*found["curves"]} == {"curve", *(f"curve-{p.series}" for p in shorts)}
 

@@ -63,6 +63,8 @@ EARLY, EVERY = (25_000, 50_000), 100_000
 """Images after which there are looks."""
 SAMPLES, SEEDS, POINTS = 1000, 5, 10
 """Samples of a look, evenly over seeds and classes; points of the solver's grid (19 evaluations)."""
+JUDGED_POINTS = 18
+"""Of the grid on which teachers are judged, EDM's own for CIFAR-10 (35 evaluations)."""
 CHOICE_SEED, CHOICE_SAMPLES = 99, 300
 """The average to publish is chosen on noise that no figure is reported on."""
 CURVE = 2_000
@@ -225,16 +227,20 @@ def settings(data: Dataset) -> dict[str, Any]:
     return shared | {"label": data.name}
 
 
-def draw(model: nn.Module, recipe: Recipe, seed: int, number: int, steps: int = 1) -> tuple[Tensor, Tensor]:
+def draw(
+    model: nn.Module, recipe: Recipe, seed: int, number: int, steps: int = 1, points: int = POINTS
+) -> tuple[Tensor, Tensor]:
     """Samples (number, 3, 32, 32), the ten classes in turn, and their labels; of a student in so many steps."""
-    labels, steps = torch.arange(number) % 10, steps if isinstance(model, ConsistencyModel) else POINTS
+    labels, steps = torch.arange(number) % 10, steps if isinstance(model, ConsistencyModel) else points
     return generate(model, recipe, (3, 32, 32), steps, number, seed, labels=labels).cpu(), labels
 
 
-def draws(model: nn.Module, recipe: Recipe, steps: int = 1) -> list[tuple[Tensor, Tensor]]:
+def draws(
+    model: nn.Module, recipe: Recipe, steps: int = 1, points: int = POINTS
+) -> list[tuple[Tensor, Tensor]]:
     """What a model is measured by: samples and labels of each seed."""
     seeds = tqdm(range(SEEDS), desc="a look")
-    return [draw(model, recipe, seed, SAMPLES // SEEDS, steps) for seed in seeds]
+    return [draw(model, recipe, seed, SAMPLES // SEEDS, steps, points) for seed in seeds]
 
 
 def look(model: nn.Module, recipe: Recipe, ruler: Ruler, sheets: Path, steps: int = 1) -> dict[str, Any]:
@@ -523,10 +529,10 @@ def gather(diary: Diary, others: list[Path], data: Dataset) -> None:
         diary.write("judges", other.judges() | diary.judges())
 
 
-def judge(out: Path, data: Dataset) -> None:
+def judge(out: Path, data: Dataset, also: Collection[Path] = ()) -> None:
     """Put finished students, the published models, the teacher with its guidance and real images before two judges: the classifier, in
     whose layers one student's distance was measured, and the referee, which had no part in any training. Distances in the features of
-    each, and the shares recognized."""
+    each, and the shares recognized; in one step of a student, and on EDM's grid of a teacher. ``also`` are earlier teachers' files."""
     diary = Diary(out)
     found: dict[str, Any] = {}
     real = Ruler(data, SAMPLES).real
@@ -545,12 +551,17 @@ def judge(out: Path, data: Dataset) -> None:
     ablations = {f"{p.series}/{p.until}": p.model(out) for p in PLAN if p.series not in PUBLISHED}
     paths = ablations | {series: published(series) for series in PUBLISHED}
     ready: dict[str, Any] = {key: checkpoints.load(path) for key, path in paths.items() if path.is_file()}
+    for earlier in map(checkpoints.load, also):
+        ready[f"teacher/{earlier.header.images}"] = earlier
     counts = {key: model.header.images for key, model in ready.items()}
     if "guided" in ready:
         ready["teacher-guided"] = guided_for(ready["guided"], ready["teacher"])
     for key, model in tqdm(ready.items()):
-        x, labels = (torch.cat(column) for column in zip(*draws(model, get_recipe(NAME)), strict=True))
+        pairs = draws(model, get_recipe(NAME), points=JUDGED_POINTS)
+        x, labels = (torch.cat(column) for column in zip(*pairs, strict=True))
         found[key] = verdict(x, x, labels) | {"images": counts.get(key, counts["teacher"])}
+        if not isinstance(model, ConsistencyModel):
+            found[key]["evaluations"] = 2 * JUDGED_POINTS - 1
     some = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(1))[:SAMPLES]
     if data.train_labels is None:
         raise ValueError("these images have no labels, so nobody can say whether their class is recognized")
@@ -638,6 +649,13 @@ def main() -> None:
     parser.add_argument(
         "--others", type=Path, nargs="+", default=[], help="folders of other models to publish with it"
     )
+    parser.add_argument(
+        "--also",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="files of earlier teachers to judge beside the others",
+    )
     arguments = parser.parse_args()
     out = arguments.out.expanduser()
     if arguments.what == "status":
@@ -646,7 +664,7 @@ def main() -> None:
         parser.error("give --data, and --test for held-out images")
     try:
         if arguments.what == "judge":
-            return judge(out, load_data(arguments.data, arguments.test))
+            return judge(out, load_data(arguments.data, arguments.test), arguments.also)
         if arguments.what == "publish":
             return publish(out, load_data(arguments.data, arguments.test), arguments.others)
         out.mkdir(parents=True, exist_ok=True)
