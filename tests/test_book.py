@@ -81,6 +81,7 @@ def test_nothing_is_left_raw(page: str, html: Path) -> None:
     roles = "result|chapter|glue|eq|numref|cite|ref|doc|term"
     assert not re.search(rf"\{{({roles})[:}}]", prose), "a role that was not rendered"
     assert not article(page).select(".system-message, .problematic")
+    assert not re.search(r"# (noqa\b|fmt: |NBVAL_)", everything), "a mark for tools"
 
 
 @pytest.mark.parametrize("page", BUILT)
@@ -159,6 +160,15 @@ def test_links_inside_the_book_resolve(page: str, html: Path) -> None:
     assert not broken(html / page, article(page))
 
 
+@pytest.mark.parametrize("page", BUILT)
+def test_no_word_with_a_dot_became_a_link(page: str, html: Path) -> None:
+    """`toy.cost.cd` is a key; a link has its scheme in the source, or words of its own."""
+    strange = [
+        link["href"] for link in article(page)("a", href=True) if link["href"] == f"http://{link.get_text()}"
+    ]
+    assert not strange
+
+
 # --- equations -----------------------------------------------------------------------------------
 
 EQUATIONS = yaml.safe_load((ROOT / "book" / "equations.yml").read_text()) or {}
@@ -176,6 +186,15 @@ def test_an_equation_has_its_code_and_its_test(label: str) -> None:
         path, _, function = test.partition("::")
         source = (ROOT / path).read_text()
         assert re.search(rf"^\s*def {re.escape(function)}\(", source, re.M), f"{label}: there is no {test}"
+
+
+def test_equations_are_listed_by_number(html: Path) -> None:
+    cells = article("book/reference/equations.html").select("tbody tr > td:first-child")
+    shown = [
+        re.fullmatch(r"\((\d+)\) ([A-ZÀ-Ý].*)", cell.get_text(strip=True, separator=" ")) for cell in cells
+    ]
+    assert [int(one[1]) for one in shown if one] == [*range(1, len(EQUATIONS) + 1)]
+    assert not [one[2] for one in shown if one and "-" in one[2]]
 
 
 def _import(name: str) -> Any:

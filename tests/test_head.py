@@ -40,6 +40,22 @@ def test_a_fold_is_called_what_it_holds(code: str, holds: str) -> None:
     assert said == [f"Show {holds or 'the code'}", f"Hide {holds or 'the code'}"]
 
 
+@pytest.mark.parametrize(
+    ("comment", "shown"),
+    [
+        ("# noqa: F401 (hint is for you to call)", "x  # hint is for you to call"),
+        ("# fmt: skip", "x"),
+        ("# noqa: E731, B023", "x"),
+        ("# type: the same", "x  # type: the same"),
+    ],
+)
+def test_code_is_shown_without_the_marks_of_tools(comment: str, shown: str) -> None:
+    line = f'<div class="highlight"><pre><span class="n">x</span>  <span class="c1">{comment}</span>\n</pre></div>'
+    body = BeautifulSoup(line, "html.parser")
+    book_page.mend_code(body)
+    assert body.get_text() == f"{shown}\n"
+
+
 def test_a_description_is_the_question_or_a_sentence_and_is_cut_between_words() -> None:
     def of(html: str) -> str:
         return book_head.describe(BeautifulSoup(html, "html.parser"))
@@ -78,7 +94,7 @@ def test_chapters_carry_their_numbers_in_title_and_sidebar(html: Path) -> None:
         if not number:
             continue
         h1 = tree(html / f"{page}.html").find("h1")
-        assert h1 is not None and h1.get_text().startswith(f"{number}\u2002"), page
+        assert h1 is not None and h1.get_text().startswith(f"{number}\u00a0"), page
         link = index.select_one(f'nav a[href$="{page.removeprefix("book/")}.html"]')
         assert link is not None and link.get_text().strip().startswith(number), page
     assert {book_head.number_of(page) for page in chapters()} == {"", *map(str, range(18))}

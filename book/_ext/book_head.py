@@ -44,7 +44,7 @@ def number_titles(app: Sphinx, doctree: nodes.document) -> None:
     number = number_of(app.env.docname)
     title = next(iter(doctree.findall(nodes.title)), None)
     if number and title is not None:
-        title.insert(0, nodes.inline(text=f"{number}\u2002", classes=["chapter-number"]))
+        title.insert(0, nodes.inline(text=f"{number}\u00a0", classes=["chapter-number"]))
 
 
 def describe(body: BeautifulSoup) -> str:
@@ -70,7 +70,9 @@ def add_head(app: Sphinx, page: str, template: str, context: dict[str, Any], doc
         app.builder.add_js_file("disk.js")  # type: ignore[attr-defined]
     if doctree is None:
         return
-    title = BeautifulSoup(str(context.get("title", "")), "html.parser").get_text().replace("\u2002", ". ", 1)
+    title = BeautifulSoup(str(context.get("title", "")), "html.parser").get_text()
+    if number := number_of(page):
+        title = title.replace(f"{number}\u00a0", f"{number}. ", 1)
     context["title"] = escape(title, quote=False)
     home = site(app.config)
     facts = {

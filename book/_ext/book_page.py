@@ -3,6 +3,8 @@
 - below the title stands how far along its track the page is, and of a notebook where it can be run and its slides;
 - next leads from a chapter to its exercises and from there to the next chapter; solutions are reached from the sidebar;
 - at its end stands where its numbers come from;
+- code is shown without the marks that tools read at the ends of its lines, and short words of it are not broken;
+- printed output wraps where it is prose, and not where it is columns; a table's row of one word goes across it;
 - a fold of code is called what it holds; the sidebar's toggles have names, a table's empty corner is no header, and the bibliography is a list of items;
 - a margin note is a note, not a landmark;
 - without JavaScript the light theme is there, and a sentence says what is missing;
@@ -39,6 +41,9 @@ PARTS: dict[str, tuple[str, ...]] = {
 }
 """Live parts by their names, and which scripts each needs beside its own and ``common.js``."""
 WIDE = 700  # pixels of a figure with several panels side by side
+SHORT = 24  # letters of a word of code in a line of text that is not broken
+MARK = re.compile(r"# (noqa\b(: [A-Z0-9, ]+)?|fmt: \w+|type: ignore(\[[\w, -]+\])?|NBVAL_\w+)")
+"""What a linter, a formatter or a test reads at the end of a line; what is said of it in parentheses is for readers."""
 
 
 def configure(app: Sphinx, config: Any) -> None:
@@ -110,6 +115,13 @@ def mend_elements(app: Sphinx, body: BeautifulSoup) -> None:
     for fold in body("summary", attrs={"aria-label": "Toggle hidden content"}):
         del fold["aria-label"]  # it is called what it shows
         name_fold(fold)
+    mend_code(body)
+    for row in body.select("tbody tr"):
+        first, *rest = row.find_all(["th", "td"], recursive=False) or [None]
+        if first and first.strong and rest and not any(one.get_text(strip=True) or one.img for one in rest):
+            first["colspan"] = str(1 + len(rest))  # a heading among the rows
+            for one in rest:
+                one.decompose()
     for note in body("aside", class_="margin"):
         note.name, note["role"] = "div", "note"
         if (title := note.find(class_="sidebar-title")) and not title.contents:
@@ -123,9 +135,57 @@ def mend_elements(app: Sphinx, body: BeautifulSoup) -> None:
             continue
         with Image.open(Path(app.srcdir, path)) as picture:
             width, height = shown_size(picture)
+            if is_ink(picture):
+                img["class"] = [*(img.get("class") or []), "ink"]
         img["width"], img["height"] = str(width), str(height)
         if width > WIDE and width > 2 * height:
             img.wrap(body.new_tag("span", attrs={"class": "wide-picture"}))
+
+
+def mend_code(body: BeautifulSoup) -> None:
+    """Code as readers need it: in cells, in the text, and what it prints."""
+    for comment in body.select(".highlight .c1"):
+        said = without_mark(comment.get_text())
+        if said:
+            comment.string = said
+            continue
+        before = comment.previous_sibling
+        if before and not before.get_text(strip=True):
+            before.extract()
+        comment.extract()
+    for word in body.select("code.literal .pre"):
+        if len(text := word.get_text()) > SHORT:
+            word["class"] = ["pre", "long"]
+            word.string = ""
+            for part in re.split(r"(?<=[_./])(?=[^_./])", text):
+                word.extend([part, body.new_tag("wbr")])
+            word.contents[-1].extract()
+    for printed in body.select(".cell_output .output.stream pre"):
+        if is_prose(printed.get_text()):
+            printed["class"] = [*(printed.get("class") or []), "prose"]
+
+
+def without_mark(comment: str) -> str:
+    """A comment at the end of a line for readers: nothing if it was for tools, else what it says."""
+    found = MARK.match(comment)
+    if not found:
+        return comment
+    rest = comment[found.end() :].strip().removeprefix("(").removesuffix(")")
+    return f"# {rest}" if rest else ""
+
+
+def is_prose(printed: str) -> bool:
+    """Whether a text may wrap: columns stand apart by several spaces, or below each other within brackets."""
+    return not any("  " in line.strip() or line.startswith(" ") for line in printed.splitlines())
+
+
+def is_ink(picture: Image.Image) -> bool:
+    """Whether a picture is gray ink on white paper, which a dark page may turn over; a photograph in color never is."""
+    pixels: Any = picture.resize((100, 100), Image.Resampling.NEAREST).convert("RGBA").getdata()
+    seen = [(max(rgb) - min(rgb), min(rgb)) for *rgb, alpha in pixels if alpha > 200]
+    colored = sum(chroma > 24 for chroma, _ in seen)
+    white = sum(low > 230 for _, low in seen)
+    return len(seen) > 2000 and colored < 0.01 * len(seen) and white > 0.5 * len(seen)
 
 
 def name_fold(summary: Tag) -> None:
@@ -181,7 +241,7 @@ def neighbour(app: Sphinx, page: str, side: int) -> str | None:
 
 def name_toggles(sidebar: BeautifulSoup) -> BeautifulSoup:
     for toggle in sidebar("summary"):
-        toggle["aria-label"] = f"Pages below {toggle.find_parent('li').a.get_text(strip=True)}"
+        toggle["aria-label"] = f"Pages below {' '.join(toggle.find_parent('li').a.get_text().split())}"
     return sidebar
 
 

@@ -7,6 +7,7 @@
 - nothing on a page asks another host: the scripts of sphinx-thebe are switched off.
 """
 
+import re
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
@@ -172,8 +173,22 @@ def _equations(app: Sphinx) -> str:
         tests = ", ".join(
             f"[`{t.partition('::')[2]}`]({_file_url(app, t.partition('::')[0])})" for t in entry["test"]
         )
-        rows.append(f"| {{eq}}`{label}` {label} | {code} | {tests} |")
+        rows.append(f"| {{eq}}`{label}`\u00a0{equation_name(label)} | {code} | {tests} |")
     return "\n".join(rows) if len(rows) > 2 else "No chapter has a labeled equation yet."
+
+
+def equation_name(label: str) -> str:
+    """eq-gaussian-denoiser → Gaussian denoiser."""
+    words = [NAMES.get(word, word) for word in label.removeprefix("eq-").split("-")]
+    return " ".join([words[0][:1].upper() + words[0][1:], *words[1:]])
+
+
+def order_equations(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """The equations page by number, which is known once all pages are read."""
+    if page != f"{PAGES}equations":
+        return
+    for body in doctree.findall(nodes.tbody):
+        body[:] = sorted(body, key=lambda row: int(re.search(r"\((\d+)\)|$", row.astext())[1] or 0))
 
 
 def _results(app: Sphinx) -> str:
@@ -208,6 +223,13 @@ def _table(left: str, right: str, rows: list[tuple[str, Any]]) -> str:
 
     return "\n".join([f"| {left} | {right} |", "|---|---|", *(f"| {k} | {cell(v)} |" for k, v in rows)])
 
+
+NAMES = {
+    "gaussian": "Gaussian", "tweedie": "Tweedie", "euler": "Euler", "karras": "Karras", "heun": "Heun", "frechet": "Fréchet",
+    "langevin": "Langevin", "chamfer": "Chamfer", "trigflow": "TrigFlow", "neighbour": "neighbor", "add": "ADD", "clip": "CLIP",
+    "lcm": "LCM", "lora": "LoRA", "ode": "ODE", "pf": "PF", "vp": "VP", "ve": "VE", "dpm": "DPM",
+}  # fmt: skip
+"""Words of the labels of equations that are written otherwise."""
 
 # page -> the files it is made of, what is wrong with them, and what stands for each mark
 GENERATED: dict[str, tuple[tuple[Path, ...], Callable[[], list[str]], dict[str, Callable[[Sphinx], str]]]] = {
@@ -247,5 +269,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("source-read", write_page)
     app.connect("env-get-outdated", reread_pages)
     app.connect("doctree-read", link_equations)
+    app.connect("doctree-resolved", order_equations)
     app.connect("env-check-consistency", check_equations)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,5 +1,19 @@
-// What scrolls inside itself, a long formula or a wide table, can be reached and scrolled by keyboard.
+// What scrolls inside itself, a long formula or a wide table, can be reached and scrolled by keyboard. And pictures that a reader has
+// not come to yet are there when the page is printed: they are fetched in idle time once somebody uses the page.
 "use strict";
+
+const fetchPictures = () => {
+  for (const one of document.querySelectorAll('img[loading="lazy"]')) one.loading = "eager";
+};
+addEventListener("beforeprint", fetchPictures);
+addEventListener("load", () => {
+  if (navigator.connection?.saveData) return;
+  const begin = () => {
+    for (const name of ["scroll", "pointerdown", "keydown"]) removeEventListener(name, begin);
+    (window.requestIdleCallback ?? setTimeout)(fetchPictures);
+  };
+  for (const name of ["scroll", "pointerdown", "keydown"]) addEventListener(name, begin, { passive: true });
+});
 
 addEventListener("load", async () => {
   await window.MathJax?.startup?.promise;

@@ -147,8 +147,10 @@ live.networks ??= (() => {
     return x.map((value) => (sigma ? (value * 0.5) / Math.sqrt(sigma ** 2 + 0.25) : value));
   }
 
+  /** A time for readers: 5.3 ms, 53 ms, 26.6 s. */
   function show(ms) {
-    return ms < 10 ? `${ms.toFixed(1)} ms` : `${Math.round(ms)} ms`;
+    if (Math.round(ms) >= 1000) return `${(ms / 1000).toFixed(1)} s`;
+    return `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
   }
 
   /** Let the page paint where it computes itself; a hidden tab has no frames to wait for. For the steps of a walk. */

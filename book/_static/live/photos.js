@@ -13,8 +13,6 @@
   const WALK = 2 * STEPS - 1; // denoisers on the teacher's way
   const EACH = "each";
 
-  const time = (ms) => `${Math.round(ms).toLocaleString("en-US")} ms`;
-
   /** Normal noise times σ, for so many pictures; those of a seed are the same for every class. */
   function drawNoise(seed, count) {
     const { normal } = live.source(seed);
@@ -42,7 +40,7 @@
       this.build();
       this.name();
       const loads = `The button loads ${megabytes.student} MB, once, then ${megabytes.teacher} MB for the teacher.`;
-      this.say(`${loads} Both networks run on this page, and nothing is sent.`);
+      this.say(`${loads} The teacher takes about ten seconds to a minute. Both run on this page, and nothing is sent.`);
       root.live = this;
     }
 
@@ -117,7 +115,7 @@
         const student = await networks.call("sampleStudent", [noise, SIGMA_MAX, 1], undefined, of);
         if (over()) return null;
         this.show(this.student, student.x);
-        this.student.clock.textContent = `1 of 1 · ${time(student.ms)}`;
+        this.student.clock.textContent = `1 of 1 · ${networks.show(student.ms)}`;
         const drawn = `The student has drawn ${labels.length} pictures.`;
         await networks.load((text) => over() || this.say(`${drawn} The teacher: ${text}`), "photos", ["teacher"]);
         if (over()) return null;
@@ -125,10 +123,10 @@
         // The first evaluation of so many pictures is slower than any after it: the clock takes the median of three more.
         student.ms = (await networks.call("sampleStudent", [noise, SIGMA_MAX, 3], undefined, of)).ms;
         if (over()) return null;
-        this.student.clock.textContent = `1 of 1 · ${time(student.ms)}`;
+        this.student.clock.textContent = `1 of 1 · ${networks.show(student.ms)}`;
         const step = async (x, sigma, count, ms) => {
           if (over()) return false;
-          this.teacher.clock.textContent = `${this.each * count} of ${this.evaluations} · ${time(ms)}`;
+          this.teacher.clock.textContent = `${this.each * count} of ${this.evaluations} · ${networks.show(ms)}`;
           if (!still.matches) this.show(this.teacher, networks.seen(x, sigma), "on the way");
           await networks.shared();
           return true;
@@ -138,7 +136,7 @@
         if (over()) return null;
         this.show(this.teacher, teacher.x);
         const ratio = student.ms > 0 ? `, ${Math.round(teacher.ms / student.ms)} times as long` : "";
-        const times = `the student in ${time(student.ms)}, the teacher in ${time(teacher.ms)}${ratio}`;
+        const times = `the student in ${networks.show(student.ms)}, the teacher in ${networks.show(teacher.ms)}${ratio}`;
         this.say(`From the same noise: ${times}. ${networks.sentence}`);
         this.work = null;
         this.name();
