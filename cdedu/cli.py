@@ -23,6 +23,7 @@ from cdedu import checkpoints, fitting, samples
 from cdedu.checkpoints import WEIGHTS
 from cdedu.course.command import GradeFolder, PlanRun, RaceEntries
 from cdedu.data import SETS, TOYS, Dataset, load_data, to_unit
+from cdedu.data.images import CIFAR10_SHORT
 from cdedu.files import read_header, sha256
 from cdedu.latents import DistillLatents, EvaluateLatents
 from cdedu.limits import Count, Pixels, Positive, Range, Rate, Seed, Weight, check_memory, check_ranges
@@ -233,7 +234,8 @@ class Sample:
         model, cond = fitting.conditioned(model, source, self.guidance, self.label)
         turns = len(cond.get("labels", ()))
         few = 1 < turns <= 16  # classes: each has columns of its own
-        columns = [*model.header.class_names, *map(str, range(turns))][:turns] if few else []
+        names = [CIFAR10_SHORT.get(name, name) for name in model.header.class_names]
+        columns = [*names, *map(str, range(turns))][:turns] if few else []
         number = self.number or (64 // turns * turns if few else 64)
         batch = self.batch or (64 if len(shape) > 1 else 4096)
         _check_batch(min(batch, number), shape, device, "lower --batch")

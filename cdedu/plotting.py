@@ -14,7 +14,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from cdedu.data.images import CIFAR10_SHORT
 from cdedu.files import replacing
 
 TEACHER, STUDENT, TARGET, DATA, INK = "#0072B2", "#D55E00", "#009E73", "#8a8a8a", "#767676"
@@ -142,8 +141,7 @@ def save_samples(path: str | Path, x: Tensor, title: str, classes: Sequence[str]
         image_grid(ax, x, columns)
         if columns == turns:
             width = x.shape[-1] + 1
-            names = [CIFAR10_SHORT.get(name, name) for name in classes]
-            ax.set_xticks([width * (i + 0.5) for i in range(turns)], names, fontsize=7)
+            ax.set_xticks([width * (i + 0.5) for i in range(turns)], classes, fontsize=7)
             ax.tick_params(axis="x", length=0, labeltop=True, labelbottom=False)
     elif x.ndim == 3:  # clouds of points from above, eight in a row
         i = torch.arange(len(x))

