@@ -365,7 +365,8 @@ def test_verdicts_are_those_of_the_checks_in_the_notebook(theirs, chapter, only)
                     said = [
                         re.sub(" This line did it: `.*?`\\.", "", result.message) for result in (got, own)
                     ]
-                    assert said[0] == said[1] or own.key == "raised", (got, own)
+                    # Two processes may invert a nearly singular matrix differently: the numbers of "thin".
+                    assert said[0] == said[1] or own.key in ("raised", "thin"), (got, own)
                     tried += 1
     assert tried > 5
 

@@ -44,7 +44,8 @@ def theirs(net, x: torch.Tensor, sigma: float, student: bool, labels=None) -> to
 @pytest.mark.parametrize("scale_shift, classes", combinations())
 def test_the_network_to_compare_with_is_openais(scale_shift, classes):
     net = filled(OpenaiUNet(classes=classes, scale_shift=scale_shift)).double()
-    assert answer(net, classes).tolist() == pytest.approx(GOLDEN[scale_shift, classes], abs=1e-12)
+    # Parts of it are in fp32, whose last digits depend on the processor.
+    assert answer(net, classes).tolist() == pytest.approx(GOLDEN[scale_shift, classes], abs=1e-7)
 
 
 @pytest.mark.parametrize("kind, flat", [("edm", False), ("cd", True), ("ct", False)])
